@@ -1,0 +1,66 @@
+# Everything that people and CI run. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOLS   := $(CURDIR)/.tools
+BIN     := $(CURDIR)/bin
+export PATH := $(TOOLS)/bin:$(PATH)
+
+GOLANGCI_VERSION  := v2.15.0
+GOTESTSUM_VERSION := v1.13.0
+GOTESTSUM         := $(TOOLS)/bin/gotestsum-$(GOTESTSUM_VERSION)
+GOLANGCI          := $(TOOLS)/bin/golangci-lint-$(GOLANGCI_VERSION)
+
+FUZZTIME ?= 60s
+
+.PHONY: help build deps demo demo-stop test test-long lint generate bench fuzz race clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## build bin/assayd, bin/assay and bin/assay-agent (static)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+deps: ## install what demo and test need (Debian packages), if it is missing
+	@integration/deps.sh
+
+demo: deps build ## run the whole story on real evidence and leave the service running
+	@integration/demo/run.sh
+
+demo-stop: ## end the demo and remove its data
+	@integration/demo/stop.sh
+
+$(GOTESTSUM):
+	@mkdir -p $(TOOLS)/bin && GOBIN=$(TOOLS)/bin go install gotest.tools/gotestsum@$(GOTESTSUM_VERSION) && mv $(TOOLS)/bin/gotestsum $@
+
+$(GOLANGCI):
+	@echo "building golangci-lint $(GOLANGCI_VERSION) (once, some minutes)"
+	@mkdir -p $(TOOLS)/bin && GOBIN=$(TOOLS)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION) && mv $(TOOLS)/bin/golangci-lint $@
+
+test: deps $(GOTESTSUM) lint ## lint, and run all tests
+	@$(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 15m ./...
+
+test-long: deps $(GOTESTSUM) race fuzz ## the long suites: race detector, fuzzing, long property runs
+	@ASSAY_TEST_LONG=1 $(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 120m ./...
+
+race: deps $(GOTESTSUM) ## all tests under the race detector
+	@$(GOTESTSUM) --format pkgname-and-test-fails -- -race -count=1 -timeout 60m ./...
+
+fuzz: ## fuzz every parser for FUZZTIME each
+	@integration/fuzz.sh $(FUZZTIME)
+
+lint: $(GOLANGCI) ## golangci-lint, shellcheck, deployment files
+	@$(GOLANGCI) run ./...
+	@integration/lint.sh
+
+generate: ## make the code that comes from openapi/openapi.yaml again
+	@go generate ./openapi/...
+
+bench: deps build ## measure PERFORMANCE workloads against a real Postgres, as multiples of the calibrators
+	@go run ./integration/bench
+
+clean: ## remove what builds leave behind
+	@rm -rf $(BIN) $(TOOLS) .bench

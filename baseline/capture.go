@@ -1,0 +1,104 @@
+package baseline
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strconv"
+
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// ErrNotGenuine is returned for evidence whose origin is not proven: it must not become a baseline.
+var ErrNotGenuine = errors.New("the evidence is not proven to come from the machine's own TPM, so no baseline can be captured from it")
+
+// ErrNothingToCapture is returned where none of the PCRs that the policy judges was quoted.
+var ErrNothingToCapture = errors.New("none of the PCRs that the policy judges was quoted")
+
+// windowsVolatile are the PCRs that Windows extends with what differs at every boot: counters, random
+// seeds and the drivers loaded so far (SIPA events). Their state is judged by claims instead.
+const windowsVolatile = 1<<11 | 1<<12 | 1<<13
+
+// Capture makes reference values of a machine that is known to be good, from the appraisal of its
+// evidence: for each PCR that the policy judges, the quoted value and, where the log explains it, the
+// events behind it. Events that name the machine and not its software are left out, so that the same
+// values fit the machine after a reboot and other machines of its kind.
+func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues, error) {
+	if a == nil || !a.Genuine || a.Quote == nil {
+		return verifier.ReferenceValues{}, ErrNotGenuine
+	}
+	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{}}
+	windows := a.Claims.Claims != nil && a.Claims.Windows != nil
+	for _, pcr := range p.BaselinePCRs {
+		if windows && windowsVolatile&(1<<uint(pcr)) != 0 {
+			continue
+		}
+		capturePCR(&out, a, pcr)
+	}
+	if len(out.PCRs) == 0 {
+		return verifier.ReferenceValues{}, ErrNothingToCapture
+	}
+	captureClaims(&out, a)
+	return out, nil
+}
+
+func capturePCR(out *verifier.ReferenceValues, a *verifier.Appraisal, pcr int) {
+	key := strconv.Itoa(pcr)
+	explained := false
+	for _, alg := range a.Quote.Banks() {
+		value, quoted := a.Quote.PCR(alg, pcr)
+		if !quoted {
+			continue
+		}
+		bank := out.PCRs[alg.String()]
+		if bank == nil {
+			bank = map[string][]string{}
+			out.PCRs[alg.String()] = bank
+		}
+		bank[key] = []string{hex.EncodeToString(value)}
+		explained = explained || a.Measurements != nil && a.Measurements.Verified(pcr)
+	}
+	if !explained {
+		return
+	}
+	events := a.Measurements.Events()
+	seen := map[string]bool{} // firmware measures some images twice; matching goes by digest, so once is enough
+	for i := range events {
+		e := &events[i]
+		if e.PCR != pcr || !e.Extended || e.MachineSpecific || len(e.Digests) == 0 || seen[string(e.Digests[0].Bytes)] {
+			continue
+		}
+		seen[string(e.Digests[0].Bytes)] = true
+		out.Events = append(out.Events, referenceEvent(e, a.Quote))
+	}
+}
+
+// referenceEvent keeps the digests of the banks that the quote proved.
+func referenceEvent(e *eventlog.Event, q *tpm.VerifiedQuote) verifier.ReferenceEvent {
+	ref := verifier.ReferenceEvent{PCR: e.PCR, Type: e.Type.String(), Digests: map[string][]string{},
+		Description: e.Description, Component: string(e.Component), Key: e.Key, Required: true}
+	for _, alg := range q.Banks() {
+		for _, d := range e.Digests {
+			if d.Alg == alg {
+				ref.Digests[alg.String()] = []string{hex.EncodeToString(d.Bytes)}
+			}
+		}
+	}
+	return ref
+}
+
+func captureClaims(out *verifier.ReferenceValues, a *verifier.Appraisal) {
+	c := a.Claims.Claims
+	if c == nil {
+		return
+	}
+	keep := func(name string, value *bool) {
+		if value != nil {
+			out.Claims[name] = json.RawMessage(strconv.FormatBool(*value))
+		}
+	}
+	keep("secure_boot", c.SecureBoot)
+	keep("secure_boot_effective", c.SecureBootEffective)
+}

@@ -1,0 +1,99 @@
+package tpmdevice
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// maxNV bounds what is read of one NV index; certificates are far smaller.
+const maxNV = 16 << 10
+
+// nvChunk is what one TPM2_NV_Read asks for. TPMs take at least 512 bytes (PC Client Platform TPM
+// Profile, TPM_PT_NV_BUFFER_MAX).
+const nvChunk = 512
+
+// ReadNV reads a whole NV index that is readable with an empty password of its own or of the owner. It
+// returns nil when the index does not exist.
+func (d *Device) ReadNV(index uint32) ([]byte, error) {
+	h := tpm2.TPMHandle(index)
+	public, err := tpm2.NVReadPublic{NVIndex: h}.Execute(d.tpm)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_NV_ReadPublic 0x%08x: %w", index, err)
+	}
+	contents, err := public.NVPublic.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("NV index 0x%08x: %w", index, err)
+	}
+	size := int(contents.DataSize)
+	if size > maxNV {
+		return nil, fmt.Errorf("NV index 0x%08x has %d bytes, more than %d", index, size, maxNV)
+	}
+	auth := tpm2.AuthHandle{Handle: h, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)}
+	if !contents.Attributes.AuthRead && contents.Attributes.OwnerRead {
+		auth = tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+	}
+	out := make([]byte, 0, size)
+	for len(out) < size {
+		rsp, err := tpm2.NVRead{
+			AuthHandle: auth,
+			NVIndex:    tpm2.NamedHandle{Handle: h, Name: public.NVName},
+			Size:       uint16(min(nvChunk, size-len(out))),
+			Offset:     uint16(len(out)),
+		}.Execute(d.tpm)
+		if err != nil {
+			return nil, explain(fmt.Sprintf("TPM2_NV_Read 0x%08x", index), err)
+		}
+		if len(rsp.Data.Buffer) == 0 {
+			return nil, fmt.Errorf("NV index 0x%08x ends after %d of %d bytes", index, len(out), size)
+		}
+		out = append(out, rsp.Data.Buffer...)
+	}
+	return out, nil
+}
+
+// EK certificate chain indices (EK profile, section 2.2.1.5.2).
+const (
+	nvChainFirst = 0x01c00100
+	nvChainLast  = 0x01c001ff
+)
+
+// readChain reads the certificates that issued the EK certificate, where the TPM holds them. They are
+// concatenated DER that may run on from one index into the next.
+func (d *Device) readChain() ([][]byte, error) {
+	handles, err := d.handles(nvChainFirst)
+	if err != nil {
+		return nil, err
+	}
+	var all []byte
+	for _, h := range handles {
+		if h > nvChainLast || len(all) > maxNV {
+			break
+		}
+		b, err := d.ReadNV(uint32(h))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b...)
+	}
+	return splitDER(all), nil
+}
+
+// splitDER takes concatenated certificates apart by their outermost length. It ends at padding.
+func splitDER(b []byte) [][]byte {
+	var out [][]byte
+	for len(b) >= 4 && b[0] == 0x30 && b[1] == 0x82 {
+		n := 4 + int(b[2])<<8 + int(b[3])
+		if n > len(b) {
+			break
+		}
+		out = append(out, bytes.Clone(b[:n]))
+		b = b[n:]
+	}
+	return out
+}

@@ -1,0 +1,41 @@
+package main
+
+// CLI is the whole command line. Every flag can also be given by the environment variable that its help
+// names.
+type CLI struct {
+	Server    string `default:"http://127.0.0.1:8440" env:"ASSAY_SERVER" placeholder:"URL" help:"Address of the service."`
+	TokenFile string `env:"ASSAY_TOKEN_FILE" placeholder:"FILE" help:"File that holds the API token. ASSAY_TOKEN holds the token itself; the file goes first. There is no flag for the token, since other users can read command lines."`
+	CA        string `name:"ca" env:"ASSAY_CA" placeholder:"PEM" help:"Certificates of the CA that the service's certificate must chain to, in place of the system's."`
+	Output    string `short:"o" enum:"human,json" default:"human" env:"ASSAY_OUTPUT" help:"human or json. JSON is the API's own, with RFC 3339 times; errors are then problem documents on standard error."`
+
+	Overview        OverviewCommand        `cmd:"" group:"findings" help:"The fleet in numbers."`
+	Machines        MachinesCommand        `cmd:"" group:"findings" help:"The inventory, and what is known of each machine."`
+	Verdicts        VerdictsCommand        `cmd:"" group:"findings" help:"How machines were judged and why."`
+	Alerts          AlertsCommand          `cmd:"" group:"findings" help:"What needs somebody now."`
+	Recommendations RecommendationsCommand `cmd:"" group:"findings" help:"What could be better."`
+	Assessments     AssessmentsCommand     `cmd:"" group:"findings" help:"The state of each machine by code."`
+	Suppressions    SuppressionsCommand    `cmd:"" group:"findings" help:"Rules that hide alerts of a scope."`
+
+	Baselines    BaselinesCommand    `cmd:"" group:"reference" help:"What machines are meant to boot."`
+	Policies     PoliciesCommand     `cmd:"" group:"reference" help:"What evidence must cover and what machines must be."`
+	TrustAnchors TrustAnchorsCommand `cmd:"" group:"reference" help:"Roots that keys and reports must chain to."`
+
+	JoinTokens JoinTokensCommand `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
+	APITokens  APITokensCommand  `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
+
+	Verify  VerifyCommand  `cmd:"" group:"offline" help:"Judge evidence with the service's engine."`
+	Capture CaptureCommand `cmd:"" group:"offline" help:"Make reference values of genuine evidence."`
+	Version VersionCommand `cmd:"" group:"offline" help:"Print the version of this command."`
+}
+
+// VersionCommand prints the version.
+type VersionCommand struct{}
+
+// Run prints it.
+func (VersionCommand) Run(a *app) error {
+	if a.json {
+		return a.printJSON(map[string]string{"version": version})
+	}
+	a.print.line("assay %s", version)
+	return nil
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// Bounds of input files.
+const (
+	maxEvidenceFile = 64 << 20
+	maxSmallFile    = 16 << 20
+)
+
+// fromFile is the version reference of a baseline or policy that came from a file.
+var fromFile = verifier.VersionRef{ID: "file", Version: 0}
+
+// offlineInput is what an offline judgement is made from. Everything but Evidence may be empty.
+type offlineInput struct {
+	evidenceFile string
+	nonce        []byte // nil: the nonce is not checked
+	baselineFile string
+	policyFile   string
+	anchorsFile  string
+	at           time.Time
+}
+
+// offlineVerdict is the verdict in the shape of the API's, with what only a service knows left null.
+type offlineVerdict struct {
+	ID         *string   `json:"id"`
+	MachineID  *string   `json:"machine_id"`
+	ReceivedAt time.Time `json:"received_at"` // the time it was judged at
+	*verifier.Appraisal
+}
+
+// judgeOffline reads the files and appraises the evidence with the service's own engine. An error is a
+// *problem about the input; what is wrong with the machine is in the appraisal.
+func judgeOffline(in offlineInput, stdin io.Reader) (*verifier.Appraisal, verifier.Policy, error) {
+	none := verifier.Policy{}
+	body, err := readFile(in.evidenceFile, maxEvidenceFile, stdin)
+	if err != nil {
+		return nil, none, unreadable(in.evidenceFile, "evidence", err)
+	}
+	ev, err := verifier.DecodeOffline(body)
+	if err != nil {
+		return nil, none, unreadable(in.evidenceFile, "evidence", err)
+	}
+	if ev.EventLogDigest != nil {
+		return nil, none, unreadable(in.evidenceFile, "evidence", &verifier.DecodeError{Code: "event_log_required", Pointer: "/event_log_digest",
+			Detail: "the log is only named here, and without a service there is nobody to ask for it: put the log itself into event_log"})
+	}
+	inputs := verifier.Inputs{
+		Now:       in.at,
+		Freshness: tpm.Freshness{Nonce: in.nonce, Unchecked: in.nonce == nil},
+		Policy:    verifier.DefaultPolicy(),
+		PolicyRef: verifier.VersionRef{ID: "default", Version: 0},
+	}
+	if in.policyFile != "" {
+		if inputs.Policy, err = readPolicy(in.policyFile, stdin); err != nil {
+			return nil, none, err
+		}
+		inputs.PolicyRef = fromFile
+	}
+	if in.baselineFile != "" {
+		reference, err := readReference(in.baselineFile, stdin)
+		if err != nil {
+			return nil, none, err
+		}
+		inputs.Candidates = []verifier.Candidate{{Baseline: fromFile, Reference: reference}}
+	}
+	var anchors []*x509.Certificate
+	if in.anchorsFile != "" {
+		if anchors, err = readCertificates(in.anchorsFile, stdin); err != nil {
+			return nil, none, err
+		}
+	}
+	if inputs.AK, err = offlineKey(ev, anchors, in.at); err != nil {
+		return nil, none, unreadable(in.evidenceFile, "evidence", err)
+	}
+	parseLogs(ev, &inputs)
+	return verifier.Appraise(ev, inputs), inputs.Policy, nil
+}
+
+// parseLogs reads the two logs. One that cannot be read is a finding about the machine.
+func parseLogs(ev *verifier.Evidence, in *verifier.Inputs) {
+	if len(ev.EventLog) > 0 {
+		log, err := eventlog.Parse(ev.EventLog)
+		if err != nil {
+			in.LogFault = err.Error()
+		}
+		in.Log = log
+	}
+	if len(ev.IMALog) > 0 {
+		list, err := ima.Parse(ev.IMALog)
+		if err != nil {
+			in.IMAFault = err.Error()
+		}
+		in.IMA = list
+	}
+}
+
+// offlineKey decides what is known of the attestation key: that the caller names it (first_use), or that
+// its certificate chains to an anchor the caller trusts (ak_certified). An error means that the file's
+// certificates cannot be read; a key or chain that does not hold is a Fault.
+func offlineKey(ev *verifier.Evidence, anchors []*x509.Certificate, at time.Time) (verifier.AttestationKey, error) {
+	k := ev.Enrollment
+	if k == nil || (k.AKPublic == nil && len(k.AKCertificate) == 0) {
+		fault := "nothing identifies the attestation key: the evidence has no enrollment.ak_public and no enrollment.ak_certificate"
+		if ev.Platform != nil {
+			fault += fmt.Sprintf(", and this version does not take the key from %s evidence", ev.Platform.Type)
+		}
+		return verifier.AttestationKey{Fault: fault}, nil
+	}
+	if len(k.AKCertificate) == 0 {
+		return verifier.AttestationKey{Public: k.AKPublic, Assurance: verifier.FirstUse, Note: "named in the evidence file"}, nil
+	}
+	leaf, err := tpm.ParseEKCertificate(k.AKCertificate)
+	if err != nil {
+		return verifier.AttestationKey{}, certificateError("/enrollment/ak_certificate", err)
+	}
+	chain := make([]*x509.Certificate, len(k.AKCertificateChain))
+	for i, der := range k.AKCertificateChain {
+		if chain[i], err = tpm.ParseEKCertificate(der); err != nil {
+			return verifier.AttestationKey{}, certificateError(fmt.Sprintf("/enrollment/ak_certificate_chain/%d", i), err)
+		}
+	}
+	key := verifier.AttestationKey{Public: k.AKPublic, Assurance: verifier.FirstUse}
+	if key.Public == nil {
+		if key.Public, err = tpm.PublicFromCertificate(leaf); err != nil {
+			key.Fault = "the AK certificate holds no usable key: " + err.Error()
+			return key, nil
+		}
+	} else if err := tpm.MatchAK(leaf, key.Public); err != nil {
+		key.Fault = "ak_public is not the key of the AK certificate: " + err.Error()
+		return key, nil
+	}
+	if len(anchors) == 0 {
+		key.Unproven = "the AK has a certificate (" + leaf.Subject.String() + "), but no trust anchors were given to check it against"
+		return key, nil
+	}
+	verified, err := tpm.VerifyAKChain(leaf, chain, anchors, at)
+	if err != nil {
+		key.Fault = "the AK certificate does not hold: " + err.Error()
+		return key, nil
+	}
+	root := verified[len(verified)-1]
+	sum := sha256.Sum256(root.Raw)
+	key.Assurance = verifier.AKCertified
+	key.Note = fmt.Sprintf("%s, by %s, SHA-256 %s", leaf.Subject, root.Subject, hex.EncodeToString(sum[:8]))
+	return key, nil
+}
+
+func certificateError(pointer string, err error) error {
+	return &verifier.DecodeError{Code: verifier.CodeInvalidField, Pointer: pointer, Detail: err.Error()}
+}
+
+func readPolicy(file string, stdin io.Reader) (verifier.Policy, error) {
+	body, err := readFile(file, maxSmallFile, stdin)
+	if err != nil {
+		return verifier.Policy{}, unreadable(file, "a policy", err)
+	}
+	policy, err := verifier.ParsePolicy(body)
+	if err != nil {
+		return verifier.Policy{}, unreadable(file, "a policy", err)
+	}
+	return policy, nil
+}
+
+// readReference reads a reference_values object.
+func readReference(file string, stdin io.Reader) (*verifier.Reference, error) {
+	body, err := readFile(file, maxSmallFile, stdin)
+	if err != nil {
+		return nil, unreadable(file, "reference values", err)
+	}
+	reference, err := verifier.ParseReferenceValues(body)
+	if err != nil {
+		return nil, unreadable(file, "reference values", err)
+	}
+	return reference, nil
+}
+
+// readCertificates reads the certificates of a PEM file. Other blocks are refused, so that a private key
+// given by mistake is noticed.
+func readCertificates(file string, stdin io.Reader) ([]*x509.Certificate, error) {
+	body, err := readFile(file, maxSmallFile, stdin)
+	if err != nil {
+		return nil, unreadable(file, "PEM certificates", err)
+	}
+	var out []*x509.Certificate
+	for rest := body; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, unreadable(file, "PEM certificates", fmt.Errorf("it holds a %s; only certificates belong here", block.Type))
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, unreadable(file, "PEM certificates", fmt.Errorf("certificate %d: %w", len(out)+1, err))
+		}
+		out = append(out, cert)
+	}
+	if len(out) == 0 {
+		return nil, unreadable(file, "PEM certificates", errors.New("there is no CERTIFICATE block in it"))
+	}
+	return out, nil
+}
+
+// readFile reads a file of at most limit bytes; "-" is standard input.
+func readFile(file string, limit int64, stdin io.Reader) ([]byte, error) {
+	in := stdin
+	if file != "-" {
+		f, err := os.Open(file) //nolint:gosec // the user names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	body, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(body)) > limit {
+		return nil, fmt.Errorf("larger than %d bytes", limit)
+	}
+	return body, nil
+}
+
+// parseNonce reads the hex of a nonce.
+func parseNonce(text string) ([]byte, error) {
+	nonce, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
+	if err != nil || len(nonce) == 0 || len(nonce) > 64 {
+		return nil, &problem{Title: "The command line cannot be used", Code: "usage",
+			Detail: "--nonce takes 1 to 64 bytes in hex", exit: exitBadCall}
+	}
+	return nonce, nil
+}
+
+// compactReference is the form in which reference values are printed and registered.
+func compactReference(rv verifier.ReferenceValues) (json.RawMessage, error) {
+	return json.Marshal(rv)
+}

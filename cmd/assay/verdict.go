@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// verdictView is a verdict as it is shown: what the API and the offline judgement have in common.
+type verdictView struct {
+	ID          string               `json:"id"`
+	MachineID   string               `json:"machine_id"`
+	MachineName string               `json:"machine_name"`
+	ReceivedAt  time.Time            `json:"received_at"`
+	FirstAt     *time.Time           `json:"first_at"`
+	LastAt      *time.Time           `json:"last_at"`
+	Count       int64                `json:"count"`
+	Status      string               `json:"status"`
+	Reason      string               `json:"reason"`
+	Assurance   string               `json:"assurance"`
+	Checks      []verifier.Check     `json:"checks"`
+	Deviations  []verifier.Deviation `json:"deviations"`
+	Claims      map[string]any       `json:"claims"`
+	Baseline    *verifier.VersionRef `json:"baseline"`
+	Policy      *verifier.VersionRef `json:"policy"`
+}
+
+func parseVerdict(body []byte) (*verdictView, error) {
+	var v verdictView
+	if err := json.Unmarshal(body, &v); err != nil {
+		return nil, fmt.Errorf("the verdict cannot be read: %w", err)
+	}
+	return &v, nil
+}
+
+// assuranceWords says what each level means.
+var assuranceWords = map[string]string{
+	string(verifier.TEEBound):    "bound to the confidential VM by its hardware report",
+	string(verifier.EKActivated): "proved by credential activation",
+	string(verifier.AKCertified): "proved by the AK's certificate",
+	string(verifier.FirstUse):    "taken on the word of whoever enrolled it",
+}
+
+// verdict writes a verdict for people: the outcome, each check, what deviates, what is claimed.
+func (p *printer) verdict(v *verdictView) {
+	head := p.paint(bold+";"+statusColor(v.Status), clean(v.Status))
+	if v.Reason != "" {
+		head += "  " + clean(v.Reason)
+	}
+	p.line("%s", head)
+	if v.MachineName != "" {
+		p.field("machine", clean(v.MachineName)+" "+p.paint(dim, clean(v.MachineID)))
+	} else {
+		p.field("machine", clean(v.MachineID))
+	}
+	p.field("verdict", clean(v.ID))
+	assurance := clean(v.Assurance)
+	if words := assuranceWords[v.Assurance]; words != "" {
+		assurance += "  " + p.paint(dim, words)
+	}
+	p.field("assurance", assurance)
+	switch {
+	case v.Count > 1 && v.FirstAt != nil && v.LastAt != nil:
+		p.field("held", fmt.Sprintf("%d times, from %s to %s", v.Count, v.FirstAt.UTC().Format(time.RFC3339), p.when(*v.LastAt)))
+	case !v.ReceivedAt.IsZero():
+		p.field("judged", p.when(v.ReceivedAt))
+	}
+	p.field("baseline", versionText(v.Baseline))
+	p.field("policy", versionText(v.Policy))
+	p.checks(v.Checks)
+	p.deviations(v.Deviations)
+	p.claims(v.Claims)
+}
+
+func versionText(r *verifier.VersionRef) string {
+	if r == nil || r.ID == "" {
+		return ""
+	}
+	if r.Version == 0 {
+		return clean(r.ID)
+	}
+	return fmt.Sprintf("%s version %d", clean(r.ID), r.Version)
+}
+
+var checkMarks = map[verifier.CheckStatus]string{verifier.Pass: "✓", verifier.Fail: "✗", verifier.Warn: "!", verifier.Skipped: "–"}
+
+func (p *printer) checks(checks []verifier.Check) {
+	p.heading("Checks")
+	width := 0
+	for _, c := range checks {
+		width = max(width, len(c.Code))
+	}
+	for _, c := range checks {
+		mark, known := checkMarks[c.Status]
+		if !known {
+			mark = "?"
+		}
+		p.line("  %s %s  %s", p.paint(statusColor(string(c.Status)), mark), pad(clean(string(c.Code)), width), clean(c.Detail))
+	}
+}
+
+func (p *printer) deviations(list []verifier.Deviation) {
+	if len(list) == 0 {
+		return
+	}
+	p.heading("Deviations (%d)", len(list))
+	for _, d := range list {
+		where := "claim "
+		if d.PCR >= 0 {
+			where = fmt.Sprintf("PCR %d", d.PCR)
+		}
+		p.line("  %s  %s  %s", p.paint(red, pad(where, 6)), pad(string(d.Kind), 7), clean(d.Description))
+		kind := []string{}
+		for _, part := range []string{d.EventType, d.Bank} {
+			if part != "" {
+				kind = append(kind, clean(part))
+			}
+		}
+		if len(kind) > 0 {
+			p.line("            %s", p.paint(dim, strings.Join(kind, ", ")))
+		}
+		for _, expected := range d.Expected {
+			p.line("            %s %s", p.paint(dim, "expected"), clean(expected))
+		}
+		if d.Actual != "" {
+			p.line("            %s %s", p.paint(dim, "actual  "), clean(d.Actual))
+		}
+	}
+}
+
+// claims writes what is known; lists by their size, since the JSON form has them in full.
+func (p *printer) claims(claims map[string]any) {
+	flat := map[string]string{}
+	flatten(flat, "", claims, 0)
+	if len(flat) == 0 {
+		return
+	}
+	names := make([]string, 0, len(flat))
+	width := 0
+	for name := range flat {
+		names = append(names, name)
+		width = max(width, len(name))
+	}
+	sort.Strings(names)
+	p.heading("Claims")
+	for _, name := range names {
+		p.line("  %s  %s", pad(clean(name), width), flat[name])
+	}
+}
+
+const maxClaimDepth = 3
+
+func flatten(out map[string]string, prefix string, value any, depth int) {
+	switch v := value.(type) {
+	case nil:
+	case map[string]any:
+		if depth == maxClaimDepth {
+			out[prefix] = count(len(v), "field")
+			return
+		}
+		for name, inner := range v {
+			full := name
+			if prefix != "" {
+				full = prefix + "." + name
+			}
+			flatten(out, full, inner, depth+1)
+		}
+	case []any:
+		out[prefix] = listText(v)
+	case bool:
+		out[prefix] = map[bool]string{true: "yes", false: "no"}[v]
+	case float64:
+		out[prefix] = fmt.Sprintf("%g", v)
+	case string:
+		if v != "" {
+			out[prefix] = clean(v)
+		}
+	}
+}
+
+// listText shows short lists of words in full and others by their size.
+func listText(list []any) string {
+	words := make([]string, 0, len(list))
+	for _, item := range list {
+		s, isText := item.(string)
+		if !isText || len(list) > 8 || len(s) > 80 {
+			return count(len(list), "item")
+		}
+		words = append(words, clean(s))
+	}
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// VerifyCommand judges evidence without a service.
+type VerifyCommand struct {
+	Evidence     string    `required:"" type:"path" placeholder:"FILE" help:"The JSON of an evidence POST with an \"enrollment\" object that identifies the AK, or a gotpm binarypb attestation; - is standard input."`
+	Nonce        string    `placeholder:"HEX" help:"The nonce that the quote must carry. Without it freshness is not checked, and the verdict is at best warning."`
+	Baseline     string    `type:"path" placeholder:"FILE" help:"Reference values to compare with."`
+	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy; the default policy otherwise."`
+	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to."`
+	At           time.Time `placeholder:"TIME" help:"Judge as of this time (RFC 3339); now otherwise."`
+}
+
+// Help explains the exit code.
+func (c *VerifyCommand) Help() string {
+	return "Exit code: 0 affirming, 1 any other verdict, 2 input that cannot be read."
+}
+
+// Run judges and prints the verdict.
+func (c *VerifyCommand) Run(a *app) error {
+	in := offlineInput{evidenceFile: c.Evidence, baselineFile: c.Baseline, policyFile: c.Policy, anchorsFile: c.TrustAnchors, at: c.At}
+	if in.at.IsZero() {
+		in.at = a.now()
+	}
+	in.at = in.at.UTC()
+	if c.Nonce != "" {
+		nonce, err := parseNonce(c.Nonce)
+		if err != nil {
+			return err
+		}
+		in.nonce = nonce
+	}
+	appraisal, _, err := judgeOffline(in, a.stdin)
+	if err != nil {
+		return err
+	}
+	document := offlineVerdict{ReceivedAt: in.at, Appraisal: appraisal}
+	if a.json {
+		if err := a.printJSON(document); err != nil {
+			return err
+		}
+	} else if err := a.printOfflineVerdict(document); err != nil {
+		return err
+	}
+	if appraisal.Status != verifier.Affirming {
+		return quietExit(exitFailed)
+	}
+	return nil
+}
+
+// printOfflineVerdict goes through the JSON form, so that people see exactly what programs get.
+func (a *app) printOfflineVerdict(document offlineVerdict) error {
+	body, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("write the verdict: %w", err)
+	}
+	v, err := parseVerdict(body)
+	if err != nil {
+		return err
+	}
+	a.print.verdict(v)
+	return nil
+}
+
+// CaptureCommand makes reference values of genuine evidence without a service.
+type CaptureCommand struct {
+	Evidence     string    `required:"" type:"path" placeholder:"FILE" help:"As for verify."`
+	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy whose baseline_pcrs are captured; the default policy otherwise."`
+	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to."`
+	At           time.Time `placeholder:"TIME" help:"Judge certificates as of this time (RFC 3339); now otherwise."`
+}
+
+// Help explains the exit code.
+func (c *CaptureCommand) Help() string {
+	return "Prints reference_values as JSON, ready for `assay baselines register --file` and `assay verify --baseline`. " +
+		"Exit code: 0 captured, 1 the evidence is not genuine, 2 input that cannot be read."
+}
+
+// Run judges the origin of the evidence and prints what it measured.
+func (c *CaptureCommand) Run(a *app) error {
+	at := c.At
+	if at.IsZero() {
+		at = a.now()
+	}
+	appraisal, policy, err := judgeOffline(offlineInput{evidenceFile: c.Evidence, policyFile: c.Policy, anchorsFile: c.TrustAnchors, at: at.UTC()}, a.stdin)
+	if err != nil {
+		return err
+	}
+	values, err := baseline.Capture(appraisal, policy)
+	if err != nil {
+		p := &problem{Title: "No baseline was captured", Code: "evidence_unusable", Detail: err.Error()}
+		for _, check := range appraisal.Checks {
+			if check.Status == verifier.Fail {
+				p.Errors = append(p.Errors, problemError{Pointer: string(check.Code), Detail: check.Detail})
+			}
+		}
+		return p
+	}
+	return a.printJSON(values)
+}

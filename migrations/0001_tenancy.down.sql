@@ -1,0 +1,10 @@
+DROP TABLE audit_events;
+DROP FUNCTION assay_make_partitions(regclass, text, timestamptz, integer);
+DROP FUNCTION assay_uuid7_floor(timestamptz);
+DROP FUNCTION assay_refuse_change();
+DROP TABLE outbox;
+DROP TABLE idempotency_keys;
+DROP TABLE service_keys;
+DROP TABLE join_tokens;
+DROP TABLE api_tokens;
+DROP TABLE tenants;

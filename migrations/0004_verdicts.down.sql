@@ -1,0 +1,3 @@
+DROP TABLE evidence;
+DROP TABLE verdicts;
+DROP TABLE boot_logs;

@@ -1,0 +1,4 @@
+DROP TABLE alerts;
+DROP TABLE suppression_rules;
+DROP TABLE recommendations;
+DROP TABLE assessments;

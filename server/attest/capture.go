@@ -1,0 +1,100 @@
+package attest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
+)
+
+// CaptureBaseline makes an active baseline of what a machine's last genuine evidence shows. The stored
+// evidence is judged again, so that nothing is taken from a verdict that would not stand today. A nil
+// selector chooses this machine alone; an empty name becomes one that says where it came from.
+//
+// The error is an *Error: not_found, no_genuine_verdict, conflict for a name that is taken, or
+// invalid_field.
+func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UUID, name string, selector *verifier.Selector, actor store.Actor) (store.BaselineVersion, error) {
+	var none store.BaselineVersion
+	if err := checkText("/name", name, maxNameLength); err != nil {
+		return none, err
+	}
+	now := s.now()
+	machine, err := s.store.GetMachine(ctx, tenant, machineID)
+	if err != nil {
+		return none, fromStore("capture baseline", err)
+	}
+	verdict, _, err := s.store.LastGenuineVerdict(ctx, tenant, machineID)
+	if errors.Is(err, store.ErrNotFound) {
+		return none, errorf(CodeNoGenuineVerdict, "the machine has no genuine verdict yet to capture a baseline from")
+	}
+	if err != nil {
+		return none, fmt.Errorf("capture baseline: %w", err)
+	}
+	reference, err := s.captureReference(ctx, tenant, &verdict)
+	if err != nil {
+		return none, err
+	}
+	if selector == nil {
+		selector = &verifier.Selector{MachineIDs: []string{machineID.String()}}
+	}
+	if name == "" {
+		name = fmt.Sprintf("captured from %s, verdict %s", machine.Name, verdict.ID)
+	}
+	provenance, err := json.Marshal(map[string]string{"machine_id": machineID.String(), "verdict_id": verdict.ID.String()})
+	if err != nil {
+		return none, fmt.Errorf("capture baseline: %w", err)
+	}
+	version, err := s.store.CreateBaseline(ctx, tenant, name, *selector, store.BaselineVersion{
+		State: baseline.StateActive, Reference: reference, Provenance: provenance, Origin: "captured",
+	}, now, actor)
+	if errors.Is(err, store.ErrConflict) {
+		return none, &Error{Code: CodeConflict, Pointer: "/name", Detail: "a baseline of this name exists"}
+	}
+	return version, fromStore("capture baseline", err)
+}
+
+func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict) (verifier.ReferenceValues, error) {
+	var none verifier.ReferenceValues
+	var log *eventlog.Log
+	if len(verdict.EventLogHash) == sha256.Size {
+		held, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
+		if err != nil {
+			return none, fromStore("capture baseline", err)
+		}
+		log = held.log
+	}
+	judged, policy, err := s.judgeAgain(ctx, tenant, verdict, log)
+	if err != nil {
+		return none, err
+	}
+	if judged == nil {
+		return none, errorf(CodeNoGenuineVerdict, "the evidence of the last genuine verdict is not kept, or its key is no longer the machine's")
+	}
+	reference, err := baseline.Capture(judged, policy)
+	switch {
+	case errors.Is(err, baseline.ErrNotGenuine):
+		return none, errorf(CodeNoGenuineVerdict, "judged again, the last genuine evidence does not stand: %s", firstFailure(judged))
+	case errors.Is(err, baseline.ErrNothingToCapture):
+		return none, errorf(CodeNoGenuineVerdict, "%s", err)
+	case err != nil:
+		return none, fmt.Errorf("capture baseline: %w", err)
+	}
+	return reference, nil
+}
+
+func firstFailure(a *verifier.Appraisal) string {
+	for i := range a.Checks {
+		if c := &a.Checks[i]; c.Status == verifier.Fail {
+			return string(c.Code) + ": " + c.Detail
+		}
+	}
+	return "nothing in it could be verified"
+}

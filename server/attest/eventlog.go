@@ -1,0 +1,147 @@
+package attest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// PutEventLog keeps a log ahead of the evidence that names it. It is content-addressed, so putting it
+// twice changes nothing. That it can be read as a log is not asked here: evidence that names a log
+// which cannot is a finding about the machine.
+func (s *Service) PutEventLog(ctx context.Context, tenant, machineID uuid.UUID, digest [32]byte, raw []byte, opts ...Option) error {
+	if sha256.Sum256(raw) != digest {
+		return errorf(CodeDigestMismatch, "the body does not hash to sha256:%x", digest)
+	}
+	if o := collect(opts); o.keyID != nil {
+		in, err := s.store.AppraisalInputs(ctx, tenant, machineID, s.now())
+		if err != nil {
+			return fromStore("keep event log", err)
+		}
+		if err := o.admits(in.Key); err != nil {
+			return err
+		}
+	}
+	return fromStore("keep event log", s.store.PutBootLog(ctx, tenant, digest[:], raw, s.now()))
+}
+
+// DecodedEvent is one record of a boot log, decoded for people. Verified says that the quote behind the
+// verdict proves it: its PCR replayed, and its digest covers its data. What is not verified is what the
+// machine says, no more.
+type DecodedEvent struct {
+	Index       int                `json:"index"`
+	PCR         int                `json:"pcr"`
+	Type        string             `json:"type"`
+	Digests     map[string]string  `json:"digests"` // bank -> lower-case hex
+	Description string             `json:"description"`
+	Component   eventlog.Component `json:"component"`
+	Verified    bool               `json:"verified"`
+}
+
+// DecodedLog decodes the log of a verdict; no events where the machine has no log. A log that cannot be
+// read is an *Error with code invalid_field.
+func (s *Service) DecodedLog(ctx context.Context, tenant, verdictID uuid.UUID) ([]DecodedEvent, error) {
+	verdict, err := s.store.GetVerdict(ctx, tenant, verdictID)
+	if err != nil {
+		return nil, fromStore("read verdict", err)
+	}
+	if len(verdict.EventLogHash) != sha256.Size {
+		return []DecodedEvent{}, nil
+	}
+	log, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
+	if err != nil {
+		return nil, fromStore("read event log", err)
+	}
+	if log.log == nil {
+		return nil, errorf(CodeInvalidField, "the log that the machine sent cannot be read: %s", log.fault)
+	}
+	proven, err := s.provenEvents(ctx, tenant, &verdict, log.log)
+	if err != nil {
+		return nil, err
+	}
+	events := log.log.Events()
+	out := make([]DecodedEvent, 0, len(events))
+	for i := range events {
+		e := &events[i]
+		d := DecodedEvent{Index: e.Index, PCR: e.PCR, Type: e.Type.String(), Digests: make(map[string]string, len(e.Digests)),
+			Description: e.Description, Component: e.Component, Verified: proven[e.Offset]}
+		for _, digest := range e.Digests {
+			d.Digests[digest.Alg.String()] = hex.EncodeToString(digest.Bytes)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// provenEvents are the offsets of the events that the verdict's own quote proves. The stored quote is
+// verified again rather than believed; where the verdict failed at its origin, or the key that signed is
+// no longer the machine's, nothing is proven.
+func (s *Service) provenEvents(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (map[int]bool, error) {
+	if !passed(&verdict.Appraisal, verifier.CheckEventLogReplay) {
+		return nil, nil
+	}
+	judged, _, err := s.judgeAgain(ctx, tenant, verdict, log)
+	if err != nil || judged == nil || judged.Measurements == nil {
+		return nil, err
+	}
+	proven := make(map[int]bool)
+	for _, e := range judged.Measurements.Events() {
+		if e.Covered && e.Extended {
+			proven[e.Offset] = true
+		}
+	}
+	return proven, nil
+}
+
+// judgeAgain appraises the stored evidence of a verdict for its origin: key, quote and log. The nonce has
+// to be one of ours for this machine; when it was made does not matter any more. The appraisal is nil
+// where the evidence is not kept, or the key that signed is no longer the machine's. The policy is the
+// one that judged: the machine's of today.
+func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (*verifier.Appraisal, verifier.Policy, error) {
+	var policy verifier.Policy
+	stored, err := s.store.GetEvidence(ctx, tenant, verdict.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, policy, nil
+	}
+	if err != nil {
+		return nil, policy, fmt.Errorf("read evidence: %w", err)
+	}
+	now := s.now()
+	inputs, err := s.store.AppraisalInputs(ctx, tenant, verdict.MachineID, now)
+	if err != nil {
+		return nil, policy, fromStore("judge stored evidence", err)
+	}
+	policy = inputs.Policy
+	if inputs.Key == nil || inputs.Key.ID != verdict.KeyID {
+		return nil, policy, nil
+	}
+	ev, err := verifier.Decode(stored.ContentType, stored.Body)
+	if err != nil {
+		return nil, policy, fmt.Errorf("read stored evidence of verdict %s: %w", verdict.ID, err)
+	}
+	// A list that continues an earlier one cannot be replayed alone, and no baseline is taken from it.
+	ev.IMALog, ev.IMALogOffset = nil, 0
+	key := s.attestationKey(inputs.Key)
+	in := verifier.Inputs{
+		Now:       now,
+		AK:        verifier.AttestationKey{Public: key.public, Fault: key.fault, Assurance: inputs.Key.Assurance},
+		Policy:    inputs.Policy,
+		PolicyRef: inputs.PolicyRef,
+		Log:       log,
+	}
+	if nonce, err := tpm.PeekExtraData(ev.Quotes[0].Message); err == nil {
+		if _, err := s.nonces.check(tenant, verdict.MachineID, nonce, now); err == nil {
+			in.Freshness = tpm.Freshness{Nonce: nonce}
+		}
+	}
+	return verifier.Appraise(ev, in), policy, nil
+}

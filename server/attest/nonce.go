@@ -1,0 +1,97 @@
+package attest
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A nonce is 32 bytes:
+//
+//	0-7    time, milliseconds since 1970, big endian
+//	8-15   random
+//	16-31  the first half of HMAC-SHA256(key, version, tenant, machine, time, random)
+//
+// The first 16 bytes are its order key: the store lets a machine's last redeemed order key only grow,
+// so each nonce counts once. The MAC is checked first and in constant time: a nonce that we did not
+// make for this machine says nothing at all, its time included. 128 bits of MAC cannot be guessed, and
+// the random part keeps a nonce unpredictable for whoever knows the time.
+const (
+	nonceVersion  = 1
+	nonceSize     = 32
+	orderKeySize  = 16
+	nonceMACStart = 16
+)
+
+// nonceSkew is how far in the future a nonce of ours may lie: replicas' clocks differ a little. What is
+// beyond was made by a clock that has been set back since; it cannot be aged, so it counts as unknown.
+const nonceSkew = 10 * time.Second
+
+// errUnknownNonce is a nonce that was not made by this service for this machine.
+var errUnknownNonce = errors.New("not a challenge of this service for this machine")
+
+type nonceMaker struct{ macs sync.Pool }
+
+func newNonceMaker(key []byte) *nonceMaker {
+	return &nonceMaker{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// make builds a nonce. notBefore, the time of the last redeemed nonce, keeps order keys growing where
+// two challenges fall into one millisecond, or the clock has been set back a little.
+func (m *nonceMaker) make(tenant, machine uuid.UUID, now, notBefore time.Time, random io.Reader) ([nonceSize]byte, error) {
+	var n [nonceSize]byte
+	ms := max(now.UnixMilli(), notBefore.UnixMilli()+1)
+	binary.BigEndian.PutUint64(n[:8], uint64(ms)) //nolint:gosec // later than 1970
+	if _, err := io.ReadFull(random, n[8:16]); err != nil {
+		return n, fmt.Errorf("make challenge: %w", err)
+	}
+	var sum [sha256.Size]byte
+	m.mac(&sum, tenant, machine, n[:orderKeySize])
+	copy(n[nonceMACStart:], sum[:])
+	return n, nil
+}
+
+// check tells whether nonce is ours for this machine, and when it was made. Whether it is still to be
+// accepted is for the caller: its age, and its order.
+func (m *nonceMaker) check(tenant, machine uuid.UUID, nonce []byte, now time.Time) (time.Time, error) {
+	if len(nonce) != nonceSize {
+		return time.Time{}, errUnknownNonce
+	}
+	var sum [sha256.Size]byte
+	m.mac(&sum, tenant, machine, nonce[:orderKeySize])
+	if !hmac.Equal(nonce[nonceMACStart:], sum[:nonceSize-nonceMACStart]) {
+		return time.Time{}, errUnknownNonce
+	}
+	made := orderTime(nonce)
+	if made.After(now.Add(nonceSkew)) {
+		return time.Time{}, errUnknownNonce
+	}
+	return made, nil
+}
+
+func (m *nonceMaker) mac(sum *[sha256.Size]byte, tenant, machine uuid.UUID, order []byte) {
+	h := m.macs.Get().(hash.Hash)
+	defer m.macs.Put(h)
+	h.Reset()
+	h.Write([]byte{nonceVersion})
+	h.Write(tenant[:])
+	h.Write(machine[:])
+	h.Write(order)
+	h.Sum(sum[:0])
+}
+
+// orderTime is the time in an order key or nonce; the zero Unix time for one that is too short.
+func orderTime(order []byte) time.Time {
+	if len(order) < 8 {
+		return time.UnixMilli(0)
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(order))) //nolint:gosec // ours: the MAC was checked, or the store kept it
+}

@@ -1,0 +1,169 @@
+package server
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/token"
+	"github.com/assay-verifier/assay/store"
+)
+
+// Config is what a Server is made of. Store, Attest and Token are needed.
+type Config struct {
+	Store  *store.Store
+	Attest *attest.Service
+	Token  *token.Service
+
+	// Now is the clock; nil means time.Now. Random makes ids and tokens; nil means crypto/rand.
+	Now    func() time.Time
+	Random io.Reader
+	// Logger gets one line a request and every failure; nil discards them. Tokens and bodies are never logged.
+	Logger *slog.Logger
+	// Metrics counts requests; share it with attest.Config.Observe so that appraisals are counted in the
+	// same place. nil makes one.
+	Metrics *Metrics
+	// TracerProvider gets a span a request; nil means no tracing (and none of its cost).
+	TracerProvider trace.TracerProvider
+	// UI is mounted at /ui/; nil means that /ui/ is not found.
+	UI http.Handler
+	// CheckReady are further conditions of /readyz, beside database, migrations and keys.
+	CheckReady func(ctx context.Context) error
+
+	// BodyBudget bounds the bytes of all request bodies in work at one time; 0 means 256 MiB. A body of
+	// unknown length counts as the largest that its operation accepts.
+	BodyBudget int64
+	// ShutdownTimeout is how long Serve waits for requests in flight; 0 means 30 s.
+	ShutdownTimeout time.Duration
+	// TLSCertFile and TLSKeyFile make the public address speak TLS 1.2 and 1.3 (PEM). Both or none.
+	TLSCertFile, TLSKeyFile string
+}
+
+// Server answers the contract in package openapi. It is safe for concurrent use.
+type Server struct {
+	store    *store.Store
+	attest   *attest.Service
+	token    *token.Service
+	now      func() time.Time
+	random   io.Reader
+	log      *slog.Logger
+	metrics  *Metrics
+	tokens   *tokenCache
+	seal     cipher.AEAD
+	budget   *semaphore.Weighted
+	problems map[string]problemKind
+	cfg      Config
+	handler  http.Handler
+	draining atomic.Bool
+}
+
+// New makes a Server. It fails where the routes and the contract disagree (a missing route, a role that
+// is not the documented one, a request schema that cannot be enforced), so that nothing is served by
+// accident.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.Attest == nil || cfg.Token == nil {
+		return nil, errors.New("server: Store, Attest and Token are needed")
+	}
+	if (cfg.TLSCertFile == "") != (cfg.TLSKeyFile == "") {
+		return nil, errors.New("server: TLS needs both a certificate file and a key file")
+	}
+	cfg.setDefaults()
+	if cfg.Metrics == nil {
+		m, err := NewMetrics()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Metrics = m
+	}
+	s := &Server{
+		store: cfg.Store, attest: cfg.Attest, token: cfg.Token, now: cfg.Now, random: cfg.Random,
+		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
+		budget: semaphore.NewWeighted(cfg.BodyBudget), cfg: cfg,
+	}
+	doc, err := loadContract()
+	if err != nil {
+		return nil, err
+	}
+	if s.problems, err = problemCatalogue(doc); err != nil {
+		return nil, err
+	}
+	if s.seal, err = s.newSeal(); err != nil {
+		return nil, err
+	}
+	if s.handler, err = s.buildHandler(doc); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Random == nil {
+		c.Random = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.BodyBudget == 0 {
+		c.BodyBudget = 256 << 20
+	}
+	c.BodyBudget = max(c.BodyBudget, maxEvidenceBody)
+	if c.ShutdownTimeout == 0 {
+		c.ShutdownTimeout = 30 * time.Second
+	}
+}
+
+// Handler answers the public address.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// loadContract parses and validates the embedded contract.
+func loadContract() (*openapi3.T, error) {
+	loader := openapi3.NewLoader()
+	doc, err := loader.LoadFromData(openapi.Document)
+	if err != nil {
+		return nil, fmt.Errorf("server: openapi.yaml: %w", err)
+	}
+	if err := doc.Validate(loader.Context, openapi3.DisableExamplesValidation()); err != nil {
+		return nil, fmt.Errorf("server: openapi.yaml: %w", err)
+	}
+	return doc, nil
+}
+
+// problemCatalogue reads the contract's table of problem codes.
+func problemCatalogue(doc *openapi3.T) (map[string]problemKind, error) {
+	raw, ok := doc.Extensions["x-problem-catalogue"].(map[string]any)
+	if !ok {
+		return nil, errors.New("server: openapi.yaml has no x-problem-catalogue")
+	}
+	kinds := make(map[string]problemKind, len(raw))
+	for code, v := range raw {
+		entry, _ := v.(map[string]any)
+		status, isNumber := entry["status"].(float64)
+		title, isText := entry["title"].(string)
+		detail, hasDetail := entry["detail"].(string)
+		if !isNumber || !isText || !hasDetail {
+			return nil, fmt.Errorf("server: openapi.yaml: x-problem-catalogue: %s needs status, title and detail", code)
+		}
+		kinds[code] = problemKind{status: int(status), title: title, detail: detail}
+	}
+	return kinds, nil
+}
+
+// newID makes a UUIDv7 from the server's randomness.
+func (s *Server) newID() (uuid.UUID, error) { return uuid.NewV7FromReader(s.random) }

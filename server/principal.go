@@ -1,0 +1,231 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/server/token"
+	"github.com/assay-verifier/assay/store"
+)
+
+// The prefixes of the bearer tokens that this package makes, so that secret scanners know what they found.
+const (
+	prefixAdmin  = "assay_adm_"
+	prefixReader = "assay_rdr_"
+	prefixJoin   = "assay_join_"
+)
+
+// tokenSecretSize is the random part of a token in bytes.
+const tokenSecretSize = 32
+
+// principal is who sent a request.
+type principal struct {
+	kind   role // roleAdmin, roleReader, roleJoin, roleMachine, or rolePublic for anyone
+	tenant uuid.UUID
+	id     string // of the token; of the machine for machine tokens
+
+	joinHash  []byte    // SHA-256 of a join token
+	machineID uuid.UUID // of a machine token
+	keyID     uuid.UUID // attestation key that the machine token names
+}
+
+// name identifies the principal in logs and audit records. It is no secret.
+func (p principal) name() string {
+	if p.id == "" {
+		return string(p.kind)
+	}
+	return string(p.kind) + ":" + p.id
+}
+
+type principalKey struct{}
+
+func withPrincipal(ctx context.Context, p principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// principalOf is who the guard let in. Whether they may is decided there, and nowhere else.
+func principalOf(ctx context.Context) principal {
+	p, _ := ctx.Value(principalKey{}).(principal)
+	return p
+}
+
+// actorOf says who changes something, for the audit record.
+func actorOf(ctx context.Context) store.Actor {
+	p := principalOf(ctx)
+	t := traceOf(ctx)
+	return store.Actor{Kind: string(p.kind), ID: p.id, RemoteAddr: t.remote, RequestID: t.id}
+}
+
+func unauthenticated(detail string) *requestError {
+	return refuse(codeUnauthenticated, detail).with("WWW-Authenticate", `Bearer realm="assay"`)
+}
+
+// authenticate finds out who sent the request. The error never repeats the token.
+func (s *Server) authenticate(r *http.Request) (principal, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return principal{}, unauthenticated("send Authorization: Bearer and a token")
+	}
+	scheme, secret, found := strings.Cut(header, " ")
+	if !found || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 512 {
+		return principal{}, unauthenticated("the Authorization header is not a bearer token")
+	}
+	now := s.now()
+	switch {
+	case strings.HasPrefix(secret, token.MachinePrefix):
+		tenant, machineID, keyID, err := s.token.VerifyMachineToken(secret, now)
+		if err != nil {
+			return principal{}, unauthenticated("the machine token is not valid")
+		}
+		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), machineID: machineID, keyID: keyID}, nil
+	case strings.HasPrefix(secret, prefixAdmin), strings.HasPrefix(secret, prefixReader):
+		return s.apiPrincipal(r.Context(), sha256.Sum256([]byte(secret)), now)
+	case strings.HasPrefix(secret, prefixJoin):
+		hash := sha256.Sum256([]byte(secret))
+		tenant, t, err := s.store.LookupJoinToken(r.Context(), hash[:], now)
+		if err != nil {
+			return principal{}, tokenError(err)
+		}
+		return principal{kind: roleJoin, tenant: tenant, id: t.ID.String(), joinHash: hash[:]}, nil
+	}
+	return principal{}, unauthenticated("this is no token of this service")
+}
+
+func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time) (principal, error) {
+	if p, ok := s.tokens.get(hash, now); ok {
+		return p, nil
+	}
+	tenant, t, err := s.store.LookupAPIToken(ctx, hash[:], now)
+	if err != nil {
+		return principal{}, tokenError(err)
+	}
+	p := principal{tenant: tenant, id: t.ID.String()}
+	switch t.Role {
+	case store.RoleAdmin:
+		p.kind = roleAdmin
+	case store.RoleReader:
+		p.kind = roleReader
+	default:
+		return principal{}, fmt.Errorf("api token %s has the unknown role %q", t.ID, t.Role)
+	}
+	s.tokens.put(hash, p, now, t.ExpiresAt)
+	return p, nil
+}
+
+func tokenError(err error) error {
+	if errors.Is(err, store.ErrTokenInvalid) || errors.Is(err, store.ErrNotFound) {
+		return unauthenticated("the token is unknown, expired or used up")
+	}
+	return fmt.Errorf("look up token: %w", err)
+}
+
+// mayCall decides whether a principal has the role that an operation needs.
+func (p principal) mayCall(needs role) bool {
+	switch needs {
+	case rolePublic:
+		return true
+	case roleReader:
+		return p.kind == roleReader || p.kind == roleAdmin
+	case roleAdmin, roleJoin, roleMachine:
+		return p.kind == needs
+	}
+	return false
+}
+
+// tokenCacheLifetime is for how long a revoked API token may still be accepted by this process.
+const tokenCacheLifetime = 5 * time.Second
+
+const maxCachedTokens = 1024
+
+// tokenCache remembers API tokens that were found, by hash. What was not found is never remembered, so
+// that guessing fills nothing.
+type tokenCache struct {
+	mu      sync.Mutex
+	entries map[[32]byte]cachedToken
+}
+
+type cachedToken struct {
+	principal principal
+	until     time.Time
+}
+
+func newTokenCache() *tokenCache { return &tokenCache{entries: map[[32]byte]cachedToken{}} }
+
+func (c *tokenCache) get(hash [32]byte, now time.Time) (principal, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.entries[hash]
+	if !ok || !now.Before(e.until) {
+		return principal{}, false
+	}
+	return e.principal, true
+}
+
+func (c *tokenCache) put(hash [32]byte, p principal, now time.Time, expires *time.Time) {
+	until := now.Add(tokenCacheLifetime)
+	if expires != nil && expires.Before(until) {
+		until = *expires
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.entries) >= maxCachedTokens {
+		clear(c.entries)
+	}
+	c.entries[hash] = cachedToken{principal: p, until: until}
+}
+
+// newSecret makes a token and the hash that is stored of it.
+func newSecret(prefix string, random io.Reader) (secret string, hash []byte, err error) {
+	var b [tokenSecretSize]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return "", nil, fmt.Errorf("make token: %w", err)
+	}
+	secret = prefix + base64.RawURLEncoding.EncodeToString(b[:])
+	sum := sha256.Sum256([]byte(secret))
+	return secret, sum[:], nil
+}
+
+// BootstrapAdminToken makes the first administrator's token of a tenant, named "bootstrap", for a
+// service that was just created. It answers an empty secret where the tenant has an administrator's
+// token already. Only its SHA-256 is stored: the caller shows the secret or loses it.
+func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID, now time.Time, random io.Reader) (secret string, err error) {
+	page := store.Page{Limit: 500}
+	for {
+		items, next, err := st.ListAPITokens(ctx, tenant, page)
+		if err != nil {
+			return "", fmt.Errorf("bootstrap admin token: %w", err)
+		}
+		for _, t := range items {
+			if t.Role == store.RoleAdmin && (t.ExpiresAt == nil || t.ExpiresAt.After(now)) {
+				return "", nil
+			}
+		}
+		if next == "" {
+			break
+		}
+		page.Cursor = next
+	}
+	secret, hash, err := newSecret(prefixAdmin, random)
+	if err != nil {
+		return "", err
+	}
+	id, err := uuid.NewV7FromReader(random)
+	if err != nil {
+		return "", fmt.Errorf("bootstrap admin token: %w", err)
+	}
+	t := store.APIToken{ID: id, Name: "bootstrap", Role: store.RoleAdmin, CreatedAt: now}
+	if err := st.CreateAPIToken(ctx, tenant, t, hash, store.Actor{Kind: "system", ID: "bootstrap"}); err != nil {
+		return "", fmt.Errorf("bootstrap admin token: %w", err)
+	}
+	return secret, nil
+}

@@ -1,0 +1,173 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/assay-verifier/assay/openapi"
+)
+
+// role is what an operation needs; the contract's x-assay-role.
+type role string
+
+// The roles of operations.
+const (
+	rolePublic  role = "public"  // no token is looked at
+	roleJoin    role = "join"    // a join token
+	roleMachine role = "machine" // the machine token of the machine in the path
+	roleReader  role = "reader"  // an API token, reader or admin
+	roleAdmin   role = "admin"   // an API token of an administrator
+)
+
+// route is one operation. Needs is repeated from the contract on purpose: New compares the two, so that
+// neither can be loosened alone.
+type route struct {
+	method, path string
+	needs        role
+	handle       http.HandlerFunc
+}
+
+// routes is the whole public API: one line an operation of the contract.
+func (s *Server) routes() []route {
+	api := openapi.ServerInterfaceWrapper{
+		Handler: openapi.NewStrictHandlerWithOptions(s, nil, openapi.StrictHTTPServerOptions{
+			RequestErrorHandlerFunc:  s.failBinding,
+			ResponseErrorHandlerFunc: s.fail,
+		}),
+		ErrorHandlerFunc: s.failBinding,
+	}
+	return []route{
+		{"POST", "/v1/enrollments", roleJoin, s.createEnrollment},
+		{"POST", "/v1/enrollments/{enrollment_id}/activation", rolePublic, api.ActivateEnrollment},
+		{"POST", "/v1/machines/{machine_id}/challenges", roleMachine, api.CreateChallenge},
+		{"POST", "/v1/machines/{machine_id}/evidence", roleMachine, s.submitEvidence},
+		{"PUT", "/v1/machines/{machine_id}/event-logs/{sha256}", roleMachine, s.putEventLog},
+
+		{"GET", "/v1/machines", roleReader, api.ListMachines},
+		{"POST", "/v1/machines", roleAdmin, api.UpsertMachine},
+		{"POST", "/v1/machines/batch", roleAdmin, api.UpsertMachines},
+		{"GET", "/v1/machines/{machine_id}", roleReader, api.GetMachine},
+		{"GET", "/v1/machines/{machine_id}/verdicts", roleReader, api.ListMachineVerdicts},
+		{"POST", "/v1/machines/{machine_id}/baseline", roleAdmin, api.CaptureBaseline},
+		{"POST", "/v1/machines/{machine_id}/attestation-keys", roleAdmin, api.VouchAttestationKey},
+		{"GET", "/v1/verdicts/{verdict_id}", roleReader, api.GetVerdict},
+		{"GET", "/v1/verdicts/{verdict_id}/event-log", roleReader, api.GetVerdictEventLog},
+
+		{"GET", "/v1/assessments", roleReader, api.ListAssessments},
+		{"GET", "/v1/recommendations", roleReader, api.ListRecommendations},
+		{"GET", "/v1/recommendations/{recommendation_id}", roleReader, api.GetRecommendation},
+		{"POST", "/v1/recommendations/{recommendation_id}/exempt", roleAdmin, api.ExemptRecommendation},
+		{"GET", "/v1/alerts", roleReader, api.ListAlerts},
+		{"GET", "/v1/alerts/{alert_id}", roleReader, api.GetAlert},
+		{"POST", "/v1/alerts/{alert_id}/dismiss", roleAdmin, api.DismissAlert},
+		{"POST", "/v1/alerts/{alert_id}/resolve", roleAdmin, api.ResolveAlert},
+		{"POST", "/v1/alerts/{alert_id}/activate", roleAdmin, api.ActivateAlert},
+		{"POST", "/v1/alerts/{alert_id}/in-progress", roleAdmin, api.ProgressAlert},
+		{"GET", "/v1/suppression-rules", roleReader, api.ListSuppressionRules},
+		{"POST", "/v1/suppression-rules", roleAdmin, api.CreateSuppressionRule},
+		{"GET", "/v1/suppression-rules/{rule_id}", roleReader, api.GetSuppressionRule},
+		{"PATCH", "/v1/suppression-rules/{rule_id}", roleAdmin, api.UpdateSuppressionRule},
+		{"DELETE", "/v1/suppression-rules/{rule_id}", roleAdmin, api.DeleteSuppressionRule},
+		{"GET", "/v1/overview", roleReader, api.GetOverview},
+
+		{"GET", "/v1/baselines", roleReader, api.ListBaselines},
+		{"POST", "/v1/baselines", roleAdmin, api.CreateBaseline},
+		{"GET", "/v1/baselines/{baseline_id}", roleReader, api.GetBaseline},
+		{"GET", "/v1/baselines/{baseline_id}/versions", roleReader, api.ListBaselineVersions},
+		{"POST", "/v1/baselines/{baseline_id}/versions", roleAdmin, api.CreateBaselineVersion},
+		{"GET", "/v1/baselines/{baseline_id}/versions/{version}", roleReader, api.GetBaselineVersion},
+		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleAdmin, api.PromoteBaselineVersion},
+		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/retire", roleAdmin, api.RetireBaselineVersion},
+
+		{"GET", "/v1/join-tokens", roleAdmin, api.ListJoinTokens},
+		{"POST", "/v1/join-tokens", roleAdmin, api.CreateJoinToken},
+		{"GET", "/v1/api-tokens", roleAdmin, api.ListAPITokens},
+		{"POST", "/v1/api-tokens", roleAdmin, api.CreateAPIToken},
+		{"GET", "/v1/trust-anchors", roleReader, api.ListTrustAnchors},
+		{"POST", "/v1/trust-anchors", roleAdmin, api.CreateTrustAnchor},
+		{"DELETE", "/v1/trust-anchors/{anchor_id}", roleAdmin, api.DeleteTrustAnchor},
+		{"GET", "/v1/policies", roleReader, api.ListPolicies},
+		{"GET", "/v1/policies/{name}", roleReader, api.GetPolicy},
+		{"PUT", "/v1/policies/{name}", roleAdmin, api.PutPolicy},
+
+		{"GET", "/.well-known/jwks.json", rolePublic, s.getJWKS},
+		{"GET", "/healthz", rolePublic, api.GetHealth},
+		{"GET", "/readyz", rolePublic, api.GetReadiness},
+		{"GET", "/openapi.yaml", rolePublic, s.getOpenAPI},
+		{"GET", "/docs", rolePublic, s.getDocs},
+	}
+}
+
+// buildHandler mounts the routes behind their guards.
+func (s *Server) buildHandler(doc *openapi3.T) (http.Handler, error) {
+	router := chi.NewRouter()
+	router.Use(s.telemetry)
+	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, refuse(codeNotFound, "there is no such path"))
+	})
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		allowed := allowedMethods(router, r.URL.Path)
+		s.fail(w, r, refuse(codeMethodNotAllowed, "this path takes "+allowed).with("Allow", allowed))
+	})
+	mounted := map[string]bool{}
+	for _, rt := range s.routes() {
+		op := operationOf(doc, rt.method, rt.path)
+		if op == nil {
+			return nil, fmt.Errorf("server: %s %s is not in openapi.yaml", rt.method, rt.path)
+		}
+		g, err := s.newGuard(rt, op, doc)
+		if err != nil {
+			return nil, err
+		}
+		router.Method(rt.method, rt.path, g)
+		mounted[rt.method+" "+rt.path] = true
+	}
+	for path, item := range doc.Paths.Map() {
+		for method := range item.Operations() {
+			if !mounted[method+" "+path] {
+				return nil, fmt.Errorf("server: %s %s of openapi.yaml has no route", method, path)
+			}
+		}
+	}
+	s.mountPages(router)
+	return s.traced(router), nil
+}
+
+func operationOf(doc *openapi3.T, method, path string) *openapi3.Operation {
+	item := doc.Paths.Find(path)
+	if item == nil {
+		return nil
+	}
+	return item.GetOperation(method)
+}
+
+func allowedMethods(router chi.Routes, path string) string {
+	var allowed []string
+	for _, m := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
+		if router.Match(chi.NewRouteContext(), m, path) {
+			allowed = append(allowed, m)
+		}
+	}
+	return strings.Join(allowed, ", ")
+}
+
+// failBinding answers what the generated code could not bind. The guard has checked the request against
+// the contract before, so this is only reached where the two disagree about a parameter's form.
+func (s *Server) failBinding(w http.ResponseWriter, r *http.Request, err error) {
+	var format *openapi.InvalidParamFormatError
+	var required *openapi.RequiredParamError
+	switch {
+	case errors.As(err, &format):
+		err = refuseParameter(codeInvalidField, format.ParamName, "it does not fit")
+	case errors.As(err, &required):
+		err = refuseParameter(codeInvalidField, required.ParamName, "it is needed")
+	default:
+		err = refuseField(codeInvalidField, "", "the body does not fit this operation")
+	}
+	s.fail(w, r, err)
+}

@@ -1,0 +1,172 @@
+package ui
+
+import (
+	"encoding/json"
+	"net/http"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+type baselineRow struct {
+	store.Baseline
+	Scope  string
+	Active []int // versions that machines are judged by now
+	Newest *store.BaselineVersion
+}
+
+type baselinesView struct {
+	Items  []baselineRow
+	Paging paging
+}
+
+func (h *handler) baselines(w http.ResponseWriter, r *http.Request, s session) error {
+	items, next, err := h.Store.ListBaselines(r.Context(), s.Tenant, pageOf(r))
+	if err != nil {
+		return err
+	}
+	view := baselinesView{Paging: pagingOf(r, next)}
+	for _, b := range items {
+		view.Items = append(view.Items, rowOf(b))
+	}
+	h.render(w, r, s, http.StatusOK, "baselines", "Baselines", view)
+	return nil
+}
+
+func rowOf(b store.Baseline) baselineRow {
+	row := baselineRow{Baseline: b, Scope: scopeOf(b.Selector)}
+	for i, v := range b.Versions {
+		if v.State == "active" || v.State == "grace" {
+			row.Active = append(row.Active, v.Version)
+		}
+		if i == 0 {
+			row.Newest = &b.Versions[0]
+		}
+	}
+	return row
+}
+
+func (h *handler) baseline(w http.ResponseWriter, r *http.Request, s session) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	b, err := h.Store.GetBaseline(r.Context(), s.Tenant, id)
+	if err != nil {
+		return err
+	}
+	h.render(w, r, s, http.StatusOK, "baseline", b.Name, rowOf(b))
+	return nil
+}
+
+// referencePCR is one PCR of a version with its acceptable values.
+type referencePCR struct {
+	Bank   string
+	Index  int
+	Values []string
+}
+
+// referenceText is a claim with its rule, or a name with digests, as text.
+type referenceText struct{ Name, Text string }
+
+type baselineVersionView struct {
+	store.BaselineVersion
+	PCRs       []referencePCR
+	Events     []verifier.ReferenceEvent
+	MoreEvents int
+	Claims     []referenceText
+	Provenance []referenceText
+	IMAFiles   int
+}
+
+func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s session) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(r.PathValue("n"))
+	if err != nil || n < 1 {
+		return errNoPage
+	}
+	v, err := h.Store.GetBaselineVersion(r.Context(), s.Tenant, id, n)
+	if err != nil {
+		return err
+	}
+	view := baselineVersionView{BaselineVersion: v, Events: v.Reference.Events}
+	if len(view.Events) > eventsPerPage {
+		view.MoreEvents = len(view.Events) - eventsPerPage
+		view.Events = view.Events[:eventsPerPage]
+	}
+	for bank, values := range v.Reference.PCRs {
+		for index, digests := range values {
+			i, err := strconv.Atoi(index)
+			if err != nil {
+				continue // CompileReference refuses such an index before it is stored
+			}
+			view.PCRs = append(view.PCRs, referencePCR{bank, i, digests})
+		}
+	}
+	sort.Slice(view.PCRs, func(i, j int) bool {
+		a, b := view.PCRs[i], view.PCRs[j]
+		return a.Index < b.Index || (a.Index == b.Index && a.Bank < b.Bank)
+	})
+	view.Claims = texts(v.Reference.Claims)
+	var provenance map[string]json.RawMessage
+	if len(v.Provenance) > 0 && json.Unmarshal(v.Provenance, &provenance) == nil {
+		view.Provenance = texts(provenance)
+	}
+	if v.Reference.IMA != nil {
+		view.IMAFiles = len(v.Reference.IMA.Allow)
+	}
+	h.render(w, r, s, http.StatusOK, "baseline-version", v.Name+", version "+strconv.Itoa(n), view)
+	return nil
+}
+
+// texts sorts JSON values by name; plain strings lose their quotes.
+func texts(values map[string]json.RawMessage) []referenceText {
+	out := make([]referenceText, 0, len(values))
+	for name, raw := range values {
+		text := string(raw)
+		var plain string
+		if json.Unmarshal(raw, &plain) == nil {
+			text = plain
+		}
+		if text != "" && text != "null" {
+			out = append(out, referenceText{name, text})
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// scopeOf says a selector in words.
+func scopeOf(s verifier.Selector) string {
+	var parts []string
+	if len(s.ScaleSet) > 0 {
+		parts = append(parts, "scale set "+strings.Join(s.ScaleSet, " or "))
+	}
+	if len(s.Platform) > 0 {
+		parts = append(parts, "platform "+strings.Join(s.Platform, " or "))
+	}
+	keys := make([]string, 0, len(s.Labels))
+	for k := range s.Labels {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		parts = append(parts, k+"="+s.Labels[k])
+	}
+	switch n := len(s.MachineIDs); {
+	case n == 1:
+		parts = append(parts, "one machine")
+	case n > 1:
+		parts = append(parts, strconv.Itoa(n)+" named machines")
+	}
+	if len(parts) == 0 {
+		return "every machine"
+	}
+	return strings.Join(parts, ", ")
+}

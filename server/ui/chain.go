@@ -1,0 +1,101 @@
+package ui
+
+import "github.com/assay-verifier/assay/verifier"
+
+// hop is one link of the chain of origin: what vouches for the next.
+type hop struct {
+	Name   string
+	Says   string // what it vouches for, in plain words
+	Status verifier.CheckStatus
+	Broken bool // an earlier hop failed, so that nothing vouches for this one
+	Checks []verifier.Check
+}
+
+// hops are the links in order, each with its checks; a verdict's checks keep their own order inside.
+var hops = []struct {
+	name, says string
+	codes      []verifier.CheckCode
+}{
+	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}},
+	{"Attestation key", "The key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}},
+	{"Quote", "The TPM signed these PCR values now, for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}},
+	{"Event log", "The boot log adds up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}},
+	{"Boot components", "What was booted is what was meant to boot.", []verifier.CheckCode{verifier.CheckSecureBoot, verifier.CheckBaselineMatch}},
+	{"Runtime", "What ran since is what was meant to run.", []verifier.CheckCode{verifier.CheckIMAReplay, verifier.CheckIMAPolicy}},
+	{"Policy", "The rules of your own policy.", []verifier.CheckCode{verifier.CheckPolicyRules}},
+}
+
+// chain sorts a verdict's checks into hops. A check that no hop knows gets a hop of its own at the end,
+// so that nothing a verdict says is left out.
+func chain(checks []verifier.Check) []hop {
+	place := make(map[verifier.CheckCode]int)
+	out := make([]hop, len(hops), len(hops)+1)
+	for i, h := range hops {
+		out[i] = hop{Name: h.name, Says: h.says}
+		for _, code := range h.codes {
+			place[code] = i
+		}
+	}
+	other := hop{Name: "Other checks", Says: "Checks that this version of the page does not sort."}
+	for _, c := range checks {
+		if i, ok := place[c.Code]; ok {
+			out[i].Checks = append(out[i].Checks, c)
+		} else {
+			other.Checks = append(other.Checks, c)
+		}
+	}
+	if len(other.Checks) > 0 {
+		out = append(out, other)
+	}
+	kept := out[:0]
+	broken := false
+	for _, h := range out {
+		if len(h.Checks) == 0 {
+			continue
+		}
+		h.Status, h.Broken = worst(h.Checks), broken
+		broken = broken || h.Status == verifier.Fail
+		kept = append(kept, h)
+	}
+	return kept
+}
+
+// worst is the outcome of a hop. A status that is none of the four counts as failed.
+func worst(checks []verifier.Check) verifier.CheckStatus {
+	rank := map[verifier.CheckStatus]int{verifier.Skipped: 1, verifier.Pass: 2, verifier.Warn: 3, verifier.Fail: 4}
+	out := verifier.Skipped
+	for _, c := range checks {
+		switch r := rank[c.Status]; {
+		case r == 0:
+			return verifier.Fail
+		case r > rank[out]:
+			out = c.Status
+		}
+	}
+	return out
+}
+
+var checkTitles = map[verifier.CheckCode]string{
+	verifier.CheckAKTrusted:       "The attestation key is this machine's",
+	verifier.CheckPlatformReport:  "Hardware report is genuine",
+	verifier.CheckPlatformBinding: "Hardware report binds the attestation key",
+	verifier.CheckQuoteSignature:  "Quote is signed by the attestation key",
+	verifier.CheckQuoteType:       "Signed structure is a quote made by a TPM",
+	verifier.CheckQuoteNonce:      "Quote answers our challenge, once",
+	verifier.CheckQuoteSelection:  "Quote covers the PCRs that the policy needs",
+	verifier.CheckQuoteDigest:     "PCR values are the quoted ones",
+	verifier.CheckQuoteClock:      "TPM clock and counters move forward",
+	verifier.CheckEventLogReplay:  "Boot log replays to the quoted PCRs",
+	verifier.CheckSecureBoot:      "Secure Boot is on and effective",
+	verifier.CheckBaselineMatch:   "Boot matches the golden baseline",
+	verifier.CheckIMAReplay:       "Runtime list replays to PCR 10",
+	verifier.CheckIMAPolicy:       "Files that ran are allowed",
+	verifier.CheckPolicyRules:     "Policy rules hold",
+}
+
+func checkTitle(c verifier.CheckCode) string {
+	if t, ok := checkTitles[c]; ok {
+		return t
+	}
+	return words(string(c))
+}

@@ -1,0 +1,63 @@
+package ui
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/http"
+
+	"github.com/assay-verifier/assay/store"
+)
+
+// pageError is an error with the words that its page shows.
+type pageError struct {
+	status int
+	title  string
+	detail string
+}
+
+// Error implements error.
+func (e *pageError) Error() string { return e.title + ": " + e.detail }
+
+// The errors of the pages.
+var (
+	errNoPage      = &pageError{http.StatusNotFound, "There is no such page", "The address may be mistyped, or what it named may have been removed."}
+	errBadFilter   = &pageError{http.StatusBadRequest, "The filter cannot be read", "Go back, or start from the list without a filter."}
+	errCursor      = &pageError{http.StatusBadRequest, "This page of the list cannot be found", "The link to it is not one of ours. Start from the first page."}
+	errReadOnly    = &pageError{http.StatusForbidden, "Your token may only read", "Sign in with an administrator's token to change something. Nothing was changed."}
+	errFormToken   = &pageError{http.StatusForbidden, "The form is not of this session", "You may have signed in again since the page was opened. Reload it and try again. Nothing was changed."}
+	errCrossOrigin = &pageError{http.StatusForbidden, "The request came from another site", "Nothing was changed. Open the page here and try again."}
+	errBadForm     = &pageError{http.StatusBadRequest, "The form cannot be read", "Reload the page and try again. Nothing was changed."}
+	errAlertState  = &pageError{http.StatusConflict, "The alert has moved on", "It cannot take that step from its present state; somebody may have changed it. Reload it and look again."}
+)
+
+type errorView struct {
+	Status int
+	Detail string
+	ID     string
+}
+
+// fail shows the page of an error. What is wrong inside goes to the log under an id that the page
+// shows, and no further.
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, s session, err error) {
+	var known *pageError
+	switch {
+	case errors.As(err, &known):
+	case errors.Is(err, store.ErrNotFound):
+		known = errNoPage
+	case errors.Is(err, store.ErrInvalidCursor):
+		known = errCursor
+	}
+	if known != nil {
+		h.render(w, r, s, known.status, "error", known.title, errorView{Status: known.status, Detail: known.detail})
+		return
+	}
+	id := r.Header.Get("X-Request-Id")
+	if id == "" || len(id) > 64 {
+		id = rand.Text()
+	}
+	h.Logger.ErrorContext(r.Context(), "page failed", "error", err, "error_id", id, "path", r.URL.Path)
+	h.render(w, r, s, http.StatusInternalServerError, "error", "Something went wrong on our side", errorView{
+		Status: http.StatusInternalServerError, ID: id,
+		Detail: "The page could not be made. Try again; if it stays, give the operator the id below, which is in the service's log.",
+	})
+}

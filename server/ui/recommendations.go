@@ -1,0 +1,50 @@
+package ui
+
+import (
+	"net/http"
+
+	"github.com/assay-verifier/assay/store"
+)
+
+type recommendationsView struct {
+	Items      []store.Recommendation
+	Filter     store.RecommendationFilter
+	Tabs       []choice
+	Severities []choice
+	Codes      []choice
+	Filtered   bool
+	Paging     paging
+}
+
+// recommendations lists active ones unless another state, or "all", is asked for.
+func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s session) error {
+	var f store.RecommendationFilter
+	err := filterValues(r, map[string]*string{"code": &f.Code, "status": &f.Status, "severity": &f.Severity, "scale_set": &f.ScaleSet})
+	if err != nil {
+		return err
+	}
+	if f.MachineID, err = queryID(r, "machine"); err != nil {
+		return err
+	}
+	tab := f.Status
+	switch f.Status {
+	case "":
+		tab, f.Status = "active", "active"
+	case "all":
+		f.Status = ""
+	}
+	items, next, err := h.Store.ListRecommendations(r.Context(), s.Tenant, f, pageOf(r), h.now())
+	if err != nil {
+		return err
+	}
+	h.render(w, r, s, http.StatusOK, "recommendations", "Recommendations", recommendationsView{
+		Items: items, Filter: f,
+		Tabs:       tabs(r, tab, "active", "exempt", "resolved", "all"),
+		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
+		Codes: choices("Any recommendation", f.Code, recommendationName, "secure_boot_enabled", "guest_attestation_installed",
+			"vtpm_enabled", "trusted_boot_components", "kernel_module_signatures"),
+		Filtered: filtered(r) || tab != "active",
+		Paging:   pagingOf(r, next),
+	})
+	return nil
+}

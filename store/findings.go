@@ -1,0 +1,164 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/assay-verifier/assay/verifier/finding"
+)
+
+// findingSet is what one evaluation found of one machine, ready to be written. The caller has locked the machine's row.
+type findingSet struct {
+	tenant  uuid.UUID
+	machine Machine // for suppression: name, scale set, labels
+	result  finding.Result
+	verdict *uuid.UUID // that raised the alerts; nil where only the inventory changed
+	at      time.Time
+	rules   []SuppressionRule
+	opened  []uuid.UUID // alerts that were opened; filled when the batch has run
+}
+
+// apply writes the set in one round trip.
+func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
+	var b pgx.Batch
+	f.queue(&b)
+	if b.Len() == 0 {
+		return nil
+	}
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("record findings: %w", err)
+	}
+	return nil
+}
+
+func (f *findingSet) queue(b *pgx.Batch) {
+	f.queueAssessments(b)
+	f.queueRecommendations(b)
+	f.queueAlerts(b)
+}
+
+// Only what changed is written: first_evaluated_at never changes, status_changed_at only with the status.
+const upsertAssessments = `INSERT INTO assessments AS a
+	(tenant_id, machine_id, code, display_name, severity, status, cause, description, first_evaluated_at, status_changed_at, evaluated_at)
+	SELECT $1, $2, u.code, u.display_name, u.severity, u.status, u.cause, u.description, $9, $9, $9
+	FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[]) u (code, display_name, severity, status, cause, description)
+	ON CONFLICT (tenant_id, machine_id, code) DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
+		status = EXCLUDED.status, cause = EXCLUDED.cause, description = EXCLUDED.description, evaluated_at = EXCLUDED.evaluated_at,
+		status_changed_at = CASE WHEN a.status <> EXCLUDED.status THEN EXCLUDED.status_changed_at ELSE a.status_changed_at END
+	WHERE (a.display_name, a.severity, a.status, a.cause, a.description)
+		IS DISTINCT FROM (EXCLUDED.display_name, EXCLUDED.severity, EXCLUDED.status, EXCLUDED.cause, EXCLUDED.description)`
+
+func (f *findingSet) queueAssessments(b *pgx.Batch) {
+	if len(f.result.Assessments) == 0 {
+		return
+	}
+	var cols [6][]string
+	for _, a := range f.result.Assessments {
+		for i, v := range [...]string{a.Code, a.DisplayName, string(a.Severity), string(a.Status), a.Cause, a.Description} {
+			cols[i] = append(cols[i], v)
+		}
+	}
+	b.Queue(upsertAssessments, pgUUID(f.tenant), pgUUID(f.machine.ID), cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], f.at)
+}
+
+const upsertRecommendation = `INSERT INTO recommendations AS r
+	(tenant_id, recommendation_id, machine_id, code, display_name, severity, description, remediation_steps, open, first_seen_at, last_seen_at)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, true, $9, $9)
+	ON CONFLICT ON CONSTRAINT recommendations_machine_code DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
+		description = EXCLUDED.description, remediation_steps = EXCLUDED.remediation_steps, open = true, resolved_at = NULL,
+		first_seen_at = CASE WHEN r.open THEN r.first_seen_at ELSE EXCLUDED.first_seen_at END, last_seen_at = EXCLUDED.last_seen_at`
+
+const resolveRecommendations = `UPDATE recommendations SET open = false, resolved_at = $4
+	WHERE tenant_id = $1 AND machine_id = $2 AND code = ANY ($3) AND open`
+
+func (f *findingSet) queueRecommendations(b *pgx.Batch) {
+	var present []string
+	for _, r := range f.result.Recommendations {
+		present = append(present, r.Code)
+		b.Queue(upsertRecommendation, pgUUID(f.tenant), pgUUID(newID(f.at)), pgUUID(f.machine.ID), r.Code, r.DisplayName, string(r.Severity),
+			r.Description, notNil(r.RemediationSteps), f.at)
+	}
+	if ended := without(f.result.EvaluatedRecommendations, present); len(ended) > 0 {
+		b.Queue(resolveRecommendations, pgUUID(f.tenant), pgUUID(f.machine.ID), ended, f.at)
+	}
+}
+
+// One statement counts up the open alert of the machine and code, or opens one and puts that in the outbox.
+const upsertAlert = `WITH up AS (INSERT INTO alerts AS a
+		(tenant_id, alert_id, machine_id, code, display_name, severity, reason, description, remediation_steps, status, verdict_id,
+		 first_seen_at, last_seen_at, seen_count, suppressed_by, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $11, $11, 1, $12, $11)
+		ON CONFLICT (tenant_id, machine_id, code) WHERE status IN ('active', 'in_progress') DO UPDATE SET
+			display_name = EXCLUDED.display_name, severity = EXCLUDED.severity, reason = EXCLUDED.reason, description = EXCLUDED.description,
+			remediation_steps = EXCLUDED.remediation_steps, verdict_id = EXCLUDED.verdict_id, suppressed_by = EXCLUDED.suppressed_by,
+			last_seen_at = GREATEST(a.last_seen_at, EXCLUDED.last_seen_at), seen_count = a.seen_count + 1,
+			updated_at = CASE WHEN a.reason <> EXCLUDED.reason THEN EXCLUDED.updated_at ELSE a.updated_at END
+		RETURNING a.alert_id),
+	told AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+		SELECT $1, $13, 'alert.opened', up.alert_id, jsonb_build_object('alert_id', $2, 'machine_id', $3, 'code', $4::text, 'severity', $6::text,
+			'reason', $7::text, 'verdict_id', $10::uuid, 'suppressed_by', $12::uuid), $11
+		FROM up WHERE up.alert_id = $2)
+	SELECT up.alert_id = $2 FROM up`
+
+const resolveAlerts = `WITH ended AS (UPDATE alerts a SET status = 'resolved', updated_at = $5
+		FROM unnest($3::text[], $4::uuid[]) u (code, event_id)
+		WHERE a.tenant_id = $1 AND a.machine_id = $2 AND a.code = u.code AND a.status IN ('active', 'in_progress')
+		RETURNING a.alert_id, a.code, u.event_id)
+	INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+	SELECT $1, event_id, 'alert.resolved', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', $2, 'code', code), $5 FROM ended`
+
+func (f *findingSet) queueAlerts(b *pgx.Batch) {
+	var present []string
+	for _, a := range f.result.Alerts {
+		present = append(present, a.Code)
+		f.queueAlert(b, a)
+	}
+	if ended := without(f.result.EvaluatedAlerts, present); len(ended) > 0 {
+		events := make([]pgtype.UUID, len(ended))
+		for i := range events {
+			events[i] = pgUUID(newID(f.at))
+		}
+		b.Queue(resolveAlerts, pgUUID(f.tenant), pgUUID(f.machine.ID), ended, events, f.at)
+	}
+}
+
+func (f *findingSet) queueAlert(b *pgx.Batch, a finding.Alert) {
+	id := newID(f.at)
+	hiddenBy := suppressor(f.rules, a.Code, a.Reason, &f.machine, f.at)
+	b.Queue(upsertAlert, pgUUID(f.tenant), pgUUID(id), pgUUID(f.machine.ID), a.Code, a.DisplayName, string(a.Severity), string(a.Reason),
+		a.Description, notNil(a.RemediationSteps), pgUUIDPtr(f.verdict), f.at, pgUUIDPtr(hiddenBy), pgUUID(newID(f.at))).
+		QueryRow(func(row pgx.Row) error {
+			var opened bool
+			if err := row.Scan(&opened); err != nil {
+				return err
+			}
+			if opened {
+				f.opened = append(f.opened, id)
+			}
+			return nil
+		})
+}
+
+// without is the codes that are not present, in order, each once.
+func without(codes, present []string) []string {
+	var out []string
+	for _, c := range codes {
+		if !slices.Contains(present, c) && !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func notNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}

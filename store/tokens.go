@@ -1,0 +1,210 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// EnsureTenant makes the tenant and version 1 of its policy "default", where they are missing.
+func (s *Store) EnsureTenant(ctx context.Context, tenant uuid.UUID, now time.Time) error {
+	body, err := json.Marshal(verifier.DefaultPolicy())
+	if err != nil {
+		return fmt.Errorf("default policy: %w", err)
+	}
+	return s.inTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, 'default', $2) ON CONFLICT DO NOTHING`, tenant, now)
+		if err != nil {
+			return fmt.Errorf("make tenant: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return nil
+		}
+		id := newID(now)
+		if _, err := tx.Exec(ctx, `INSERT INTO policies (tenant_id, policy_id, name, current_version, created_at) VALUES ($1, $2, 'default', 1, $3)`, tenant, id, now); err != nil {
+			return fmt.Errorf("make default policy: %w", err)
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO policy_versions (tenant_id, policy_id, version, body, created_by, created_at) VALUES ($1, $2, 1, $3, 'system:', $4)`, tenant, id, body, now); err != nil {
+			return fmt.Errorf("make default policy: %w", err)
+		}
+		return audit(ctx, tx, tenant, now, Actor{Kind: "system"}, "tenant.create", "tenant:"+tenant.String(), nil, nil)
+	})
+}
+
+// CreateAPIToken stores a token by its SHA-256. t.ID is kept where it is set, else made from t.CreatedAt.
+func (s *Store) CreateAPIToken(ctx context.Context, tenant uuid.UUID, t APIToken, hash []byte, actor Actor) error {
+	if t.ID == uuid.Nil {
+		t.ID = newID(t.CreatedAt)
+	}
+	return s.inTx(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO api_tokens (tenant_id, token_id, name, role, token_hash, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			tenant, t.ID, t.Name, string(t.Role), hash, t.ExpiresAt, t.CreatedAt)
+		if isViolation(err, "") {
+			return fmt.Errorf("API token %s: %w", t.ID, ErrConflict)
+		}
+		if err != nil {
+			return fmt.Errorf("make API token: %w", err)
+		}
+		return audit(ctx, tx, tenant, t.CreatedAt, actor, "api_token.create", "api_token:"+t.ID.String(), nil,
+			map[string]any{"name": t.Name, "role": t.Role, "expires_at": t.ExpiresAt})
+	})
+}
+
+const apiTokenColumns = `token_id, name, role, expires_at, created_at, last_used_at`
+
+func scanAPIToken(row pgx.Row, first ...any) (APIToken, error) {
+	var t APIToken
+	err := row.Scan(append(first, &t.ID, &t.Name, &t.Role, &t.ExpiresAt, &t.CreatedAt, &t.LastUsed)...)
+	return t, err
+}
+
+// LookupAPIToken finds the valid token with that SHA-256, and notes its use to the minute. ErrTokenInvalid
+// if there is none or it has expired.
+func (s *Store) LookupAPIToken(ctx context.Context, hash []byte, now time.Time) (tenant uuid.UUID, t APIToken, err error) {
+	t, err = scanAPIToken(s.pool.QueryRow(ctx, `SELECT tenant_id, `+apiTokenColumns+` FROM api_tokens
+		WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2)`, hash, now), &tenant)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, APIToken{}, ErrTokenInvalid
+	}
+	if err != nil {
+		return uuid.Nil, APIToken{}, fmt.Errorf("look up API token: %w", err)
+	}
+	if t.LastUsed == nil || now.Sub(*t.LastUsed) >= time.Minute {
+		if _, err := s.pool.Exec(ctx, `UPDATE api_tokens SET last_used_at = $3 WHERE tenant_id = $1 AND token_id = $2`, tenant, t.ID, now); err != nil {
+			return uuid.Nil, APIToken{}, fmt.Errorf("note the use of API token %s: %w", t.ID, err)
+		}
+		t.LastUsed = &now
+	}
+	return tenant, t, nil
+}
+
+// ListAPITokens lists tokens, newest first, expired ones included.
+func (s *Store) ListAPITokens(ctx context.Context, tenant uuid.UUID, page Page) (items []APIToken, next string, err error) {
+	before, err := page.beforeID("api_tokens")
+	if err != nil {
+		return nil, "", err
+	}
+	rows, _ := s.pool.Query(ctx, `SELECT `+apiTokenColumns+` FROM api_tokens
+		WHERE tenant_id = $1 AND ($2::uuid IS NULL OR token_id < $2) ORDER BY token_id DESC LIMIT $3`, tenant, before, page.limit()+1)
+	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (APIToken, error) { return scanAPIToken(row) })
+	if err != nil {
+		return nil, "", fmt.Errorf("list API tokens: %w", err)
+	}
+	items, next = cut(items, page, "api_tokens", func(t APIToken) []string { return []string{t.ID.String()} })
+	return items, next, nil
+}
+
+// CreateJoinToken stores a join token by its SHA-256. t.ID is kept where it is set, else made from t.CreatedAt.
+func (s *Store) CreateJoinToken(ctx context.Context, tenant uuid.UUID, t JoinToken, hash []byte, actor Actor) error {
+	if t.ID == uuid.Nil {
+		t.ID = newID(t.CreatedAt)
+	}
+	return s.inTx(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO join_tokens (tenant_id, token_id, name, token_hash, uses_left, expires_at, scale_set, labels, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			tenant, t.ID, t.Name, hash, t.UsesLeft, t.ExpiresAt, t.ScaleSet, labelsOrEmpty(t.Labels), t.CreatedAt)
+		if isViolation(err, "") {
+			return fmt.Errorf("join token %s: %w", t.ID, ErrConflict)
+		}
+		if err != nil {
+			return fmt.Errorf("make join token: %w", err)
+		}
+		return audit(ctx, tx, tenant, t.CreatedAt, actor, "join_token.create", "join_token:"+t.ID.String(), nil,
+			map[string]any{"name": t.Name, "uses": t.UsesLeft, "expires_at": t.ExpiresAt, "scale_set": t.ScaleSet, "labels": t.Labels})
+	})
+}
+
+func labelsOrEmpty(l map[string]string) map[string]string {
+	if l == nil {
+		return map[string]string{}
+	}
+	return l
+}
+
+const joinTokenColumns = `token_id, name, uses_left, expires_at, scale_set, labels, created_at`
+
+func scanJoinToken(row pgx.Row, first ...any) (JoinToken, error) {
+	var t JoinToken
+	err := row.Scan(append(first, &t.ID, &t.Name, &t.UsesLeft, &t.ExpiresAt, &t.ScaleSet, &t.Labels, &t.CreatedAt)...)
+	return t, err
+}
+
+// LookupJoinToken finds the usable token with that SHA-256 without taking a use. ErrTokenInvalid if there is
+// none, it has expired, or its uses are taken.
+func (s *Store) LookupJoinToken(ctx context.Context, hash []byte, now time.Time) (tenant uuid.UUID, t JoinToken, err error) {
+	t, err = scanJoinToken(s.pool.QueryRow(ctx, `SELECT tenant_id, `+joinTokenColumns+` FROM join_tokens
+		WHERE token_hash = $1 AND expires_at > $2 AND uses_left > 0`, hash, now), &tenant)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, JoinToken{}, ErrTokenInvalid
+	}
+	if err != nil {
+		return uuid.Nil, JoinToken{}, fmt.Errorf("look up join token: %w", err)
+	}
+	return tenant, t, nil
+}
+
+// ListJoinTokens lists tokens, newest first, expired and used ones included.
+func (s *Store) ListJoinTokens(ctx context.Context, tenant uuid.UUID, page Page) (items []JoinToken, next string, err error) {
+	before, err := page.beforeID("join_tokens")
+	if err != nil {
+		return nil, "", err
+	}
+	rows, _ := s.pool.Query(ctx, `SELECT `+joinTokenColumns+` FROM join_tokens
+		WHERE tenant_id = $1 AND ($2::uuid IS NULL OR token_id < $2) ORDER BY token_id DESC LIMIT $3`, tenant, before, page.limit()+1)
+	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (JoinToken, error) { return scanJoinToken(row) })
+	if err != nil {
+		return nil, "", fmt.Errorf("list join tokens: %w", err)
+	}
+	items, next = cut(items, page, "join_tokens", func(t JoinToken) []string { return []string{t.ID.String()} })
+	return items, next, nil
+}
+
+// ServiceKey returns the newest key of a purpose. Where there is none it makes the first with generate; of
+// replicas that do so at once one wins, and all get its key.
+func (s *Store) ServiceKey(ctx context.Context, tenant uuid.UUID, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+	keys, err := s.ServiceKeys(ctx, tenant, purpose)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		key, err := generate()
+		if err != nil {
+			return nil, fmt.Errorf("generate service key %s: %w", purpose, err)
+		}
+		// The id needs a time, and this method is given none: the database's serves.
+		_, err = s.pool.Exec(ctx, `INSERT INTO service_keys (tenant_id, key_id, purpose, generation, key, created_at)
+			VALUES ($1, gen_random_uuid(), $2, 1, $3, now()) ON CONFLICT ON CONSTRAINT service_keys_generation DO NOTHING`, tenant, purpose, key)
+		if err != nil {
+			return nil, fmt.Errorf("store service key %s: %w", purpose, err)
+		}
+		if keys, err = s.ServiceKeys(ctx, tenant, purpose); err != nil {
+			return nil, err
+		}
+		if len(keys) == 0 {
+			return nil, fmt.Errorf("service key %s: %w", purpose, ErrNotFound)
+		}
+	}
+	return keys[0].Key, nil
+}
+
+// ServiceKeys lists the keys of a purpose, newest first.
+func (s *Store) ServiceKeys(ctx context.Context, tenant uuid.UUID, purpose string) ([]ServiceKeyRow, error) {
+	rows, _ := s.pool.Query(ctx, `SELECT key_id, purpose, key, created_at FROM service_keys
+		WHERE tenant_id = $1 AND purpose = $2 ORDER BY generation DESC`, tenant, purpose)
+	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k ServiceKeyRow, err error) {
+		err = row.Scan(&k.ID, &k.Purpose, &k.Key, &k.CreatedAt)
+		return k, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read service keys %s: %w", purpose, err)
+	}
+	return keys, nil
+}
+

@@ -1,0 +1,402 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
+	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// The errors of this package. Everything else that a method returns is a failure of the database.
+var (
+	ErrNotFound         = errors.New("not found")
+	ErrConflict         = errors.New("conflicts with what is stored")
+	ErrIdentityConflict = errors.New("the machine exists with another EK or AK")
+	ErrNonceUsed        = errors.New("the challenge has been redeemed already, or a later one has")
+	ErrTokenInvalid     = errors.New("the token is unknown, expired or used up")
+	ErrAttemptUsed      = errors.New("the enrolment's one activation attempt has been used")
+	ErrInvalidCursor    = errors.New("the cursor is not one of ours")
+)
+
+// DefaultTenant is the tenant of a single-tenant service. Every method takes the tenant explicitly.
+var DefaultTenant = uuid.MustParse("01900000-0000-7000-8000-000000000001")
+
+// Page asks for part of a list. Cursor is what an earlier answer gave as next cursor (opaque, keyset).
+type Page struct {
+	Limit  int // 1 to 500; 0 means 50
+	Cursor string
+}
+
+// Actor says who changes something, for the audit record: "token:<id>", "machine:<id>", "system".
+type Actor struct {
+	Kind string // admin, reader, join, machine, system
+	ID   string
+	// RemoteAddr and RequestID let an auditor find the request in the logs.
+	RemoteAddr string
+	RequestID  string
+}
+
+// Role is what an API token may do.
+type Role string
+
+// The roles of this version.
+const (
+	RoleAdmin  Role = "admin"
+	RoleReader Role = "reader"
+)
+
+// APIToken is a bearer token of a person or pipeline. Only its SHA-256 is stored.
+type APIToken struct {
+	ID        uuid.UUID
+	Name      string
+	Role      Role
+	ExpiresAt *time.Time
+	CreatedAt time.Time
+	LastUsed  *time.Time
+}
+
+// JoinToken lets agents enrol. ScaleSet and Labels, where given, are forced onto the machines it admits.
+type JoinToken struct {
+	ID        uuid.UUID
+	Name      string
+	UsesLeft  int
+	ExpiresAt time.Time
+	ScaleSet  string
+	Labels    map[string]string
+	CreatedAt time.Time
+}
+
+// Machine is one row of the inventory with what was last known of it.
+type Machine struct {
+	ID           uuid.UUID
+	ExternalID   string // unique in the tenant where not empty
+	Name         string
+	OS           string
+	Platform     string
+	SecurityType string
+	ScaleSet     string
+	Labels       map[string]string
+	Declared     finding.Posture
+	Observed     finding.Posture
+	State        string // "registered" (inventory only), "enrolling", "active"
+	Status       verifier.Status
+	Reason       verifier.Reason
+	Assurance    verifier.Assurance
+	LastVerdict  *uuid.UUID
+	LastSeenAt   *time.Time // last accepted evidence
+	NextDueAt    *time.Time
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+}
+
+// MachineInput is an inventory upsert: by ExternalID where it is given, else a new machine (or the one
+// of the same name that has no external id).
+type MachineInput struct {
+	ExternalID, Name, OS, Platform, SecurityType, ScaleSet string
+	Labels                                                 map[string]string
+	Declared                                               finding.Posture
+}
+
+// MachineFilter narrows ListMachines. Empty fields do not restrict; Label is "key=value" or "key".
+type MachineFilter struct {
+	Name, ScaleSet, Platform, OS, SecurityType, Label, Status string
+	SeenBefore                                                *time.Time
+}
+
+// EnrollmentInput is a checked request to enrol; Public keys are parsed, chains verified by the caller.
+type EnrollmentInput struct {
+	JoinTokenHash []byte // SHA-256 of the bearer token; one use is taken in the same transaction
+	Machine       MachineInput
+	EKPublic      []byte // canonical identity of the EK: DER SubjectPublicKeyInfo; nil if none
+	EKCertificate []byte // DER; nil if none
+	AKPublic      []byte // TPMT_PUBLIC
+	AKName        []byte
+	// Activation: SecretHash is the SHA-256 of the credential's secret, one try until ExpiresAt.
+	// With Proved set there is no activation: the key becomes active at once with Assurance.
+	SecretHash []byte
+	ExpiresAt  time.Time
+	Proved     bool
+	Assurance  verifier.Assurance
+	Evidence   json.RawMessage // what proved it (certificate subjects, fingerprints), for people
+}
+
+// Enrollment is the row of an enrolment in progress or done.
+type Enrollment struct {
+	ID        uuid.UUID
+	MachineID uuid.UUID
+	Status    string // "activation_required", "active", "failed", "expired"
+	AKPublic  []byte
+	AKName    []byte
+	Assurance verifier.Assurance
+	KeyID     uuid.UUID // attestation_keys row once active
+	ExpiresAt time.Time
+}
+
+// AttestationKey is one row of attestation_keys.
+type AttestationKey struct {
+	ID        uuid.UUID
+	MachineID uuid.UUID
+	Public    []byte // TPMT_PUBLIC
+	Name      []byte
+	Assurance verifier.Assurance
+	State     string // "active", "replaced", "revoked"
+	Evidence  json.RawMessage
+	CreatedAt time.Time
+}
+
+// AppraisalInputs is one snapshot of all that the store knows for an appraisal.
+type AppraisalInputs struct {
+	Machine   Machine
+	Key       *AttestationKey // nil: no active key
+	LastClock *tpm.ClockState
+	// LastChallenge is the order key (time and random part) of the last redeemed challenge.
+	LastChallenge []byte
+	LastLog       []byte // SHA-256 of the log of the last genuine verdict; nil if it had none
+	IMAState      *ima.State
+	Policy        verifier.Policy
+	PolicyRef     verifier.VersionRef
+	// Versions are the valid versions (active and in grace, not past ActiveUntil) of every baseline whose selector fits.
+	Versions []BaselineVersion
+	// Learned tells whether the machine already has a learned or captured baseline of its own.
+	HasOwnBaseline bool
+	// CurrentRun is the id of the verdict that an identical judgement extends; nil if none.
+	CurrentRun *uuid.UUID
+}
+
+// Baseline is the head of a baseline: its name and selector.
+type Baseline struct {
+	ID        uuid.UUID
+	Name      string
+	Selector  verifier.Selector
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Versions  []BaselineVersion // newest first; filled by GetBaseline and ListBaselines (reference values left out in lists)
+}
+
+// BaselineVersion is one immutable version.
+type BaselineVersion struct {
+	BaselineID  uuid.UUID
+	Name        string // of the baseline
+	Selector    verifier.Selector
+	Version     int
+	State       string // draft, active, grace, retired
+	ActiveUntil *time.Time
+	Reference   verifier.ReferenceValues
+	Provenance  json.RawMessage
+	Origin      string // "registered", "captured", "learned"
+	CreatedAt   time.Time
+	CreatedBy   string
+}
+
+// PolicyVersion is one version of a named policy.
+type PolicyVersion struct {
+	ID        uuid.UUID // of the policy (stable over versions)
+	Name      string
+	Version   int
+	Policy    verifier.Policy
+	CreatedAt time.Time
+	CreatedBy string
+}
+
+// AppraisalRecord is all that one appraisal changes; RecordAppraisal commits it as one.
+type AppraisalRecord struct {
+	MachineID     uuid.UUID
+	KeyID         uuid.UUID
+	ReceivedAt    time.Time
+	NextDueAt     time.Time
+	ChallengeKey  []byte // order key of the redeemed challenge; nil where the appraisal redeems none (its nonce failed)
+	Appraisal     *verifier.Appraisal
+	Clock         *tpm.ClockState // of the quote, only where genuine
+	Fingerprint   [32]byte        // of the judgement: equal fingerprints in a row extend one verdict
+	EventLog      []byte          // raw; stored once per digest; nil if none or already held
+	EventLogHash  []byte          // SHA-256; nil if none
+	EvidenceType  string          // content type of Evidence
+	Evidence      []byte          // raw body, stored on change
+	IMAState      *ima.State
+	Findings      finding.Result
+	Observed      finding.Posture
+	LearnBaseline *verifier.ReferenceValues // set where the policy learns at first boot
+	Actor         Actor
+}
+
+// Recorded is what RecordAppraisal answers.
+type Recorded struct {
+	VerdictID    uuid.UUID
+	New          bool // a new verdict row; false where a run was extended
+	Count        int64
+	OpenedAlerts []uuid.UUID
+}
+
+// Verdict is one run of identical judgements.
+type Verdict struct {
+	ID           uuid.UUID
+	MachineID    uuid.UUID
+	MachineName  string
+	FirstAt      time.Time
+	LastAt       time.Time
+	Count        int64
+	Appraisal    verifier.Appraisal // Checks, Deviations, Claims, Baseline, Policy as stored
+	EventLogHash []byte
+	KeyID        uuid.UUID
+}
+
+// VerdictFilter narrows ListVerdicts.
+type VerdictFilter struct {
+	MachineID      *uuid.UUID
+	Status, Reason string
+	Since, Until   *time.Time
+}
+
+// StoredEvidence is the raw evidence behind a verdict.
+type StoredEvidence struct {
+	ContentType  string
+	Body         []byte
+	EventLogHash []byte
+}
+
+// Assessment is the current state of one code of one machine.
+type Assessment struct {
+	finding.Assessment
+	MachineID        uuid.UUID
+	MachineName      string
+	FirstEvaluatedAt time.Time
+	StatusChangedAt  time.Time
+	EvaluatedAt      time.Time
+}
+
+// AssessmentFilter narrows ListAssessments.
+type AssessmentFilter struct {
+	MachineID                        *uuid.UUID
+	Code, Status, ScaleSet, Severity string
+}
+
+// Recommendation is one row of recommendations.
+type Recommendation struct {
+	finding.Recommendation
+	ID          uuid.UUID
+	MachineID   uuid.UUID
+	MachineName string
+	Status      string // active, resolved, exempt
+	FirstSeenAt time.Time
+	LastSeenAt  time.Time
+	Exemption   *Exemption
+}
+
+// Exemption is why a recommendation does not count.
+type Exemption struct {
+	Reason    string // waiver, mitigated
+	Comment   string
+	ExpiresAt *time.Time
+	CreatedBy string
+	CreatedAt time.Time
+}
+
+// RecommendationFilter narrows ListRecommendations.
+type RecommendationFilter struct {
+	MachineID                        *uuid.UUID
+	Code, Status, Severity, ScaleSet string
+}
+
+// Alert is one row of alerts. One alert per machine and code is open (active or in_progress) at a time;
+// a repetition counts up.
+type Alert struct {
+	finding.Alert
+	ID           uuid.UUID
+	MachineID    uuid.UUID
+	MachineName  string
+	ScaleSet     string
+	VerdictID    uuid.UUID // of the last occurrence
+	Status       string    // active, in_progress, dismissed, resolved
+	FirstSeenAt  time.Time
+	LastSeenAt   time.Time
+	Count        int64
+	SuppressedBy *uuid.UUID // suppression rule that hides it
+	UpdatedAt    time.Time
+}
+
+// AlertFilter narrows ListAlerts. Suppressed alerts are left out unless IncludeSuppressed.
+type AlertFilter struct {
+	MachineID                                *uuid.UUID
+	Code, Status, Severity, Reason, ScaleSet string
+	IncludeSuppressed                        bool
+}
+
+// SuppressionRule hides alerts of a scope.
+type SuppressionRule struct {
+	ID        uuid.UUID
+	AlertCode string // a code, or "*"
+	Reason    string
+	Comment   string
+	ExpiresAt *time.Time
+	State     string // enabled, disabled, expired (expired is computed from ExpiresAt)
+	Scope     SuppressionScope
+	CreatedBy string
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// SuppressionScope is the condition of a rule: all must hold; an empty list is every machine.
+type SuppressionScope struct {
+	AllOf []SuppressionCondition `json:"all_of"`
+}
+
+// SuppressionCondition compares one field (machine.name, machine.scale_set, machine.labels.X, alert.reason).
+type SuppressionCondition struct {
+	Field    string   `json:"field"`
+	In       []string `json:"in,omitempty"`
+	Contains string   `json:"contains,omitempty"`
+}
+
+// TrustAnchor is a root or intermediate that the tenant trusts for a purpose.
+type TrustAnchor struct {
+	ID           uuid.UUID
+	Name         string
+	Purpose      string // ek, ak, snp, tdx, reference_values
+	Certificates []TrustCertificate
+	CreatedBy    string
+	CreatedAt    time.Time
+}
+
+// TrustCertificate is one certificate of an anchor.
+type TrustCertificate struct {
+	DER         []byte
+	Subject     string
+	Fingerprint string // sha256 hex
+	NotAfter    time.Time
+}
+
+// Overview is the fleet in numbers.
+type Overview struct {
+	Machines               int64
+	MachinesByStatus       map[string]int64 // verdict status; "unattested" for machines without a verdict
+	MachinesByPlatform     map[string]int64
+	OpenAlertsBySeverity   map[string]int64 // active and in_progress, not suppressed
+	OpenAlertsByReason     map[string]int64
+	SuppressedAlerts       int64
+	RecommendationsByCode  map[string]int64 // active
+	RecommendationsBySev   map[string]int64
+	AssessmentsByStatus    map[string]int64 // guest_attestation_healthy
+	OldestAttestation      *time.Time       // least recent last_seen_at of active machines
+	OldestAttestationOwner *uuid.UUID
+}
+
+// IdempotentResponse is a stored answer to a write that carried an Idempotency-Key.
+type IdempotentResponse struct {
+	Status      int
+	ContentType string
+	Body        []byte
+}
+
+// ServiceKeyRow is one key of the service, newest first in ServiceKeys: the first signs, all verify.
+type ServiceKeyRow struct {
+	ID        uuid.UUID
+	Purpose   string
+	Key       []byte
+	CreatedAt time.Time
+}

@@ -1,0 +1,127 @@
+// Package ear turns an appraisal into an EAT Attestation Result (EAR), the form in which relying
+// parties of the RATS world read a verifier's judgement.
+//
+// The claims are those of draft-fv-rats-ear-05 (adopted as draft-ietf-rats-ear-00) in its JSON
+// serialisation, section 3.2, which is what the published EAR libraries read: dotted names, profile
+// "tag:github.com,2023:veraison/ear". Since draft-ietf-rats-ear-03 the claims have underscores instead
+// of dots, under another profile, so a relying party can tell the two apart by eat_profile alone. The
+// trustworthiness vector is that of draft-ietf-rats-ar4si-08, section 2.3.
+//
+// The package is pure: it signs nothing and reads no clock. server/token signs.
+package ear
+
+import (
+	"encoding/base64"
+	"strconv"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// Profile is the EAT profile that every result states (draft-fv-rats-ear-05, section 3).
+const Profile = "tag:github.com,2023:veraison/ear"
+
+// Developer names the maker of this verifier in ear.verifier-id.
+const Developer = "https://github.com/assay-verifier/assay"
+
+// Submodule is the label of the one attester that a result is about: the machine.
+const Submodule = "machine"
+
+// Claims is the claims set of one result. Times are seconds since 1970.
+type Claims struct {
+	Profile    string            `json:"eat_profile"`
+	Issuer     string            `json:"iss,omitempty"`
+	Subject    string            `json:"sub"` // machine id
+	ID         string            `json:"jti"` // verdict id
+	IssuedAt   int64             `json:"iat"`
+	Expires    int64             `json:"exp"`
+	Nonce      string            `json:"eat_nonce,omitempty"` // base64url of the quote's nonce
+	VerifierID VerifierID        `json:"ear.verifier-id"`
+	Submods    map[string]Submod `json:"submods"`
+}
+
+// VerifierID says which software judged (draft-ietf-rats-ar4si, section 2.2.2).
+type VerifierID struct {
+	Build     string `json:"build"`
+	Developer string `json:"developer"`
+}
+
+// Submod is the appraisal of one attester.
+type Submod struct {
+	Status   string `json:"ear.status"` // affirming, warning, contraindicated, none
+	Vector   Vector `json:"ear.trustworthiness-vector"`
+	PolicyID string `json:"ear.appraisal-policy-id,omitempty"`
+}
+
+// Vector is the AR4SI trustworthiness vector as far as measured boot speaks to it. Zero makes no
+// claim and is left out. 2 to 31 affirm, 32 to 95 warn, 96 to 127 contraindicate.
+type Vector struct {
+	InstanceIdentity int8 `json:"instance-identity,omitempty"`
+	Configuration    int8 `json:"configuration,omitempty"`
+	Executables      int8 `json:"executables,omitempty"`
+	Hardware         int8 `json:"hardware,omitempty"`
+}
+
+// The values of the vector that are used here (draft-ietf-rats-ar4si-08, section 2.3.4).
+const (
+	noClaim int8 = 0
+
+	identityTrustworthy    int8 = 2  // recognised, and not known to be compromised
+	identityUnproven       int8 = 32 // warning tier: the key is plausible, nothing proves it
+	identityNotRecognised  int8 = 97
+	configurationApproved  int8 = 2  // known and approved
+	configurationNotShown  int8 = 36 // elements relevant to security are unavailable to the verifier
+	configurationUnsafe    int8 = 96 // exposes unacceptable vulnerabilities
+	executablesApproved    int8 = 2  // approved ones only, during and after boot
+	executablesApprovedNow int8 = 3  // approved ones only, during boot
+	executablesUnknown     int8 = 33 // includes some that are not recognised
+	executablesRefused     int8 = 96
+	hardwareGenuine        int8 = 2
+	hardwareUnproven       int8 = 32
+	hardwareNotGenuine     int8 = 96
+	cryptographyFailed     int8 = 99 // cryptographic validation of the evidence has failed
+)
+
+// Context is what a result says beside the judgement itself.
+type Context struct {
+	VerdictID string
+	MachineID string
+	Issuer    string // URL of this verifier; left out when empty
+	Build     string // software and version, e.g. "assay 1.0.0"
+	Nonce     []byte // of the quote, only where this verifier made it for this machine
+	IssuedAt  time.Time
+	Lifetime  time.Duration // keep it near the attestation interval: a result is about a moment
+}
+
+// From builds the claims set of an appraisal. Its status is the appraisal's, or worse where the vector
+// is worse (draft-fv-rats-ear-05, section 3.1), and never better. A nil appraisal gives status none.
+func From(a *verifier.Appraisal, c Context) Claims {
+	out := Claims{
+		Profile:    Profile,
+		Issuer:     c.Issuer,
+		Subject:    c.MachineID,
+		ID:         c.VerdictID,
+		IssuedAt:   c.IssuedAt.Unix(),
+		Expires:    c.IssuedAt.Add(c.Lifetime).Unix(),
+		VerifierID: VerifierID{Build: c.Build, Developer: Developer},
+	}
+	if len(c.Nonce) > 0 {
+		out.Nonce = base64.RawURLEncoding.EncodeToString(c.Nonce)
+	}
+	submod := Submod{Status: verifier.None.String()}
+	if a != nil {
+		submod.Vector = vector(a)
+		submod.Status = worse(a.Status, tier(submod.Vector)).String()
+		submod.PolicyID = policyURN(a.Policy)
+	}
+	out.Submods = map[string]Submod{Submodule: submod}
+	return out
+}
+
+// policyURN identifies the version of the policy that judged: "urn:uuid:<id>#<version>".
+func policyURN(p verifier.VersionRef) string {
+	if p.ID == "" {
+		return ""
+	}
+	return "urn:uuid:" + p.ID + "#" + strconv.Itoa(p.Version)
+}

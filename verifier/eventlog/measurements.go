@@ -1,0 +1,82 @@
+package eventlog
+
+import (
+	"sync"
+
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// Measurements is what a replay proved. Only Replay makes it. The zero value proves nothing.
+type Measurements struct {
+	log   *Log
+	view  *view // nil: nothing was proved
+	empty bool
+}
+
+// viewKey names a set of proven PCRs: of which segment, and for each PCR the banks (bit i is the
+// segment's i-th algorithm) in which it replayed.
+type viewKey struct {
+	segment int
+	proven  [tpm.NumPCRs]uint16
+}
+
+// view is the decoded log as far as a set of PCRs proves it. It is immutable but for its claims, which
+// are made once.
+type view struct {
+	key          viewKey
+	events       []Event
+	contradicted []int
+
+	claimsOnce sync.Once
+	claims     *Claims
+}
+
+// view decodes the events that the key proves, or finds them decoded.
+func (l *Log) view(key viewKey) *view {
+	if v := l.proven.Load(); v != nil && v.key == key {
+		return v
+	}
+	v := &view{key: key}
+	v.events, v.contradicted = l.decode(&l.segments[key.segment], &key.proven)
+	l.proven.Store(v)
+	return v
+}
+
+// Empty tells whether there was no log at all: what only a log can tell is then unknown.
+func (m *Measurements) Empty() bool { return m.empty }
+
+// Verified tells whether PCR index replayed, in at least one bank.
+func (m *Measurements) Verified(index int) bool {
+	return m.view != nil && index >= 0 && index < tpm.NumPCRs && m.view.key.proven[index] != 0
+}
+
+// Banks lists the banks in which at least one PCR replayed.
+func (m *Measurements) Banks() []tpm.HashAlg {
+	if m.view == nil {
+		return nil
+	}
+	var all uint16
+	for _, banks := range m.view.key.proven {
+		all |= banks
+	}
+	var out []tpm.HashAlg
+	for i, a := range m.log.segments[m.view.key.segment].algorithms {
+		if all&(1<<i) != 0 {
+			out = append(out, a.id)
+		}
+	}
+	return out
+}
+
+// Events lists, in the order of the log, the events that extended a PCR which replayed. An event has
+// only the digests of banks that replayed, and Covered is judged by those alone. The slice is shared:
+// it must not be changed.
+func (m *Measurements) Events() []Event {
+	if m.view == nil {
+		return nil
+	}
+	return m.view.events
+}
+
+// Log is the log that was replayed, nil if there was none.
+func (m *Measurements) Log() *Log { return m.log }

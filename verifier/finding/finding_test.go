@@ -1,0 +1,277 @@
+package finding
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// specimen is one file of testdata; its README tells what the fields mean.
+type specimen struct {
+	Story   string `json:"story"`
+	Machine struct {
+		Name         string            `json:"name"`
+		OS           string            `json:"os"`
+		Platform     string            `json:"platform"`
+		SecurityType string            `json:"security_type"`
+		ScaleSet     string            `json:"scale_set"`
+		Labels       map[string]string `json:"labels"`
+		Declared     Posture           `json:"declared"`
+		Observed     Posture           `json:"observed"`
+		Enrolled     bool              `json:"enrolled"`
+	} `json:"machine"`
+	Policy         json.RawMessage     `json:"policy"`
+	Genuine        bool                `json:"genuine"`
+	Appraisal      *verifier.Appraisal `json:"appraisal"`
+	RefusedModules []string            `json:"refused_modules"`
+	Expect         expectation         `json:"expect"`
+}
+
+type expectation struct {
+	Assessment *struct {
+		Status AssessmentStatus `json:"status"`
+		Cause  string           `json:"cause"`
+	} `json:"assessment"`
+	Recommended *bool `json:"recommended"`
+	Alert       *struct {
+		Reason verifier.Reason `json:"reason"`
+	} `json:"alert"`
+	Cleared      bool     `json:"cleared"`
+	Contains     []string `json:"contains"`
+	StepsContain []string `json:"steps_contain"`
+	StepsLack    []string `json:"steps_lack"`
+}
+
+func (s *specimen) input(t *testing.T) Input {
+	t.Helper()
+	policy := verifier.DefaultPolicy()
+	if s.Policy != nil {
+		if err := json.Unmarshal(s.Policy, &policy); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Appraisal != nil {
+		s.Appraisal.Genuine = s.Genuine
+	}
+	m := s.Machine
+	return Input{
+		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
+			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled},
+		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules,
+		Now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+	}
+}
+
+// found is what a result says under one code.
+type found struct {
+	assessment       *Assessment
+	recommendation   *Recommendation
+	alert            *Alert
+	recommendDecided bool
+	alertDecided     bool
+}
+
+func (f *found) descriptions() string {
+	var parts []string
+	if f.assessment != nil {
+		parts = append(parts, f.assessment.Description)
+	}
+	if f.recommendation != nil {
+		parts = append(parts, f.recommendation.Description)
+	}
+	if f.alert != nil {
+		parts = append(parts, f.alert.Description)
+	}
+	return strings.Join(parts, "\n")
+}
+
+func (f *found) steps() string {
+	switch {
+	case f.alert != nil:
+		return strings.Join(f.alert.RemediationSteps, "\n")
+	case f.recommendation != nil:
+		return strings.Join(f.recommendation.RemediationSteps, "\n")
+	}
+	return ""
+}
+
+func under(code string, r Result) found {
+	f := found{recommendDecided: slices.Contains(r.EvaluatedRecommendations, code), alertDecided: slices.Contains(r.EvaluatedAlerts, code)}
+	for i := range r.Assessments {
+		if r.Assessments[i].Code == code {
+			f.assessment = &r.Assessments[i]
+		}
+	}
+	for i := range r.Recommendations {
+		if r.Recommendations[i].Code == code {
+			f.recommendation = &r.Recommendations[i]
+		}
+	}
+	for i := range r.Alerts {
+		if r.Alerts[i].Code == code {
+			f.alert = &r.Alerts[i]
+		}
+	}
+	return f
+}
+
+// Every rule has a folder with a machine that passes and one that fails, and does as they say.
+func TestSpecimens(t *testing.T) {
+	for _, rule := range Rules {
+		for _, kind := range []string{"pass", "fail"} {
+			files, err := filepath.Glob(filepath.Join("testdata", rule.Code, kind+"*.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(files) == 0 {
+				t.Errorf("rule %s has no specimen that %ses", rule.Code, kind)
+			}
+			for _, file := range files {
+				t.Run(rule.Code+"/"+strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) { testSpecimen(t, rule, kind, file) })
+			}
+		}
+	}
+	// A folder without a rule would be a test that never runs.
+	folders, err := os.ReadDir("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range folders {
+		if f.IsDir() && !slices.ContainsFunc(Rules, func(r *Rule) bool { return r.Code == f.Name() }) {
+			t.Errorf("testdata/%s belongs to no rule", f.Name())
+		}
+	}
+}
+
+func testSpecimen(t *testing.T, rule *Rule, kind, file string) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s specimen
+	dec := json.NewDecoder(strings.NewReader(string(raw)))
+	if err := dec.Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	result := Derive(s.input(t))
+	got, want := under(rule.Code, result), s.Expect
+	if bad := got.alert != nil || got.recommendation != nil || (got.assessment != nil && got.assessment.Status == Unhealthy); bad != (kind == "fail") {
+		t.Errorf("%s: the rule says %+v", s.Story, got)
+	}
+	switch {
+	case want.Assessment == nil && got.assessment != nil:
+		t.Errorf("states an assessment: %+v", *got.assessment)
+	case want.Assessment != nil && got.assessment == nil:
+		t.Error("states no assessment")
+	case want.Assessment != nil && (got.assessment.Status != want.Assessment.Status || got.assessment.Cause != want.Assessment.Cause):
+		t.Errorf("assessment %s %q, want %s %q", got.assessment.Status, got.assessment.Cause, want.Assessment.Status, want.Assessment.Cause)
+	}
+	if want.Assessment != nil {
+		switch {
+		case want.Recommended == nil && got.recommendDecided:
+			t.Error("decides on a recommendation where nothing is known")
+		case want.Recommended != nil && (!got.recommendDecided || (got.recommendation != nil) != *want.Recommended):
+			t.Errorf("recommendation raised: %t, decided: %t; want raised: %t", got.recommendation != nil, got.recommendDecided, *want.Recommended)
+		}
+	}
+	switch {
+	case want.Alert != nil && got.alert == nil:
+		t.Error("raises no alert")
+	case want.Alert != nil && got.alert.Reason != want.Alert.Reason:
+		t.Errorf("alert reason %q, want %q", got.alert.Reason, want.Alert.Reason)
+	case want.Alert == nil && got.alertDecided != want.Cleared:
+		t.Errorf("alert cleared: %t, want %t", got.alertDecided, want.Cleared)
+	}
+	for _, text := range want.Contains {
+		if !strings.Contains(got.descriptions(), text) {
+			t.Errorf("the description lacks %q:\n%s", text, got.descriptions())
+		}
+	}
+	for _, text := range want.StepsContain {
+		if !strings.Contains(got.steps(), text) {
+			t.Errorf("the steps lack %q:\n%s", text, got.steps())
+		}
+	}
+	for _, text := range want.StepsLack {
+		if strings.Contains(got.steps(), text) {
+			t.Errorf("the steps of another system are listed (%q):\n%s", text, got.steps())
+		}
+	}
+}
+
+// Severities and titles are those of the reference behaviour (R1 to R7).
+func TestRuleMetadata(t *testing.T) {
+	severities := map[string]Severity{
+		"secure_boot_enabled": Low, "vtpm_enabled": Low, "guest_attestation_installed": Low, "guest_attestation_healthy": Medium,
+		"attestation_failed": Medium, "trusted_boot_components": Low, "kernel_module_signatures": Low, "kernel_module_refused": Low,
+	}
+	titles := map[string]string{
+		"secure_boot_enabled":         "Secure Boot should be enabled on supported Windows/Linux virtual machines",
+		"guest_attestation_installed": "Guest attestation agent should be installed on supported Windows/Linux virtual machines",
+		"guest_attestation_healthy":   "Guest attestation status should be healthy",
+		"attestation_failed":          "Attestation failed for your virtual machine",
+	}
+	seen := map[string]bool{}
+	for _, r := range Rules {
+		if seen[r.Code] {
+			t.Errorf("rule %s is listed twice", r.Code)
+		}
+		seen[r.Code] = true
+		if r.Severity != severities[r.Code] {
+			t.Errorf("rule %s: severity %s, want %s", r.Code, r.Severity, severities[r.Code])
+		}
+		if title, fixed := titles[r.Code]; fixed && r.Title != title {
+			t.Errorf("rule %s: title %q, want %q", r.Code, r.Title, title)
+		}
+		if r.Title == "" || r.Citation == "" || len(r.steps(&Input{})) == 0 {
+			t.Errorf("rule %s lacks a title, a citation or steps", r.Code)
+		}
+	}
+	if len(seen) != len(severities) {
+		t.Errorf("%d rules, want %d", len(seen), len(severities))
+	}
+}
+
+// A long list of deviations stays a readable description; the verdict has all of them.
+func TestDescriptionsAreBounded(t *testing.T) {
+	a := &verifier.Appraisal{Status: verifier.Contraindicated, Reason: verifier.BaselineDeviation, Genuine: true}
+	for range 5000 {
+		a.Deviations = append(a.Deviations, verifier.Deviation{PCR: 10, Kind: verifier.Added, Component: "ima", Description: "a file"})
+	}
+	text := explain(&Input{}, a)
+	if len(text) > 4000 || !strings.Contains(text, "and 4980 more") {
+		t.Errorf("%d bytes: %.200s", len(text), text)
+	}
+}
+
+// Modules count as refused only where the evidence proves enforcement, and only plain .ko files.
+func TestRefusedModules(t *testing.T) {
+	line := "ro module.sig_enforce=1"
+	a := &verifier.Appraisal{Genuine: true}
+	if err := json.Unmarshal([]byte(`{"kernel_cmdline":"ro module.sig_enforce=1"}`), &a.Claims); err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{"/m/a.ko", "/m/b.ko.xz", "/bin/sh"}
+	if got := RefusedModules(a, paths); !slices.Equal(got, []string{"/m/a.ko"}) {
+		t.Errorf("with %q: %v", line, got)
+	}
+	a.Genuine = false
+	if got := RefusedModules(a, paths); got != nil {
+		t.Errorf("evidence that is not genuine: %v", got)
+	}
+}
+
+func BenchmarkDerive(b *testing.B) {
+	in := Input{Machine: Machine{Name: "web-1", OS: "linux", Enrolled: true}, Policy: verifier.DefaultPolicy(),
+		Appraisal: &verifier.Appraisal{Status: verifier.Affirming, Genuine: true, Checks: []verifier.Check{{Code: verifier.CheckBaselineMatch, Status: verifier.Pass}}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		Derive(in)
+	}
+}

@@ -1,0 +1,32 @@
+package finding
+
+import (
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// R3: guest attestation status should be healthy. It is issued once attestation is running, that is with
+// every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
+// says what the others lack.
+var guestAttestationHealthy = &Rule{
+	Code:     "guest_attestation_healthy",
+	Title:    "Guest attestation status should be healthy",
+	Severity: Medium,
+	Citation: "RFC 9334, section 8.4 (Attestation Results); draft-ietf-rats-ar4si, section 2.3.2",
+	Steps:    attestationSteps,
+	evaluate: func(r *Rule, in *Input, out *Result) {
+		a := in.Appraisal
+		if a == nil {
+			return
+		}
+		switch a.Status {
+		case verifier.Affirming:
+			r.assess(out, Healthy, "attested", "The last evidence is genuine and as expected.")
+		case verifier.Contraindicated:
+			r.assess(out, Unhealthy, string(a.Reason), explain(in, a))
+		case verifier.Warning:
+			r.assess(out, Unhealthy, "warning", "The last evidence is genuine, but something about it needs a look: "+listChecks(a, verifier.Warn, verifier.Skipped))
+		default:
+			r.assess(out, NotApplicable, "nothing_appraised", "The evidence is genuine, but there is nothing to judge it by: no boot log, no baseline, and Secure Boot is not required.")
+		}
+	},
+}

@@ -1,0 +1,31 @@
+package finding
+
+// R7: the virtual TPM should be enabled. Without it there is nothing to attest with.
+var vtpmEnabled = &Rule{
+	Code:     "vtpm_enabled",
+	Title:    "vTPM should be enabled on supported virtual machines",
+	Severity: Low,
+	Citation: "TCG PC Client Platform TPM Profile 1.05, section 1; RFC 9334, section 3.1",
+	Steps: map[string][]string{
+		"": {
+			"Shut the machine down and turn the virtual TPM on in its settings (on hardware: turn the TPM on in the firmware setup).",
+			"Start the machine and enrol the attestation agent.",
+		},
+		"linux":   {"On Linux, check that /dev/tpmrm0 exists."},
+		"windows": {"On Windows, check with `Get-Tpm` in an elevated PowerShell: TpmPresent and TpmReady must be True."},
+	},
+	evaluate: func(r *Rule, in *Input, out *Result) {
+		on := in.vtpm()
+		switch {
+		case on == nil:
+			r.assess(out, NotApplicable, "unknown", "Neither attestation nor the inventory tells whether the machine has a TPM.")
+		case *on:
+			r.assess(out, Healthy, "vtpm_on", "The TPM is on.")
+			r.settle(out)
+		default:
+			text := in.name() + " has no TPM that is on" + sourceOf(in.Machine.Observed.VTPM) + ", so nothing can attest what it boots."
+			r.assess(out, Unhealthy, "vtpm_off", text)
+			r.recommend(in, out, text)
+		}
+	},
+}

@@ -1,0 +1,515 @@
+package verifier
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// measured is what one piece of evidence proves, as matching needs it.
+type measured struct {
+	quote  *tpm.VerifiedQuote
+	log    *eventlog.Measurements // nil: no log, or it did not replay at all
+	claims *Claims
+}
+
+// match compares what was measured with the reference values: no deviation means that all of it is as
+// expected.
+//
+// A PCR that the reference names matches by value, in every quoted bank that the reference has values
+// for; or else by its events, each of which must be allowed by digest. Event types take no part: no
+// digest covers them. Events that name the machine and not its software are passed over, where covered
+// data proves that they do.
+func (r *Reference) match(m measured) []Deviation {
+	var out []Deviation
+	byValue := uint32(0) // PCRs that matched by value
+	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
+		if !r.Judges(pcr) {
+			continue
+		}
+		if r.matchValue(m.quote, pcr) {
+			byValue |= 1 << uint(pcr)
+			continue
+		}
+		out = append(out, r.matchEvents(m, pcr)...)
+	}
+	return append(out, r.matchClaims(m, byValue, out)...)
+}
+
+// matchValue is true where the reference lists values of the PCR in at least one quoted bank and the
+// quoted value is among them in each such bank.
+func (r *Reference) matchValue(q *tpm.VerifiedQuote, pcr int) bool {
+	found := false
+	for _, alg := range q.Banks() {
+		table := r.pcrs[alg]
+		if table == nil || len(table[pcr]) == 0 {
+			continue
+		}
+		value, quoted := q.PCR(alg, pcr)
+		if !quoted {
+			continue
+		}
+		if !containsDigest(table[pcr], value) {
+			return false
+		}
+		found = true
+	}
+	return found
+}
+
+func containsDigest(set [][]byte, digest []byte) bool {
+	for _, d := range set {
+		if bytes.Equal(d, digest) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Reference) matchEvents(m measured, pcr int) []Deviation {
+	alg, value, quoted := strongestQuoted(m.quote, pcr)
+	if !quoted {
+		return []Deviation{{PCR: pcr, Kind: Removed, Component: pcrComponent(pcr), Expected: r.expectedValues(0, pcr),
+			Description: fmt.Sprintf("PCR %d (%s) is in the baseline but was not quoted", pcr, pcrMeaning(pcr))}}
+	}
+	alg, comparable := r.comparableBank(m.quote, pcr, alg)
+	if comparable {
+		value, _ = m.quote.PCR(alg, pcr)
+	}
+	if !comparable {
+		return []Deviation{r.valueDeviation(alg, pcr, value, fmt.Sprintf("cannot be compared: the baseline has no reference values for the quoted bank %s", alg))}
+	}
+	if !explains(m.log, alg, pcr) {
+		return []Deviation{r.valueDeviation(alg, pcr, value, "has another value than the baseline, and no event log explains which event changed")}
+	}
+	if !r.hasEvents(alg, pcr) && !r.expectsReset(alg, pcr) {
+		return []Deviation{r.valueDeviation(alg, pcr, value, "has another value than the baseline, which lists no events for it")}
+	}
+	return r.diffEvents(m.log.Events(), alg, pcr)
+}
+
+// explains tells whether the log replayed to the PCR in the bank, so that its events are proven.
+func explains(m *eventlog.Measurements, alg tpm.HashAlg, pcr int) bool {
+	return m != nil && m.Verified(pcr) && slices.Contains(m.Banks(), alg)
+}
+
+func strongestQuoted(q *tpm.VerifiedQuote, pcr int) (alg tpm.HashAlg, value []byte, ok bool) {
+	for _, a := range q.Banks() {
+		if v, quoted := q.PCR(a, pcr); quoted && (!ok || a.Size() > alg.Size()) {
+			alg, value, ok = a, v, true
+		}
+	}
+	return alg, value, ok
+}
+
+// comparableBank picks the quoted bank that the reference can judge the PCR in: the strongest with
+// event digests, else the strongest with values, else none (preferred is returned with false).
+func (r *Reference) comparableBank(q *tpm.VerifiedQuote, pcr int, preferred tpm.HashAlg) (tpm.HashAlg, bool) {
+	best, rank := preferred, 0
+	for _, alg := range q.Banks() {
+		if _, quoted := q.PCR(alg, pcr); !quoted {
+			continue
+		}
+		score := 0
+		if table := r.pcrs[alg]; table != nil && len(table[pcr]) > 0 {
+			score = alg.Size()
+		}
+		if r.hasEvents(alg, pcr) {
+			score = 1000 + alg.Size()
+		}
+		if score > rank {
+			best, rank = alg, score
+		}
+	}
+	return best, rank > 0
+}
+
+func (r *Reference) hasEvents(alg tpm.HashAlg, pcr int) bool {
+	for i := range r.events[pcr] {
+		if len(r.events[pcr][i].digests[alg]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Reference) expectedValues(alg tpm.HashAlg, pcr int) []string {
+	out := []string{}
+	for a, table := range r.pcrs {
+		if alg != 0 && a != alg {
+			continue
+		}
+		for _, v := range table[pcr] {
+			out = append(out, hex.EncodeToString(v))
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+func (r *Reference) valueDeviation(alg tpm.HashAlg, pcr int, value []byte, why string) Deviation {
+	return Deviation{PCR: pcr, Kind: Changed, Component: pcrComponent(pcr), Bank: alg.String(),
+		Expected: r.expectedValues(alg, pcr), Actual: hex.EncodeToString(value),
+		Description: fmt.Sprintf("PCR %d (%s) %s", pcr, pcrMeaning(pcr), why)}
+}
+
+// expectsReset tells whether the reference knows the PCR only as never extended, so that every event in
+// it is one too many.
+func (r *Reference) expectsReset(alg tpm.HashAlg, pcr int) bool {
+	table := r.pcrs[alg]
+	if table == nil || len(table[pcr]) == 0 {
+		return false
+	}
+	for _, value := range table[pcr] {
+		if strings.Trim(string(value), "\x00") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// diffEvents compares the PCR's events with the reference events of one bank.
+func (r *Reference) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int) []Deviation {
+	refs := r.events[pcr]
+	present := make([]bool, len(refs))
+	matched := false
+	lenient := !anyRequired(refs) // a list made by hand names software only; a captured one names every event
+	var strangers []observedEvent
+	for i := range events {
+		e := &events[i]
+		if e.PCR != pcr || !e.Extended {
+			continue
+		}
+		digest := eventDigest(e, alg)
+		allowed := false
+		for j := range refs {
+			if containsDigest(refs[j].digests[alg], digest) {
+				allowed, present[j] = true, true
+			}
+		}
+		matched = matched || allowed
+		if !allowed && !e.MachineSpecific && !(lenient && namesNoSoftware(e)) {
+			strangers = append(strangers, observedEvent{component: e.Component, typ: e.Type.String(), key: e.Key, description: e.Description, digest: digest})
+		}
+	}
+	if !matched && len(strangers) == 0 && lenient {
+		// Nothing that the reference names was measured. "Each of no events is allowed" must not pass.
+		return []Deviation{{PCR: pcr, Kind: Removed, Component: pcrComponent(pcr), Bank: alg.String(), Expected: r.expectedValues(alg, pcr),
+			Description: fmt.Sprintf("PCR %d (%s) holds none of the events that the baseline expects", pcr, pcrMeaning(pcr))}}
+	}
+	var missing []*referenceEvent
+	for j := range refs {
+		if refs[j].source.Required && !present[j] && len(refs[j].digests[alg]) > 0 {
+			missing = append(missing, &refs[j])
+		}
+	}
+	return pairDeviations(strangers, missing, refs, alg, pcr)
+}
+
+// namesNoSoftware is true for separators and firmware actions whose digest is that of their fixed text.
+func namesNoSoftware(e *eventlog.Event) bool {
+	return e.Covered && (e.Component == eventlog.ComponentSeparator || e.Component == eventlog.ComponentAction)
+}
+
+// observedEvent is an event that the reference does not allow.
+type observedEvent struct {
+	component             eventlog.Component
+	typ, key, description string
+	digest                []byte
+}
+
+// pairDeviations tells changes from additions and removals: first by the events' keys, then, within
+// what is left, by component and type in order of appearance.
+func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []referenceEvent, alg tpm.HashAlg, pcr int) []Deviation {
+	partner := make([]*referenceEvent, len(strangers))
+	taken := make([]bool, len(missing))
+	pair := func(same func(*observedEvent, *ReferenceEvent) bool) {
+		for i := range strangers {
+			for j, ref := range missing {
+				if partner[i] == nil && !taken[j] && same(&strangers[i], ref.source) {
+					partner[i], taken[j] = ref, true
+				}
+			}
+		}
+	}
+	pair(func(e *observedEvent, ref *ReferenceEvent) bool { return e.key != "" && e.key == ref.Key })
+	pair(func(e *observedEvent, ref *ReferenceEvent) bool {
+		return (e.key == "" || ref.Key == "") && string(e.component) == ref.Component && e.typ == ref.Type
+	})
+
+	out := make([]Deviation, 0, len(strangers)+len(missing))
+	for i := range strangers {
+		out = append(out, strangerDeviation(&strangers[i], partner[i], all, alg, pcr))
+	}
+	for j, ref := range missing {
+		if taken[j] {
+			continue
+		}
+		component := eventlog.Component(ref.source.Component)
+		if component == "" {
+			component = pcrComponent(pcr)
+		}
+		out = append(out, Deviation{PCR: pcr, Kind: Removed, Component: component, EventType: ref.source.Type, Bank: alg.String(),
+			Expected: hexDigests(ref.digests[alg]), Description: sentence(component, "no longer measured", ref.source.Description)})
+	}
+	return out
+}
+
+func strangerDeviation(e *observedEvent, before *referenceEvent, all []referenceEvent, alg tpm.HashAlg, pcr int) Deviation {
+	d := Deviation{PCR: pcr, Kind: Added, Component: e.component, EventType: e.typ, Bank: alg.String(),
+		Expected: []string{}, Actual: hex.EncodeToString(e.digest)}
+	if before != nil {
+		d.Kind, d.Expected = Changed, hexDigests(before.digests[alg])
+		d.Description = changedText(e.component, e.description, before.source.Description)
+		return d
+	}
+	// A reference made by hand requires no event; one of the same key still tells what was expected.
+	for i := range all {
+		if e.key != "" && all[i].source.Key == e.key {
+			d.Kind = Changed
+			d.Expected = append(d.Expected, hexDigests(all[i].digests[alg])...)
+		}
+	}
+	if d.Kind == Changed && !anyRequired(all) {
+		d.Description = sentence(e.component, "changed", e.description)
+		return d
+	}
+	d.Kind, d.Expected = Added, []string{}
+	d.Description = sentence(e.component, "added", e.description)
+	return d
+}
+
+func anyRequired(refs []referenceEvent) bool {
+	for i := range refs {
+		if refs[i].source.Required {
+			return true
+		}
+	}
+	return false
+}
+
+func eventDigest(e *eventlog.Event, alg tpm.HashAlg) []byte {
+	for _, d := range e.Digests {
+		if d.Alg == alg {
+			return d.Bytes
+		}
+	}
+	return nil
+}
+
+func hexDigests(digests [][]byte) []string {
+	out := make([]string, len(digests))
+	for i, d := range digests {
+		out[i] = hex.EncodeToString(d)
+	}
+	return out
+}
+
+// sentence begins a description with the component, unless the text that follows does so itself.
+func sentence(c eventlog.Component, verb, text string) string {
+	name := strings.ReplaceAll(string(c), "_", " ")
+	if rest, repeated := strings.CutPrefix(text, name); repeated && (strings.HasPrefix(rest, ":") || strings.HasPrefix(rest, " ")) {
+		return name + " " + verb + ": " + strings.TrimLeft(rest, ": ")
+	}
+	return name + " " + verb + ": " + text
+}
+
+// changedText tells what is measured now and what was before, and for texts of several words which
+// words came and went.
+func changedText(c eventlog.Component, now, before string) string {
+	if before == "" || before == now {
+		return sentence(c, "changed", now)
+	}
+	text := sentence(c, "changed", now) + "; before: " + before
+	added, removed := wordDifference(now, before), wordDifference(before, now)
+	if len(added) > 0 && len(added) < len(strings.Fields(now)) {
+		text += "; added: " + strings.Join(added, " ")
+	}
+	if len(removed) > 0 && len(removed) < len(strings.Fields(before)) {
+		text += "; removed: " + strings.Join(removed, " ")
+	}
+	return text
+}
+
+// wordDifference lists the words of a that b does not hold as often, in their order.
+func wordDifference(a, b string) []string {
+	count := map[string]int{}
+	for _, w := range strings.Fields(b) {
+		count[w]++
+	}
+	var out []string
+	for _, w := range strings.Fields(a) {
+		if count[w]--; count[w] < 0 {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// matchClaims compares the claims that the reference names. A claim that only a log can tell is
+// unknown without one; it then counts as proven if the PCRs that carry it have exactly the values of
+// the reference, since equal PCRs mean equal events. A claim whose PCR deviates is not told twice.
+func (r *Reference) matchClaims(m measured, byValue uint32, already []Deviation) []Deviation {
+	if len(r.claims) == 0 {
+		return nil
+	}
+	known := flattenClaims(m.claims)
+	var out []Deviation
+	for i := range r.claims {
+		c := &r.claims[i]
+		actual, isKnown := known[c.name]
+		if isKnown && actual != nil {
+			if c.holds(actual) {
+				continue
+			}
+		} else if (m.log == nil || m.log.Empty()) && r.provenByValue(c.name, byValue) {
+			continue
+		}
+		component, pcr := claimHome(c.name)
+		if deviates(already, pcr) {
+			continue
+		}
+		d := Deviation{PCR: pcr, Kind: Changed, Component: component, Expected: []string{c.text}, Actual: claimText(actual)}
+		if actual == nil {
+			d.Kind = Removed
+			d.Description = fmt.Sprintf("claim %s is expected to be %s, but nothing in the evidence proves it", c.name, c.text)
+		} else {
+			d.Description = fmt.Sprintf("claim %s is %s; expected %s", c.name, claimText(actual), c.text)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func deviates(deviations []Deviation, pcr int) bool {
+	for i := range deviations {
+		if pcr >= 0 && deviations[i].PCR == pcr {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *referenceClaim) holds(actual any) bool {
+	if c.pattern != nil {
+		text, isText := actual.(string)
+		return isText && c.pattern.MatchString(text)
+	}
+	have := claimText(actual)
+	for _, want := range c.literal {
+		if claimText(want) == have {
+			return true
+		}
+	}
+	return false
+}
+
+// provenByValue tells whether PCRs that matched by value settle the claim.
+func (r *Reference) provenByValue(name string, byValue uint32) bool {
+	need := uint32(1<<4 | 1<<8 | 1<<9 | 1<<11 | 1<<12)
+	if strings.HasPrefix(name, "secure_boot") {
+		need = 1 << 7
+	}
+	listed := need & r.judged
+	return listed != 0 && byValue&listed == listed && (need == 1<<7 || listed&(1<<4|1<<8|1<<9) == 1<<4|1<<8|1<<9)
+}
+
+// secureBootByValue tells whether the reference states that Secure Boot is on and the quoted PCR 7 has
+// exactly one of its values: without a log, that is what proves it.
+func (r *Reference) secureBootByValue(q *tpm.VerifiedQuote) bool {
+	for i := range r.claims {
+		c := &r.claims[i]
+		if (c.name == "secure_boot" || c.name == "secure_boot_effective") && c.pattern == nil && len(c.literal) == 1 && c.literal[0] == true {
+			return r.matchValue(q, 7)
+		}
+	}
+	return false
+}
+
+func claimText(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// flattenClaims gives every claim by its dotted name.
+func flattenClaims(c *Claims) map[string]any {
+	out := map[string]any{}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return out
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(b, &tree); err != nil {
+		return out
+	}
+	for name, value := range tree {
+		out[name] = value
+		if inner, isObject := value.(map[string]any); isObject {
+			for sub, v := range inner {
+				out[name+"."+sub] = v
+			}
+		}
+	}
+	return out
+}
+
+func claimHome(name string) (eventlog.Component, int) {
+	switch {
+	case strings.HasPrefix(name, "secure_boot"), name == "setup_mode", name == "audit_mode", name == "deployed_mode", name == "shim_validation_disabled":
+		return eventlog.ComponentSecureBoot, 7
+	case name == "kernel_cmdline":
+		return eventlog.ComponentKernelCmdline, -1
+	case strings.HasPrefix(name, "windows"):
+		return eventlog.ComponentWindows, -1
+	}
+	return eventlog.ComponentUnknown, -1
+}
+
+// pcrComponent and pcrMeaning name a PCR as a whole, where no event tells more (PC Client Platform
+// Firmware Profile 1.06, table 1; for 8-14 the Linux TPM PCR Registry of the UAPI Group).
+func pcrComponent(pcr int) eventlog.Component {
+	switch pcr {
+	case 0:
+		return eventlog.ComponentFirmware
+	case 1:
+		return eventlog.ComponentPlatformConfig
+	case 2, 3:
+		return eventlog.ComponentOptionROM
+	case 4:
+		return eventlog.ComponentBootLoader
+	case 5, 8, 12:
+		return eventlog.ComponentBootConfig
+	case 7:
+		return eventlog.ComponentSecureBoot
+	case 9:
+		return eventlog.ComponentKernel
+	case 10:
+		return eventlog.ComponentIMA
+	case 11:
+		return eventlog.ComponentUKISection
+	case 14:
+		return eventlog.ComponentMOK
+	}
+	return eventlog.ComponentUnknown
+}
+
+func pcrMeaning(pcr int) string {
+	meanings := [...]string{"platform firmware", "platform configuration", "option ROMs and drivers", "option ROM configuration",
+		"boot loader", "boot loader configuration and partition table", "host platform manufacturer", "Secure Boot policy",
+		"boot loader commands and kernel command line", "files read by the boot loader: kernel and initrd", "IMA", "unified kernel image",
+		"kernel command line and credentials", "system extensions", "machine owner keys"}
+	if pcr < len(meanings) {
+		return meanings[pcr]
+	}
+	return "application"
+}

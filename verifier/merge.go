@@ -1,0 +1,232 @@
+package verifier
+
+import (
+	"encoding/json"
+
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// Merge lays upper over lower: for each PCR, claim, the file list and the launch measurements, what
+// upper names replaces what lower names, and what only lower names stays.
+func Merge(upper, lower *Reference) *Reference {
+	out := &Reference{
+		values: mergeValues(upper, lower),
+		pcrs:   make(map[tpm.HashAlg]*[tpm.NumPCRs][][]byte),
+		judged: upper.judged | lower.judged,
+		ima:    upper.ima,
+	}
+	if out.ima == nil {
+		out.ima = lower.ima
+	}
+	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
+		from := lower
+		if upper.Judges(pcr) {
+			from = upper
+		}
+		out.events[pcr] = from.events[pcr]
+		for alg, table := range from.pcrs {
+			if len(table[pcr]) == 0 {
+				continue
+			}
+			if out.pcrs[alg] == nil {
+				out.pcrs[alg] = new([tpm.NumPCRs][][]byte)
+			}
+			out.pcrs[alg][pcr] = table[pcr]
+		}
+	}
+	named := make(map[string]bool, len(upper.claims))
+	for _, c := range upper.claims {
+		named[c.name] = true
+	}
+	out.claims = append(out.claims, upper.claims...)
+	for _, c := range lower.claims {
+		if !named[c.name] {
+			out.claims = append(out.claims, c)
+		}
+	}
+	return out
+}
+
+// Overlaps tells whether both judge some PCR, or the same claim.
+func (r *Reference) Overlaps(other *Reference) bool {
+	if r.judged&other.judged != 0 {
+		return true
+	}
+	for _, a := range r.claims {
+		for _, b := range other.claims {
+			if a.name == b.name {
+				return true
+			}
+		}
+	}
+	return r.ima != nil && other.ima != nil
+}
+
+func mergeValues(upper, lower *Reference) ReferenceValues {
+	out := ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{},
+		IMA: upper.values.IMA, LaunchMeasurements: upper.values.LaunchMeasurements}
+	if out.IMA == nil {
+		out.IMA = lower.values.IMA
+	}
+	if len(out.LaunchMeasurements) == 0 {
+		out.LaunchMeasurements = lower.values.LaunchMeasurements
+	}
+	for _, from := range []*Reference{lower, upper} {
+		for bank, values := range from.values.PCRs {
+			for key, list := range values {
+				if from == lower && upper.judgesKey(key) {
+					continue
+				}
+				if out.PCRs[bank] == nil {
+					out.PCRs[bank] = map[string][]string{}
+				}
+				out.PCRs[bank][key] = list
+			}
+		}
+		for _, e := range from.values.Events {
+			if from == upper || !upper.Judges(e.PCR) {
+				out.Events = append(out.Events, e)
+			}
+		}
+		for name, claim := range from.values.Claims {
+			out.Claims[name] = claim
+		}
+	}
+	return out
+}
+
+func (r *Reference) judgesKey(key string) bool {
+	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
+		if r.Judges(pcr) && pcrKeys[pcr] == key {
+			return true
+		}
+	}
+	return false
+}
+
+// pcrKeys are the PCR indices as JSON spells them.
+var pcrKeys = [tpm.NumPCRs]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
+	"13", "14", "15", "16", "17", "18", "19", "20", "21", "22", "23"}
+
+// Diff tells in plain words what `after` expects otherwise than `before`: events that are new, gone or
+// changed, PCR values where there are no events, and claims.
+func Diff(before, after *Reference) []Deviation {
+	out := []Deviation{}
+	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
+		out = append(out, diffPCR(before, after, pcr)...)
+	}
+	return append(out, diffClaims(before, after)...)
+}
+
+func diffPCR(before, after *Reference, pcr int) []Deviation {
+	alg, ok := sharedBank(before, after, pcr)
+	if !ok {
+		if before.Judges(pcr) == after.Judges(pcr) && sameValues(before, after, pcr) {
+			return nil
+		}
+		return []Deviation{{PCR: pcr, Kind: valueKind(before, after, pcr), Component: pcrComponent(pcr),
+			Expected: before.expectedValues(0, pcr), Actual: firstOf(after.expectedValues(0, pcr)),
+			Description: "PCR values differ (" + pcrMeaning(pcr) + ")"}}
+	}
+	var strangers []observedEvent
+	present := make([]bool, len(before.events[pcr]))
+	for i := range after.events[pcr] {
+		e := &after.events[pcr][i]
+		for _, digest := range e.digests[alg] {
+			known := false
+			for j := range before.events[pcr] {
+				if containsDigest(before.events[pcr][j].digests[alg], digest) {
+					known, present[j] = true, true
+				}
+			}
+			if !known {
+				strangers = append(strangers, observedEvent{component: componentOf(e.source, pcr), typ: e.source.Type,
+					key: e.source.Key, description: e.source.Description, digest: digest})
+			}
+		}
+	}
+	var missing []*referenceEvent
+	for j := range before.events[pcr] {
+		if !present[j] {
+			missing = append(missing, &before.events[pcr][j])
+		}
+	}
+	return pairDeviations(strangers, missing, before.events[pcr], alg, pcr)
+}
+
+// sharedBank is the strongest bank in which both list events of the PCR.
+func sharedBank(a, b *Reference, pcr int) (tpm.HashAlg, bool) {
+	for _, alg := range [...]tpm.HashAlg{tpm.SHA512, tpm.SHA384, tpm.SHA256, tpm.SHA1} {
+		if a.hasEvents(alg, pcr) && b.hasEvents(alg, pcr) {
+			return alg, true
+		}
+	}
+	return 0, false
+}
+
+func sameValues(a, b *Reference, pcr int) bool {
+	have, want := a.expectedValues(0, pcr), b.expectedValues(0, pcr)
+	if len(have) != len(want) {
+		return false
+	}
+	for i := range have {
+		if have[i] != want[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func valueKind(before, after *Reference, pcr int) DeviationKind {
+	switch {
+	case !before.Judges(pcr):
+		return Added
+	case !after.Judges(pcr):
+		return Removed
+	}
+	return Changed
+}
+
+func firstOf(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
+func componentOf(e *ReferenceEvent, pcr int) eventlog.Component {
+	if e.Component != "" {
+		return eventlog.Component(e.Component)
+	}
+	return pcrComponent(pcr)
+}
+
+func diffClaims(before, after *Reference) []Deviation {
+	var out []Deviation
+	old := make(map[string]string, len(before.claims))
+	for _, c := range before.claims {
+		old[c.name] = c.text
+	}
+	for _, c := range after.claims {
+		was, had := old[c.name]
+		delete(old, c.name)
+		if had && was == c.text {
+			continue
+		}
+		component, pcr := claimHome(c.name)
+		d := Deviation{PCR: pcr, Kind: Added, Component: component, Expected: []string{}, Actual: c.text,
+			Description: "claim " + c.name + " is now expected to be " + c.text}
+		if had {
+			d.Kind, d.Expected = Changed, []string{was}
+			d.Description += "; before: " + was
+		}
+		out = append(out, d)
+	}
+	for _, name := range sortedKeys(old) {
+		component, pcr := claimHome(name)
+		out = append(out, Deviation{PCR: pcr, Kind: Removed, Component: component, Expected: []string{old[name]},
+			Description: "claim " + name + " is no longer judged"})
+	}
+	return out
+}

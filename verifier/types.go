@@ -1,0 +1,268 @@
+package verifier
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// Status is the outcome of an appraisal in the words of AR4SI (draft-ietf-rats-ar4si, section 2.3.2).
+// The zero value is None, so that a forgotten assignment never affirms.
+type Status uint8
+
+// The statuses.
+const (
+	None            Status = iota // nothing in the evidence could be appraised
+	Affirming                     // genuine, and as expected
+	Warning                       // genuine, but something about it needs a look
+	Contraindicated               // not genuine, or not as expected
+)
+
+var statusNames = [...]string{"none", "affirming", "warning", "contraindicated"}
+
+// String is the status as the API spells it.
+func (s Status) String() string {
+	if int(s) < len(statusNames) {
+		return statusNames[s]
+	}
+	return "none"
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Status) UnmarshalText(b []byte) error {
+	for i, name := range statusNames {
+		if name == string(b) {
+			*s = Status(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("status %q is none of none, affirming, warning, contraindicated", b)
+}
+
+// Reason is why an appraisal failed: one of exactly two (DESIGN §3).
+type Reason string
+
+// The two reasons. NoReason marshals as null.
+const (
+	NoReason          Reason = ""
+	OriginUnverified  Reason = "origin_unverified"
+	BaselineDeviation Reason = "baseline_deviation"
+)
+
+// MarshalJSON writes null for NoReason.
+func (r Reason) MarshalJSON() ([]byte, error) {
+	if r == NoReason {
+		return []byte("null"), nil
+	}
+	return json.Marshal(string(r))
+}
+
+// Assurance says how the attestation key was proved to be of this machine's own TPM.
+type Assurance string
+
+// The assurance levels, strongest first.
+const (
+	TEEBound    Assurance = "tee_bound"    // a hardware report of the confidential VM binds the AK
+	EKActivated Assurance = "ek_activated" // credential activation against a certified EK
+	AKCertified Assurance = "ak_certified" // a certificate of the AK chains to a trusted root
+	FirstUse    Assurance = "first_use"    // an administrator, or the caller, vouches for the AK
+)
+
+// CheckCode names one step of an appraisal. The order of the constants is the order of checks.
+type CheckCode string
+
+// The checks of every verdict, in order.
+const (
+	CheckAKTrusted       CheckCode = "ak.trusted"
+	CheckPlatformReport  CheckCode = "platform.report"
+	CheckPlatformBinding CheckCode = "platform.binding"
+	CheckQuoteSignature  CheckCode = "quote.signature"
+	CheckQuoteType       CheckCode = "quote.type"
+	CheckQuoteNonce      CheckCode = "quote.nonce"
+	CheckQuoteSelection  CheckCode = "quote.selection"
+	CheckQuoteDigest     CheckCode = "quote.digest"
+	CheckQuoteClock      CheckCode = "quote.clock"
+	CheckEventLogReplay  CheckCode = "eventlog.replay"
+	CheckSecureBoot      CheckCode = "secure_boot.enabled"
+	CheckBaselineMatch   CheckCode = "baseline.match"
+	CheckIMAReplay       CheckCode = "ima.replay"
+	CheckIMAPolicy       CheckCode = "ima.policy"
+	CheckPolicyRules     CheckCode = "policy.rules"
+)
+
+// CheckStatus is the outcome of one check.
+type CheckStatus string
+
+// The outcomes of a check.
+const (
+	Pass    CheckStatus = "pass"
+	Fail    CheckStatus = "fail"
+	Warn    CheckStatus = "warn"
+	Skipped CheckStatus = "skipped"
+)
+
+// Check is one step of the chain of origin: what was checked, how it went and why, with the
+// specification that demands it.
+type Check struct {
+	Code     CheckCode   `json:"code"`
+	Status   CheckStatus `json:"status"`
+	Detail   string      `json:"detail"`
+	Citation string      `json:"citation"`
+}
+
+// DeviationKind tells how an event differs from the reference values.
+type DeviationKind string
+
+// The kinds of deviation.
+const (
+	Added   DeviationKind = "added"
+	Removed DeviationKind = "removed"
+	Changed DeviationKind = "changed"
+)
+
+// Deviation is one difference between what was measured and what was expected.
+// PCR is -1 where the deviation is in a claim and no single PCR carries it.
+type Deviation struct {
+	PCR         int                `json:"pcr"`
+	Kind        DeviationKind      `json:"kind"`
+	Component   eventlog.Component `json:"component"`
+	Description string             `json:"description"`
+	EventType   string             `json:"event_type"`
+	Expected    []string           `json:"expected"` // hex digests, or values of a claim
+	Actual      string             `json:"actual"`   // hex digest, or value of a claim; empty for Removed
+	Bank        string             `json:"bank,omitempty"`
+}
+
+// Evidence is what a machine sent, decoded and bounded, not yet believed.
+type Evidence struct {
+	Quotes         []tpm.Quote
+	PCRs           tpm.PCRs
+	EventLog       []byte    // raw; nil when EventLogDigest names one that the verifier holds, or when there is none
+	EventLogDigest *[32]byte // SHA-256 of the log, where it was sent by name
+	IMALog         []byte
+	IMALogOffset   int // number of IMA entries that came before IMALog
+	Platform       *PlatformEvidence
+	Agent          AgentInfo
+	// Enrollment holds what identifies the AK where the evidence carries it itself: the "enrollment"
+	// object of an offline file, or the certificate in a gotpm attestation.
+	Enrollment *KeyEvidence
+}
+
+// KeyEvidence identifies an attestation key.
+type KeyEvidence struct {
+	AKPublic           *tpm.Public
+	AKCertificate      []byte   // DER
+	AKCertificateChain [][]byte // DER, issuer first
+}
+
+// PlatformEvidence is a confidential VM's hardware evidence. It is kept with the verdict.
+type PlatformEvidence struct {
+	Type         string // azure_hcl, sev_snp, tdx
+	HCLReport    []byte
+	Report       []byte
+	Quote        []byte
+	Certificates [][]byte // DER
+}
+
+// AgentInfo is what the agent says of itself. Nothing is decided by it.
+type AgentInfo struct {
+	Version       string  `json:"version,omitempty"`
+	BootID        string  `json:"boot_id,omitempty"`
+	Kernel        string  `json:"kernel,omitempty"`
+	UptimeSeconds float64 `json:"uptime_seconds,omitempty"`
+}
+
+// AttestationKey is the key that a machine's quotes must be signed with, and what is known of it.
+type AttestationKey struct {
+	Public    *tpm.Public
+	Assurance Assurance
+	// Fault is why the key is not to be trusted (not enrolled, revoked, chain broken); empty if it is.
+	Fault string
+	// Note is added to the detail of a passing ak.trusted, for example the subject of the EK certificate.
+	Note string
+	// Unproven lets the check warn instead of pass, with the text as detail: the caller holds a
+	// certificate but nothing to check it against.
+	Unproven string
+}
+
+// VersionRef names one version of a baseline or policy.
+type VersionRef struct {
+	ID      string `json:"id"`
+	Version int    `json:"version"`
+}
+
+// Candidate is one set of reference values that the machine may satisfy: with several versions of a
+// baseline valid at once, each is a candidate and one match is enough. The first is the one that
+// deviations are explained against.
+type Candidate struct {
+	Baseline  VersionRef
+	Reference *Reference
+}
+
+// Inputs is all that Appraise knows beside the evidence. It is built from one snapshot of the store.
+type Inputs struct {
+	Now        time.Time
+	AK         AttestationKey
+	Freshness  tpm.Freshness
+	LastClock  *tpm.ClockState // of the last genuine quote by this AK; nil if none
+	Policy     Policy
+	PolicyRef  VersionRef
+	Candidates []Candidate
+	// Log is the parsed event log; nil when there is none. LogFault says why it could not be parsed.
+	Log      *eventlog.Log
+	LogFault string
+	// HadLog: the same boot (reset count in LastClock) has shown a log before, so its absence is suspect.
+	HadLog bool
+	// IMA is the parsed list (nil: none sent), IMAState the entries already folded in.
+	IMA      *ima.List
+	IMAFault string
+	IMAState *ima.State
+}
+
+// Appraisal is the verdict and what the caller must remember for the next one.
+type Appraisal struct {
+	Status     Status      `json:"status"`
+	Reason     Reason      `json:"reason"`
+	Assurance  Assurance   `json:"assurance"`
+	Checks     []Check     `json:"checks"`
+	Deviations []Deviation `json:"deviations"`
+	Claims     Claims      `json:"claims"`
+	Baseline   *VersionRef `json:"baseline"`
+	Policy     VersionRef  `json:"policy"`
+
+	// Genuine is true when every check of origin passed: only then may Quote's clock, the log or the
+	// IMA state be remembered, and only then may a baseline be captured from it.
+	Genuine      bool                   `json:"-"`
+	Quote        *tpm.VerifiedQuote     `json:"-"`
+	Measurements *eventlog.Measurements `json:"-"`
+	NextIMA      *ima.State             `json:"-"`
+}
+
+// Claims is what the evidence proves about the machine. Unknown is null, never assumed.
+type Claims struct {
+	*eventlog.Claims
+	TPM TPMClaims  `json:"tpm"`
+	IMA *IMAClaims `json:"ima,omitempty"`
+}
+
+// TPMClaims are facts out of the signed quote.
+type TPMClaims struct {
+	FirmwareVersion string   `json:"firmware_version,omitempty"` // hex of TPMS_ATTEST.firmwareVersion
+	ResetCount      uint32   `json:"reset_count"`
+	RestartCount    uint32   `json:"restart_count"`
+	Banks           []string `json:"banks,omitempty"`
+}
+
+// IMAClaims sum up the runtime measurement list.
+type IMAClaims struct {
+	Entries    int `json:"entries"`    // entries that the quoted PCR 10 proves, from the start of the boot
+	Violations int `json:"violations"` // among the entries judged now
+	Unexpected int `json:"unexpected"` // entries that the reference values do not allow
+}
