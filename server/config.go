@@ -68,6 +68,7 @@ type Server struct {
 	problems map[string]problemKind
 	cfg      Config
 	handler  http.Handler
+	upserts  chan struct{} // one place for each inventory write at work
 	draining atomic.Bool
 }
 
@@ -92,7 +93,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		store: cfg.Store, attest: cfg.Attest, token: cfg.Token, now: cfg.Now, random: cfg.Random,
 		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
-		budget: semaphore.NewWeighted(cfg.BodyBudget), cfg: cfg,
+		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), cfg: cfg,
 	}
 	doc, err := loadContract()
 	if err != nil {

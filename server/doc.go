@@ -6,11 +6,11 @@
 //
 //	telemetry   request id, trace, access log, metrics, recovery from a panic        telemetry.go
 //	route       chi; every operation of openapi.yaml has one line in routes.go, with its role
-//	guard       1 who calls (bearer token)            401     principal.go           guard.go
-//	            2 path, query and header parameters   400     parameters.go
-//	            3 may they (role, own machine)        403     guard.go
-//	            4 the body: encoding, type, size      413 415 503, then its schema 400   body.go bodycheck.go
-//	            5 Idempotency-Key                     409, or the stored answer      idempotency.go
+//	guard       1 who calls (bearer token), in a role that may     401 403   principal.go guard.go
+//	            2 path, query and header parameters                400       parameters.go
+//	            3 a machine speaks for itself only                 403       guard.go
+//	            4 the body: encoding, type, size, then its schema  413 415 503 400  body.go bodycheck.go
+//	            5 Idempotency-Key: go ahead, or the stored answer  409       idempotency.go
 //	handler     DTO to domain, one use case, domain to DTO
 //	fail        any error to a problem document by one table                         problem.go
 //

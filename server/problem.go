@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
@@ -172,7 +171,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		Status:   kind.status,
 		Detail:   e.detail,
 		Code:     e.code,
-		Instance: instance(requestID(r.Context())),
+		Instance: requestID(r.Context()),
 		Errors:   e.errors,
 	})
 	if err != nil { // cannot happen: the type holds strings and numbers
@@ -188,12 +187,4 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(kind.status)
 	_, _ = w.Write(body)
-}
-
-// instance is the request id as a URI: ids of ours are UUIDs, a client's may be anything printable.
-func instance(id string) string {
-	if len(id) == 36 && strings.Count(id, "-") == 4 {
-		return "urn:uuid:" + id
-	}
-	return "urn:request:" + id
 }

@@ -10,8 +10,11 @@ import (
 	"github.com/exaring/otelpgx"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/assay-verifier/assay/verifier"
 )
 
 // Options tunes Open. The zero value is fit for use.
@@ -29,28 +32,33 @@ type Options struct {
 // Store is the service's database. All its methods may be called at once from many goroutines.
 type Store struct {
 	pool    *pgxpool.Pool
+	writers *pgxpool.Pool // of the two committers, with a planner that goes by index
 	configs configCache
-	group   committer
-	close   sync.Once
+	// Versions of baselines that name machines, without their reference values, and those by content.
+	versions   *lru[versionKey, BaselineVersion]
+	references *lru[refKey, verifier.ReferenceValues]
+	steady     *committer // appraisals that changed nothing
+	changed    *committer // appraisals that did
+	close      sync.Once
 }
+
+// Bounds of what is kept in memory: the count of machine-bound baseline versions, and the bytes (as stored)
+// of their reference values.
+const (
+	cachedVersions       = 20_000
+	cachedReferenceBytes = 16 << 20
+)
 
 // Open connects to the Postgres at url and checks that it answers, waiting up to ConnectTimeout for one that
 // is starting. It does not migrate: see Migrate. Close must be called at the end.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
-	}
-	cfg.MaxConns = 16
+	maxConns := int32(16)
 	if o.MaxConns > 0 {
-		cfg.MaxConns = o.MaxConns
+		maxConns = o.MaxConns
 	}
-	if o.TracerProvider != nil {
-		cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(o.TracerProvider))
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	pool, err := newPool(ctx, url, o, maxConns, "")
 	if err != nil {
-		return nil, fmt.Errorf("open database pool: %w", err)
+		return nil, err
 	}
 	wait := o.ConnectTimeout
 	if wait <= 0 {
@@ -60,13 +68,49 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s := &Store{pool: pool}
+	// The committers join a handful of given rows with large tables. Planned for any number of rows the planner
+	// may read a whole table instead of its index; it is told not to.
+	writers, err := newPool(ctx, url, o, 2, "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := &Store{
+		pool: pool, writers: writers,
+		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
+		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
+	}
 	size := o.GroupSize
 	if size <= 0 {
 		size = 100
 	}
-	s.group.start(s, size)
+	s.steady = startCommitter(size, s.commitSteady)
+	s.changed = startCommitter(size, s.commitChanged)
 	return s, nil
+}
+
+func newPool(ctx context.Context, url string, o Options, maxConns int32, onConnect string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	cfg.MaxConns = maxConns
+	if o.TracerProvider != nil {
+		cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(o.TracerProvider))
+	}
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
+		if onConnect == "" {
+			return nil
+		}
+		_, err := conn.Exec(ctx, onConnect)
+		return err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return pool, nil
 }
 
 func waitReady(ctx context.Context, pool *pgxpool.Pool, wait time.Duration) error {
@@ -89,7 +133,9 @@ func waitReady(ctx context.Context, pool *pgxpool.Pool, wait time.Duration) erro
 // connections. Calls of RecordAppraisal that come later fail.
 func (s *Store) Close() {
 	s.close.Do(func() {
-		s.group.stop()
+		s.steady.stop()
+		s.changed.stop()
+		s.writers.Close()
 		s.pool.Close()
 	})
 }

@@ -207,4 +207,3 @@ func (s *Store) ServiceKeys(ctx context.Context, tenant uuid.UUID, purpose strin
 	}
 	return keys, nil
 }
-

@@ -192,6 +192,9 @@ type BaselineVersion struct {
 	Origin      string // "registered", "captured", "learned"
 	CreatedAt   time.Time
 	CreatedBy   string
+	// ReferenceDigest is the SHA-256 of Reference as stored: versions with the same digest have the same
+	// reference values, so what is compiled from them can be shared.
+	ReferenceDigest []byte
 }
 
 // PolicyVersion is one version of a named policy.

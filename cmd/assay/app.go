@@ -51,6 +51,8 @@ type app struct {
 	cli   *CLI
 	json  bool
 	print *printer
+	// service is made at the first call of api.
+	service *client.Client
 }
 
 // quietExit ends the process with a code when all that is to be said has been printed.

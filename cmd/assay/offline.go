@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -249,9 +248,4 @@ func parseNonce(text string) ([]byte, error) {
 			Detail: "--nonce takes 1 to 64 bytes in hex", exit: exitBadCall}
 	}
 	return nonce, nil
-}
-
-// compactReference is the form in which reference values are printed and registered.
-func compactReference(rv verifier.ReferenceValues) (json.RawMessage, error) {
-	return json.Marshal(rv)
 }

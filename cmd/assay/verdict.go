@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -71,8 +73,8 @@ func (p *printer) verdict(v *verdictView) {
 	}
 	p.field("baseline", versionText(v.Baseline))
 	p.field("policy", versionText(v.Policy))
-	p.checks(v.Checks)
-	p.deviations(v.Deviations)
+	p.checks(v)
+	p.deviations("Deviations", v.Deviations)
 	p.claims(v.Claims)
 }
 
@@ -88,73 +90,78 @@ func versionText(r *verifier.VersionRef) string {
 
 var checkMarks = map[verifier.CheckStatus]string{verifier.Pass: "✓", verifier.Fail: "✗", verifier.Warn: "!", verifier.Skipped: "–"}
 
-func (p *printer) checks(checks []verifier.Check) {
+// checks writes one line a check. What failed the comparison with the baseline is listed below in full,
+// so its line only says how much.
+func (p *printer) checks(v *verdictView) {
 	p.heading("Checks")
 	width := 0
-	for _, c := range checks {
+	for _, c := range v.Checks {
 		width = max(width, len(c.Code))
 	}
-	for _, c := range checks {
+	for _, c := range v.Checks {
 		mark, known := checkMarks[c.Status]
 		if !known {
 			mark = "?"
 		}
-		p.line("  %s %s  %s", p.paint(statusColor(string(c.Status)), mark), pad(clean(string(c.Code)), width), clean(c.Detail))
+		detail := clean(c.Detail)
+		if c.Code == verifier.CheckBaselineMatch && c.Status == verifier.Fail && len(v.Deviations) > 0 {
+			detail = count(len(v.Deviations), "deviation") + ", listed below"
+		}
+		p.line("  %s %s  %s", p.paint(statusColor(string(c.Status)), mark), pad(clean(string(c.Code)), width), detail)
 	}
 }
 
-func (p *printer) deviations(list []verifier.Deviation) {
+func (p *printer) deviations(title string, list []verifier.Deviation) {
 	if len(list) == 0 {
 		return
 	}
-	p.heading("Deviations (%d)", len(list))
+	p.heading("%s (%d)", title, len(list))
 	for _, d := range list {
-		where := "claim "
+		where := "claim"
 		if d.PCR >= 0 {
 			where = fmt.Sprintf("PCR %d", d.PCR)
 		}
-		p.line("  %s  %s  %s", p.paint(red, pad(where, 6)), pad(string(d.Kind), 7), clean(d.Description))
-		kind := []string{}
-		for _, part := range []string{d.EventType, d.Bank} {
-			if part != "" {
-				kind = append(kind, clean(part))
-			}
-		}
-		if len(kind) > 0 {
-			p.line("            %s", p.paint(dim, strings.Join(kind, ", ")))
-		}
+		p.line("  %s  %s", p.paint(red, pad(where, 6)), clean(d.Description))
 		for _, expected := range d.Expected {
-			p.line("            %s %s", p.paint(dim, "expected"), clean(expected))
+			p.line("          %s %s", p.paint(dim, "expected"), clean(expected))
 		}
 		if d.Actual != "" {
-			p.line("            %s %s", p.paint(dim, "actual  "), clean(d.Actual))
+			p.line("          %s %s", p.paint(dim, "actual  "), clean(d.Actual))
 		}
 	}
 }
 
-// claims writes what is known; lists by their size, since the JSON form has them in full.
+// claims writes what is known in one line each; the JSON form has lists, digests and certificates in full.
 func (p *printer) claims(claims map[string]any) {
-	flat := map[string]string{}
+	flat := map[string]any{}
 	flatten(flat, "", claims, 0)
 	if len(flat) == 0 {
 		return
 	}
-	names := make([]string, 0, len(flat))
+	p.heading("Claims")
+	p.sorted(flat)
+}
+
+// sorted writes "name  value" lines in the order of the names.
+func (p *printer) sorted(values map[string]any) {
+	names := make([]string, 0, len(values))
 	width := 0
-	for name := range flat {
+	for name := range values {
 		names = append(names, name)
-		width = max(width, len(name))
+		width = max(width, utf8.RuneCountInString(name))
 	}
 	sort.Strings(names)
-	p.heading("Claims")
 	for _, name := range names {
-		p.line("  %s  %s", pad(clean(name), width), flat[name])
+		p.line("  %s  %s", pad(clean(name), width), clean(fmt.Sprint(values[name])))
 	}
 }
 
 const maxClaimDepth = 3
 
-func flatten(out map[string]string, prefix string, value any, depth int) {
+// detailOnly are claims that say nothing to a reader.
+var detailOnly = map[string]bool{"digests": true, "hash_count": true}
+
+func flatten(out map[string]any, prefix string, value any, depth int) {
 	switch v := value.(type) {
 	case nil:
 	case map[string]any:
@@ -163,6 +170,9 @@ func flatten(out map[string]string, prefix string, value any, depth int) {
 			return
 		}
 		for name, inner := range v {
+			if detailOnly[name] {
+				continue
+			}
 			full := name
 			if prefix != "" {
 				full = prefix + "." + name
@@ -174,26 +184,36 @@ func flatten(out map[string]string, prefix string, value any, depth int) {
 	case bool:
 		out[prefix] = map[bool]string{true: "yes", false: "no"}[v]
 	case float64:
-		out[prefix] = fmt.Sprintf("%g", v)
+		out[prefix] = strconv.FormatFloat(v, 'f', -1, 64)
 	case string:
 		if v != "" {
-			out[prefix] = clean(v)
+			out[prefix] = strings.Join(strings.Fields(v), " ")
 		}
 	}
 }
 
-// listText shows short lists of words in full and others by their size.
+// listText shows short lists of words in full, lists of named things by their names, others by size.
 func listText(list []any) string {
+	if len(list) == 0 {
+		return "none"
+	}
 	words := make([]string, 0, len(list))
 	for _, item := range list {
-		s, isText := item.(string)
-		if !isText || len(list) > 8 || len(s) > 80 {
+		word, ok := item.(string)
+		if object, isObject := item.(map[string]any); isObject {
+			for _, key := range []string{"subject", "name", "description"} {
+				if word, ok = object[key].(string); ok {
+					break
+				}
+			}
+		}
+		if !ok || len(word) > 80 {
 			return count(len(list), "item")
 		}
-		words = append(words, clean(s))
+		words = append(words, word)
 	}
-	if len(words) == 0 {
-		return "none"
+	if len(words) > 8 {
+		return count(len(list), "item")
 	}
 	return strings.Join(words, ", ")
 }

@@ -6,17 +6,19 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
-
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
-// Log extends every event of a boot log into the PCR that it names, in each bank that the log has.
-// The TPM must be freshly reset.
-func Log(device transport.TPM, raw []byte) error {
+// TPM is what is extended: a *tpmdevice.Device.
+type TPM interface {
+	Extend(index int, digests map[tpm.HashAlg][]byte) error
+}
+
+// Log extends every event of a boot log into the PCR that it names, in each of the banks that the log
+// has. The TPM must be freshly reset.
+func Log(device TPM, raw []byte, banks ...tpm.HashAlg) error {
 	log, err := eventlog.Parse(raw)
 	if err != nil {
 		return fmt.Errorf("parsing the boot log: %w", err)
@@ -25,7 +27,15 @@ func Log(device transport.TPM, raw []byte) error {
 		if !e.Extended {
 			continue
 		}
-		if err := extend(device, e.PCR, e.Digests); err != nil {
+		digests := map[tpm.HashAlg][]byte{}
+		for _, d := range e.Digests {
+			for _, bank := range banks {
+				if d.Alg == bank {
+					digests[bank] = d.Bytes
+				}
+			}
+		}
+		if err := device.Extend(e.PCR, digests); err != nil {
 			return fmt.Errorf("event %d: %w", e.Index, err)
 		}
 	}
@@ -34,52 +44,25 @@ func Log(device transport.TPM, raw []byte) error {
 
 // IMA extends the entries of an IMA list into PCR 10, as the kernel does: in each bank the hash of the
 // template data, and all ones for a violation.
-func IMA(device transport.TPM, raw []byte, banks ...tpm.HashAlg) error {
+func IMA(device TPM, raw []byte, banks ...tpm.HashAlg) error {
 	list, err := ima.Parse(raw)
 	if err != nil {
 		return fmt.Errorf("parsing the IMA list: %w", err)
 	}
 	for i := range list.Len() {
 		entry := list.Entry(i)
-		var digests []eventlog.Digest
+		digests := map[tpm.HashAlg][]byte{}
 		for _, alg := range banks {
-			digest := bytes.Repeat([]byte{0xff}, alg.Size())
+			digests[alg] = bytes.Repeat([]byte{0xff}, alg.Size())
 			if !entry.Violation {
 				h := alg.Hash().New()
 				h.Write(entry.TemplateData)
-				digest = h.Sum(nil)
+				digests[alg] = h.Sum(nil)
 			}
-			digests = append(digests, eventlog.Digest{Alg: alg, Bytes: digest})
 		}
-		if err := extend(device, ima.PCR, digests); err != nil {
+		if err := device.Extend(ima.PCR, digests); err != nil {
 			return fmt.Errorf("IMA entry %d: %w", i, err)
 		}
-	}
-	return nil
-}
-
-// Extend adds one digest to a PCR, as malware that keeps no log would.
-func Extend(device transport.TPM, pcr int, alg tpm.HashAlg, digest []byte) error {
-	return extend(device, pcr, []eventlog.Digest{{Alg: alg, Bytes: digest}})
-}
-
-func extend(device transport.TPM, pcr int, digests []eventlog.Digest) error {
-	var list tpm2.TPMLDigestValues
-	for _, d := range digests {
-		if d.Alg.Hash() == 0 {
-			continue
-		}
-		list.Digests = append(list.Digests, tpm2.TPMTHA{HashAlg: tpm2.TPMIAlgHash(d.Alg), Digest: d.Bytes})
-	}
-	if len(list.Digests) == 0 {
-		return nil
-	}
-	_, err := tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-		Digests:   list,
-	}.Execute(device)
-	if err != nil {
-		return fmt.Errorf("TPM2_PCR_Extend of PCR %d: %w", pcr, err)
 	}
 	return nil
 }

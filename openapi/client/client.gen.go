@@ -1469,9 +1469,9 @@ type Problem struct {
 	Detail string          `json:"detail"`
 	Errors *[]ProblemError `json:"errors,omitempty"`
 
-	// Instance The request id, as a URN.
+	// Instance The request id, as in X-Request-Id.
 	//
-	// Example: urn:uuid:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	// Example: 0198c0de-5a1e-7000-8000-7a6c31d1f001
 	Instance string `json:"instance"`
 
 	// Status Example: 400
@@ -1650,8 +1650,8 @@ type SuppressionRulePatch struct {
 	Comment *Comment `json:"comment,omitempty"`
 
 	// ExpiresAt Null removes it.
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	Reason    *string    `json:"reason,omitempty"`
+	ExpiresAt json.RawMessage `json:"expires_at,omitempty"`
+	Reason    *string         `json:"reason,omitempty"`
 
 	// Scope All conditions must hold; an empty list is every machine.
 	Scope *SuppressionScope          `json:"scope,omitempty"`

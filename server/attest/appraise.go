@@ -1,10 +1,7 @@
 package attest
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -15,16 +12,9 @@ import (
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/ear"
-	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
-)
-
-// The faults of a nonce that is ours. They name no times, so that a repetition is the same judgement.
-const (
-	faultExpired = "the challenge had expired when the evidence arrived"
-	faultUsed    = "the challenge has been answered already, or a later one has: this evidence was sent before"
 )
 
 // appraisal is one evidence POST on its way through the cycle.
@@ -43,6 +33,7 @@ type appraisal struct {
 	key        parsedKey
 	log        parsedLog
 	logDigest  []byte // SHA-256 of the log; nil without one
+	logHeld    bool   // the store holds the log already
 	resetCount *uint32
 	// imaList and imaFault are the parsed list; imaState what it continues.
 	imaList  *ima.List
@@ -82,92 +73,6 @@ func (s *Service) Appraise(ctx context.Context, tenant, machineID uuid.UUID, con
 	return result, nil
 }
 
-// prepare gathers what the judgement needs. What it refuses is a fault of the request.
-func (s *Service) prepare(ctx context.Context, a *appraisal) error {
-	if err := s.readNonce(ctx, a); err != nil {
-		return err
-	}
-	var err error
-	if a.candidates, err = s.candidates(a.inputs.Versions); err != nil {
-		return err
-	}
-	a.key = s.attestationKey(a.inputs.Key)
-	if a.log, a.logDigest, err = s.eventLog(ctx, a.tenant, a.evidence); err != nil {
-		return err
-	}
-	return a.readIMA()
-}
-
-// readNonce finds which challenge the evidence answers. A nonce that is not ours for this machine is
-// written to the audit record and refused; one that is ours but late or used is left to the judgement.
-func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
-	message := a.evidence.Quotes[0].Message
-	nonce, err := tpm.PeekExtraData(message)
-	if err != nil {
-		return fieldErrorf("/quotes/0/message", "no TPMS_ATTEST: %s", err)
-	}
-	if attest, err := tpm.ParseAttest(message); err == nil {
-		// Not verified yet. It decides only whether a log or an IMA offset is expected; where it lies,
-		// the signature does not hold and nothing else counts.
-		a.resetCount = &attest.Clock.ResetCount
-	}
-	made, err := s.nonces.check(a.tenant, a.machineID, nonce, a.now)
-	if err != nil {
-		detail, _ := json.Marshal(map[string]string{"nonce": fmt.Sprintf("%x", nonce)})
-		if err := s.store.RecordUnknownChallenge(ctx, a.tenant, a.machineID, detail, a.now, a.actor); err != nil {
-			return fmt.Errorf("record unknown challenge: %w", err)
-		}
-		return errorf(CodeUnknownChallenge, "the quote's nonce is no challenge that was made for this machine; ask for one and quote again")
-	}
-	a.nonce = nonce
-	switch {
-	case !a.now.Before(made.Add(challengeLifetime(&a.inputs.Policy))):
-		a.freshness = tpm.Freshness{Fault: faultExpired}
-	case bytes.Compare(nonce[:orderKeySize], a.inputs.LastChallenge) <= 0:
-		a.freshness = tpm.Freshness{Fault: faultUsed}
-	default:
-		a.freshness = tpm.Freshness{Nonce: nonce}
-	}
-	return nil
-}
-
-// readIMA parses the list and finds the state that it continues. A list that starts where nothing was
-// read yet cannot be judged and says nothing about the machine, so it is refused.
-func (a *appraisal) readIMA() error {
-	offset := a.evidence.IMALogOffset
-	if len(a.evidence.IMALog) == 0 && offset == 0 {
-		return nil
-	}
-	if offset > 0 {
-		state := a.inputs.IMAState
-		if state == nil || state.Entries != offset {
-			read := 0
-			if state != nil {
-				read = state.Entries
-			}
-			return fieldErrorf("/ima_log_offset", "the list starts at entry %d, but %d entries of this machine's list have been read; send it from 0", offset, read)
-		}
-		if !a.sameBoot() {
-			return fieldErrorf("/ima_log_offset", "the machine has booted since its list was read; send it from 0")
-		}
-		a.imaState = state
-	}
-	// An increment may be empty: nothing was measured since, and PCR 10 has to stand where it stood.
-	list, err := ima.Parse(a.evidence.IMALog)
-	if err != nil {
-		a.imaFault = err.Error()
-		return nil
-	}
-	a.imaList = list
-	return nil
-}
-
-// sameBoot tells whether the quote claims to be of the boot that the last genuine quote was of.
-func (a *appraisal) sameBoot() bool {
-	last := a.inputs.LastClock
-	return last != nil && a.resetCount != nil && *a.resetCount == last.ResetCount
-}
-
 // judgeAndRecord makes the judgement and stores it. Where another request has redeemed the challenge
 // meanwhile, or a later one, the evidence is judged again with that as its fault: of several posts of
 // one nonce exactly one counts.
@@ -183,8 +88,11 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 			a.freshness = tpm.Freshness{Fault: faultUsed}
 			continue
 		}
+		if errors.Is(err, store.ErrConflict) {
+			return nil, recorded, errorf(CodeConflict, "the machine's attestation key was replaced while its evidence was judged; ask for a challenge and quote again")
+		}
 		if err != nil {
-			return nil, recorded, fmt.Errorf("record appraisal: %w", err)
+			return nil, recorded, fromStore("record appraisal", err)
 		}
 		s.remember(a)
 		if recorded.New {
@@ -250,7 +158,6 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		NextDueAt:     a.now.Add(interval(&a.inputs.Policy)),
 		Appraisal:     judged,
 		Fingerprint:   fingerprint(judged, a.logDigest),
-		EventLog:      a.evidence.EventLog,
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
@@ -258,6 +165,9 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		Observed:      machine.Observed,
 		LearnBaseline: learned,
 		Actor:         a.actor,
+	}
+	if !a.logHeld {
+		r.EventLog = a.evidence.EventLog
 	}
 	if a.inputs.Key != nil {
 		r.KeyID = a.inputs.Key.ID
@@ -335,101 +245,6 @@ func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded stor
 
 func interval(p *verifier.Policy) time.Duration {
 	return time.Duration(p.AttestationIntervalSeconds) * time.Second
-}
-
-// attestationKey parses the machine's active key, or says why there is none to trust.
-func (s *Service) attestationKey(key *store.AttestationKey) parsedKey {
-	if key == nil {
-		return parsedKey{fault: "no attestation key of this machine is enrolled"}
-	}
-	if k, ok := s.keys.get(key.ID); ok {
-		return k
-	}
-	k := parsedKey{}
-	var err error
-	if k.public, err = tpm.ParsePublic(key.Public); err != nil {
-		k = parsedKey{fault: "the enrolled attestation key cannot be read: " + err.Error()}
-	}
-	s.keys.put(key.ID, k, 1)
-	return k
-}
-
-// candidates compiles the reference values that apply. Versions are immutable, so each is compiled
-// once. Values that do not compile were not accepted by this version of the service: it then judges
-// nothing rather than leave them out.
-func (s *Service) candidates(versions []store.BaselineVersion) ([]verifier.Candidate, error) {
-	if len(versions) == 0 {
-		return nil, nil
-	}
-	layers := make([]baseline.Layer, 0, len(versions))
-	for i := range versions {
-		v := &versions[i]
-		key := versionKey{v.BaselineID, v.Version}
-		reference, ok := s.compiled.get(key)
-		if !ok {
-			var err error
-			if reference, err = verifier.CompileReference(v.Reference); err != nil {
-				return nil, fmt.Errorf("baseline %s version %d: %w", v.BaselineID, v.Version, err)
-			}
-			s.compiled.put(key, reference, 1)
-		}
-		layers = append(layers, baseline.Layer{
-			ID: v.BaselineID.String(), Version: v.Version, State: v.State, Selector: v.Selector, Reference: reference,
-		})
-	}
-	return baseline.Effective(layers), nil
-}
-
-// eventLog finds the log of a piece of evidence: in it, or by digest in the cache or the store.
-func (s *Service) eventLog(ctx context.Context, tenant uuid.UUID, ev *verifier.Evidence) (parsedLog, []byte, error) {
-	switch {
-	case len(ev.EventLog) > 0:
-		digest := sha256.Sum256(ev.EventLog)
-		if known, ok := s.logs.get(logKey{tenant, digest}); ok {
-			return known, digest[:], nil
-		}
-		return parseLog(ev.EventLog), digest[:], nil
-	case ev.EventLogDigest != nil:
-		log, err := s.heldLog(ctx, tenant, *ev.EventLogDigest)
-		if errors.Is(err, store.ErrNotFound) {
-			return log, nil, &Error{Code: CodeEventLogRequired, Pointer: "/event_log_digest", Detail: "this event log is not held; send it"}
-		}
-		return log, ev.EventLogDigest[:], err
-	}
-	return parsedLog{}, nil, nil
-}
-
-// heldLog is a log that the store holds, parsed.
-func (s *Service) heldLog(ctx context.Context, tenant uuid.UUID, digest [32]byte) (parsedLog, error) {
-	if known, ok := s.logs.get(logKey{tenant, digest}); ok {
-		return known, nil
-	}
-	raw, err := s.store.GetBootLog(ctx, tenant, digest[:])
-	if err != nil {
-		return parsedLog{}, fmt.Errorf("read event log: %w", err)
-	}
-	log := parseLog(raw)
-	s.keepLog(tenant, digest, log)
-	return log, nil
-}
-
-func parseLog(raw []byte) parsedLog {
-	log, err := eventlog.Parse(raw)
-	if err != nil {
-		return parsedLog{fault: err.Error(), size: len(raw)}
-	}
-	return parsedLog{log: log, size: len(raw)}
-}
-
-// remember caches a log that came with evidence, now that the store holds it.
-func (s *Service) remember(a *appraisal) {
-	if len(a.evidence.EventLog) > 0 {
-		s.keepLog(a.tenant, [32]byte(a.logDigest), a.log)
-	}
-}
-
-func (s *Service) keepLog(tenant uuid.UUID, digest [32]byte, log parsedLog) {
-	s.logs.put(logKey{tenant, digest}, log, int64(log.size)*logOverhead)
 }
 
 func passed(a *verifier.Appraisal, code verifier.CheckCode) bool {

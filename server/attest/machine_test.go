@@ -2,13 +2,16 @@ package attest
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"log"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -64,10 +67,56 @@ func execute[R any](t testing.TB, device transport.TPM, cmd interface {
 	return r
 }
 
-// newMachine makes a TPM of the CA in caDir (empty: one of its own), and boots it.
-func newMachine(t testing.TB, caDir, boot string) *machine {
+// pool keeps the software TPMs of finished tests for later ones: making one takes longer than a test. To
+// another test it is another machine, since each has a database of its own.
+var pool tpmPool
+
+type tpmPool struct {
+	mu   sync.Mutex
+	dir  string
+	made []*swtpm.TPM
+	free []*swtpm.TPM
+}
+
+// take gives a TPM that has just been reset, with a CA of its own.
+func (p *tpmPool) take(t testing.TB) *swtpm.TPM {
 	t.Helper()
-	m := &machine{t: t, box: swtpm.New(t, swtpm.Options{CADir: caDir, Banks: []string{"sha256"}})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ctx := context.Background()
+	var box *swtpm.TPM
+	if n := len(p.free); n > 0 {
+		box, p.free = p.free[n-1], p.free[:n-1]
+		if err := box.Reset(ctx); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		var err error
+		if box, err = swtpm.Start(ctx, filepath.Join(p.dir, "tpm"+strconv.Itoa(len(p.made))), swtpm.Options{Banks: []string{"sha256"}}); err != nil {
+			t.Fatal(err)
+		}
+		p.made = append(p.made, box)
+	}
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.free = append(p.free, box)
+	})
+	return box
+}
+
+func (p *tpmPool) stop() {
+	for _, box := range p.made {
+		if err := box.Stop(); err != nil {
+			log.Print(err)
+		}
+	}
+}
+
+// newMachine boots a TPM.
+func newMachine(t testing.TB, boot string) *machine {
+	t.Helper()
+	m := &machine{t: t, box: pool.take(t)}
 	m.connect()
 	m.ek = m.readEK()
 	m.ak = m.newAK()
@@ -82,12 +131,11 @@ func (m *machine) connect() {
 		m.t.Fatal(err)
 	}
 	m.device = device
-	m.t.Cleanup(func() { _ = device.Close() })
 }
 
 func (m *machine) readEK() key {
 	m.t.Helper()
-	const rsa2048 = 0x81010001
+	const rsa2048 tpm2.TPMHandle = 0x81010001
 	r := execute[tpm2.ReadPublicResponse](m.t, m.device, tpm2.ReadPublic{ObjectHandle: rsa2048})
 	return key{rsa2048, r.Name, r.OutPublic.Bytes()}
 }
@@ -137,16 +185,29 @@ func (m *machine) extend(pcr int, digest []byte) {
 // reboot resets the TPM, which clears its PCRs and counts resetCount up, and boots another log.
 func (m *machine) reboot(raw []byte) {
 	m.t.Helper()
-	saved := execute[tpm2.EvictControlResponse](m.t, m.device, tpm2.EvictControl{
-		Auth:         tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
-		ObjectHandle: &tpm2.NamedHandle{Handle: m.ak.handle, Name: m.ak.name}, PersistentHandle: 0x81000001})
-	_ = saved
+	m.persist()
 	if err := m.box.Reset(m.t.Context()); err != nil {
 		m.t.Fatal(err)
 	}
 	m.connect()
-	m.ak.handle = 0x81000001
 	m.boot(raw)
+}
+
+// persist keeps the AK in the TPM over resets, until the test ends.
+func (m *machine) persist() {
+	m.t.Helper()
+	const persistent tpm2.TPMHandle = 0x81000001
+	if m.ak.handle == persistent {
+		return
+	}
+	evict := func(handle tpm2.TPMHandle) {
+		execute[tpm2.EvictControlResponse](m.t, m.device, tpm2.EvictControl{
+			Auth:         tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+			ObjectHandle: &tpm2.NamedHandle{Handle: handle, Name: m.ak.name}, PersistentHandle: persistent})
+	}
+	evict(m.ak.handle)
+	m.ak.handle = persistent
+	m.t.Cleanup(func() { evict(persistent) })
 }
 
 // request is the machine's enrolment, with its EK certificate and the CA's intermediate.
@@ -234,7 +295,7 @@ func (b *bench) enrol(m *machine, name string) *ActivateResult {
 // enrolled is a healthy machine with an active key.
 func (b *bench) enrolled(boot string) *machine {
 	b.t.Helper()
-	m := newMachine(b.t, "", boot)
+	m := newMachine(b.t, boot)
 	b.trust(m, "ek")
 	b.enrol(m, "web-"+uuid.NewString()[:8])
 	return m

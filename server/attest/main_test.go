@@ -54,6 +54,8 @@ func runWithPostgres(m *testing.M) (code int, err error) {
 	if err := store.Migrate(ctx, databaseURL(templateDatabase)); err != nil {
 		return 1, fmt.Errorf("migrate: %w", err)
 	}
+	defer pool.stop()
+	pool.dir = dir
 	return m.Run(), nil
 }
 
@@ -76,7 +78,8 @@ func databaseURL(name string) string {
 	return u.String()
 }
 
-var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+// start is where each test's clock begins: after the EK certificates of its TPMs were made.
+var start = time.Now().UTC().Truncate(time.Second).Add(time.Hour)
 
 var admin = store.Actor{Kind: "admin", ID: "test"}
 

@@ -2,36 +2,14 @@ package ui
 
 import (
 	"fmt"
-	"html/template"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
-
-// functions are what templates can call.
-var functions = template.FuncMap{
-	"at":          at,
-	"component":   componentName,
-	"words":       words,
-	"statusWord":  statusWord,
-	"reasonWord":  reasonWord,
-	"assurance":   assuranceWord,
-	"checkTitle":  checkTitle,
-	"pcr":         pcrName,
-	"count":       count,
-	"short":       short,
-	"kinds":       kindWord,
-	"isDigest":    isDigest,
-	"scopeText":   conditionsOf,
-	"assessment":  func(s finding.AssessmentStatus) string { return assessmentWord(string(s)) },
-	"platform":    platformName,
-	"security":    securityTypeName,
-}
 
 // moment is a time as pages show it: relative, with the exact time in reach.
 type moment struct {

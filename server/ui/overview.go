@@ -107,7 +107,6 @@ func slices(counts map[string]int64, order []string, label func(string) string, 
 	return out
 }
 
-
 // anyText narrows a function of templates to text.
 func anyText(f func(any) string) func(string) string { return func(s string) string { return f(s) } }
 

@@ -73,6 +73,7 @@ func (l *Log) decode(g *segment, proven *[tpm.NumPCRs]uint16) (events []Event, c
 type decoder struct {
 	mustCover bool // of the current event: its digest always is the hash of its data
 
+	contents   bool     // an EV_S_CRTM_CONTENTS was seen
 	kernelPath string   // the file that GRUB's last command "linux" named
 	initrds    []string // the files that GRUB's last command "initrd" named
 	stubName   string   // the UKI section whose name was just measured

@@ -45,6 +45,7 @@ func (d *decoder) byType(e *Event) meaning {
 	if e.Covered && e.PCR >= 11 && e.PCR <= 14 && isSIPA(e.Data) {
 		return d.windows(e)
 	}
+	d.mustCover = d.mustCover || isVariableType(e.Type)
 	switch e.Type {
 	case EvEFIBootServicesApplication, EvEFIBootServicesDriver, EvEFIRuntimeServicesDriver:
 		return d.image(e)
@@ -54,8 +55,11 @@ func (d *decoder) byType(e *Event) meaning {
 		d.mustCover = e.Type == EvEFIAction
 		return meaning{component: ComponentAction, key: "action:" + text(e.Data), description: action(text(e.Data))}
 	case EvSCRTMVersion:
+		// Where Boot Guard measured first, some firmware (Dell's) hashes something else.
+		d.mustCover = !d.contents
 		return meaning{component: ComponentFirmware, key: "crtm_version", description: "firmware version " + versionText(e.Data)}
 	case EvSCRTMContents:
+		d.contents = true
 		return named(ComponentFirmware, "crtm_contents", "root of trust code", e.Data)
 	case EvEFIHCRTMEvent:
 		return meaning{component: ComponentFirmware, key: "hcrtm", description: "root of trust code, measured by the hardware (H-CRTM)"}
@@ -80,9 +84,12 @@ func (d *decoder) byType(e *Event) meaning {
 	case EvIPLPartitionData:
 		return meaning{component: ComponentPartitionTable, key: "ipl_partition_data", description: "partition table of the boot disk (legacy boot)"}
 	case EvCompactHash:
+		d.mustCover = e.PCR == 11
 		return compactHash(e)
+	case EvEFIGPTEvent:
+		d.mustCover = true
+		return meaning{component: ComponentPartitionTable, key: "gpt", description: "GUID partition table (malformed)"}
 	case EvEFIVariableDriverConfig, EvEFIVariableBoot, EvEFIVariableBoot2, EvEFIVariableAuthority:
-		d.mustCover = e.PCR == 7
 		return named(componentOf(e.PCR), "variable", "UEFI variable (malformed)", e.Data)
 	case EvEFISPDMFirmwareBlob, EvEFISPDMFirmwareConfig:
 		return named(ComponentOptionROM, "spdm", "device firmware or its configuration (SPDM)", nil)

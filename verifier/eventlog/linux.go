@@ -130,6 +130,7 @@ func (d *decoder) utf16CommandLine(e *Event) (meaning, bool) {
 	}
 	s, ok := utf16Text(e.Data)
 	if !ok || !utf16Covered(e) {
+		d.mustCover = e.Type == EvIPL
 		return meaning{}, false
 	}
 	e.Covered = true
@@ -155,11 +156,12 @@ func (d *decoder) section(e *Event) (meaning, bool) {
 		e.Covered, d.stubName = true, s
 		return meaning{component: ComponentUKISection, key: "section-name:" + printable(s), description: "unified kernel image has a section " + printable(s)}, true
 	}
-	if e.PCR != 11 || d.stubName == "" {
+	if e.PCR != 11 {
 		return meaning{}, false
 	}
 	s, ok := utf16Text(e.Data)
-	if !ok || s != d.stubName {
+	if !ok || d.stubName == "" || s != d.stubName {
+		d.mustCover = e.Type == EvIPL // it stands where a name must stand
 		return meaning{}, false
 	}
 	d.stubName = ""
@@ -198,11 +200,9 @@ func parseTag(data []byte) (tag uint32, value []byte, ok bool) {
 // tagged describes an event with a tag that is known.
 func (d *decoder) tagged(e *Event) (meaning, bool) {
 	tag, value, ok := parseTag(e.Data)
-	if !ok {
-		return meaning{}, false
-	}
 	m, known := tags[tag]
-	if !known {
+	if !ok || !known {
+		d.mustCover = d.mustCover || e.Type == EvEventTag && e.PCR >= 12 // Windows
 		return meaning{}, false
 	}
 	if !e.Covered {

@@ -2,6 +2,8 @@ package eventlog
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -347,6 +349,59 @@ func TestLogIsSafeForConcurrentUse(t *testing.T) {
 	for range 8 {
 		if !<-done {
 			t.Error("a concurrent replay differs")
+		}
+	}
+}
+
+// TestQuotesOfRealMachines replays logs against the machines' own quotes.
+func TestQuotesOfRealMachines(t *testing.T) {
+	for name, want := range map[string]Outcome{
+		"guard-dell-r340-win2019-a": Replayed, "guard-haruhi-gentoo-a": Replayed, "guard-haruhi-gentoo-b": Failed,
+		"guard-supermicro-win2022-a": Replayed, "goattest-windows-gce-shielded-vm": Replayed,
+	} {
+		dir := filepath.Join("testdata/quotes", name)
+		var public *tpm.Public
+		var err error
+		if raw, readErr := os.ReadFile(filepath.Join(dir, "ak.pub.bin")); readErr == nil {
+			public, err = tpm.ParsePublic(raw)
+		} else {
+			block, _ := pem.Decode(readSpecimen(t, filepath.Join(dir, "ak-recovered.pem")))
+			var key any
+			if key, err = x509.ParsePKIXPublicKey(block.Bytes); err == nil {
+				public, err = tpm.PublicFromCrypto(key)
+			}
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		quote := tpm.Quote{Message: readSpecimen(t, filepath.Join(dir, "quote.attest.bin")), Signature: readSpecimen(t, filepath.Join(dir, "quote.sig.bin"))}
+		attested, err := tpm.ParseAttest(quote.Message)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		// The set holds the values of more banks than were quoted.
+		var quoted tpm.PCRs
+		for _, b := range pcrFile(t, filepath.Join(dir, "eventlog.bin")) {
+			for _, s := range attested.Selections {
+				if s.Alg == b.Alg {
+					for i := range tpm.NumPCRs {
+						if !s.Has(i) {
+							b.Values[i] = nil
+						}
+					}
+					b.Mask = s.Mask
+					quoted = append(quoted, b)
+				}
+			}
+		}
+		q, steps := tpm.Verify(public, []tpm.Quote{quote}, quoted, tpm.Expectation{Freshness: tpm.Freshness{Unchecked: true}, AllowSHA1PCRs: true})
+		if q == nil {
+			t.Errorf("%s: the quote does not verify: %+v", name, steps)
+			continue
+		}
+		m, report := Replay(q, mustParse(t, filepath.Join(dir, "eventlog.bin")))
+		if report.Outcome != want || m.Verified(7) != (want == Replayed) {
+			t.Errorf("%s: %v: %s", name, report.Outcome, report.Detail)
 		}
 	}
 }

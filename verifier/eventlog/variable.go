@@ -81,6 +81,14 @@ func (v *variable) covered(e *Event) bool {
 	return v.extra > 0 && covers(e.Digests, e.Data[:len(e.Data)-1])
 }
 
+func isVariableType(t EventType) bool {
+	switch t {
+	case EvEFIVariableDriverConfig, EvEFIVariableBoot, EvEFIVariableBoot2, EvEFIVariableAuthority:
+		return true
+	}
+	return false
+}
+
 // bootVariable tells whether the name is BootOrder or Boot####.
 func bootVariable(name string) bool {
 	if name == "BootOrder" || name == "BootNext" {
@@ -107,7 +115,7 @@ func (d *decoder) variable(e *Event, v variable) meaning {
 		whole = covers(e.Digests, v.value)
 	}
 	e.Covered = whole
-	d.mustCover = e.PCR == 7 || bootVariable(name)
+	d.mustCover = e.PCR == 7 || bootVariable(name) || isVariableType(e.Type)
 	switch {
 	case v.vendor == guidShim:
 		d.shimVariable(&m, name, v.value)

@@ -124,9 +124,6 @@ func readSelections(r *reader) []Selection {
 		if s.Mask >= 1<<NumPCRs {
 			r.failf("PCR %d is selected; a PC Client TPM has %d", bits.Len32(s.Mask)-1, NumPCRs)
 		}
-		if r.err != nil {
-			return nil
-		}
 		selections = append(selections, s)
 	}
 	return selections

@@ -109,12 +109,9 @@ func pool(certs []*x509.Certificate) *x509.CertPool {
 	return p
 }
 
-// tolerate is cert, or a copy of it that does not list the tolerated critical extensions as
-// unhandled. The caller's certificate is never changed.
+// tolerate is a copy of cert that does not list the tolerated critical extensions as unhandled. The
+// caller's certificate is never changed.
 func tolerate(cert *x509.Certificate) *x509.Certificate {
-	if len(cert.UnhandledCriticalExtensions) == 0 {
-		return cert
-	}
 	c := *cert
 	c.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(cert.UnhandledCriticalExtensions), func(id asn1.ObjectIdentifier) bool {
 		return slices.ContainsFunc(toleratedCritical, id.Equal)

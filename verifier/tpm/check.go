@@ -101,11 +101,8 @@ func CheckEK(p *Public) error {
 		s := p.symmetric
 		r.require(s.Alg == AlgAES && s.Mode == AlgCFB && (s.Bits == 128 || s.Bits == 192 || s.Bits == 256),
 			"The key's symmetric cipher is not AES-CFB.")
-		if p.rsa != nil {
-			r.require(p.scheme.Alg == AlgNull || p.scheme.Alg == AlgOAEP && signatureHash(p.scheme.Hash), "The key's scheme is neither NULL nor OAEP.")
-		} else {
-			r.require(p.scheme.Alg == AlgNull || p.scheme.Alg == AlgECDH && signatureHash(p.scheme.Hash), "The key's scheme is neither NULL nor ECDH.")
-		}
+		// Part 2, section 12.2.3.5: a restricted decryption key has no scheme of its own.
+		r.require(p.scheme.Alg == AlgNull, "The key has a scheme of its own, which a restricted decryption key cannot have.")
 	}
 	return r.result("endorsement key", p)
 }

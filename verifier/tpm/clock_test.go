@@ -76,14 +76,16 @@ func TestEveryQuotesClockIsCompared(t *testing.T) {
 	quotes := []Quote{f.sign(one.bytes()), f.sign(two.bytes())}
 
 	e := fresh()
-	v, r := Verify(f.ak, quotes, claims, e)
-	if mustPass(t, v, r).Clock().Clock != 3000 {
-		t.Error(v.Clock())
+	for _, order := range [][]Quote{quotes, {quotes[1], quotes[0]}} {
+		v, r := Verify(f.ak, order, claims, e)
+		if mustPass(t, v, r).Clock().Clock != 3000 {
+			t.Error(v.Clock())
+		}
 	}
 	last := one.clock
 	last.Clock = 2500
 	e.Last = &last
-	v, r = Verify(f.ak, quotes, claims, e)
+	v, r := Verify(f.ak, quotes, claims, e)
 	mustFail(t, StepClock, "from 2500 to 2000", v, r)
 }
 

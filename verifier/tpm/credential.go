@@ -34,10 +34,7 @@ func MakeCredential(ek *Public, akName, secret []byte, random io.Reader) (creden
 	if err := checkName(akName); err != nil {
 		return nil, nil, fmt.Errorf("make credential: %w", err)
 	}
-	seal := encapsulation{key: ek, nameAlg: ek.nameAlg, oaepHash: ek.nameAlg, symmetricBits: ek.symmetric.Bits}
-	if ek.scheme.Alg == AlgOAEP {
-		seal.oaepHash = ek.scheme.Hash
-	}
+	seal := encapsulation{key: ek, nameAlg: ek.nameAlg, symmetricBits: ek.symmetric.Bits}
 	if !ek.HasAttributes() {
 		seal.applyTemplate()
 	}
@@ -74,7 +71,6 @@ func prefixed(b []byte) []byte {
 type encapsulation struct {
 	key           *Public
 	nameAlg       HashAlg
-	oaepHash      HashAlg
 	symmetricBits int
 }
 
@@ -90,7 +86,6 @@ func (e *encapsulation) applyTemplate() {
 	case e.key.ecdsa != nil && e.key.ecdsa.Params().BitSize == 521: // H-4
 		e.nameAlg, e.symmetricBits = SHA512, 256
 	}
-	e.oaepHash = e.nameAlg
 }
 
 // NameAlg implements tpm2.LabeledEncapsulationKey.
@@ -118,8 +113,8 @@ func (e *encapsulation) encapsulateRSA(random io.Reader, label string) (seed, ci
 	if _, err := io.ReadFull(random, seed); err != nil {
 		return nil, nil, err
 	}
-	// The label counts its terminating zero (Part 1, section B.4).
-	ciphertext, err = rsa.EncryptOAEP(e.oaepHash.Hash().New(), random, e.key.rsa, seed, append([]byte(label), 0))
+	// An EK has no scheme, so OAEP uses nameAlg. The label counts its terminating zero (Part 1, section B.4).
+	ciphertext, err = rsa.EncryptOAEP(e.nameAlg.Hash().New(), random, e.key.rsa, seed, append([]byte(label), 0))
 	return seed, ciphertext, err
 }
 

@@ -120,7 +120,7 @@ func TestParsePublicErrors(t *testing.T) {
 		"policy too long":                   {with(rsaKey, 8, 0xff, 0xff), "authPolicy has a size of 65535"},
 		"even modulus":                      {with(rsaKey, len(rsaKey)-1, 0x10), "not that of an RSA key"},
 		"modulus too small":                 {with(rsaKey, len(rsaKey)-256, 0x01), "not that of an RSA key"},
-		"512 bits":                          {with(rsaKey, 16, 2, 0), "512 bits"},
+		"512 bits":                          {rsaPublic(new(big.Int).SetBit(big.NewInt(1), 511, 1).Bytes(), AlgRSASSA, SHA256), "an RSA key of 512 bits"},
 		"even exponent":                     {with(rsaKey, 18, 0, 1, 0, 0), "65536 is no RSA exponent"},
 		"exponent one":                      {with(rsaKey, 18, 0, 0, 0, 1), "1 is no RSA exponent"},
 		"exponent too large":                {with(rsaKey, 18, 0xff, 0xff, 0xff, 0xff), "4294967295 is no RSA exponent"},
@@ -137,6 +137,22 @@ func TestParsePublicErrors(t *testing.T) {
 	for i := range rsaKey {
 		if _, err := ParsePublic(rsaKey[:i]); err == nil {
 			t.Fatalf("%d bytes are enough", i)
+		}
+	}
+}
+
+// Schemes with more fields than the usual ones are read to their end, and then refused as AK.
+func TestParsePublicOfRareSchemes(t *testing.T) {
+	ecc := read(t, boots, "sb-on-1", "evidence", "ak-ecdsa256.tpmt_public") // scheme at 12, hash 14, curve 16, KDF 18
+	for name, middle := range map[string][]byte{
+		"ECDAA":        {0, 0x1a, 0, 0x0b, 0, 7, 0, 3, 0, 0x10},
+		"KDF1 of ECDH": {0, 0x19, 0, 0x0b, 0, 3, 0, 0x20, 0, 0x0b},
+	} {
+		p, err := ParsePublic(append(append(bytes.Clone(ecc[:12]), middle...), ecc[20:]...))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if err := CheckAK(p); err == nil || !strings.Contains(err.Error(), "signing scheme is") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -265,7 +281,7 @@ func TestCheckEKRules(t *testing.T) {
 		"cipher":              {symmetric(0, 0x26), "not AES-CFB"},
 		"key size":            {symmetric(0, 6, 0, 64), "not AES-CFB"},
 		"mode":                {symmetric(0, 6, 0, 128, 0, 0x44), "not AES-CFB"},
-		"RSAES":               {symmetric(0, 6, 0, 128, 0, 0x43, 0, 0x15), "neither NULL nor OAEP"},
+		"RSAES":               {symmetric(0, 6, 0, 128, 0, 0x43, 0, 0x15), "scheme of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ParsePublic(c.b)
@@ -276,5 +292,26 @@ func TestCheckEKRules(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+	ecc := read(t, dir, "ek-ecc-p256.tpmt_public") // its scheme, NULL, becomes ECDSA with sha256
+	ecc = append(append(bytes.Clone(ecc[:48]), 0, 0x18, 0, 0x0b), ecc[50:]...)
+	if err := CheckEK(mustParse(t, ecc)); err == nil || !strings.Contains(err.Error(), "scheme of its own") {
+		t.Error(err)
+	}
+}
+
+func TestPublicString(t *testing.T) {
+	dir := filepath.Join(boots, "sb-on-1", "evidence")
+	for file, want := range map[string]string{
+		"ak-rsassa.tpmt_public":   "RSA-2048, RSASSA with sha256",
+		"ak-ecdsa384.tpmt_public": "P-384, ECDSA with sha384",
+		"ek-rsa2048.tpmt_public":  "RSA-2048",
+	} {
+		if got := mustParse(t, read(t, dir, file)).String(); got != want {
+			t.Errorf("%s: %q", file, got)
+		}
+	}
+	if got := (Scheme{Alg: AlgNull}).String() + ", " + (Scheme{Alg: AlgRSAES}).String() + ", " + (&Public{}).String(); got != "NULL, RSAES, no key" {
+		t.Error(got)
 	}
 }

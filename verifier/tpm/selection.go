@@ -112,9 +112,6 @@ func (v *verification) missing(required Selection) string {
 			continue
 		}
 		lacking := required.Mask &^ s.Mask
-		if lacking == 0 {
-			return ""
-		}
 		if bits.OnesCount32(lacking) < bits.OnesCount32(least) {
 			least = lacking
 		}

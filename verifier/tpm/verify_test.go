@@ -196,7 +196,7 @@ func TestNonceStep(t *testing.T) {
 	}{
 		{"zero value", []Quote{q}, Freshness{}, Fail, "no nonce is expected"},
 		{"right", []Quote{q}, Freshness{Nonce: testNonce}, Pass, ""},
-		{"wrong", []Quote{q}, Freshness{Nonce: []byte("other")}, Fail, "another nonce"},
+		{"wrong", []Quote{q}, Freshness{Nonce: []byte("other")}, Fail, "the quote was made for another nonce"},
 		{"prefix", []Quote{q}, Freshness{Nonce: testNonce[:31]}, Fail, "another nonce"},
 		{"ours, but used", []Quote{q}, Freshness{Nonce: testNonce, Fault: "the nonce was used before"}, Fail, "used before"},
 		{"fault though unchecked", []Quote{q}, Freshness{Fault: "expired", Unchecked: true}, Fail, "expired"},
@@ -284,6 +284,11 @@ func TestReportNamesEveryStepInOrder(t *testing.T) {
 	}
 	if v != nil || outcome(r) != "fail skipped skipped skipped skipped skipped" || !r.Failed() {
 		t.Error(describe(r))
+	}
+	for _, s := range []Step{-1, numSteps} {
+		if s.Code() != "quote.unknown" || s.Citation() != "" {
+			t.Errorf("step %d is %q", s, s.Code())
+		}
 	}
 	if (Report{}).allows(Freshness{Unchecked: true}) {
 		t.Error("an empty report is good enough")

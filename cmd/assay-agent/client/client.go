@@ -131,10 +131,10 @@ type request struct {
 }
 
 // do sends a request and decodes the answer of status want into out (nil: no content).
-func (c *Client) do(ctx context.Context, r request, want int, out any) error {
+func (c *Client) do(ctx context.Context, r request, want int, out any) (http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, bytes.NewReader(r.body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	req.Header.Set("User-Agent", c.userAgent)
@@ -146,26 +146,26 @@ func (c *Client) do(ctx context.Context, r request, want int, out any) error {
 	}
 	rsp, err := c.http.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer rsp.Body.Close() //nolint:errcheck // only read from
 	body, err := io.ReadAll(io.LimitReader(rsp.Body, maxAnswer+1))
 	if err != nil {
-		return fmt.Errorf("%s %s: read the answer: %w", r.method, r.path, err)
+		return nil, fmt.Errorf("%s %s: read the answer: %w", r.method, r.path, err)
 	}
 	if len(body) > maxAnswer {
-		return fmt.Errorf("%s %s: the answer is longer than %d bytes", r.method, r.path, maxAnswer)
+		return nil, fmt.Errorf("%s %s: the answer is longer than %d bytes", r.method, r.path, maxAnswer)
 	}
 	if rsp.StatusCode != want {
-		return problem(rsp, body)
+		return nil, problem(rsp, body)
 	}
 	if out == nil {
-		return nil
+		return rsp.Header, nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("%s %s: the answer is not what the API promises: %w", r.method, r.path, err)
+		return nil, fmt.Errorf("%s %s: the answer is not what the API promises: %w", r.method, r.path, err)
 	}
-	return nil
+	return rsp.Header, nil
 }
 
 func problem(rsp *http.Response, body []byte) *Problem {
@@ -203,12 +203,12 @@ func retryAfter(value, date string) time.Duration {
 	return max(0, min(at.Sub(now), 24*time.Hour))
 }
 
-func (c *Client) postJSON(ctx context.Context, path, token string, in any, want int, out any) error {
+func (c *Client) postJSON(ctx context.Context, path, token string, in any, want int, out any) (http.Header, error) {
 	r := request{method: http.MethodPost, path: path, token: token}
 	if in != nil {
 		body, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		r.body, r.contentType = body, "application/json"
 	}
@@ -218,17 +218,18 @@ func (c *Client) postJSON(ctx context.Context, path, token string, in any, want 
 // Enroll registers a machine.
 func (c *Client) Enroll(ctx context.Context, joinToken string, e *EnrollmentRequest) (*Enrollment, error) {
 	var out Enrollment
-	if err := c.postJSON(ctx, "/v1/enrollments", joinToken, e, http.StatusCreated, &out); err != nil {
+	if _, err := c.postJSON(ctx, "/v1/enrollments", joinToken, e, http.StatusCreated, &out); err != nil {
 		return nil, fmt.Errorf("enrol: %w", err)
 	}
 	return &out, nil
 }
 
-// Activate proves the AK of an enrolment by the secret of its credential. There is one try.
-func (c *Client) Activate(ctx context.Context, joinToken, enrollmentID string, secret []byte) (*Enrollment, error) {
+// Activate proves the AK of an enrolment by the secret of its credential. There is one try. The secret
+// is the credential of this call: no token goes with it.
+func (c *Client) Activate(ctx context.Context, enrollmentID string, secret []byte) (*Enrollment, error) {
 	var out Enrollment
 	path := "/v1/enrollments/" + url.PathEscape(enrollmentID) + "/activation"
-	if err := c.postJSON(ctx, path, joinToken, map[string][]byte{"secret": secret}, http.StatusOK, &out); err != nil {
+	if _, err := c.postJSON(ctx, path, "", map[string][]byte{"secret": secret}, http.StatusOK, &out); err != nil {
 		return nil, fmt.Errorf("activate the credential: %w", err)
 	}
 	return &out, nil
@@ -238,7 +239,7 @@ func (c *Client) Activate(ctx context.Context, joinToken, enrollmentID string, s
 func (c *Client) Challenge(ctx context.Context, machineID, token string) (*Challenge, error) {
 	var out Challenge
 	path := "/v1/machines/" + url.PathEscape(machineID) + "/challenges"
-	if err := c.postJSON(ctx, path, token, nil, http.StatusCreated, &out); err != nil {
+	if _, err := c.postJSON(ctx, path, token, nil, http.StatusCreated, &out); err != nil {
 		return nil, fmt.Errorf("ask for a challenge: %w", err)
 	}
 	return &out, nil
@@ -250,7 +251,7 @@ func (c *Client) PutEventLog(ctx context.Context, machineID, token, digest strin
 		method: http.MethodPut, token: token, body: log, contentType: "application/octet-stream",
 		path: "/v1/machines/" + url.PathEscape(machineID) + "/event-logs/" + url.PathEscape(digest),
 	}
-	if err := c.do(ctx, r, http.StatusNoContent, nil); err != nil {
+	if _, err := c.do(ctx, r, http.StatusNoContent, nil); err != nil {
 		return fmt.Errorf("send the event log: %w", err)
 	}
 	return nil
@@ -260,10 +261,14 @@ func (c *Client) PutEventLog(ctx context.Context, machineID, token, digest strin
 func (c *Client) SubmitEvidence(ctx context.Context, machineID, token string, e *Evidence) (*Verdict, error) {
 	var raw json.RawMessage
 	path := "/v1/machines/" + url.PathEscape(machineID) + "/evidence"
-	if err := c.postJSON(ctx, path, token, e, http.StatusCreated, &raw); err != nil {
+	header, err := c.postJSON(ctx, path, token, e, http.StatusCreated, &raw)
+	if err != nil {
 		return nil, fmt.Errorf("post evidence: %w", err)
 	}
 	out := Verdict{Raw: raw}
+	if at, err := http.ParseTime(header.Get("Date")); err == nil {
+		out.ServerTime = at
+	}
 	if err := json.Unmarshal(raw, &out); err != nil {
 		return nil, fmt.Errorf("post evidence: the verdict cannot be read: %w", err)
 	}

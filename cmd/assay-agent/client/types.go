@@ -64,7 +64,7 @@ type Evidence struct {
 	PCRs           map[string]map[string]string `json:"pcrs"`
 	EventLog       []byte                       `json:"event_log,omitempty"`
 	EventLogDigest string                       `json:"event_log_digest,omitempty"`
-	IMALog         []byte                       `json:"ima_log,omitempty"`
+	IMALog         []byte                       `json:"ima_log,omitzero"` // empty, not nil: no entry since ima_log_offset
 	IMALogOffset   int                          `json:"ima_log_offset,omitempty"`
 	Agent          Agent                        `json:"agent"`
 }
@@ -112,7 +112,8 @@ type Verdict struct {
 	NextChallenge               *Challenge `json:"next_challenge"`
 	NextAttestationAfterSeconds int        `json:"next_attestation_after_seconds"`
 
-	Raw json.RawMessage `json:"-"` // the answer as it came
+	Raw        json.RawMessage `json:"-"` // the answer as it came
+	ServerTime time.Time       `json:"-"` // when the server answered, by its own clock; zero if it did not say
 }
 
 // Check is one step of the chain of origin.

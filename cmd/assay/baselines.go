@@ -1,0 +1,506 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/openapi/client"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// BaselinesCommand holds the commands about baselines.
+type BaselinesCommand struct {
+	List     BaselinesList    `cmd:"" default:"withargs" help:"List baselines (also without \"list\")."`
+	Show     BaselineShow     `cmd:"" help:"Show a baseline's versions, or one version with its reference values."`
+	Register BaselineRegister `cmd:"" help:"Register reference values as a new baseline, or as a version of one."`
+	Capture  BaselineCapture  `cmd:"" help:"Make a baseline of a machine's last genuine verdict."`
+	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
+	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`
+	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
+}
+
+// BaselinesList lists baselines.
+type BaselinesList struct {
+	Paging `embed:""`
+}
+
+// Run lists them.
+func (c *BaselinesList) Run(a *app) error {
+	items, all, err := fetchList[client.Baseline](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
+		return api.ListBaselines(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
+	})
+	if err != nil {
+		return err
+	}
+	return printList(a, items, all, "There is no baseline. `assay baselines capture --machine NAME` makes one of a machine that is known to be good.", func(list []client.Baseline) {
+		rows := make([][]cell, len(list))
+		for i := range list {
+			x := &list[i]
+			rows[i] = []cell{plain(x.Name), plain(versionsText(x.Versions)), plain(selectorText(x.Selector)), plain(a.print.ago(x.UpdatedAt)), {x.ID.String(), dim}}
+		}
+		a.print.table([]string{"NAME", "VERSIONS", "MACHINES", "CHANGED", "ID"}, rows)
+	})
+}
+
+// versionsText names the versions that count: "3 active, 2 grace".
+func versionsText(versions []client.BaselineVersion) string {
+	var parts []string
+	retired := 0
+	for _, v := range versions {
+		if v.State == baseline.StateRetired {
+			retired++
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", v.Version, v.State))
+	}
+	if retired > 0 {
+		parts = append(parts, fmt.Sprintf("%d retired", retired))
+	}
+	return dash(strings.Join(parts, ", "))
+}
+
+func selectorText(s client.Selector) string {
+	var parts []string
+	if s.ScaleSet != nil && len(*s.ScaleSet) > 0 {
+		parts = append(parts, "scale set "+strings.Join(*s.ScaleSet, ", "))
+	}
+	if s.Labels != nil && len(*s.Labels) > 0 {
+		parts = append(parts, labelText(*s.Labels))
+	}
+	if s.Platform != nil && len(*s.Platform) > 0 {
+		names := make([]string, len(*s.Platform))
+		for i, p := range *s.Platform {
+			names[i] = string(p)
+		}
+		parts = append(parts, "platform "+strings.Join(names, ", "))
+	}
+	if s.MachineIds != nil && len(*s.MachineIds) > 0 {
+		parts = append(parts, count(len(*s.MachineIds), "machine"))
+	}
+	if len(parts) == 0 {
+		return "all"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// BaselineShow shows a baseline or one version.
+type BaselineShow struct {
+	Baseline string `arg:"" help:"Id or name; NAME@3 is version 3 with its reference values."`
+}
+
+// Run shows it.
+func (c *BaselineShow) Run(a *app) error {
+	name, version, err := splitVersion(c.Baseline)
+	if err != nil {
+		return err
+	}
+	id, err := a.baselineID(name)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	if version > 0 {
+		resp, err := api.GetBaselineVersion(a.ctx, id, version)
+		v, raw, err := answer[client.BaselineVersion](a, resp, err)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(raw)
+		}
+		return a.printVersion(&v)
+	}
+	resp, err := api.GetBaseline(a.ctx, id)
+	x, raw, err := answer[client.Baseline](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	p := a.print
+	p.line("%s", p.paint(bold, clean(x.Name)))
+	p.field("id", x.ID.String())
+	p.field("machines", clean(selectorText(x.Selector)))
+	p.line("")
+	rows := make([][]cell, len(x.Versions))
+	for i := range x.Versions {
+		v := &x.Versions[i]
+		rows[i] = []cell{plain(strconv.Itoa(v.Version)), status(string(v.State)), plain(string(v.Origin)), plain(p.ago(v.CreatedAt)), plain(v.CreatedBy), plain(untilText(p, v.ActiveUntil)), plain(provenanceText(v.Provenance))}
+		if v.State == baseline.StateActive {
+			rows[i][1].color = green
+		}
+	}
+	p.table([]string{"VERSION", "STATE", "ORIGIN", "CREATED", "BY", "UNTIL", "PROVENANCE"}, rows)
+	return nil
+}
+
+func untilText(p *printer, t *time.Time) string {
+	if t == nil {
+		return "–"
+	}
+	return p.ago(*t)
+}
+
+func provenanceText(x client.Provenance) string {
+	return dash(strings.TrimSpace(textOf(x.Repository) + " " + textOf(x.Commit) + " " + textOf(x.BuildURL)))
+}
+
+func (a *app) printVersion(v *client.BaselineVersion) error {
+	p := a.print
+	p.line("%s version %d  %s", p.paint(bold, clean(v.Name)), v.Version, clean(string(v.State)))
+	p.field("id", v.ID.String())
+	p.field("machines", clean(selectorText(v.Selector)))
+	p.field("origin", clean(string(v.Origin)))
+	p.field("created", p.when(v.CreatedAt)+" by "+clean(v.CreatedBy))
+	p.field("until", p.whenPtr(v.ActiveUntil))
+	if text := provenanceText(v.Provenance); text != "–" {
+		p.field("provenance", clean(text))
+	}
+	if v.ReferenceValues == nil {
+		return nil
+	}
+	var rv verifier.ReferenceValues
+	if err := json.Unmarshal(*v.ReferenceValues, &rv); err != nil {
+		return fmt.Errorf("the reference values cannot be read: %w", err)
+	}
+	p.reference(rv)
+	return nil
+}
+
+func (p *printer) reference(rv verifier.ReferenceValues) {
+	if len(rv.Events) > 0 {
+		p.heading("Events (%d)", len(rv.Events))
+		rows := make([][]cell, len(rv.Events))
+		for i := range rv.Events {
+			e := &rv.Events[i]
+			rows[i] = []cell{plain("  " + strconv.Itoa(e.PCR)), plain(dash(e.Component)), plain(dash(e.Description)), {e.Type, dim}}
+		}
+		p.table([]string{"  PCR", "COMPONENT", "DESCRIPTION", "TYPE"}, rows)
+	}
+	if len(rv.Claims) > 0 {
+		p.heading("Claims")
+		claims := map[string]any{}
+		for name, raw := range rv.Claims {
+			claims[name] = string(raw)
+		}
+		p.sorted(claims)
+	}
+	banks := map[string]any{}
+	for bank, values := range rv.PCRs {
+		banks[bank] = count(len(values), "PCR")
+	}
+	if len(banks) > 0 {
+		p.heading("PCR values")
+		p.sorted(banks)
+	}
+}
+
+// SelectorFlags choose the machines that a baseline is for.
+type SelectorFlags struct {
+	ScaleSet []string          `placeholder:"NAME" help:"For machines of these scale sets."`
+	Label    map[string]string `placeholder:"KEY=VALUE" help:"For machines with these labels."`
+	Platform []string          `placeholder:"PLATFORM" help:"For machines on these platforms."`
+	For      []string          `name:"for" placeholder:"ID|NAME" help:"For these machines."`
+}
+
+func (f *SelectorFlags) given() bool {
+	return len(f.ScaleSet)+len(f.Label)+len(f.Platform)+len(f.For) > 0
+}
+
+// selector is what the flags choose; nil where none is given.
+func (f *SelectorFlags) selector(a *app) (*client.Selector, error) {
+	if !f.given() {
+		return nil, nil
+	}
+	s := &client.Selector{}
+	if len(f.ScaleSet) > 0 {
+		s.ScaleSet = &f.ScaleSet
+	}
+	if len(f.Label) > 0 {
+		labels := client.Labels(f.Label)
+		s.Labels = &labels
+	}
+	if len(f.Platform) > 0 {
+		platforms := make([]client.Platform, len(f.Platform))
+		for i, p := range f.Platform {
+			platforms[i] = client.Platform(p)
+		}
+		s.Platform = &platforms
+	}
+	if len(f.For) > 0 {
+		ids := make([]uuid.UUID, len(f.For))
+		for i, name := range f.For {
+			id, err := a.machineID(name)
+			if err != nil {
+				return nil, err
+			}
+			ids[i] = id
+		}
+		s.MachineIds = &ids
+	}
+	return s, nil
+}
+
+// BaselineRegister registers reference values.
+type BaselineRegister struct {
+	Name          string `required:"" help:"Name of the baseline."`
+	File          string `required:"" placeholder:"FILE" help:"reference_values, as assay capture prints them; - is standard input."`
+	AddVersion    bool   `help:"Add a version to the baseline of that name; it is made if there is none yet."`
+	Draft         bool   `help:"Store it without using it; promote makes it active."`
+	SelectorFlags `embed:""`
+	Repository    string `env:"GITHUB_REPOSITORY" help:"Provenance: where it was built from."`
+	Commit        string `env:"GITHUB_SHA" help:"Provenance: the commit."`
+	BuildURL      string `name:"build-url" help:"Provenance: the pipeline's run."`
+}
+
+// Run registers them.
+func (c *BaselineRegister) Run(a *app) error {
+	reference, err := readReference(c.File, a.stdin)
+	if err != nil {
+		return err
+	}
+	values, err := json.Marshal(reference.Values())
+	if err != nil {
+		return fmt.Errorf("write reference values: %w", err)
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	selector, err := c.selector(a)
+	if err != nil {
+		return err
+	}
+	var provenance *client.Provenance
+	if c.Repository+c.Commit+c.BuildURL != "" {
+		provenance = &client.Provenance{Repository: optional(c.Repository), Commit: optional(c.Commit), BuildURL: optional(c.BuildURL)}
+	}
+	state := baseline.StateActive
+	if c.Draft {
+		state = baseline.StateDraft
+	}
+	if c.AddVersion {
+		id, err := a.baselineID(c.Name)
+		if err == nil {
+			if selector != nil {
+				return &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
+					Detail: "a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform and --for out"}
+			}
+			body := client.BaselineVersionInput{ReferenceValues: values, Provenance: provenance, State: optionalAs[client.BaselineVersionInputState](state)}
+			resp, err := api.CreateBaselineVersion(a.ctx, id, &client.CreateBaselineVersionParams{}, body)
+			return a.showVersion(resp, err)
+		}
+		var p *problem
+		if !errors.As(err, &p) || p.Code != "not_found" {
+			return err
+		}
+	}
+	body := client.BaselineInput{Name: c.Name, ReferenceValues: values, Selector: selector, Provenance: provenance, State: optionalAs[client.BaselineInputState](state)}
+	resp, err := api.CreateBaseline(a.ctx, &client.CreateBaselineParams{}, body)
+	err = a.showVersion(resp, err)
+	var p *problem
+	if errors.As(err, &p) && p.Code == "conflict" {
+		p.Hint = "--add-version, to add a version to the baseline of that name"
+	}
+	return err
+}
+
+// showVersion prints the version that a call answered.
+func (a *app) showVersion(resp *http.Response, err error) error {
+	v, raw, err := answer[client.BaselineVersion](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	a.print.line("%s version %d is %s  %s", clean(v.Name), v.Version, clean(string(v.State)), a.print.paint(dim, v.ID.String()))
+	return nil
+}
+
+// BaselineCapture captures from a machine.
+type BaselineCapture struct {
+	Machine       string `required:"" placeholder:"ID|NAME" help:"Machine that is known to be good."`
+	Name          string `help:"Name of the baseline; the machine's otherwise."`
+	SelectorFlags `embed:""`
+}
+
+// Run captures.
+func (c *BaselineCapture) Run(a *app) error {
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	id, err := a.machineID(c.Machine)
+	if err != nil {
+		return err
+	}
+	selector, err := c.selector(a)
+	if err != nil {
+		return err
+	}
+	resp, err := api.CaptureBaseline(a.ctx, id, &client.CaptureBaselineParams{}, client.CaptureRequest{Name: optional(c.Name), Selector: selector})
+	return a.showVersion(resp, err)
+}
+
+// BaselinePromote promotes a version.
+type BaselinePromote struct {
+	Baseline string        `arg:"" help:"NAME@VERSION."`
+	GraceFor time.Duration `placeholder:"DURATION" help:"The version it replaces stays valid this long, for example 72h; it is retired at once otherwise."`
+}
+
+// Run promotes it.
+func (c *BaselinePromote) Run(a *app) error {
+	id, version, err := a.baselineVersion(c.Baseline)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.PromoteBaselineVersion(a.ctx, id, version, &client.PromoteBaselineVersionParams{}, client.PromoteRequest{GraceUntil: a.after(c.GraceFor)})
+	return a.showVersion(resp, err)
+}
+
+// BaselineRetire retires a version.
+type BaselineRetire struct {
+	Baseline string `arg:"" help:"NAME@VERSION."`
+}
+
+// Run retires it.
+func (c *BaselineRetire) Run(a *app) error {
+	id, version, err := a.baselineVersion(c.Baseline)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.RetireBaselineVersion(a.ctx, id, version, &client.RetireBaselineVersionParams{})
+	return a.showVersion(resp, err)
+}
+
+// splitVersion reads NAME@3; the version is 0 where none is named.
+func splitVersion(text string) (name string, version int, err error) {
+	i := strings.LastIndexByte(text, '@')
+	if i < 0 {
+		return text, 0, nil
+	}
+	version, err = strconv.Atoi(text[i+1:])
+	if err != nil || version < 1 {
+		return "", 0, &problem{Title: "The command line cannot be used", Code: "usage", Detail: fmt.Sprintf("%q is no version; versions count from 1", text[i+1:]), exit: exitBadCall}
+	}
+	return text[:i], version, nil
+}
+
+func (a *app) baselineVersion(text string) (uuid.UUID, int, error) {
+	name, version, err := splitVersion(text)
+	if err != nil {
+		return uuid.Nil, 0, err
+	}
+	if version == 0 {
+		return uuid.Nil, 0, &problem{Title: "The command line cannot be used", Code: "usage", Detail: "name the version too: " + text + "@1", exit: exitBadCall}
+	}
+	id, err := a.baselineID(name)
+	return id, version, err
+}
+
+// baselineID finds a baseline by id or name. Names are unique.
+func (a *app) baselineID(text string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(text); err == nil {
+		return id, nil
+	}
+	list, _, err := fetchList[client.Baseline](a, Paging{All: true}, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
+		return api.ListBaselines(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
+	})
+	if err != nil {
+		return uuid.Nil, err
+	}
+	for i := range list {
+		if list[i].Name == text {
+			return list[i].ID, nil
+		}
+	}
+	return uuid.Nil, exactlyOne("baseline", text, nil)
+}
+
+// BaselineDiff compares two sets of reference values.
+type BaselineDiff struct {
+	Before string `arg:"" help:"A file with reference_values, or NAME@VERSION of the service."`
+	After  string `arg:"" help:"Likewise."`
+}
+
+// Help explains the exit code.
+func (c *BaselineDiff) Help() string { return "Exit code: 0 nothing changed, 1 something did." }
+
+// Run compares them.
+func (c *BaselineDiff) Run(a *app) error {
+	before, err := a.loadReference(c.Before)
+	if err != nil {
+		return err
+	}
+	after, err := a.loadReference(c.After)
+	if err != nil {
+		return err
+	}
+	changes := baseline.Diff(before, after)
+	if a.json {
+		if changes == nil {
+			changes = []verifier.Deviation{}
+		}
+		if err := a.printJSON(map[string]any{"deviations": changes}); err != nil {
+			return err
+		}
+	} else if len(changes) == 0 {
+		fmt.Fprintln(a.stderr, "Nothing changed.")
+	} else {
+		a.print.deviations("Changes", changes)
+	}
+	if len(changes) > 0 {
+		return quietExit(exitFailed)
+	}
+	return nil
+}
+
+// loadReference reads a file where there is one of that name, else asks the service for NAME@VERSION.
+func (a *app) loadReference(text string) (*verifier.Reference, error) {
+	if _, err := os.Stat(text); err == nil || text == "-" || !strings.Contains(text, "@") {
+		return readReference(text, a.stdin)
+	}
+	id, version, err := a.baselineVersion(text)
+	if err != nil {
+		return nil, err
+	}
+	api, err := a.api()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := api.GetBaselineVersion(a.ctx, id, version)
+	v, _, err := answer[client.BaselineVersion](a, resp, err)
+	if err != nil {
+		return nil, err
+	}
+	if v.ReferenceValues == nil {
+		return nil, &problem{Title: "The service's answer cannot be read", Code: "bad_answer", Detail: "the version came without its reference values"}
+	}
+	reference, err := verifier.ParseReferenceValues(*v.ReferenceValues)
+	if err != nil {
+		return nil, unreadable(text, "reference values", err)
+	}
+	return reference, nil
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/assay-verifier/assay/store"
+)
+
+// serveCommand runs the service.
+type serveCommand struct {
+	Config
+}
+
+// Run serves until a signal.
+func (s *serveCommand) Run(p *process) error {
+	if s.LogFormat == "" {
+		s.LogFormat = "json"
+	}
+	return serve(p, &s.Config, func(string, string) {})
+}
+
+// devCommand runs the service for trying out.
+type devCommand struct {
+	Config
+}
+
+// Run serves until a signal, and tells people where.
+func (d *devCommand) Run(p *process) error {
+	if d.LogFormat == "" {
+		d.LogFormat = "text"
+	}
+	return serve(p, &d.Config, func(url, newToken string) {
+		fmt.Fprintf(p.stdout, "\nAssay %s runs at %s\n  pages          %s/ui/\n  documentation  %s/docs\n", version, url, url, url)
+		if newToken != "" {
+			fmt.Fprintf(p.stdout, "  admin token    %s\n", newToken)
+		}
+		fmt.Fprintf(p.stdout, "  token file     %s\n\nTry: assay --server %s --token-file %s overview\n\n", d.tokenFile(), url, d.tokenFile())
+	})
+}
+
+// migrateCommand migrates the configured database.
+type migrateCommand struct {
+	DataDir     string `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	LogFormat   string `env:"ASSAY_LOG_FORMAT" enum:",json,text" default:"" help:"json or text."`
+}
+
+// Run migrates and prints the version.
+func (m *migrateCommand) Run(p *process) (err error) {
+	if m.LogFormat == "" {
+		m.LogFormat = "text"
+	}
+	c := &Config{DataDir: m.DataDir, DatabaseURL: m.DatabaseURL}
+	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", m.LogFormat))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := store.Migrate(p.ctx, url); err != nil {
+		return err
+	}
+	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := st.CheckMigrations(p.ctx); err != nil {
+		return err
+	}
+	v, _, err := st.MigrationVersion(p.ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.stdout, "schema version %d\n", v)
+	return nil
+}
+
+// healthcheckCommand asks the local service.
+type healthcheckCommand struct {
+	Listen  string        `env:"ASSAY_LISTEN" default:"127.0.0.1:8440" placeholder:"ADDR" help:"As for serve."`
+	TLSCert string        `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"As for serve."`
+	TLSKey  string        `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"As for serve."`
+	Timeout time.Duration `default:"4s" help:"How long to wait."`
+}
+
+// Run asks /readyz and fails unless the service is ready.
+func (h *healthcheckCommand) Run(p *process) error {
+	if err := checkAddress("--listen", h.Listen); err != nil {
+		return err
+	}
+	transport := &http.Transport{}
+	scheme := "http"
+	if h.TLSCert != "" {
+		scheme = "https"
+		own, err := tls.LoadX509KeyPair(h.TLSCert, h.TLSKey)
+		if err != nil {
+			return badConfig("--tls-cert and --tls-key: %v", err)
+		}
+		transport.TLSClientConfig = onlyThisCertificate(own.Certificate[0])
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, h.Timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+reachable(h.Listen)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return fmt.Errorf("the service does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return fmt.Errorf("the service does not answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the service is not ready: %s %s", resp.Status, bytes.TrimSpace(body))
+	}
+	return nil
+}
+
+// onlyThisCertificate accepts the service's own certificate and no other. Its names are those that
+// clients use, never the loopback address that is asked here, so comparing it is the check that can hold.
+func onlyThisCertificate(leaf []byte) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection compares the certificate itself
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if len(state.PeerCertificates) == 0 || !bytes.Equal(state.PeerCertificates[0].Raw, leaf) {
+				return errors.New("another service answers there: its certificate is not ours")
+			}
+			return nil
+		},
+	}
+}
+
+// versionCommand prints the version.
+type versionCommand struct {
+	Output string `short:"o" enum:"human,json" default:"human" help:"human or json."`
+}
+
+// Run prints it.
+func (v *versionCommand) Run(p *process) error {
+	info := struct {
+		Version string `json:"version"`
+		Commit  string `json:"commit,omitempty"`
+		Go      string `json:"go"`
+	}{Version: version, Go: runtime.Version()}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range build.Settings {
+			if s.Key == "vcs.revision" {
+				info.Commit = s.Value
+			}
+		}
+	}
+	if v.Output == "json" {
+		return json.NewEncoder(p.stdout).Encode(info)
+	}
+	fmt.Fprintf(p.stdout, "assayd %s (%s)\n", info.Version, info.Go)
+	return nil
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config is the operator's manual: every setting with what it means, its default and its danger. Each is
+// a flag, and an environment variable of the name given; the flag goes first.
+type Config struct {
+	// Listen is the address of the API, the pages and the documentation. Agents, people and pipelines use it.
+	//
+	// Danger: without TLSCert, or a proxy that ends TLS before it, tokens travel in the clear. Keep it on
+	// loopback then.
+	Listen string `env:"ASSAY_LISTEN" default:"127.0.0.1:8440" placeholder:"ADDR" help:"Address of API, pages and documentation. Without TLS keep it on loopback: tokens travel in the clear."`
+
+	// AdminListen is the address of /metrics, /debug/pprof/ and /healthz, for operators. Empty: none.
+	//
+	// Danger: it asks for no token. Whoever reaches it can read profiles of the process, which may hold
+	// secrets, and slow it down. Never expose it.
+	AdminListen string `env:"ASSAY_ADMIN_LISTEN" default:"127.0.0.1:8441" placeholder:"ADDR" help:"Address of metrics and profiles; empty for none. It asks for no token: never expose it."`
+
+	// DataDir holds the embedded Postgres and, on a fresh database, the first admin token. It is made with
+	// mode 0700 (0711 for root, since Postgres runs as another user below it). Default: /var/lib/assay for
+	// root, else $XDG_DATA_HOME/assay or ~/.local/share/assay.
+	//
+	// Danger: with the embedded Postgres this folder is all that Assay knows. Back it up (see deploy), and
+	// never put it on a network file system.
+	DataDir string `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"Folder of the embedded Postgres and of admin.token (${default})."`
+
+	// DatabaseURL is the Postgres to use, postgres://user:password@host/database?sslmode=verify-full or
+	// key=value pairs. Empty: a private Postgres in DataDir, started and stopped with the service.
+	//
+	// Danger: other users of the host can read a flag, so give a URL with a password by the variable, or
+	// name a passfile= in it.
+	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
+
+	// DatabaseConnections bounds the connections to Postgres. One is busy with the group commit of verdicts;
+	// the others answer queries. More than twice the database's cores gain nothing.
+	DatabaseConnections int32 `env:"ASSAY_DATABASE_CONNECTIONS" default:"16" placeholder:"N" help:"Most connections to Postgres (${default})."`
+
+	// NoMigrate leaves the schema as it is at start. By default serve brings it up to date first, and several
+	// replicas may do so at once.
+	//
+	// Danger: with an older schema the service refuses to start; run assayd migrate.
+	NoMigrate bool `env:"ASSAY_NO_MIGRATE" help:"Do not bring the schema up to date at start; the service refuses to start with an older one."`
+
+	// AdminTokenFile is where the first admin token is written (mode 0600) when the database has none. It is
+	// written once; only its SHA-256 is stored. Default: admin.token in DataDir.
+	//
+	// Danger: whoever reads it is administrator. Move it to where you keep secrets and delete the file.
+	AdminTokenFile string `env:"ASSAY_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Where a fresh database's first admin token is written, mode 0600 (admin.token in the data folder)."`
+
+	// TLSCert and TLSKey are PEM files; with both the public address speaks TLS 1.2 and 1.3 only. They are
+	// read at start: restart to change them.
+	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"Certificate chain of the public address, leaf first. Read at start."`
+	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key."`
+
+	// PublicURL is the address that clients use, such as https://assay.example. Results name it as their
+	// issuer, and cookies of the pages are Secure where it is https. Empty: no issuer in results.
+	PublicURL string `env:"ASSAY_PUBLIC_URL" placeholder:"URL" help:"Address that clients use, https://assay.example: the issuer in signed results. With https, the cookies of the pages are Secure."`
+
+	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
+	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
+	// logged.
+	LogLevel string `env:"ASSAY_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error. info has a line for every request; use warn for large fleets."`
+
+	// LogFormat is json, one object a line, or text. Default: json for serve, text for dev.
+	LogFormat string `env:"ASSAY_LOG_FORMAT" enum:",json,text" default:"" help:"json or text; json for serve and text for dev otherwise. To standard error."`
+
+	// OTLPEndpoint is where traces go, http://collector:4318. Empty: no tracing, at no cost.
+	OTLPEndpoint string `name:"otlp-endpoint" env:"ASSAY_OTLP_ENDPOINT,OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL" help:"OTLP/HTTP endpoint for traces, http://collector:4318; none otherwise."`
+
+	// TraceRatio is the share of requests that are traced, 0 to 1, where the caller has not decided already.
+	TraceRatio float64 `env:"ASSAY_TRACE_RATIO" default:"0.01" placeholder:"SHARE" help:"Share of requests traced, 0 to 1 (${default}); a caller's decision goes first."`
+
+	// ShutdownTimeout is how long requests in flight may take after SIGTERM. Evidence that was accepted by
+	// then is answered and stored; a second signal ends the process at once.
+	//
+	// Danger: the supervisor must wait longer than this (systemd TimeoutStopSec, Kubernetes
+	// terminationGracePeriodSeconds), or it kills what is being finished.
+	ShutdownTimeout time.Duration `env:"ASSAY_SHUTDOWN_TIMEOUT" default:"30s" placeholder:"DURATION" help:"How long requests in flight may take after SIGTERM (${default}). The supervisor must wait longer."`
+}
+
+// configError is a setting that cannot be used.
+type configError struct{ text string }
+
+func (e *configError) Error() string { return e.text }
+
+func badConfig(format string, args ...any) error {
+	return &configError{fmt.Sprintf(format, args...)}
+}
+
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/assay"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "assay")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "share", "assay")
+	}
+	return "assay-data"
+}
+
+// check refuses settings that cannot work before anything is started.
+func (c *Config) check() error {
+	if err := checkAddress("--listen", c.Listen); err != nil {
+		return err
+	}
+	if c.AdminListen != "" {
+		if err := checkAddress("--admin-listen", c.AdminListen); err != nil {
+			return err
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return badConfig("--tls-cert and --tls-key go together")
+	}
+	if c.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
+			return badConfig("--tls-cert and --tls-key: %v", err)
+		}
+	}
+	if err := checkURL("--public-url", c.PublicURL); err != nil {
+		return err
+	}
+	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
+		return err
+	}
+	if c.DatabaseConnections < 2 || c.DatabaseConnections > 1000 {
+		return badConfig("--database-connections: %d is outside 2 to 1000", c.DatabaseConnections)
+	}
+	if c.TraceRatio < 0 || c.TraceRatio > 1 {
+		return badConfig("--trace-ratio: %g is outside 0 to 1", c.TraceRatio)
+	}
+	if c.ShutdownTimeout < time.Second {
+		return badConfig("--shutdown-timeout: at least 1s is needed")
+	}
+	if c.DataDir == "" {
+		return badConfig("--data-dir: a folder is needed")
+	}
+	return nil
+}
+
+func checkAddress(flag, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" {
+		return badConfig("%s: %q is no address; give HOST:PORT, such as 127.0.0.1:8440", flag, address)
+	}
+	if strings.ContainsAny(host, " /") {
+		return badConfig("%s: %q is no host", flag, host)
+	}
+	return nil
+}
+
+func checkURL(flag, text string) error {
+	if text == "" {
+		return nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
+		return badConfig("%s takes a URL such as https://assay.example", flag)
+	}
+	return nil
+}
+
+// tokenFile is where the first admin token goes.
+func (c *Config) tokenFile() string {
+	if c.AdminTokenFile != "" {
+		return c.AdminTokenFile
+	}
+	return filepath.Join(c.DataDir, "admin.token")
+}
+
+// makeDataDir makes the data folder. Root's must let Postgres, which runs as another user, pass through.
+func (c *Config) makeDataDir() error {
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o711
+	}
+	info, err := os.Stat(c.DataDir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if err := os.MkdirAll(c.DataDir, mode); err != nil {
+			return badConfig("the data folder cannot be made: %v; --data-dir names another", err)
+		}
+		return nil
+	case err != nil:
+		return badConfig("the data folder cannot be used: %v", err)
+	case !info.IsDir():
+		return badConfig("the data folder cannot be used: %s is no folder", c.DataDir)
+	case info.Mode().Perm()&0o022 != 0:
+		return badConfig("the data folder %s can be written by other users (mode %04o): chmod go-w it", c.DataDir, info.Mode().Perm())
+	}
+	probe, err := os.CreateTemp(c.DataDir, ".writable-*")
+	if err != nil {
+		return badConfig("the data folder cannot be written: %v; --data-dir names another", err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/assay-verifier/assay/store/embedded"
+)
+
+// postgresStop is how long the embedded Postgres may take to stop in order before it is stopped at once.
+const postgresStop = 20 * time.Second
+
+// startDatabase gives the URL of the configured database, starting the embedded one where none is
+// configured. stop ends what was started; it comes last of all.
+func startDatabase(ctx context.Context, c *Config, log *slog.Logger) (url string, stop func() error, err error) {
+	if c.DatabaseURL != "" {
+		return c.DatabaseURL, func() error { return nil }, nil
+	}
+	if err := c.makeDataDir(); err != nil {
+		return "", nil, err
+	}
+	postgres, err := embedded.Start(ctx, embedded.Config{DataDir: filepath.Join(c.DataDir, "postgres"), Logf: infof(log)})
+	if err != nil {
+		return "", nil, err
+	}
+	return postgres.URL(), func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), postgresStop)
+		defer cancel()
+		return postgres.Stop(ctx)
+	}, nil
+}

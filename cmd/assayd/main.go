@@ -1,0 +1,77 @@
+// Command assayd is the service: it takes evidence, judges it, keeps the verdicts and answers questions
+// about the fleet. Its configuration is documented at Config.
+//
+// Exit codes: 0 it ended in order; 1 it failed, and the last line says why; 2 the command line or the
+// configuration cannot be used.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the linker (-X main.version=…).
+var version = "dev"
+
+// The exit codes.
+const (
+	exitFailed  = 1
+	exitBadCall = 2
+)
+
+// commands is the command line.
+type commands struct {
+	Serve       serveCommand       `cmd:"" help:"Run the service."`
+	Dev         devCommand         `cmd:"" help:"Run the service for trying out: as serve, with a log for people and the admin token shown."`
+	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
+}
+
+// process is what the operating system gives a command.
+type process struct {
+	ctx            context.Context // ends with the first SIGTERM or SIGINT
+	stdout, stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	go func() {
+		<-ctx.Done()
+		stop() // from here on a second signal ends the process at once
+	}()
+	os.Exit(run(os.Args[1:], &process{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}))
+}
+
+func run(args []string, p *process) int {
+	cli := &commands{}
+	parser, err := kong.New(cli,
+		kong.Name("assayd"),
+		kong.Description("Assay, a verifier of measured boot. Each flag can be given by the environment variable named with it."),
+		kong.Writers(p.stdout, p.stderr),
+		kong.Vars{"data_dir": defaultDataDir()},
+		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 110}),
+	)
+	if err != nil {
+		fmt.Fprintln(p.stderr, "assayd:", err)
+		return exitFailed
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintln(p.stderr, "assayd:", err)
+		fmt.Fprintln(p.stderr, "try: assayd --help")
+		return exitBadCall
+	}
+	if err := kctx.Run(p); err != nil {
+		message, code := explain(err)
+		fmt.Fprintln(p.stderr, "assayd:", message)
+		return code
+	}
+	return 0
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/assay-verifier/assay/server"
+	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/token"
+	"github.com/assay-verifier/assay/server/ui"
+	"github.com/assay-verifier/assay/store"
+)
+
+// serve runs the service until p.ctx ends. What is started is stopped in the reverse order: first the
+// listeners and the requests in flight, then the store with its group commits, the traces, and Postgres
+// last of all. announce is told the address and, on a fresh database, the admin token.
+func serve(p *process, c *Config, announce func(url, newToken string)) (err error) {
+	if err := c.check(); err != nil {
+		return err
+	}
+	log := newLogger(p.stderr, c.LogLevel, c.LogFormat)
+	var closers []func() error
+	defer func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			err = errors.Join(err, closers[i]())
+		}
+		log.Info("stopped")
+	}()
+
+	// The addresses first: a second service on the same ones must not touch the database.
+	public, admin, err := listen(p.ctx, c)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, func() error { closeQuietly(public, admin); return nil })
+
+	url, stopDatabase, err := startDatabase(p.ctx, c, log)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, stopDatabase)
+
+	traces, stopTraces, err := startTracing(p.ctx, c, log)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := stopTraces(ctx); err != nil {
+			log.Warn("the last traces were not sent", "error", err)
+		}
+		return nil
+	})
+
+	st, err := openStore(p.ctx, c, url, traces)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, func() error { st.Close(); return nil })
+
+	srv, err := newServer(p.ctx, c, st, traces, log)
+	if err != nil {
+		return err
+	}
+	secret, err := bootstrapAdmin(p.ctx, st, c.tokenFile(), time.Now())
+	if err != nil {
+		return err
+	}
+	if secret != "" {
+		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
+	}
+	done := keepPartitions(p.ctx, st, log)
+	closers = append(closers, func() error { <-done; return nil })
+
+	warnOfPlainText(c, public, log)
+	log.Info("ready", "version", version, "listen", public.Addr().String(), "admin_listen", addressOf(admin))
+	announce(c.baseURL(public), secret)
+	return srv.Serve(p.ctx, public, admin)
+}
+
+// listen opens both addresses.
+func listen(ctx context.Context, c *Config) (public, admin net.Listener, err error) {
+	var lc net.ListenConfig
+	if public, err = lc.Listen(ctx, "tcp", c.Listen); err != nil {
+		return nil, nil, err
+	}
+	if c.AdminListen == "" {
+		return public, nil, nil
+	}
+	if admin, err = lc.Listen(ctx, "tcp", c.AdminListen); err != nil {
+		return nil, nil, errors.Join(err, public.Close())
+	}
+	return public, admin, nil
+}
+
+// closeQuietly closes what the server has not closed itself.
+func closeQuietly(listeners ...net.Listener) {
+	for _, l := range listeners {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+func addressOf(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// openStore migrates, unless told not to, and opens the store with its tenant.
+func openStore(ctx context.Context, c *Config, url string, traces trace.TracerProvider) (*store.Store, error) {
+	if !c.NoMigrate {
+		if err := store.Migrate(ctx, url); err != nil {
+			return nil, err
+		}
+	}
+	st, err := store.Open(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces})
+	if err != nil {
+		return nil, err
+	}
+	if err := st.CheckMigrations(ctx); err != nil {
+		st.Close()
+		return nil, err
+	}
+	if err := st.EnsureTenant(ctx, store.DefaultTenant, time.Now()); err != nil {
+		st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+// newServer wires the use cases, the pages and the HTTP layer.
+func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.TracerProvider, log *slog.Logger) (*server.Server, error) {
+	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+		return st.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
+	}
+	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := server.NewMetrics()
+	if err != nil {
+		return nil, err
+	}
+	attestation, err := attest.New(attest.Config{
+		Store: st, Token: tokens, Now: time.Now, Random: rand.Reader, Logger: log,
+		Build: "assay " + version, Issuer: strings.TrimRight(c.PublicURL, "/"), Observe: metrics.Appraisal,
+	})
+	if err != nil {
+		return nil, err
+	}
+	pages, err := newPages(c, st, attestation, log)
+	if err != nil {
+		return nil, err
+	}
+	return server.New(server.Config{
+		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
+	})
+}
+
+// newPages makes the web pages. They take API tokens, as the API does.
+func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
+	return ui.New(ui.Config{
+		Store: st, EventLog: attestation.DecodedLog, Now: time.Now, Version: version, Logger: log,
+		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
+		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
+			hash := sha256.Sum256([]byte(bearer))
+			tenant, t, err := st.LookupAPIToken(ctx, hash[:], time.Now())
+			if err != nil {
+				return ui.Principal{}, fmt.Errorf("look up the token: %w", err)
+			}
+			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role}, nil
+		},
+	})
+}
+
+const (
+	partitionMonths   = 3 // made ahead
+	partitionInterval = 12 * time.Hour
+)
+
+// keepPartitions makes the monthly partitions ahead of time until ctx ends. Without them rows go to the
+// default partitions, so a failure loses nothing and is only logged.
+func keepPartitions(ctx context.Context, st *store.Store, log *slog.Logger) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(partitionInterval)
+		defer tick.Stop()
+		for {
+			if made, err := st.MakePartitions(ctx, time.Now(), partitionMonths); err != nil && ctx.Err() == nil {
+				log.Error("partitions were not made", "error", err)
+			} else if made > 0 {
+				log.Info("partitions made", "count", made)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return ended
+}
+
+// warnOfPlainText says so where tokens would cross a network unencrypted.
+func warnOfPlainText(c *Config, public net.Listener, log *slog.Logger) {
+	address, ok := public.Addr().(*net.TCPAddr)
+	if ok && !address.IP.IsLoopback() && c.TLSCert == "" {
+		log.Warn("the public address is reachable from elsewhere and has no TLS: put a proxy that has before it, or set --tls-cert and --tls-key", "listen", address.String())
+	}
+}
+
+// baseURL is the address to give to people.
+func (c *Config) baseURL(public net.Listener) string {
+	if c.PublicURL != "" {
+		return strings.TrimRight(c.PublicURL, "/")
+	}
+	scheme := "http"
+	if c.TLSCert != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + reachable(public.Addr().String())
+}
+
+// reachable is the address with a host that can be called: loopback for "all addresses".
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+		if ip != nil && ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,226 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// originRegistered is the origin of a version that a pipeline or person registered.
+const originRegistered = "registered"
+
+// referenceOf reads reference values and makes sure that an appraisal can use them. Its errors point
+// into the request body.
+func referenceOf(raw json.RawMessage) (verifier.ReferenceValues, error) {
+	var rv verifier.ReferenceValues
+	err := verifier.DecodeStrict(raw, &rv)
+	if err == nil {
+		_, err = verifier.CompileReference(rv)
+	}
+	if err == nil {
+		return rv, nil
+	}
+	const place = "/reference_values"
+	var decode *verifier.DecodeError
+	var field *verifier.FieldError
+	switch {
+	case errors.As(err, &decode):
+		return rv, located(decode.Code, place+decode.Pointer, decode.Detail)
+	case errors.As(err, &field):
+		return rv, located(codeInvalidField, place+field.Pointer, field.Detail)
+	}
+	return rv, fmt.Errorf("compile reference values: %w", err)
+}
+
+func provenanceOf(p *openapi.Provenance) (json.RawMessage, error) {
+	if p == nil {
+		return json.RawMessage("{}"), nil
+	}
+	return json.Marshal(p)
+}
+
+// versionDTO shows a version. Without values it is an entry of a list, which leaves them out.
+func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersion, error) {
+	out := openapi.BaselineVersion{
+		ID: v.BaselineID, Name: v.Name, Version: v.Version, State: openapi.BaselineState(v.State), ActiveUntil: utcOrNull(v.ActiveUntil),
+		Selector: selectorDTO(v.Selector), Origin: openapi.BaselineVersionOrigin(v.Origin), CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy,
+	}
+	if len(v.Provenance) > 0 {
+		if err := json.Unmarshal(v.Provenance, &out.Provenance); err != nil {
+			return out, fmt.Errorf("provenance of baseline %s version %d: %w", v.BaselineID, v.Version, err)
+		}
+	}
+	if withValues {
+		raw, err := json.Marshal(v.Reference)
+		if err != nil {
+			return out, fmt.Errorf("reference values of baseline %s version %d: %w", v.BaselineID, v.Version, err)
+		}
+		values := openapi.ReferenceValues(raw)
+		out.ReferenceValues = &values
+	}
+	return out, nil
+}
+
+func baselineDTO(b store.Baseline) (openapi.Baseline, error) {
+	out := openapi.Baseline{ID: b.ID, Name: b.Name, Selector: selectorDTO(b.Selector), CreatedAt: utc(b.CreatedAt), UpdatedAt: utc(b.UpdatedAt), Versions: []openapi.BaselineVersion{}}
+	for _, v := range b.Versions {
+		v.BaselineID, v.Name, v.Selector = b.ID, b.Name, b.Selector
+		dto, err := versionDTO(v, false)
+		if err != nil {
+			return out, err
+		}
+		out.Versions = append(out.Versions, dto)
+	}
+	return out, nil
+}
+
+// CreateBaseline registers a baseline with its first version.
+func (s *Server) CreateBaseline(ctx context.Context, req openapi.CreateBaselineRequestObject) (openapi.CreateBaselineResponseObject, error) {
+	values, err := referenceOf(req.Body.ReferenceValues)
+	if err != nil {
+		return nil, err
+	}
+	provenance, err := provenanceOf(req.Body.Provenance)
+	if err != nil {
+		return nil, err
+	}
+	state := text(req.Body.State)
+	if state == "" {
+		state = string(openapi.BaselineStateActive)
+	}
+	p := principalOf(ctx)
+	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
+	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selectorOf(req.Body.Selector), v, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.CreateBaseline201JSONResponse(dto), err
+}
+
+// CreateBaselineVersion adds a version, which never changes again.
+func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBaselineVersionRequestObject) (openapi.CreateBaselineVersionResponseObject, error) {
+	now := s.now()
+	values, err := referenceOf(req.Body.ReferenceValues)
+	if err != nil {
+		return nil, err
+	}
+	if err := inFuture("/active_until", req.Body.ActiveUntil, now); err != nil {
+		return nil, err
+	}
+	provenance, err := provenanceOf(req.Body.Provenance)
+	if err != nil {
+		return nil, err
+	}
+	state := text(req.Body.State)
+	if state == "" {
+		state = string(openapi.BaselineStateDraft)
+	}
+	p := principalOf(ctx)
+	v := store.BaselineVersion{
+		BaselineID: req.BaselineID, State: state, ActiveUntil: req.Body.ActiveUntil, Reference: values,
+		Provenance: provenance, Origin: originRegistered, CreatedBy: p.name(),
+	}
+	if v, err = s.store.AddBaselineVersion(ctx, p.tenant, req.BaselineID, v, now, actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.CreateBaselineVersion201JSONResponse(dto), err
+}
+
+// CaptureBaseline makes the machine's last genuine measurements a baseline: for this machine alone,
+// named after it, where the request does not say otherwise.
+func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselineRequestObject) (openapi.CaptureBaselineResponseObject, error) {
+	p := principalOf(ctx)
+	var name string
+	var selector *verifier.Selector
+	if req.Body != nil {
+		name = value(req.Body.Name)
+		if req.Body.Selector != nil {
+			chosen := selectorOf(req.Body.Selector)
+			selector = &chosen
+		}
+	}
+	v, err := s.attest.CaptureBaseline(ctx, p.tenant, req.MachineID, name, selector, actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.CaptureBaseline201JSONResponse(dto), err
+}
+
+// ListBaselines lists baselines with the states of their versions.
+func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesRequestObject) (openapi.ListBaselinesResponseObject, error) {
+	items, next, err := s.store.ListBaselines(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	out := openapi.ListBaselines200JSONResponse{Items: []openapi.Baseline{}, NextCursor: nextCursor(next)}
+	for _, b := range items {
+		dto, err := baselineDTO(b)
+		if err != nil {
+			return nil, err
+		}
+		out.Items = append(out.Items, dto)
+	}
+	return out, nil
+}
+
+// GetBaseline answers one baseline.
+func (s *Server) GetBaseline(ctx context.Context, req openapi.GetBaselineRequestObject) (openapi.GetBaselineResponseObject, error) {
+	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
+	if err != nil {
+		return nil, err
+	}
+	dto, err := baselineDTO(b)
+	return openapi.GetBaseline200JSONResponse(dto), err
+}
+
+// ListBaselineVersions lists the versions of a baseline, newest first.
+func (s *Server) ListBaselineVersions(ctx context.Context, req openapi.ListBaselineVersionsRequestObject) (openapi.ListBaselineVersionsResponseObject, error) {
+	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
+	if err != nil {
+		return nil, err
+	}
+	dto, err := baselineDTO(b)
+	return openapi.ListBaselineVersions200JSONResponse{Items: dto.Versions}, err
+}
+
+// GetBaselineVersion answers one version with its reference values.
+func (s *Server) GetBaselineVersion(ctx context.Context, req openapi.GetBaselineVersionRequestObject) (openapi.GetBaselineVersionResponseObject, error) {
+	v, err := s.store.GetBaselineVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version)
+	if err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.GetBaselineVersion200JSONResponse(dto), err
+}
+
+// PromoteBaselineVersion makes a draft the active version.
+func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.PromoteBaselineVersionRequestObject) (openapi.PromoteBaselineVersionResponseObject, error) {
+	now := s.now()
+	var grace = value(req.Body).GraceUntil
+	if err := inFuture("/grace_until", grace, now); err != nil {
+		return nil, err
+	}
+	v, err := s.store.PromoteVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, grace, now, actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.PromoteBaselineVersion200JSONResponse(dto), err
+}
+
+// RetireBaselineVersion ends a version.
+func (s *Server) RetireBaselineVersion(ctx context.Context, req openapi.RetireBaselineVersionRequestObject) (openapi.RetireBaselineVersionResponseObject, error) {
+	v, err := s.store.RetireVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, s.now(), actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	dto, err := versionDTO(v, true)
+	return openapi.RetireBaselineVersion200JSONResponse(dto), err
+}

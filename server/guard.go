@@ -1,0 +1,245 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/store"
+)
+
+// guard stands before one operation: nothing behind it runs, and nothing is stored, before the caller,
+// the parameters and the body have been checked.
+type guard struct {
+	s          *Server
+	route      route
+	write      bool // may carry an Idempotency-Key
+	parameters parameters
+	body       bodyRule
+}
+
+// newGuard compiles the checks of an operation out of the contract. It fails where the contract and the
+// route disagree about the role, or promise what cannot be enforced.
+func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*guard, error) {
+	where := rt.method + " " + rt.path
+	documented, _ := op.Extensions["x-assay-role"].(string)
+	if role(documented) != rt.needs {
+		return nil, fmt.Errorf("server: %s: the route needs %q, openapi.yaml says %q", where, rt.needs, documented)
+	}
+	switch rt.needs {
+	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin:
+	default:
+		return nil, fmt.Errorf("server: %s: there is no role %q", where, rt.needs)
+	}
+	if rt.needs == roleMachine && !strings.Contains(rt.path, "{machine_id}") {
+		return nil, fmt.Errorf("server: %s: role machine needs {machine_id} in the path", where)
+	}
+	if err := s.checkDocumentedCodes(where, op); err != nil {
+		return nil, err
+	}
+	g := &guard{s: s, route: rt, write: rt.method != http.MethodGet}
+	var err error
+	if g.parameters, err = compileParameters("server: "+where, op); err != nil {
+		return nil, err
+	}
+	if _, has := g.parameters.header["Idempotency-Key"]; has != g.write {
+		return nil, fmt.Errorf("server: %s: exactly the writes take an Idempotency-Key", where)
+	}
+	if g.body, err = compileBody("server: "+where, rt, op); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// checkDocumentedCodes refuses an operation that documents a code which the catalogue does not have.
+func (s *Server) checkDocumentedCodes(where string, op *openapi3.Operation) error {
+	codes, ok := op.Extensions["x-problem-codes"].([]any)
+	if !ok {
+		return fmt.Errorf("server: %s: no x-problem-codes", where)
+	}
+	for _, c := range codes {
+		code, _ := c.(string)
+		if _, known := s.problems[code]; !known {
+			return fmt.Errorf("server: %s: problem code %q is not in the catalogue", where, code)
+		}
+	}
+	return nil
+}
+
+// ServeHTTP implements http.Handler: the order of the checks is the order of the package documentation.
+func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r, err := g.admit(r)
+	if err != nil {
+		g.s.fail(w, r, err)
+		return
+	}
+	if !g.write {
+		g.route.handle(w, r)
+		return
+	}
+	body, release, err := g.readBody(r)
+	if err != nil {
+		g.s.fail(w, r, err)
+		return
+	}
+	defer release()
+	r.Body = &heldBody{Reader: bytes.NewReader(body), bytes: body}
+	r.ContentLength = int64(len(body))
+	if key := r.Header.Get("Idempotency-Key"); key != "" {
+		g.serveOnce(w, r, key, body)
+		return
+	}
+	g.route.handle(w, r)
+}
+
+// admit decides whether this caller may make this request. The request it answers carries the
+// principal, also where it is refused.
+func (g *guard) admit(r *http.Request) (*http.Request, error) {
+	p := principal{kind: rolePublic, tenant: store.DefaultTenant}
+	if g.route.needs != rolePublic {
+		var err error
+		if p, err = g.s.authenticate(r); err != nil {
+			return r, err
+		}
+	}
+	notePrincipal(r.Context(), p)
+	r = r.WithContext(withPrincipal(r.Context(), p))
+	if !p.mayCall(g.route.needs) {
+		return r, refuse(codeForbidden, "this operation needs the role "+string(g.route.needs)+"; the token has the role "+string(p.kind))
+	}
+	if err := g.parameters.check(r); err != nil {
+		return r, err
+	}
+	if g.route.needs == roleMachine {
+		id, err := uuid.Parse(chi.URLParam(r, "machine_id"))
+		if err != nil || id != p.machineID {
+			return r, refuse(codeForbidden, "the token belongs to another machine")
+		}
+	}
+	return r, nil
+}
+
+// readBody reads and checks the body of a write. release gives its bytes back to the budget.
+func (g *guard) readBody(r *http.Request) (body []byte, release func(), err error) {
+	b := &g.body
+	encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
+	if encoding != "" && encoding != "identity" && !contains(b.encodings, encoding) {
+		return nil, nil, refuse(codeUnsupportedEncoding, "Content-Encoding "+quoted(encoding)+" is not accepted here")
+	}
+	if r.ContentLength > b.limit {
+		return nil, nil, b.tooLarge()
+	}
+	weight := r.ContentLength
+	if weight < 0 {
+		weight = b.limit
+	}
+	weight = max(weight, minBodyWeight)
+	if !g.s.budget.TryAcquire(weight) {
+		return nil, nil, refuse(codeOverloaded, "too many requests are in work").with("Retry-After", "1")
+	}
+	release = func() { g.s.budget.Release(weight) }
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	if err := b.checkMediaType(r); err != nil {
+		return nil, nil, err
+	}
+	if body, err = b.read(r.Body, r.ContentLength); err != nil {
+		return nil, nil, err
+	}
+	return body, release, b.check(body)
+}
+
+// bodyRule is what an operation accepts as its body.
+type bodyRule struct {
+	limit      int64 // bytes on the wire
+	mediaTypes []string
+	accept     string // header that lists them: Accept-Post, or Accept-Patch
+	required   bool
+	encodings  []string // content encodings beside identity
+	schema     *rule    // of a JSON body; nil where the handler has a decoder of its own
+	jsonOnly   bool
+}
+
+// Limits of bodies on the wire.
+const (
+	maxBody         = 1 << 20
+	maxEvidenceBody = 16 << 20 // event log and IMA list in base64
+	maxEventLog     = 8 << 20  // raw, also the limit after decompression
+)
+
+// minBodyWeight is what the smallest request counts against the body budget: the handler's own memory.
+const minBodyWeight = 16 << 10
+
+func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, error) {
+	b := bodyRule{limit: maxBody, accept: "Accept-Post", jsonOnly: true}
+	if rt.method == http.MethodPatch {
+		b.accept = "Accept-Patch"
+	}
+	if op.RequestBody == nil {
+		return b, nil
+	}
+	b.required = op.RequestBody.Value.Required
+	b.mediaTypes = sortedKeys(op.RequestBody.Value.Content)
+	switch op.OperationID {
+	case "submitEvidence": // verifier.Decode checks it in one pass
+		b.limit = maxEvidenceBody
+		return b, nil
+	case "putEventLog": // not JSON
+		b.limit, b.encodings, b.jsonOnly = maxEventLog, []string{"gzip", "zstd"}, false
+		return b, nil
+	}
+	content := op.RequestBody.Value.Content["application/json"]
+	if content == nil || len(b.mediaTypes) != 1 {
+		return b, fmt.Errorf("%s: a body that is not JSON needs a decoder", where)
+	}
+	var err error
+	b.schema, err = compileRule(where+" body", content.Schema)
+	return b, err
+}
+
+func (b *bodyRule) tooLarge() error {
+	return refuse(codeBodyTooLarge, fmt.Sprintf("at most %d bytes are accepted", b.limit)).with("Connection", "close")
+}
+
+// checkMediaType refuses a body of another type. An absent optional body needs none.
+func (b *bodyRule) checkMediaType(r *http.Request) error {
+	if len(b.mediaTypes) == 0 || (!b.required && r.ContentLength == 0) {
+		return nil
+	}
+	given := r.Header.Get("Content-Type")
+	for _, m := range b.mediaTypes {
+		if given == m { // the common case costs no parsing
+			return nil
+		}
+	}
+	list := strings.Join(b.mediaTypes, ", ")
+	media, parameters, err := mime.ParseMediaType(given)
+	if err == nil && contains(b.mediaTypes, media) {
+		if charset, has := parameters["charset"]; !has || strings.EqualFold(charset, "utf-8") {
+			return nil
+		}
+	}
+	return refuse(codeUnsupportedMedia, "Content-Type is "+quoted(given)+"; accepted are "+list).with(b.accept, list)
+}
+
+// check looks at a body that was read whole.
+func (b *bodyRule) check(body []byte) error {
+	switch {
+	case b.schema != nil && len(body) == 0 && !b.required:
+		return nil
+	case b.schema != nil:
+		return checkBody(body, b.schema)
+	case len(b.mediaTypes) == 0 && len(bytes.TrimSpace(body)) > 0 && string(bytes.TrimSpace(body)) != "{}":
+		return refuseField(codeInvalidField, "", "this operation takes no body")
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
+)
+
+// What a machine is where its inventory does not say.
+const (
+	defaultPlatform     = "other"
+	defaultSecurityType = "standard"
+)
+
+// maxConcurrentUpserts bounds inventory writes: each holds a database connection while it asks for
+// policies on another, so that without a bound they could take the whole pool and wait for each other.
+const maxConcurrentUpserts = 2
+
+func machineInput(in openapi.MachineInput) store.MachineInput {
+	out := store.MachineInput{
+		ExternalID: value(in.ExternalID), Name: in.Name, OS: string(in.Os), Platform: text(in.Platform),
+		SecurityType: text(in.SecurityType), ScaleSet: value(in.ScaleSet), Labels: labelsOf(in.Labels), Declared: postureOf(in.Declared),
+	}
+	if out.Platform == "" {
+		out.Platform = defaultPlatform
+	}
+	if out.SecurityType == "" {
+		out.SecurityType = defaultSecurityType
+	}
+	return out
+}
+
+func machineDTO(m store.Machine) openapi.Machine {
+	out := openapi.Machine{
+		ID: m.ID, ExternalID: m.ExternalID, Name: m.Name, Os: m.OS, Platform: m.Platform, SecurityType: m.SecurityType,
+		ScaleSet: m.ScaleSet, Labels: labelsDTO(m.Labels), Declared: postureDTO(m.Declared), Observed: postureDTO(m.Observed),
+		State: openapi.MachineState(m.State), Reason: textOrNull(m.Reason), Assurance: textOrNull(m.Assurance),
+		LastVerdictID: m.LastVerdict, LastSeenAt: utcOrNull(m.LastSeenAt), NextDueAt: utcOrNull(m.NextDueAt),
+		CreatedAt: utc(m.CreatedAt), UpdatedAt: utc(m.UpdatedAt),
+	}
+	if m.LastVerdict != nil {
+		out.Status = textOrNull(m.Status.String())
+	}
+	return out
+}
+
+// ListMachines lists the inventory.
+func (s *Server) ListMachines(ctx context.Context, req openapi.ListMachinesRequestObject) (openapi.ListMachinesResponseObject, error) {
+	q := req.Params
+	f := store.MachineFilter{
+		Name: value(q.Name), ScaleSet: value(q.ScaleSet), Platform: text(q.Platform), OS: text(q.Os),
+		SecurityType: text(q.SecurityType), Label: value(q.Label), Status: text(q.Status), SeenBefore: q.SeenBefore,
+	}
+	items, next, err := s.store.ListMachines(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListMachines200JSONResponse{Items: each(items, machineDTO), NextCursor: nextCursor(next)}, nil
+}
+
+// GetMachine answers one machine.
+func (s *Server) GetMachine(ctx context.Context, req openapi.GetMachineRequestObject) (openapi.GetMachineResponseObject, error) {
+	m, err := s.store.GetMachine(ctx, principalOf(ctx).tenant, req.MachineID)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.GetMachine200JSONResponse(machineDTO(m)), nil
+}
+
+// UpsertMachine puts one machine into the inventory.
+func (s *Server) UpsertMachine(ctx context.Context, req openapi.UpsertMachineRequestObject) (openapi.UpsertMachineResponseObject, error) {
+	machines, err := s.upsert(ctx, []store.MachineInput{machineInput(*req.Body)})
+	if err != nil {
+		return nil, err
+	}
+	return openapi.UpsertMachine200JSONResponse(machineDTO(machines[0])), nil
+}
+
+// UpsertMachines puts many machines into the inventory, all or none.
+func (s *Server) UpsertMachines(ctx context.Context, req openapi.UpsertMachinesRequestObject) (openapi.UpsertMachinesResponseObject, error) {
+	machines, err := s.upsert(ctx, each(req.Body.Items, machineInput))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.UpsertMachines200JSONResponse{Items: each(machines, machineDTO)}, nil
+}
+
+// upsert writes machines with the findings that follow from the inventory alone, in one transaction.
+func (s *Server) upsert(ctx context.Context, inputs []store.MachineInput) ([]store.Machine, error) {
+	select {
+	case s.upserts <- struct{}{}:
+		defer func() { <-s.upserts }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	tenant := principalOf(ctx).tenant
+	var failed error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	derive := func(m store.Machine) finding.Result {
+		policy, _, err := s.store.PolicyFor(ctx, tenant, m)
+		if err != nil {
+			failed = fmt.Errorf("policy of machine %s: %w", m.ID, err)
+			cancel() // findings by a policy that is not known are not written
+			return finding.Result{}
+		}
+		return attest.InventoryFindings(m, policy)
+	}
+	machines, err := s.store.UpsertMachines(ctx, tenant, inputs, derive, s.now(), actorOf(ctx))
+	if failed != nil {
+		return nil, errors.Join(failed, err)
+	}
+	return machines, err
+}

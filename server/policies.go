@@ -1,0 +1,65 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// policyVersion is the contract's PolicyVersion: the policy's own fields beside its identity.
+type policyVersion struct {
+	ID        uuid.UUID `json:"id"`
+	Name      string    `json:"name"`
+	Version   int       `json:"version"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	verifier.Policy
+}
+
+func policyDTO(v store.PolicyVersion) policyVersion {
+	out := policyVersion{ID: v.ID, Name: v.Name, Version: v.Version, CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy, Policy: v.Policy}
+	out.BaselinePCRs = orEmpty(out.BaselinePCRs)
+	return out
+}
+
+type policyList struct {
+	Items      []policyVersion `json:"items"`
+	NextCursor *string         `json:"next_cursor"`
+}
+
+// ListPolicies lists the newest version of each policy.
+func (s *Server) ListPolicies(ctx context.Context, _ openapi.ListPoliciesRequestObject) (openapi.ListPoliciesResponseObject, error) {
+	items, err := s.store.ListPolicies(ctx, principalOf(ctx).tenant)
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, policyList{Items: each(items, policyDTO)}}, nil
+}
+
+// GetPolicy answers the newest version of a policy.
+func (s *Server) GetPolicy(ctx context.Context, req openapi.GetPolicyRequestObject) (openapi.GetPolicyResponseObject, error) {
+	v, err := s.store.GetPolicy(ctx, principalOf(ctx).tenant, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, policyDTO(v)}, nil
+}
+
+// PutPolicy stores a further version of a policy.
+func (s *Server) PutPolicy(ctx context.Context, req openapi.PutPolicyRequestObject) (openapi.PutPolicyResponseObject, error) {
+	policy, err := verifier.ParsePolicy(*req.Body)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.store.PutPolicy(ctx, principalOf(ctx).tenant, req.Name, policy, s.now(), actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, policyDTO(v)}, nil
+}

@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/store"
+)
+
+// What a join token admits where the request does not say.
+const (
+	defaultJoinUses     = 1
+	defaultJoinLifetime = time.Hour
+)
+
+func joinTokenDTO(t store.JoinToken) openapi.JoinToken {
+	return openapi.JoinToken{
+		ID: t.ID, Name: t.Name, UsesLeft: t.UsesLeft, ExpiresAt: utc(t.ExpiresAt), ScaleSet: t.ScaleSet,
+		Labels: labelsDTO(t.Labels), CreatedAt: utc(t.CreatedAt),
+	}
+}
+
+// ListJoinTokens lists join tokens, without the tokens themselves.
+func (s *Server) ListJoinTokens(ctx context.Context, req openapi.ListJoinTokensRequestObject) (openapi.ListJoinTokensResponseObject, error) {
+	items, next, err := s.store.ListJoinTokens(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListJoinTokens200JSONResponse{Items: each(items, joinTokenDTO), NextCursor: nextCursor(next)}, nil
+}
+
+// CreateJoinToken makes a join token and shows it, once.
+func (s *Server) CreateJoinToken(ctx context.Context, req openapi.CreateJoinTokenRequestObject) (openapi.CreateJoinTokenResponseObject, error) {
+	now := s.now()
+	secret, hash, err := newSecret(prefixJoin, s.random)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.newID()
+	if err != nil {
+		return nil, err
+	}
+	t := store.JoinToken{
+		ID: id, Name: req.Body.Name, UsesLeft: defaultJoinUses, ExpiresAt: now.Add(defaultJoinLifetime),
+		ScaleSet: value(req.Body.ScaleSet), Labels: labelsOf(req.Body.Labels), CreatedAt: now,
+	}
+	if req.Body.Uses != nil {
+		t.UsesLeft = *req.Body.Uses
+	}
+	if req.Body.ExpiresInSeconds != nil {
+		t.ExpiresAt = now.Add(time.Duration(*req.Body.ExpiresInSeconds) * time.Second)
+	}
+	if err := s.store.CreateJoinToken(ctx, principalOf(ctx).tenant, t, hash, actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	d := joinTokenDTO(t)
+	return openapi.CreateJoinToken201JSONResponse{
+		ID: d.ID, Token: secret, Name: d.Name, UsesLeft: d.UsesLeft, ExpiresAt: d.ExpiresAt, ScaleSet: d.ScaleSet, Labels: d.Labels, CreatedAt: d.CreatedAt,
+	}, nil
+}
+
+// ListAPITokens lists API tokens, without the tokens themselves.
+func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensRequestObject) (openapi.ListAPITokensResponseObject, error) {
+	items, next, err := s.store.ListAPITokens(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListAPITokens200JSONResponse{
+		Items: each(items, func(t store.APIToken) openapi.APIToken {
+			return openapi.APIToken{
+				ID: t.ID, Name: t.Name, Role: openapi.APITokenRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt),
+				CreatedAt: utc(t.CreatedAt), LastUsedAt: utcOrNull(t.LastUsed),
+			}
+		}),
+		NextCursor: nextCursor(next),
+	}, nil
+}
+
+// CreateAPIToken makes the token of a person or pipeline and shows it, once.
+func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenRequestObject) (openapi.CreateAPITokenResponseObject, error) {
+	now := s.now()
+	t := store.APIToken{Name: req.Body.Name, Role: store.Role(req.Body.Role), CreatedAt: now}
+	prefix := prefixReader
+	if t.Role == store.RoleAdmin {
+		prefix = prefixAdmin
+	}
+	if req.Body.ExpiresInSeconds != nil {
+		expires := now.Add(time.Duration(*req.Body.ExpiresInSeconds) * time.Second)
+		t.ExpiresAt = &expires
+	}
+	secret, hash, err := newSecret(prefix, s.random)
+	if err != nil {
+		return nil, err
+	}
+	if t.ID, err = s.newID(); err != nil {
+		return nil, err
+	}
+	if err := s.store.CreateAPIToken(ctx, principalOf(ctx).tenant, t, hash, actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	return openapi.CreateAPIToken201JSONResponse{
+		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.APITokenCreatedRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
+	}, nil
+}

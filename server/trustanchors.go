@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"strings"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/store"
+)
+
+// maxAnchorCertificates bounds one trust anchor.
+const maxAnchorCertificates = 100
+
+// certificatesOf reads PEM. Anything but certificates is refused: a key that was pasted along must not
+// end up in the database.
+func certificatesOf(text string) ([]store.TrustCertificate, error) {
+	const place = "/certificates_pem"
+	var out []store.TrustCertificate
+	rest := []byte(text)
+	for {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			break
+		}
+		n := len(out) + 1
+		if block.Type != "CERTIFICATE" {
+			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("block %d is %s; only CERTIFICATE is accepted", n, quoted(block.Type)))
+		}
+		if n > maxAnchorCertificates {
+			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("at most %d certificates are accepted", maxAnchorCertificates))
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("certificate %d cannot be read: %s", n, strings.TrimPrefix(err.Error(), "x509: ")))
+		}
+		sum := sha256.Sum256(c.Raw)
+		out = append(out, store.TrustCertificate{DER: c.Raw, Subject: strings.ToValidUTF8(c.Subject.String(), "?"), Fingerprint: hex.EncodeToString(sum[:]), NotAfter: c.NotAfter})
+	}
+	if len(out) == 0 {
+		return nil, refuseField(codeInvalidField, place, "there is no PEM block of type CERTIFICATE")
+	}
+	if len(strings.TrimSpace(string(rest))) > 0 {
+		return nil, refuseField(codeInvalidField, place, "something that is not PEM follows the certificates")
+	}
+	return out, nil
+}
+
+func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
+	return openapi.TrustAnchor{
+		ID: a.ID, Name: a.Name, Purpose: openapi.TrustPurpose(a.Purpose), CreatedBy: a.CreatedBy, CreatedAt: utc(a.CreatedAt),
+		Certificates: each(a.Certificates, func(c store.TrustCertificate) openapi.TrustCertificate {
+			return openapi.TrustCertificate{Subject: c.Subject, Fingerprint: c.Fingerprint, NotAfter: utc(c.NotAfter)}
+		}),
+	}
+}
+
+// ListTrustAnchors lists what is trusted, for one purpose or all.
+func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnchorsRequestObject) (openapi.ListTrustAnchorsResponseObject, error) {
+	items, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, text(req.Params.Purpose))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListTrustAnchors200JSONResponse{Items: each(items, anchorDTO)}, nil
+}
+
+// CreateTrustAnchor trusts certificates for a purpose.
+func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustAnchorRequestObject) (openapi.CreateTrustAnchorResponseObject, error) {
+	certificates, err := certificatesOf(req.Body.CertificatesPem)
+	if err != nil {
+		return nil, err
+	}
+	p := principalOf(ctx)
+	a := store.TrustAnchor{Name: req.Body.Name, Purpose: string(req.Body.Purpose), Certificates: certificates, CreatedBy: p.name()}
+	if a, err = s.store.CreateTrustAnchor(ctx, p.tenant, a, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	return openapi.CreateTrustAnchor201JSONResponse(anchorDTO(a)), nil
+}
+
+// DeleteTrustAnchor ends the trust in an anchor for what is enrolled from now on.
+func (s *Server) DeleteTrustAnchor(ctx context.Context, req openapi.DeleteTrustAnchorRequestObject) (openapi.DeleteTrustAnchorResponseObject, error) {
+	if err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	return openapi.DeleteTrustAnchor204Response{}, nil
+}

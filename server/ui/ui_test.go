@@ -1,0 +1,95 @@
+package ui_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/server/ui"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/embedded"
+)
+
+// db is one real Postgres for all tests of the package; each fleet is a tenant of its own.
+var db *store.Store
+
+func TestMain(m *testing.M) {
+	code, err := withDatabase(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func withDatabase(run func() int) (code int, err error) {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "ui")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	pg, err := embedded.Start(ctx, embedded.Config{DataDir: dir})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = pg.Stop(ctx) }()
+	if err := store.Migrate(ctx, pg.URL()); err != nil {
+		return 1, err
+	}
+	if db, err = store.Open(ctx, pg.URL(), store.Options{}); err != nil {
+		return 1, err
+	}
+	defer db.Close()
+	return run(), nil
+}
+
+// authenticate is what the service does with a bearer token.
+func authenticate(now func() time.Time) func(context.Context, string) (ui.Principal, error) {
+	return func(ctx context.Context, bearer string) (ui.Principal, error) {
+		sum := sha256.Sum256([]byte(bearer))
+		tenant, token, err := db.LookupAPIToken(ctx, sum[:], now())
+		if err != nil {
+			return ui.Principal{}, err
+		}
+		return ui.Principal{Tenant: tenant, TokenID: token.ID, Name: token.Name, Role: token.Role}, nil
+	}
+}
+
+// site is the pages of a fleet behind a real HTTP server.
+func (f *fleet) site(t testing.TB) *httptest.Server {
+	t.Helper()
+	now := func() time.Time { return f.now }
+	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(now), Now: now, Version: "1.2.3"})
+	must(t, err)
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server
+}
+
+// browser is an HTTP client that keeps cookies and does not follow redirects.
+func browser(t testing.TB) *http.Client {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	must(t, err)
+	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func signIn(t testing.TB, site *httptest.Server, token string) *http.Client {
+	t.Helper()
+	c := browser(t)
+	res, err := c.PostForm(site.URL+"/ui/sign-in", url.Values{"token": {token}})
+	must(t, err)
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != "/ui/" {
+		t.Fatalf("sign in: %s to %q", res.Status, res.Header.Get("Location"))
+	}
+	return c
+}

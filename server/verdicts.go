@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// verdict is the contract's Verdict. It embeds the appraisal, whose JSON form is the wire's, so that
+// the answer to evidence is marshalled without a copy.
+type verdict struct {
+	ID          uuid.UUID `json:"id"`
+	MachineID   uuid.UUID `json:"machine_id"`
+	MachineName string    `json:"machine_name,omitempty"`
+	ReceivedAt  time.Time `json:"received_at"`
+	verifier.Appraisal
+
+	FirstAt        *time.Time `json:"first_at,omitempty"`
+	LastAt         *time.Time `json:"last_at,omitempty"`
+	Count          int64      `json:"count,omitempty"`
+	EventLogDigest string     `json:"event_log_digest,omitempty"`
+
+	ResultToken                 string             `json:"result_token,omitempty"`
+	NextChallenge               *openapi.Challenge `json:"next_challenge,omitempty"`
+	NextAttestationAfterSeconds int                `json:"next_attestation_after_seconds,omitempty"`
+}
+
+// withoutNulls replaces absent lists by empty ones, in a copy: the appraisal may be shared.
+func withoutNulls(a verifier.Appraisal) verifier.Appraisal {
+	a.Checks = orEmpty(a.Checks)
+	if len(a.Deviations) == 0 {
+		a.Deviations = []verifier.Deviation{}
+		return a
+	}
+	a.Deviations = append([]verifier.Deviation(nil), a.Deviations...)
+	for i := range a.Deviations {
+		a.Deviations[i].Expected = orEmpty(a.Deviations[i].Expected)
+	}
+	return a
+}
+
+// evidenceAnswer is the verdict as the agent gets it: signed, and with what to do next.
+func evidenceAnswer(r *attest.Result) verdict {
+	out := verdict{
+		ID: r.ID, MachineID: r.MachineID, ReceivedAt: utc(r.ReceivedAt), Appraisal: withoutNulls(*r.Appraisal),
+		ResultToken: r.ResultToken, NextAttestationAfterSeconds: r.NextAttestationAfterSeconds,
+	}
+	if r.NextChallenge != nil {
+		c := challengeDTO(r.NextChallenge)
+		out.NextChallenge = &c
+	}
+	return out
+}
+
+// storedVerdict is the verdict as the history shows it: how long it has held and how often.
+func storedVerdict(v store.Verdict) verdict {
+	first, last := utc(v.FirstAt), utc(v.LastAt)
+	out := verdict{
+		ID: v.ID, MachineID: v.MachineID, MachineName: v.MachineName, ReceivedAt: first,
+		Appraisal: withoutNulls(v.Appraisal), FirstAt: &first, LastAt: &last, Count: v.Count,
+	}
+	if len(v.EventLogHash) > 0 {
+		out.EventLogDigest = "sha256:" + hex.EncodeToString(v.EventLogHash)
+	}
+	return out
+}
+
+type verdictList struct {
+	Items      []verdict `json:"items"`
+	NextCursor *string   `json:"next_cursor"`
+}
+
+// ListMachineVerdicts lists the changes of judgement of a machine.
+func (s *Server) ListMachineVerdicts(ctx context.Context, req openapi.ListMachineVerdictsRequestObject) (openapi.ListMachineVerdictsResponseObject, error) {
+	p, q := principalOf(ctx), req.Params
+	if _, err := s.store.GetMachine(ctx, p.tenant, req.MachineID); err != nil {
+		return nil, err
+	}
+	f := store.VerdictFilter{MachineID: &req.MachineID, Status: text(q.Status), Reason: text(q.Reason), Since: q.Since, Until: q.Until}
+	items, next, err := s.store.ListVerdicts(ctx, p.tenant, f, pageOf(q.Limit, q.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, verdictList{Items: each(items, storedVerdict), NextCursor: nextCursor(next)}}, nil
+}
+
+// GetVerdict answers one verdict.
+func (s *Server) GetVerdict(ctx context.Context, req openapi.GetVerdictRequestObject) (openapi.GetVerdictResponseObject, error) {
+	v, err := s.store.GetVerdict(ctx, principalOf(ctx).tenant, req.VerdictID)
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, storedVerdict(v)}, nil
+}
+
+// GetVerdictEventLog answers the decoded log behind a verdict.
+func (s *Server) GetVerdictEventLog(ctx context.Context, req openapi.GetVerdictEventLogRequestObject) (openapi.GetVerdictEventLogResponseObject, error) {
+	events, err := s.attest.DecodedLog(ctx, principalOf(ctx).tenant, req.VerdictID)
+	if err != nil {
+		return nil, err
+	}
+	if len(events) == 0 {
+		return nil, refuse(codeNotFound, "the verdict was reached without an event log")
+	}
+	return jsonAnswer{http.StatusOK, events}, nil
+}

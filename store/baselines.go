@@ -1,0 +1,315 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+const versionColumns = `b.baseline_id, b.name, b.selector, v.version, v.state, v.active_until, v.provenance, v.origin, v.created_at, v.created_by, v.reference_digest`
+
+const versionTables = `FROM baselines b JOIN baseline_versions v ON v.tenant_id = b.tenant_id AND v.baseline_id = b.baseline_id `
+
+func scanVersion(row pgx.Row, more ...any) (BaselineVersion, error) {
+	var v BaselineVersion
+	err := row.Scan(append([]any{&v.BaselineID, &v.Name, &v.Selector, &v.Version, &v.State, &v.ActiveUntil, &v.Provenance, &v.Origin,
+		&v.CreatedAt, &v.CreatedBy, &v.ReferenceDigest}, more...)...)
+	return v, err
+}
+
+func scanVersionWithReference(row pgx.Row) (BaselineVersion, error) {
+	var body []byte
+	v, err := scanVersion(row, &body)
+	if err != nil {
+		return BaselineVersion{}, err
+	}
+	if err := json.Unmarshal(body, &v.Reference); err != nil {
+		return BaselineVersion{}, fmt.Errorf("stored reference values of baseline %s version %d: %w", v.BaselineID, v.Version, err)
+	}
+	return v, nil
+}
+
+// CreateBaseline makes a baseline with version 1. Of v, Reference, Provenance, Origin (empty: registered) and
+// State (draft, else active) are taken. ErrConflict: the name is taken.
+func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name string, selector verifier.Selector, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	v.Name, v.Selector = name, selector
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if len(selector.MachineIDs) == 0 {
+			if err := bumpConfig(ctx, tx, tenant); err != nil {
+				return err
+			}
+		}
+		var err error
+		v, err = createBaseline(ctx, tx, tenant, v, now, actor)
+		return err
+	})
+	if isViolation(err, "baselines_name") {
+		return BaselineVersion{}, fmt.Errorf("a baseline has the name %q: %w", name, ErrConflict)
+	}
+	if err != nil {
+		return BaselineVersion{}, fmt.Errorf("make baseline %q: %w", name, err)
+	}
+	return v, nil
+}
+
+func createBaseline(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	v.BaselineID, v.Version = newID(now), 1
+	if _, err := tx.Exec(ctx, `INSERT INTO baselines (tenant_id, baseline_id, name, selector, machine_bound, newest_version, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, 1, $6, $6)`, tenant, v.BaselineID, v.Name, v.Selector, len(v.Selector.MachineIDs) > 0, now); err != nil {
+		return BaselineVersion{}, err
+	}
+	v, err := insertVersion(ctx, tx, tenant, v, now, actor)
+	if err != nil {
+		return BaselineVersion{}, err
+	}
+	// A baseline of one machine alone that came out of that machine is its own.
+	own := v.Origin != "registered" && len(v.Selector.MachineIDs) == 1
+	for _, text := range v.Selector.MachineIDs {
+		machine, err := uuid.Parse(text)
+		if err != nil {
+			return BaselineVersion{}, fmt.Errorf("machine id %q of the selector: %w", text, err)
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO baseline_assignments (tenant_id, machine_id, baseline_id, own) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+			tenant, machine, v.BaselineID, own); err != nil {
+			return BaselineVersion{}, err
+		}
+	}
+	return v, audit(ctx, tx, tenant, now, actor, "baseline.create", baselineTarget(v), nil, versionSummary(v))
+}
+
+func baselineTarget(v BaselineVersion) string {
+	return fmt.Sprintf("baseline:%s/%d", v.BaselineID, v.Version)
+}
+
+func versionSummary(v BaselineVersion) map[string]any {
+	return map[string]any{"name": v.Name, "selector": v.Selector, "state": v.State, "active_until": v.ActiveUntil, "origin": v.Origin,
+		"provenance": v.Provenance, "reference_values_sha256": fmt.Sprintf("%x", v.ReferenceDigest)}
+}
+
+// insertVersion writes a version and its reference values; v.BaselineID and v.Version are set.
+func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	if v.Origin == "" {
+		v.Origin = "registered"
+	}
+	if v.State != "draft" {
+		v.State = "active"
+	}
+	v.CreatedAt, v.CreatedBy, v.ActiveUntil = now, actor.String(), nil
+	body, err := json.Marshal(v.Reference)
+	if err != nil {
+		return BaselineVersion{}, fmt.Errorf("reference values: %w", err)
+	}
+	digest := sha256.Sum256(body)
+	v.ReferenceDigest = digest[:]
+	if _, err := tx.Exec(ctx, `INSERT INTO reference_values (tenant_id, digest, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		tenant, digest[:], body, now); err != nil {
+		return BaselineVersion{}, err
+	}
+	provenance, err := marshalOrNull(v.Provenance)
+	if err != nil {
+		return BaselineVersion{}, err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now)
+	return v, err
+}
+
+// changeBaseline locks a baseline, which puts all changes of its versions in one order, and marks the change
+// of configuration where it is one of the fleet.
+func (s *Store) changeBaseline(ctx context.Context, tenant, id uuid.UUID, now time.Time, f func(tx pgx.Tx, b Baseline, newest int) error) error {
+	return s.inTx(ctx, func(tx pgx.Tx) error {
+		var bound bool
+		if err := tx.QueryRow(ctx, `SELECT machine_bound FROM baselines WHERE tenant_id = $1 AND baseline_id = $2`, tenant, id).Scan(&bound); err != nil {
+			return notFound(err, "baseline", id)
+		}
+		if !bound {
+			if err := bumpConfig(ctx, tx, tenant); err != nil {
+				return err
+			}
+		}
+		b := Baseline{ID: id}
+		var newest int
+		if err := tx.QueryRow(ctx, `UPDATE baselines SET updated_at = $3 WHERE tenant_id = $1 AND baseline_id = $2 RETURNING name, selector, newest_version`,
+			tenant, id, now).Scan(&b.Name, &b.Selector, &newest); err != nil {
+			return notFound(err, "baseline", id)
+		}
+		return f(tx, b, newest)
+	})
+}
+
+// AddBaselineVersion adds the next version. Of v, Reference, Provenance, Origin and State are taken: draft (the
+// default here, since an active version would replace another without a word), or active where the baseline has no
+// active version; else ErrConflict. ErrNotFound.
+func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, b Baseline, newest int) error {
+		v.BaselineID, v.Name, v.Selector, v.Version = b.ID, b.Name, b.Selector, newest+1
+		if v.State != "active" {
+			v.State = "draft"
+		}
+		if _, err := tx.Exec(ctx, `UPDATE baselines SET newest_version = $3 WHERE tenant_id = $1 AND baseline_id = $2`, tenant, baselineID, v.Version); err != nil {
+			return err
+		}
+		var err error
+		if v, err = insertVersion(ctx, tx, tenant, v, now, actor); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tenant, now, actor, "baseline.add_version", baselineTarget(v), nil, versionSummary(v))
+	})
+	if isViolation(err, "baseline_versions_active") {
+		err = fmt.Errorf("another version is active: %w", ErrConflict)
+	}
+	if err != nil {
+		return BaselineVersion{}, fmt.Errorf("add a version to baseline %s: %w", baselineID, err)
+	}
+	return v, nil
+}
+
+// lockedVersion reads a version of a baseline that changeBaseline has locked.
+func lockedVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n int) (BaselineVersion, error) {
+	v, err := scanVersion(tx.QueryRow(ctx, `SELECT `+versionColumns+` `+versionTables+`WHERE b.tenant_id = $1 AND b.baseline_id = $2 AND v.version = $3`, tenant, baselineID, n))
+	if err != nil {
+		return BaselineVersion{}, notFound(err, "baseline version", fmt.Sprintf("%s/%d", baselineID, n))
+	}
+	return v, nil
+}
+
+// setVersionState writes and audits a version's state.
+func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersion, state string, until *time.Time, action string, now time.Time, actor Actor) error {
+	was := versionSummary(*v)
+	v.State, v.ActiveUntil = state, until
+	if _, err := tx.Exec(ctx, `UPDATE baseline_versions SET state = $4, active_until = $5 WHERE tenant_id = $1 AND baseline_id = $2 AND version = $3`,
+		tenant, v.BaselineID, v.Version, state, until); err != nil {
+		return err
+	}
+	return audit(ctx, tx, tenant, now, actor, action, baselineTarget(*v), was, versionSummary(*v))
+}
+
+// PromoteVersion makes a draft active. The version that it replaces stays valid until graceUntil, or is retired
+// where that is nil or past. ErrNotFound; ErrConflict where version n is no draft.
+func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, graceUntil *time.Time, now time.Time, actor Actor) (BaselineVersion, error) {
+	var v BaselineVersion
+	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, _ Baseline, _ int) error {
+		var err error
+		if v, err = lockedVersion(ctx, tx, tenant, baselineID, n); err != nil {
+			return err
+		}
+		if v.State != "draft" {
+			return fmt.Errorf("the version is %s, not draft: %w", v.State, ErrConflict)
+		}
+		var active *int
+		if err := tx.QueryRow(ctx, `SELECT max(version) FROM baseline_versions WHERE tenant_id = $1 AND baseline_id = $2 AND state = 'active'`, tenant, baselineID).Scan(&active); err != nil {
+			return err
+		}
+		if active != nil {
+			old, err := lockedVersion(ctx, tx, tenant, baselineID, *active)
+			if err != nil {
+				return err
+			}
+			state, until := "retired", (*time.Time)(nil)
+			if graceUntil != nil && graceUntil.After(now) {
+				state, until = "grace", graceUntil
+			}
+			if err := setVersionState(ctx, tx, tenant, &old, state, until, "baseline.replace", now, actor); err != nil {
+				return err
+			}
+		}
+		return setVersionState(ctx, tx, tenant, &v, "active", nil, "baseline.promote", now, actor)
+	})
+	if err != nil {
+		return BaselineVersion{}, fmt.Errorf("promote baseline %s version %d: %w", baselineID, n, err)
+	}
+	return v, nil
+}
+
+// RetireVersion ends a version: nothing is judged against it any more. ErrNotFound; ErrConflict where it is
+// retired already.
+func (s *Store) RetireVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, now time.Time, actor Actor) (BaselineVersion, error) {
+	var v BaselineVersion
+	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, _ Baseline, _ int) error {
+		var err error
+		if v, err = lockedVersion(ctx, tx, tenant, baselineID, n); err != nil {
+			return err
+		}
+		if v.State == "retired" {
+			return fmt.Errorf("the version is retired: %w", ErrConflict)
+		}
+		return setVersionState(ctx, tx, tenant, &v, "retired", nil, "baseline.retire", now, actor)
+	})
+	if err != nil {
+		return BaselineVersion{}, fmt.Errorf("retire baseline %s version %d: %w", baselineID, n, err)
+	}
+	return v, nil
+}
+
+// GetBaselineVersion reads one version with its reference values. ErrNotFound.
+func (s *Store) GetBaselineVersion(ctx context.Context, tenant, id uuid.UUID, n int) (BaselineVersion, error) {
+	v, err := scanVersionWithReference(s.pool.QueryRow(ctx, `SELECT `+versionColumns+`, r.body `+versionTables+`
+		JOIN reference_values r ON r.tenant_id = v.tenant_id AND r.digest = v.reference_digest
+		WHERE b.tenant_id = $1 AND b.baseline_id = $2 AND v.version = $3`, tenant, id, n))
+	if err != nil {
+		return BaselineVersion{}, notFound(err, "baseline version", fmt.Sprintf("%s/%d", id, n))
+	}
+	return v, nil
+}
+
+// GetBaseline reads a baseline with all its versions and their reference values, newest first. ErrNotFound.
+func (s *Store) GetBaseline(ctx context.Context, tenant, id uuid.UUID) (Baseline, error) {
+	b := Baseline{ID: id}
+	// One statement is one snapshot: every baseline has a version.
+	rows, _ := s.pool.Query(ctx, `SELECT `+versionColumns+`, r.body, b.created_at, b.updated_at `+versionTables+`
+		JOIN reference_values r ON r.tenant_id = v.tenant_id AND r.digest = v.reference_digest
+		WHERE b.tenant_id = $1 AND b.baseline_id = $2 ORDER BY v.version DESC`, tenant, id)
+	versions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (BaselineVersion, error) {
+		var body []byte
+		v, err := scanVersion(row, &body, &b.CreatedAt, &b.UpdatedAt)
+		if err != nil {
+			return v, err
+		}
+		return v, json.Unmarshal(body, &v.Reference)
+	})
+	if err != nil {
+		return Baseline{}, fmt.Errorf("read baseline %s: %w", id, err)
+	}
+	if len(versions) == 0 {
+		return Baseline{}, fmt.Errorf("baseline %s: %w", id, ErrNotFound)
+	}
+	b.Name, b.Selector, b.Versions = versions[0].Name, versions[0].Selector, versions
+	return b, nil
+}
+
+// ListBaselines lists baselines, newest first, with their versions but without reference values.
+func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, page Page) (items []Baseline, next string, err error) {
+	before, err := page.beforeID("baselines")
+	if err != nil {
+		return nil, "", err
+	}
+	rows, _ := s.pool.Query(ctx, `SELECT `+versionColumns+`, b.created_at, b.updated_at `+versionTables+`
+		WHERE b.tenant_id = $1 AND b.baseline_id IN (SELECT baseline_id FROM baselines WHERE tenant_id = $1 AND ($2::uuid IS NULL OR baseline_id < $2)
+			ORDER BY baseline_id DESC LIMIT $3)
+		ORDER BY b.baseline_id DESC, v.version DESC`, tenant, before, page.limit()+1)
+	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
+		var created, updated time.Time
+		v, err := scanVersion(row, &created, &updated)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if len(items) == 0 || items[len(items)-1].ID != v.BaselineID {
+			items = append(items, Baseline{ID: v.BaselineID, Name: v.Name, Selector: v.Selector, CreatedAt: created, UpdatedAt: updated})
+		}
+		last := &items[len(items)-1]
+		last.Versions = append(last.Versions, v)
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list baselines: %w", err)
+	}
+	items, next = cut(items, page, "baselines", func(b Baseline) []string { return []string{b.ID.String()} })
+	return items, next, nil
+}

@@ -1,0 +1,92 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+)
+
+// The encoder and decoder are used by one-shot calls only, which are safe from many goroutines and start none.
+var (
+	encoder = mustEncoder()
+	decoder = mustDecoder()
+)
+
+func mustEncoder() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(256<<10))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return e
+}
+
+func mustDecoder() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(64<<20))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return d
+}
+
+func compress(raw []byte) []byte { return encoder.EncodeAll(raw, make([]byte, 0, len(raw)/4+64)) }
+
+// decompress fails where the frame does not hold exactly size bytes.
+func decompress(frame []byte, size int) ([]byte, error) {
+	raw, err := decoder.DecodeAll(frame, make([]byte, 0, size))
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	if len(raw) != size {
+		return nil, fmt.Errorf("decompress: %d bytes where %d were stored", len(raw), size)
+	}
+	return raw, nil
+}
+
+const insertBootLog = `INSERT INTO boot_logs (tenant_id, digest, size, compressed, created_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`
+
+// HasBootLog tells whether the event log with that SHA-256 is stored.
+func (s *Store) HasBootLog(ctx context.Context, tenant uuid.UUID, digest []byte) (bool, error) {
+	var has bool
+	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM boot_logs WHERE tenant_id = $1 AND digest = $2)`, pgUUID(tenant), digest).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("look for event log %x: %w", digest, err)
+	}
+	return has, nil
+}
+
+// PutBootLog stores an event log under its SHA-256; one that is held already is left as it is.
+func (s *Store) PutBootLog(ctx context.Context, tenant uuid.UUID, digest, raw []byte, now time.Time) error {
+	if sum := sha256.Sum256(raw); !bytes.Equal(sum[:], digest) {
+		return fmt.Errorf("event log %x hashes to %x", digest, sum)
+	}
+	if has, err := s.HasBootLog(ctx, tenant, digest); err != nil || has {
+		return err
+	}
+	if _, err := s.pool.Exec(ctx, insertBootLog, pgUUID(tenant), digest, len(raw), compress(raw), now); err != nil {
+		return fmt.Errorf("store event log %x: %w", digest, err)
+	}
+	return nil
+}
+
+// GetBootLog reads the event log with that SHA-256. ErrNotFound.
+func (s *Store) GetBootLog(ctx context.Context, tenant uuid.UUID, digest []byte) ([]byte, error) {
+	var size int
+	var frame []byte
+	if err := s.pool.QueryRow(ctx, `SELECT size, compressed FROM boot_logs WHERE tenant_id = $1 AND digest = $2`, pgUUID(tenant), digest).Scan(&size, &frame); err != nil {
+		return nil, notFound(err, "event log", fmt.Sprintf("%x", digest))
+	}
+	raw, err := decompress(frame, size)
+	if err != nil {
+		return nil, fmt.Errorf("event log %x: %w", digest, err)
+	}
+	if sum := sha256.Sum256(raw); !bytes.Equal(sum[:], digest) {
+		return nil, errors.New("the stored event log does not hash to its name")
+	}
+	return raw, nil
+}

@@ -1,0 +1,90 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// GetPolicy reads the current version of a named policy. ErrNotFound.
+func (s *Store) GetPolicy(ctx context.Context, tenant uuid.UUID, name string) (PolicyVersion, error) {
+	p, err := scanPolicy(s.pool.QueryRow(ctx, `SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1 AND p.name = $2`, tenant, name))
+	if err != nil {
+		return PolicyVersion{}, notFound(err, "policy", name)
+	}
+	return p, nil
+}
+
+// ListPolicies lists the current versions of all policies by name.
+func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID) ([]PolicyVersion, error) {
+	rows, _ := s.pool.Query(ctx, `SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1 ORDER BY p.name`, tenant)
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
+	if err != nil {
+		return nil, fmt.Errorf("list policies: %w", err)
+	}
+	return all, nil
+}
+
+// PutPolicy makes the next version of a named policy, or the policy with version 1.
+func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p verifier.Policy, now time.Time, actor Actor) (PolicyVersion, error) {
+	out := PolicyVersion{Name: name, Policy: p, CreatedAt: now, CreatedBy: actor.String()}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return PolicyVersion{}, fmt.Errorf("policy %s: %w", name, err)
+	}
+	err = s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := bumpConfig(ctx, tx, tenant); err != nil { // locks the tenant: writers of policies come one after the other
+			return err
+		}
+		was, err := scanPolicy(tx.QueryRow(ctx, `SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1 AND p.name = $2`, tenant, name))
+		var before any
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			out.ID, out.Version = newID(now), 1
+			_, err = tx.Exec(ctx, `INSERT INTO policies (tenant_id, policy_id, name, current_version, created_at) VALUES ($1, $2, $3, 1, $4)`, tenant, out.ID, name, now)
+		case err == nil:
+			before = was.Policy
+			out.ID, out.Version = was.ID, was.Version+1
+			_, err = tx.Exec(ctx, `UPDATE policies SET current_version = $3 WHERE tenant_id = $1 AND policy_id = $2`, tenant, out.ID, out.Version)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO policy_versions (tenant_id, policy_id, version, body, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+			tenant, out.ID, out.Version, body, out.CreatedBy, now); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tenant, now, actor, "policy.put", fmt.Sprintf("policy:%s/%d", name, out.Version), before, p)
+	})
+	if err != nil {
+		return PolicyVersion{}, fmt.Errorf("put policy %s: %w", name, err)
+	}
+	return out, nil
+}
+
+// PolicyFor is the policy that a machine is judged by: the most specific named policy whose selector fits
+// it, else the one named default.
+func (s *Store) PolicyFor(ctx context.Context, tenant uuid.UUID, m Machine) (verifier.Policy, verifier.VersionRef, error) {
+	var policy verifier.Policy
+	var ref verifier.VersionRef
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		var generation int64
+		if err := tx.QueryRow(ctx, `SELECT config_generation FROM tenants WHERE tenant_id = $1`, pgUUID(tenant)).Scan(&generation); err != nil {
+			return notFound(err, "tenant", tenant)
+		}
+		cfg, err := s.configAt(ctx, tx, tenant, generation)
+		if err != nil {
+			return err
+		}
+		policy, ref = cfg.policyFor(factsOf(&m))
+		return nil
+	})
+	return policy, ref, err
+}
