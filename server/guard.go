@@ -143,19 +143,18 @@ func (g *guard) readBody(r *http.Request) (body []byte, release func(), err erro
 	if !g.s.budget.TryAcquire(weight) {
 		return nil, nil, refuse(codeOverloaded, "too many requests are in work").with("Retry-After", "1")
 	}
-	release = func() { g.s.budget.Release(weight) }
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	if err := b.checkMediaType(r); err != nil {
+	err = b.checkMediaType(r)
+	if err == nil {
+		body, err = b.read(r.Body, r.ContentLength)
+	}
+	if err == nil {
+		err = b.check(body)
+	}
+	if err != nil {
+		g.s.budget.Release(weight)
 		return nil, nil, err
 	}
-	if body, err = b.read(r.Body, r.ContentLength); err != nil {
-		return nil, nil, err
-	}
-	return body, release, b.check(body)
+	return body, func() { g.s.budget.Release(weight) }, nil
 }
 
 // bodyRule is what an operation accepts as its body.

@@ -11,28 +11,15 @@ import (
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
-// What a machine is where its inventory does not say.
-const (
-	defaultPlatform     = "other"
-	defaultSecurityType = "standard"
-)
-
 // maxConcurrentUpserts bounds inventory writes: each holds a database connection while it asks for
 // policies on another, so that without a bound they could take the whole pool and wait for each other.
 const maxConcurrentUpserts = 2
 
 func machineInput(in openapi.MachineInput) store.MachineInput {
-	out := store.MachineInput{
-		ExternalID: value(in.ExternalID), Name: in.Name, OS: string(in.Os), Platform: text(in.Platform),
+	return store.MachineInput{
+		ExternalID: value(in.ExternalID), Name: in.Name, OS: text(in.Os), Platform: text(in.Platform),
 		SecurityType: text(in.SecurityType), ScaleSet: value(in.ScaleSet), Labels: labelsOf(in.Labels), Declared: postureOf(in.Declared),
 	}
-	if out.Platform == "" {
-		out.Platform = defaultPlatform
-	}
-	if out.SecurityType == "" {
-		out.SecurityType = defaultSecurityType
-	}
-	return out
 }
 
 func machineDTO(m store.Machine) openapi.Machine {

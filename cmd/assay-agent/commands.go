@@ -23,7 +23,7 @@ type enrollCmd struct {
 	Name          string            `name:"name" help:"Name in the inventory. Default: the host name."`
 	ExternalID    string            `name:"external-id" placeholder:"ID" help:"Id that the cloud or the inventory gives this machine. Default: /etc/machine-id."`
 	ScaleSet      string            `name:"scale-set" placeholder:"NAME" help:"Uniform scale set that the machine belongs to."`
-	Label         map[string]string `name:"label" placeholder:"KEY=VALUE" mapsep:"," help:"Label in the inventory; may be repeated."`
+	Label         map[string]string `name:"label" placeholder:"KEY=VALUE" help:"Label in the inventory; may be repeated, or separated by semicolons."`
 	Platform      string            `name:"platform" enum:"azure,gcp,aws,vmware,qemu,physical,other," default:"" help:"Where the machine runs. Default: what is detected."`
 	SecurityType  string            `name:"security-type" enum:"confidential_snp,confidential_tdx,trusted_launch,standard,physical," default:"" help:"Kind of machine. Default: what is detected."`
 }

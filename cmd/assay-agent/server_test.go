@@ -37,6 +37,7 @@ type verifierServer struct {
 
 	mu          sync.Mutex
 	machines    map[string]*machine // by external id
+	inventory   map[string]client.Machine
 	enrollments map[string]*enrollment
 	logs        map[string][]byte
 	calls       map[string]int // "POST evidence", …
@@ -66,7 +67,7 @@ type enrollment struct {
 func newServer(t *testing.T, box *swtpm.TPM, useTLS bool) *verifierServer {
 	t.Helper()
 	s := &verifierServer{
-		t: t, joinToken: "join-me", machines: map[string]*machine{}, enrollments: map[string]*enrollment{},
+		t: t, joinToken: "join-me", machines: map[string]*machine{}, inventory: map[string]client.Machine{}, enrollments: map[string]*enrollment{},
 		logs: map[string][]byte{}, calls: map[string]int{}, interval: 300, lifetime: time.Minute,
 	}
 	root, err := box.RootPEM()
@@ -188,6 +189,7 @@ func (s *verifierServer) enroll(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 422, "ek_untrusted", err.Error())
 		return
 	}
+	s.inventory[in.Machine.ExternalID] = in.Machine
 	id := hex.EncodeToString(random(8))
 	s.enrollments[id] = &enrollment{externalID: in.Machine.ExternalID, ak: ak, secret: secret}
 	answer(w, 201, map[string]any{"enrollment_id": id, "machine_id": "m-" + in.Machine.ExternalID, "status": "activation_required",

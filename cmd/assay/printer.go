@@ -139,15 +139,16 @@ func (p *printer) agoPtr(t *time.Time) string {
 }
 
 func span(d time.Duration) string {
+	whole := func(unit time.Duration) int { return int(d.Round(unit) / unit) }
 	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
+	case d < time.Minute-time.Second/2:
+		return fmt.Sprintf("%d s", whole(time.Second))
+	case d < time.Hour-time.Minute/2:
+		return fmt.Sprintf("%d min", whole(time.Minute))
+	case d < 48*time.Hour-time.Hour/2:
+		return fmt.Sprintf("%d h", whole(time.Hour))
 	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
+	return fmt.Sprintf("%d days", whole(24*time.Hour))
 }
 
 // when is a time in full with what it means now.

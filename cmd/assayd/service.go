@@ -29,12 +29,15 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 		return err
 	}
 	log := newLogger(p.stderr, c.LogLevel, c.LogFormat)
+	ready := false
 	var closers []func() error
 	defer func() {
 		for i := len(closers) - 1; i >= 0; i-- {
 			err = errors.Join(err, closers[i]())
 		}
-		log.Info("stopped")
+		if ready {
+			log.Info("stopped")
+		}
 	}()
 
 	// The addresses first: a second service on the same ones must not touch the database.
@@ -84,6 +87,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	closers = append(closers, func() error { <-done; return nil })
 
 	warnOfPlainText(c, public, log)
+	ready = true
 	log.Info("ready", "version", version, "listen", public.Addr().String(), "admin_listen", addressOf(admin))
 	announce(c.baseURL(public), secret)
 	return srv.Serve(p.ctx, public, admin)

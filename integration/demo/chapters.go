@@ -19,7 +19,7 @@ import (
 func (s *story) prepare() error {
 	s.tokenFile = filepath.Join(s.DataDir, "admin.token")
 	title("A new service. The operator trusts a TPM vendor and makes a join token.")
-	first, err := s.newMachine("web-1", "web", "trusted_launch", "linux")
+	first, err := s.newMachine("web-1", "web", "trusted_launch")
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (s *story) prepare() error {
 func (s *story) healthy() error {
 	title("Two web servers boot (Debian, Secure Boot on), enrol by credential activation and attest.")
 	web1 := s.machines[0]
-	web2, err := s.newMachine("web-2", "web", "trusted_launch", "linux")
+	web2, err := s.newMachine("web-2", "web", "trusted_launch")
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (s *story) changed() error {
 		{"web-5", "initrd-tampered", "web-5 booted an initrd with one more file in it."},
 	} {
 		title("%s", c.what)
-		m, err := s.newMachine(c.name, "web", "trusted_launch", "linux")
+		m, err := s.newMachine(c.name, "web", "trusted_launch")
 		if err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func (s *story) changed() error {
 // secureBootOff boots a confidential VM whose real log shows that Secure Boot is off.
 func (s *story) secureBootOff() error {
 	title("cvm-1, a confidential VM (the boot log of a real one), has Secure Boot off: attestation does not succeed.")
-	m, err := s.newMachine("cvm-1", "", "confidential_snp", "linux")
+	m, err := s.newMachine("cvm-1", "", "confidential_snp")
 	if err != nil {
 		return err
 	}

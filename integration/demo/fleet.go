@@ -18,14 +18,13 @@ type machine struct {
 	name         string
 	scaleSet     string
 	securityType string
-	os           string
 	tpm          *swtpm.TPM
 	log, ima     string // files of the boot that it booted last
 }
 
 // newMachine makes a machine with a TPM of its own; all TPMs are certified by one vendor's CA.
-func (s *story) newMachine(name, scaleSet, securityType, system string) (*machine, error) {
-	m := &machine{story: s, name: name, scaleSet: scaleSet, securityType: securityType, os: system}
+func (s *story) newMachine(name, scaleSet, securityType string) (*machine, error) {
+	m := &machine{story: s, name: name, scaleSet: scaleSet, securityType: securityType}
 	var err error
 	m.tpm, err = swtpm.Start(s.ctx, filepath.Join(s.WorkDir, "tpm", name), swtpm.Options{
 		CADir: filepath.Join(s.WorkDir, "vendor-ca"), Name: name, Banks: []string{"sha1", "sha256"}})
@@ -67,7 +66,7 @@ func (m *machine) stateDir() string { return filepath.Join(m.story.WorkDir, "age
 // enroll runs the agent's enrolment: credential activation against the EK certificate.
 func (m *machine) enroll() error {
 	args := m.agentArgs("enroll", "--join-token", m.story.joinToken, "--name", m.name, "--external-id", "demo-"+m.name,
-		"--platform", "qemu", "--security-type", m.securityType, "--os", m.os)
+		"--platform", "qemu", "--security-type", m.securityType)
 	if m.scaleSet != "" {
 		args = append(args, "--scale-set", m.scaleSet)
 	}

@@ -1341,7 +1341,7 @@ type MachineBatch struct {
 	Items []MachineInput `json:"items"`
 }
 
-// MachineInput `platform` is `other` and `security_type` is `standard` where they are not given.
+// MachineInput What is absent stays as it is; of a new machine it is unknown.
 type MachineInput struct {
 	// Declared Security features; null or absent is unknown.
 	Declared *Posture `json:"declared,omitempty"`
@@ -1357,8 +1357,8 @@ type MachineInput struct {
 	Labels *Labels `json:"labels,omitempty"`
 
 	// Name Example: web-1
-	Name Name            `json:"name"`
-	Os   OperatingSystem `json:"os"`
+	Name Name             `json:"name"`
+	Os   *OperatingSystem `json:"os,omitempty"`
 
 	// Platform Where the machine runs.
 	Platform *Platform `json:"platform,omitempty"`
@@ -1977,7 +1977,7 @@ type ListMachinesParams struct {
 	// Status Status of the last verdict.
 	Status *VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
 
-	// SeenBefore Only machines whose last evidence is older than this.
+	// SeenBefore Only machines whose last evidence is older than this, or that never sent any.
 	SeenBefore *time.Time `form:"seen_before,omitempty" json:"seen_before,omitempty"`
 }
 

@@ -1,9 +1,14 @@
 package attest
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +17,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 // The whole story: enrol by EK certificate, open the credential in the TPM, activate; then the machine
@@ -161,6 +167,11 @@ func TestEnrolWithoutEKCertificate(t *testing.T) {
 	b.policy(func(p *verifier.Policy) { p.RequireEKCertificate = false })
 	r := m.request("web-1")
 	r.EKCertificate = nil
+	r.EKPublic = m.ak.public
+	if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); code(err) != CodeEKUntrusted || !strings.Contains(err.Error(), "not an acceptable endorsement key") {
+		t.Errorf("an EK that is none: %v", err)
+	}
+	r.EKPublic = m.ek.public
 	e, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin)
 	if err != nil {
 		t.Fatal(err)
@@ -197,6 +208,76 @@ func TestPolicyOfAnEnrolmentIsNotTheMachinesChoice(t *testing.T) {
 	}
 }
 
+// akCertificate certifies an AK by a CA made for the test.
+func akCertificate(t *testing.T, ak []byte) (leaf, root []byte) {
+	t.Helper()
+	public, err := tpm.ParsePublic(ak)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ca, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "AK CA"}, NotBefore: start.Add(-time.Hour), NotAfter: start.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	if root, err = x509.CreateCertificate(rand.Reader, issuer, issuer, ca.Public(), ca); err != nil {
+		t.Fatal(err)
+	}
+	subject := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "instance 1"}, NotBefore: start.Add(-time.Hour), NotAfter: start.Add(time.Hour)}
+	if leaf, err = x509.CreateCertificate(rand.Reader, subject, issuer, public.Key(), ca); err != nil {
+		t.Fatal(err)
+	}
+	return leaf, root
+}
+
+// An AK certificate that chains to an anchor of purpose "ak" makes the key active at once.
+func TestEnrolByAKCertificate(t *testing.T) {
+	b := newBench(t)
+	m := newMachine(t, "sb-on-1")
+	leaf, root := akCertificate(t, m.ak.public)
+	r := m.request("cloud-1")
+	r.EKCertificate, r.EKCertificateChain, r.EKPublic = nil, nil, nil
+	r.AKCertificate = leaf
+	if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); code(err) != CodeAKRefused {
+		t.Fatalf("without an anchor: %v", err)
+	}
+	for _, purpose := range []string{"ek", "ak"} {
+		anchor := store.TrustAnchor{Name: "AK CA for " + purpose, Purpose: purpose, CreatedAt: b.now(),
+			Certificates: []store.TrustCertificate{{DER: root, Subject: "AK CA", Fingerprint: purpose}}}
+		if _, err := b.store.CreateTrustAnchor(b.ctx, b.tenant, anchor, b.now(), admin); err != nil {
+			t.Fatal(err)
+		}
+		if purpose == "ek" {
+			if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); code(err) != CodeAKRefused {
+				t.Fatalf("with an anchor of another purpose: %v", err)
+			}
+		}
+	}
+	other, _ := akCertificate(t, m.newAK().public)
+	wrong := r
+	wrong.AKCertificate = other
+	if _, err := b.Enrol(b.ctx, b.tenant, wrong, b.join, admin); code(err) != CodeInvalidField {
+		t.Fatalf("a certificate of another key: %v", err)
+	}
+	e, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Status != StatusActive || e.Assurance != verifier.AKCertified || e.Challenge == nil || e.MachineToken == "" || e.CredentialBlob != nil {
+		t.Fatalf("%+v", e)
+	}
+	m.id = e.MachineID
+	if _, _, m.keyID, err = b.token.VerifyMachineToken(e.MachineToken, b.now()); err != nil {
+		t.Fatal(err)
+	}
+	result := b.attest(m)
+	expect(t, result, verifier.Affirming, verifier.NoReason)
+	if result.Appraisal.Assurance != verifier.AKCertified {
+		t.Errorf("assurance %s", result.Appraisal.Assurance)
+	}
+}
+
 // A machine that exists with another EK or AK: refused, and the stored rows are as they were.
 func TestIdentityConflictChangesNothing(t *testing.T) {
 	b := newBench(t)
@@ -221,9 +302,7 @@ func TestIdentityConflictChangesNothing(t *testing.T) {
 		t.Errorf("another AK: %v", err)
 	}
 	r = m.request("web-2") // the same TPM under another name
-	if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); err == nil {
-		t.Log("one TPM under two external ids was admitted as one machine")
-	} else if code(err) != CodeIdentityConflict {
+	if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); code(err) != CodeIdentityConflict {
 		t.Errorf("another id: %v", err)
 	}
 	after, err := b.store.GetMachine(b.ctx, b.tenant, m.id)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -41,11 +42,14 @@ func TestLook(t *testing.T) {
 		"overview": "/ui/", "machines": "/ui/machines", "machine": "/ui/machines/" + f.machines["web-3"].String(),
 		"verdict": "/ui/verdicts/" + f.verdicts["web-3"].String(), "verdict-origin": "/ui/verdicts/" + f.verdicts["db-1"].String(),
 		"verdict-good": "/ui/verdicts/" + f.verdicts["web-1"].String(),
-		"alerts": "/ui/alerts", "alert": "/ui/alerts/" + f.alerts["web-3"].ID.String(), "recommendations": "/ui/recommendations",
+		"alerts":       "/ui/alerts", "alert": "/ui/alerts/" + f.alerts["web-3"].ID.String(), "recommendations": "/ui/recommendations",
 		"baselines": "/ui/baselines", "baseline": "/ui/baselines/" + f.baseline.BaselineID.String(), "version": "/ui/baselines/" + f.baseline.BaselineID.String() + "/versions/1", "suppressions": "/ui/suppressions",
 	}
 	for name, path := range pages {
-		for _, scheme := range []string{"light", "dark"} {
+		if only := os.Getenv("ONLY"); only != "" && !strings.Contains(only, name+";") {
+			continue
+		}
+		for _, scheme := range strings.Fields(os.Getenv("SCHEMES")) {
 			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 			must(t, err)
 			must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+path), chromedp.WaitVisible("footer")))

@@ -9,20 +9,22 @@ type hop struct {
 	Status verifier.CheckStatus
 	Broken bool // an earlier hop failed, so that nothing vouches for this one
 	Checks []verifier.Check
+	alone  bool
 }
 
 // hops are the links in order, each with its checks; a verdict's checks keep their own order inside.
 var hops = []struct {
 	name, says string
 	codes      []verifier.CheckCode
+	alone      bool // stands by itself: what comes before does not vouch for it
 }{
-	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}},
-	{"Attestation key", "The key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}},
-	{"Quote", "The TPM signed these PCR values now, for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}},
-	{"Event log", "The boot log adds up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}},
-	{"Boot components", "What was booted is what was meant to boot.", []verifier.CheckCode{verifier.CheckSecureBoot, verifier.CheckBaselineMatch}},
-	{"Runtime", "What ran since is what was meant to run.", []verifier.CheckCode{verifier.CheckIMAReplay, verifier.CheckIMAPolicy}},
-	{"Policy", "The rules of your own policy.", []verifier.CheckCode{verifier.CheckPolicyRules}},
+	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}, false},
+	{"Attestation key", "The key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}, false},
+	{"Quote", "The TPM signed these PCR values now, for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}, false},
+	{"Event log", "The boot log adds up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}, false},
+	{"Boot components", "What was booted is what was meant to boot.", []verifier.CheckCode{verifier.CheckSecureBoot, verifier.CheckBaselineMatch}, false},
+	{"Runtime", "What ran since is what was meant to run.", []verifier.CheckCode{verifier.CheckIMAReplay, verifier.CheckIMAPolicy}, false},
+	{"Policy", "The rules of your own policy.", []verifier.CheckCode{verifier.CheckPolicyRules}, true},
 }
 
 // chain sorts a verdict's checks into hops. A check that no hop knows gets a hop of its own at the end,
@@ -31,12 +33,12 @@ func chain(checks []verifier.Check) []hop {
 	place := make(map[verifier.CheckCode]int)
 	out := make([]hop, len(hops), len(hops)+1)
 	for i, h := range hops {
-		out[i] = hop{Name: h.name, Says: h.says}
+		out[i] = hop{Name: h.name, Says: h.says, alone: h.alone}
 		for _, code := range h.codes {
 			place[code] = i
 		}
 	}
-	other := hop{Name: "Other checks", Says: "Checks that this version of the page does not sort."}
+	other := hop{Name: "Other checks", alone: true, Says: "Checks that this version of the page does not sort."}
 	for _, c := range checks {
 		if i, ok := place[c.Code]; ok {
 			out[i].Checks = append(out[i].Checks, c)
@@ -53,7 +55,7 @@ func chain(checks []verifier.Check) []hop {
 		if len(h.Checks) == 0 {
 			continue
 		}
-		h.Status, h.Broken = worst(h.Checks), broken
+		h.Status, h.Broken = worst(h.Checks), broken && !h.alone
 		broken = broken || h.Status == verifier.Fail
 		kept = append(kept, h)
 	}

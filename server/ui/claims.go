@@ -12,6 +12,7 @@ import (
 // claimNode is one claim as a page shows it: a value, or a list of further nodes.
 type claimNode struct {
 	Label    string
+	Summary  string // of a nested one: what it is, in one line
 	Value    string
 	Digest   bool // Value is a long hex text
 	Children []claimNode
@@ -82,7 +83,7 @@ func readClaim(d *json.Decoder, label string, depth int) (node claimNode, known 
 		if _, err := d.Token(); err != nil {
 			return node, false, err
 		}
-		return node, len(node.Children) > 0, nil
+		return compact(node), len(node.Children) > 0, nil
 	case nil:
 		return node, false, nil
 	case bool:
@@ -92,6 +93,39 @@ func readClaim(d *json.Decoder, label string, depth int) (node claimNode, known 
 		node.Digest = isDigest(node.Value)
 	}
 	return node, node.Value != "", nil
+}
+
+// compact makes a nested claim easier to read: an only child with a value takes its parent's place, and
+// the child that names a thing becomes its summary.
+func compact(n claimNode) claimNode {
+	if len(n.Children) == 1 && n.Children[0].Value != "" && n.Children[0].Label != "" && n.Label != "" {
+		child := n.Children[0]
+		if n.Label != "Digests" {
+			child.Label = n.Label + ", " + child.Label
+		}
+		return child
+	}
+	for _, name := range []string{"Subject", "Name", "File", "Description", "Source", "Path"} {
+		for i, c := range n.Children {
+			if c.Label == name && c.Value != "" {
+				n.Summary = c.Value
+				n.Children = append(n.Children[:i:i], n.Children[i+1:]...)
+				return n
+			}
+		}
+	}
+	return n
+}
+
+// Long tells whether a nested claim is better folded away.
+func (n claimNode) Long() bool { return n.leaves() > 4 }
+
+func (n claimNode) leaves() int {
+	count := 1
+	for _, c := range n.Children {
+		count += c.leaves()
+	}
+	return count
 }
 
 func isDigest(s string) bool {

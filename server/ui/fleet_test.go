@@ -158,16 +158,24 @@ func (f *fleet) judge(t testing.TB, name, variant, ak string, at time.Time, coun
 	return *a
 }
 
-// newFleet makes a tenant of its own, so that tests do not see each other's machines.
-func newFleet(t testing.TB) *fleet {
+// emptyFleet makes a tenant of its own, so that tests do not see each other's machines.
+func emptyFleet(t testing.TB) *fleet {
 	t.Helper()
-	ctx := context.Background()
 	now := time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
 	f := &fleet{tenant: uuid.Must(uuid.NewV7()), now: now, machines: map[string]uuid.UUID{}, verdicts: map[string]uuid.UUID{},
 		alerts: map[string]store.Alert{}, measured: map[[32]byte]*eventlog.Measurements{}}
 	start := now.Add(-26 * time.Hour)
-	must(t, db.EnsureTenant(ctx, f.tenant, start))
+	must(t, db.EnsureTenant(context.Background(), f.tenant, start))
 	f.admin, f.reader = f.token(t, "ops-admin", store.RoleAdmin, start), f.token(t, "dashboard", store.RoleReader, start)
+	return f
+}
+
+// newFleet is a fleet with every kind of machine that the pages tell apart.
+func newFleet(t testing.TB) *fleet {
+	t.Helper()
+	ctx := context.Background()
+	f := emptyFleet(t)
+	now, start := f.now, f.now.Add(-26*time.Hour)
 
 	yes, no := true, false
 	inventory := []store.MachineInput{
@@ -209,12 +217,12 @@ func newFleet(t testing.TB) *fleet {
 		store.BaselineVersion{Reference: reference, Origin: "captured", State: "active", CreatedBy: "ops-admin",
 			Provenance: json.RawMessage(`{"repository": "acme/images", "commit": "4f2a9c1", "build_url": "https://ci.example/builds/812"}`)}, start.Add(2*time.Minute), lead)
 	must(t, err)
-	f.judge(t, "web-1", "sb-on-2", "rsassa", now.Add(-8*time.Hour), 96)
-	f.judge(t, "web-2", "sb-on-otherbox", "rsassa", now.Add(-4*time.Hour), 46)
-	f.judge(t, "web-3", "sb-on-2", "rsapss", now.Add(-5*time.Hour), 40)
+	f.judge(t, "web-1", "sb-on-2", "rsassa", now.Add(-8*time.Hour), 12)
+	f.judge(t, "web-2", "sb-on-otherbox", "rsassa", now.Add(-4*time.Hour), 6)
+	f.judge(t, "web-3", "sb-on-2", "rsapss", now.Add(-5*time.Hour), 5)
 	f.judge(t, "web-3", "cmdline", "rsapss", now.Add(-50*time.Minute), 9)
 	f.judge(t, "db-1", "unlogged-extend", "ecdsa256", now.Add(-3*time.Hour), 4)
-	f.judge(t, "legacy-1", "sb-disabled", "ecdsa384", now.Add(-2*time.Hour), 20)
+	f.judge(t, "legacy-1", "sb-disabled", "ecdsa384", now.Add(-2*time.Hour), 3)
 	alerts, _, err := db.ListAlerts(ctx, f.tenant, store.AlertFilter{IncludeSuppressed: true}, store.Page{Limit: 100}, now)
 	must(t, err)
 	for _, a := range alerts {

@@ -30,7 +30,6 @@ var functions = template.FuncMap{
 	"rows":           func(l layout, items any, machine bool) rows { return rows{l.Now, items, machine} },
 	"scopeText":      conditionsOf,
 	"security":       securityTypeName,
-	"size":           func(n []claimNode) int { return len(n) },
 	"statusMark":     statusMark,
 	"statusWord":     statusWord,
 	"text":           func(v any) string { return fmt.Sprint(v) },

@@ -33,7 +33,7 @@ func (h *handler) machines(w http.ResponseWriter, r *http.Request, s session) er
 	}
 	h.render(w, r, s, http.StatusOK, "machines", "Machines", machinesView{
 		Items: items, Filter: f,
-		Statuses:      choices("Any status", f.Status, anyText(statusWord), "affirming", "warning", "contraindicated", "none", "unattested"),
+		Statuses:      choices("Any status", f.Status, anyText(statusWord), "affirming", "warning", "contraindicated", "none"),
 		Platforms:     choices("Any platform", f.Platform, platformName, "azure", "gcp", "aws", "vmware", "qemu", "physical", "other"),
 		SecurityTypes: choices("Any security type", f.SecurityType, securityTypeName, "confidential_snp", "confidential_tdx", "trusted_launch", "standard", "physical"),
 		Systems:       choices("Any system", f.OS, platformName, "linux", "windows"),

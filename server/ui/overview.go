@@ -7,6 +7,9 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
+// unattested is the key under which machines without any verdict are counted.
+const unattested = "unattested"
+
 // slice is one part of a chart, in the order it is drawn.
 type slice struct {
 	Key    string // status, platform or code: chooses the colour
@@ -38,15 +41,20 @@ func (h *handler) overview(w http.ResponseWriter, r *http.Request, s session) er
 	}
 	view := overviewView{
 		Overview:        o,
-		Statuses:        slices(o.MachinesByStatus, []string{"affirming", "warning", "contraindicated", "none", "unattested"}, anyText(statusWord), "/ui/machines?status="),
-		Platforms:       slices(o.MachinesByPlatform, nil, anyText(words), "/ui/machines?platform="),
+		Statuses:        slices(o.MachinesByStatus, []string{"affirming", "warning", "contraindicated", "none", unattested}, anyText(statusWord), "/ui/machines?status="),
+		Platforms:       slices(o.MachinesByPlatform, nil, platformName, "/ui/machines?platform="),
 		Severities:      slices(o.OpenAlertsBySeverity, []string{"high", "medium", "low"}, anyText(words), "/ui/alerts?severity="),
 		Reasons:         slices(o.OpenAlertsByReason, []string{"origin_unverified", "baseline_deviation"}, anyText(reasonWord), "/ui/alerts?reason="),
 		Recommendations: slices(o.RecommendationsByCode, nil, recommendationName, "/ui/recommendations?code="),
 		Assessments:     slices(o.AssessmentsByStatus, []string{"Healthy", "Unhealthy", "NotApplicable"}, assessmentWord, ""),
 	}
-	for _, s := range view.Severities {
-		view.OpenAlerts += s.Count
+	for i, part := range view.Statuses {
+		if part.Key == unattested { // the store lists them with those that have no verdict to tell
+			view.Statuses[i].Link = "/ui/machines?status=none"
+		}
+	}
+	for _, part := range view.Severities {
+		view.OpenAlerts += part.Count
 	}
 	if view.Alerts, _, err = h.Store.ListAlerts(r.Context(), s.Tenant, store.AlertFilter{Status: "active"}, store.Page{Limit: 6}, now); err != nil {
 		return err

@@ -92,6 +92,12 @@ func (h *handler) page(f pageFunc) http.HandlerFunc {
 			h.fail(w, r, s, err)
 			return
 		}
+		if !s.SignedIn() && r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Method == http.MethodGet {
+			// A link on another site: a strict cookie is not sent along. Asked again by our own page, it is.
+			w.Header().Set("Refresh", "0; url="+r.URL.RequestURI())
+			h.render(w, r, session{}, http.StatusOK, "continue", "Opening", r.URL.RequestURI())
+			return
+		}
 		if !s.SignedIn() {
 			http.Redirect(w, r, "/ui/sign-in?"+url.Values{"next": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
 			return

@@ -388,3 +388,18 @@ func TestMachineSpecificNeedsCoveredData(t *testing.T) {
 		t.Errorf("%v %v %v", events[1].MachineSpecific, events[2].MachineSpecific, events[3].MachineSpecific)
 	}
 }
+
+// Variables of PCR 7 whose data no digest covers say nothing.
+func TestUncoveredVariablesAreNotClaimed(t *testing.T) {
+	lie := func(vendor [16]byte, name string, value []byte) []byte {
+		return agileRecord(7, EvEFIVariableAuthority, variableData(vendor, name, value), sum(tpm.SHA256, []byte(name)))
+	}
+	certificate := join([]byte{derSequence, 0x82, 0, 4}, make([]byte, 4))
+	log := parseOK(t, join(header(tpm.SHA256), lie(guidSecurity, "db", nil), lie(guidGlobal, "SetupMode", []byte{0}),
+		event(7, EvSeparator, make([]byte, 4)), lie(guidShim, "SbatLevel", []byte("sbat,1\n")), lie(guidSecurity, "db", certificate)))
+	m, report := log.replay(claimed(own(log)))
+	c := m.Claims()
+	if c.DB != nil || c.SetupMode != nil || c.ShimSBATLevel != nil || c.BootAuthorities != nil || len(report.Contradicted) != 4 {
+		t.Errorf("%+v, contradicted %v", c, report.Contradicted)
+	}
+}

@@ -3,7 +3,6 @@ package eventlog
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"strings"
 )
 
@@ -82,9 +81,9 @@ func pathNode(kind, sub byte, d []byte) string {
 	case kind == 3 && sub == 11 && len(d) >= 6:
 		return fmt.Sprintf("MAC(%x)", d[:6])
 	case kind == 3 && sub == 12 && len(d) >= 8:
-		return fmt.Sprintf("IPv4(%v)", netip.AddrFrom4([4]byte(d[4:8])))
+		return fmt.Sprintf("IPv4(%d.%d.%d.%d)", d[4], d[5], d[6], d[7])
 	case kind == 3 && sub == 13 && len(d) >= 32:
-		return fmt.Sprintf("IPv6(%v)", netip.AddrFrom16([16]byte(d[16:32])))
+		return fmt.Sprintf("IPv6(%x)", d[16:32])
 	case kind == 3 && sub == 18 && len(d) >= 6:
 		return fmt.Sprintf("Sata(0x%x,0x%x,0x%x)", u16(d), u16(d[2:]), u16(d[4:]))
 	case kind == 3 && sub == 23 && len(d) >= 12:

@@ -52,7 +52,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ek.Close()) }()
-	ak, err := a.ak(device, e.AKAlg)
+	stored, ak, err := a.ak(device, e.AKAlg)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +87,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 	}
 
 	s := a.state
+	s.AK, s.Pending = *stored, nil
 	s.Server, s.MachineID, s.Token = a.config.Server, answer.MachineID, answer.MachineToken
 	s.Assurance, s.EnrolledAt, s.Last = answer.Assurance, time.Now().UTC(), nil
 	s.EK = ek.Kind()
@@ -101,29 +102,30 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 	return &Enrolled{MachineID: s.MachineID, Server: s.Server, Assurance: s.Assurance, EK: s.EK, AK: string(s.AK.Alg), Machine: machine}, nil
 }
 
-// ak loads the stored attestation key if it is of this TPM and of the wanted kind, or else makes one and
-// stores it.
-func (a *Attester) ak(device *tpmdevice.Device, alg tpmdevice.AKAlg) (*tpmdevice.Key, error) {
-	if a.state.AK.Alg == alg && len(a.state.AK.Blob) > 0 {
-		key, err := device.LoadAK(a.state.AK.Blob)
+// ak loads a stored attestation key that is of this TPM and of the wanted kind, or else makes one and
+// stores it as pending.
+func (a *Attester) ak(device *tpmdevice.Device, alg tpmdevice.AKAlg) (*AK, *tpmdevice.Key, error) {
+	for _, stored := range []*AK{&a.state.AK, a.state.Pending} {
+		if stored == nil || stored.Alg != alg || len(stored.Blob) == 0 {
+			continue
+		}
+		key, err := device.LoadAK(stored.Blob)
 		if err == nil {
-			return key, nil
+			return stored, key, nil
 		}
 		if !errors.Is(err, tpmdevice.ErrForeignKey) {
-			return nil, fmt.Errorf("load the attestation key: %w", err)
+			return nil, nil, fmt.Errorf("load the attestation key: %w", err)
 		}
 	}
 	blob, key, err := device.CreateAK(alg)
 	if err != nil {
-		return nil, fmt.Errorf("make an attestation key: %w", err)
+		return nil, nil, fmt.Errorf("make an attestation key: %w", err)
 	}
-	// The old enrolment, if any, was of the old key.
-	a.state.MachineID, a.state.Last = "", nil
-	a.state.AK = AK{Alg: alg, Blob: blob, Public: key.Public}
+	a.state.Pending = &AK{Alg: alg, Blob: blob, Public: key.Public}
 	if err := a.state.Save(); err != nil {
-		return nil, errors.Join(err, key.Close())
+		return nil, nil, errors.Join(err, key.Close())
 	}
-	return key, nil
+	return a.state.Pending, key, nil
 }
 
 // merge takes what is given over what was detected.

@@ -32,7 +32,7 @@ func (a *Attester) Run(ctx context.Context, h Hooks) error {
 	failures := 0
 	for {
 		verdict, err := a.Attest(ctx)
-		if ctx.Err() != nil {
+		if verdict == nil && ctx.Err() != nil {
 			return nil
 		}
 		var wait time.Duration

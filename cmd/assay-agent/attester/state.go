@@ -24,6 +24,10 @@ type State struct {
 	AK         AK        `json:"ak,omitzero"`
 	Last       *Last     `json:"last,omitempty"`
 
+	// Pending is a key whose enrolment has not been answered yet. It replaces AK when it is accepted; until
+	// then the earlier enrolment stays as it is.
+	Pending *AK `json:"pending_ak,omitempty"`
+
 	// Token is the machine's bearer token.
 	Token string `json:"-"`
 

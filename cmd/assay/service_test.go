@@ -1,0 +1,379 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/cmd/assay-agent/attester"
+	agent "github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/integration/measure"
+	"github.com/assay-verifier/assay/integration/swtpm"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// liveService is a real assayd on its embedded Postgres, and how assay reaches it.
+type liveService struct {
+	t   *testing.T
+	url string
+	env []string
+}
+
+// startService builds and runs assayd for the duration of the test.
+func startService(t *testing.T) *liveService {
+	t.Helper()
+	dir := t.TempDir()
+	daemon := filepath.Join(dir, "assayd")
+	if out, err := exec.Command("go", "build", "-o", daemon, "../assayd").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	data, err := os.MkdirTemp("", "assay-cli-data") // short, since a socket is below it
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := freeAddress(t)
+	var log bytes.Buffer
+	cmd := exec.Command(daemon, "dev", "--data-dir", filepath.Join(data, "d"), "--listen", address, "--admin-listen", "")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := <-ended; err != nil {
+			t.Errorf("assayd: %v\n%s", err, log.String())
+		}
+		_ = os.RemoveAll(data)
+	})
+	s := &liveService{t: t, url: "http://" + address}
+	s.env = []string{"ASSAY_SERVER=" + s.url, "ASSAY_TOKEN_FILE=" + filepath.Join(data, "d", "admin.token")}
+	for range 1200 {
+		if resp, err := http.Get(s.url + "/readyz"); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return s
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("assayd did not get ready")
+	return nil
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// run runs assay against the service and wants the exit code.
+func (s *liveService) run(code int, args ...string) string {
+	s.t.Helper()
+	r := assay(s.t, s.env, args...)
+	if r.code != code {
+		s.t.Fatalf("assay %s: exit %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.stdout, r.stderr)
+	}
+	if code != 0 {
+		return r.stdout + r.stderr
+	}
+	return r.stdout
+}
+
+// wants runs assay and looks for each text in what it says.
+func (s *liveService) wants(code int, texts []string, args ...string) {
+	s.t.Helper()
+	out := s.run(code, args...)
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			s.t.Errorf("assay %s: no %q in\n%s", strings.Join(args, " "), text, out)
+		}
+	}
+}
+
+func (s *liveService) json(into any, args ...string) {
+	s.t.Helper()
+	out := s.run(0, append(args, "-o", "json")...)
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		s.t.Fatalf("assay %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TestAgainstService is a day of an operator: a real service, a real software TPM that enrols, boots what
+// was recorded of real boots, and is judged; and everything that people do about it on the command line.
+func TestAgainstService(t *testing.T) {
+	s := startService(t)
+	ctx := context.Background()
+
+	s.wants(0, []string{"0 machines"}, "overview")
+	device := swtpm.New(t, swtpm.Options{Name: "web-1", Banks: []string{"sha1", "sha256"}})
+	root, err := device.RootPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	intermediate, err := device.IntermediatePEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchors := writeFile(t, append(root, intermediate...))
+	s.wants(0, []string{"vendor: 2 certificates trusted for ek"}, "trust-anchors", "add", "--name", "vendor", "--purpose", "ek", anchors)
+	s.wants(0, []string{"vendor", "ek"}, "trust-anchors")
+
+	join := strings.TrimSpace(s.run(0, "join-tokens", "create", "--name", "fleet", "--uses", "5", "--label", "env=prod"))
+	if !strings.HasPrefix(join, "assay_join_") || strings.ContainsAny(join, " \n") {
+		t.Fatalf("the join token is not alone on standard output: %q", join)
+	}
+	s.wants(0, []string{"fleet", "env=prod"}, "join-tokens")
+
+	bootLog := func(boot string) string { return filepath.Join(boots, boot, "evidence", "binary_bios_measurements") }
+	bootInto := func(boot string) {
+		raw, err := os.ReadFile(bootLog(boot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := tpmdevice.Open(device.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if err := measure.Log(d, raw, tpm.SHA1, tpm.SHA256); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state := t.TempDir()
+	attest := func(boot string) *agent.Verdict {
+		a, err := attester.New(attester.Config{Server: s.url, StateDir: state, TPM: device.Socket, EventLog: bootLog(boot), IMALog: filepath.Join(state, "none")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		if !a.State().Enrolled() {
+			if _, err := a.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: agent.Machine{Name: "web-1", ExternalID: "vm-1", OS: "linux", Platform: "qemu", SecurityType: "trusted_launch", ScaleSet: "web"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v, err := a.Attest(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	bootInto("sb-on-1")
+	attest("sb-on-1")
+	s.wants(0, []string{"web-1", "affirming", "ek_activated", "just now"}, "machines")
+	s.wants(0, []string{"web golden version 1 is active"}, "baselines", "capture", "--machine", "web-1", "--name", "web golden", "--scale-set", "web")
+	s.wants(0, []string{"web golden", "1 active", "scale set web"}, "baselines")
+	s.wants(0, []string{"web golden", "active", "captured"}, "baselines", "show", "web golden")
+	s.wants(0, []string{"Events (", "GRUB command", "secure_boot"}, "baselines", "show", "web golden@1")
+
+	if err := device.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	bootInto("cmdline")
+	attest("cmdline")
+	s.wants(0, []string{"contraindicated", "baseline_deviation"}, "machines", "list", "--status", "contraindicated", "--label", "env=prod")
+	s.wants(0, []string{"web-1", "Assessments", "Unhealthy", "Open alerts", "baseline_deviation"}, "machines", "show", "web-1")
+	s.wants(0, []string{"contraindicated", "affirming"}, "verdicts", "list", "--machine", "web-1")
+	s.wants(0, []string{"✗ baseline.match", "Deviations (3)", "mitigations=off", "ek_activated"}, "verdicts", "show", "web-1")
+	s.wants(0, []string{"DESCRIPTION", "boot_loader", "✓"}, "verdicts", "show", "web-1", "--event-log")
+
+	var alerts struct {
+		Items []struct {
+			ID        string `json:"id"`
+			VerdictID string `json:"verdict_id"`
+			Status    string `json:"status"`
+		} `json:"items"`
+	}
+	s.json(&alerts, "alerts", "--machine", "web-1", "--status", "active")
+	if len(alerts.Items) == 0 {
+		t.Fatal("no alert")
+	}
+	id := alerts.Items[0].ID
+	s.wants(0, []string{"contraindicated"}, "verdicts", "show", alerts.Items[0].VerdictID)
+	s.wants(0, []string{"What to do", "web-1"}, "alerts", "show", id)
+	s.wants(0, []string{"in_progress"}, "alerts", "in-progress", id)
+	s.wants(0, []string{"active"}, "alerts", "activate", id)
+	s.wants(0, []string{"dismissed"}, "alerts", "dismiss", id)
+	s.wants(0, []string{"active"}, "alerts", "activate", id)
+
+	rule := strings.TrimSpace(s.run(0, "suppressions", "create", "--reason", "lab machines", "--scale-set", "web", "--expires-in", "720h"))
+	s.wants(0, []string{"machine.scale_set in web", "lab machines", "in 30 days"}, "suppressions")
+	s.wants(0, []string{"suppressed"}, "alerts", "--include-suppressed")
+	s.run(0, "suppressions", "delete", rule)
+	s.wants(0, []string{"web-1"}, "alerts", "--status", "active")
+	s.wants(2, []string{"--everywhere"}, "suppressions", "create", "--reason", "no scope")
+
+	testBaselines(t, s)
+	testInventory(t, s)
+	testAdministration(t, s)
+	s.wants(0, []string{"By last verdict", "contraindicated"}, "overview")
+}
+
+func testBaselines(t *testing.T, s *liveService) {
+	first, second := captured(t, "sb-on-1"), captured(t, "cmdline")
+	s.wants(0, []string{"ci version 1 is active"}, "baselines", "register", "--name", "ci", "--file", first, "--scale-set", "other", "--repository", "acme/image", "--commit", "abc123")
+	s.wants(1, []string{"--add-version", "conflict"}, "baselines", "register", "--name", "ci", "--file", first)
+	s.wants(0, []string{"ci version 2 is draft"}, "baselines", "register", "--name", "ci", "--file", second, "--add-version", "--draft")
+	s.wants(1, []string{"Changes (", "mitigations=off"}, "baselines", "diff", "ci@1", "ci@2")
+	s.wants(0, nil, "baselines", "diff", "ci@1", first)
+	s.wants(0, []string{"ci version 2 is active"}, "baselines", "promote", "ci@2", "--grace-for", "48h")
+	s.wants(0, []string{"grace", "acme/image abc123"}, "baselines", "show", "ci")
+	s.wants(0, []string{"ci version 1 is retired"}, "baselines", "retire", "ci@1")
+	s.wants(1, nil, "baselines", "promote", "ci@9")
+	s.wants(2, []string{"name the version"}, "baselines", "promote", "ci")
+	s.wants(2, []string{"/nonsense"}, "baselines", "register", "--name", "x", "--file", writeFile(t, []byte(`{"nonsense":1}`)))
+}
+
+func testInventory(t *testing.T, s *liveService) {
+	token, err := os.ReadFile(strings.TrimPrefix(s.env[1], "ASSAY_TOKEN_FILE="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := func(body string) {
+		req, err := http.NewRequest(http.MethodPost, s.url+"/v1/machines", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+	}
+	for i := range 3 {
+		post(fmt.Sprintf(`{"name":"db","external_id":"db-%d","platform":"azure","os":"linux","security_type":"trusted_launch","declared":{"secure_boot_supported":true,"secure_boot":true,"vtpm":true,"agent_installed":false}}`, i))
+	}
+	s.wants(1, []string{`Several machines are named "db"`}, "machines", "show", "db")
+	s.wants(1, []string{`There is no machine named "nope"`}, "machines", "show", "nope")
+	var list struct {
+		Items      []struct{ Name string } `json:"items"`
+		NextCursor *string                 `json:"next_cursor"`
+	}
+	s.json(&list, "machines", "--limit", "2")
+	if len(list.Items) != 2 || list.NextCursor == nil {
+		t.Errorf("--limit 2: %+v", list)
+	}
+	s.json(&list, "machines", "--cursor", *list.NextCursor, "--all")
+	if len(list.Items) != 2 || list.NextCursor != nil {
+		t.Errorf("--cursor: %+v", list)
+	}
+	s.json(&list, "machines", "list", "--all")
+	if len(list.Items) != 4 {
+		t.Errorf("--all: %+v", list)
+	}
+	var recommendations struct {
+		Items []struct{ ID, Code string } `json:"items"`
+	}
+	s.json(&recommendations, "recommendations", "--code", "guest_attestation_installed")
+	if len(recommendations.Items) != 3 {
+		t.Fatalf("%+v", recommendations)
+	}
+	id := recommendations.Items[0].ID
+	s.wants(0, []string{"Guest attestation agent should be installed", "What to do"}, "recommendations", "show", id)
+	s.wants(0, []string{"exempt", "waiver: until the rebuild"}, "recommendations", "exempt", id, "--reason", "waiver", "--comment", "until the rebuild", "--expires-in", "24h")
+	s.wants(0, []string{"db"}, "recommendations", "list", "--status", "exempt")
+	s.wants(0, []string{"guest_attestation_healthy", "Unhealthy", "web-1"}, "assessments", "--machine", "web-1")
+}
+
+func testAdministration(t *testing.T, s *liveService) {
+	policy := s.run(0, "policies", "show")
+	changed := strings.Replace(policy, `"attestation_interval_seconds": 300`, `"attestation_interval_seconds": 600`, 1)
+	s.wants(0, []string{"default is now at version 2"}, "policies", "set", "--file", writeFile(t, []byte(changed)))
+	s.wants(0, []string{`"attestation_interval_seconds": 600`}, "policies", "show", "default")
+	full := s.run(0, "policies", "show", "-o", "json")
+	s.wants(0, []string{"strict is now at version 1"}, "policies", "set", "strict", "--file", writeFile(t, []byte(full)))
+	s.wants(0, []string{"default", "strict"}, "policies")
+	s.wants(2, []string{"/challenge_lifetime_seconds"}, "policies", "set", "--file", writeFile(t, []byte(`{"challenge_lifetime_seconds": 1}`)))
+
+	reader := strings.TrimSpace(s.run(0, "api-tokens", "create", "--name", "dashboard", "--role", "reader"))
+	s.wants(0, []string{"dashboard", "reader", "bootstrap"}, "api-tokens")
+	as := func(token string, args ...string) result {
+		return assay(t, []string{s.env[0], "ASSAY_TOKEN=" + token}, args...)
+	}
+	if r := as(reader, "machines"); r.code != 0 {
+		t.Errorf("a reader may list machines: %+v", r)
+	}
+	r := as(reader, "join-tokens", "create", "--name", "x", "-o", "json")
+	var p problem
+	if err := json.Unmarshal([]byte(r.stderr), &p); err != nil || r.code != 1 || p.Code != "forbidden" || p.Status != 403 || p.Instance == "" || r.stdout != "" {
+		t.Errorf("a reader creates a token: exit %d, %+v, %v", r.code, p, err)
+	}
+	if r := as("assay_adm_wrong", "machines"); r.code != 1 || !strings.Contains(r.stderr, "401 unauthenticated") || !strings.Contains(r.stderr, "request ") || !strings.Contains(r.stderr, "--token-file") {
+		t.Errorf("a wrong token: %+v", r)
+	}
+	s.run(0, "trust-anchors", "delete", "vendor")
+	s.wants(1, []string{"There is no trust anchor"}, "trust-anchors", "delete", "vendor")
+}
+
+// TestRetryOnlyGet: a GET that fails for a passing reason is repeated, a write never is.
+func TestRetryOnlyGet(t *testing.T) {
+	var gets, posts atomic.Int32
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls := &gets
+		if r.Method != http.MethodGet {
+			calls = &posts
+		}
+		if calls.Add(1) < 3 {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"items":[],"next_cursor":null}`))
+	}), ReadHeaderTimeout: time.Minute}
+	go func() { _ = busy.Serve(l) }()
+	defer busy.Close()
+	env := []string{"ASSAY_SERVER=http://" + l.Addr().String()}
+	if r := assay(t, env, "machines"); r.code != 0 || gets.Load() != 3 {
+		t.Errorf("%d tries: %+v", gets.Load(), r)
+	}
+	if r := assay(t, env, "join-tokens", "create", "--name", "x"); r.code != 1 || posts.Load() != 1 {
+		t.Errorf("%d tries of a write: %+v", posts.Load(), r)
+	}
+}
+
+// TestConnection: what can go wrong on the way says what to do.
+func TestConnection(t *testing.T) {
+	dead := "http://" + freeAddress(t)
+	if r := assay(t, nil, "overview", "--server", dead); r.code != 1 || !strings.Contains(r.stderr, "cannot be reached") || !strings.Contains(r.stderr, "--server") {
+		t.Errorf("%+v", r)
+	}
+	if r := assay(t, nil, "overview", "--server", "localhost:8440"); r.code != 2 {
+		t.Errorf("an address without a scheme: %+v", r)
+	}
+	if r := assay(t, nil, "overview", "--server", dead, "--token-file", writeFile(t, []byte("two tokens\n"))); r.code != 2 {
+		t.Errorf("a token file with more in it: %+v", r)
+	}
+	key := writeFile(t, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}}))
+	if r := assay(t, nil, "overview", "--server", dead, "--ca", key); r.code != 2 {
+		t.Errorf("--ca with a private key: %+v", r)
+	}
+}

@@ -1,0 +1,134 @@
+package ui_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+func (f *fleet) status(t testing.TB, machine string) string {
+	t.Helper()
+	a, err := db.GetAlert(context.Background(), f.tenant, f.alerts[machine].ID, f.now)
+	must(t, err)
+	return a.Status
+}
+
+// TestWhoMayChangeAnAlert: only an administrator, from a page of ours, in this session.
+func TestWhoMayChangeAnAlert(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	admin, reader := signIn(t, site, f.admin), signIn(t, site, f.reader)
+	address := site.URL + "/ui/alerts/" + f.alerts["web-3"].ID.String()
+	_, page := get(t, admin, address)
+	good := csrf(t, page)
+	_, readerPage := get(t, reader, address)
+	readers := csrf(t, readerPage)
+	if strings.Contains(readerPage, "/dismiss") || !strings.Contains(readerPage, "may only read") {
+		t.Error("a reader is offered to change the alert")
+	}
+	for name, try := range map[string]struct {
+		client  *http.Client
+		csrf    string
+		headers []string
+		want    int
+	}{
+		"nobody":                        {browser(t), good, nil, http.StatusSeeOther},
+		"a reader":                      {reader, readers, nil, http.StatusForbidden},
+		"without the form's token":      {admin, "", nil, http.StatusForbidden},
+		"with another session's token":  {admin, readers, nil, http.StatusForbidden},
+		"from another site":             {admin, good, []string{"Sec-Fetch-Site", "cross-site"}, http.StatusForbidden},
+		"from a neighbouring site":      {admin, good, []string{"Sec-Fetch-Site", "same-site"}, http.StatusForbidden},
+		"from another origin, old ones": {admin, good, []string{"Origin", "https://evil.example"}, http.StatusForbidden},
+		"as something else than a form": {admin, good, []string{"Content-Type", "text/plain"}, http.StatusForbidden},
+	} {
+		res, _ := post(t, try.client, address+"/dismiss", url.Values{"csrf": {try.csrf}}, try.headers...)
+		if res.StatusCode != try.want {
+			t.Errorf("%s: %s, want %d", name, res.Status, try.want)
+		}
+		if got := f.status(t, "web-3"); got != "active" {
+			t.Fatalf("%s: the alert is %s", name, got)
+		}
+	}
+	if res, _ := get(t, admin, address+"/dismiss"); res.StatusCode != http.StatusNotFound && res.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("a link changes an alert: %s", res.Status)
+	}
+}
+
+func TestAlertLifecycle(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	admin := signIn(t, site, f.admin)
+	address := site.URL + "/ui/alerts/" + f.alerts["web-3"].ID.String()
+	_, page := get(t, admin, address)
+	form := url.Values{"csrf": {csrf(t, page)}}
+	for _, step := range [][2]string{{"in-progress", "in_progress"}, {"resolve", "resolved"}, {"activate", "active"}, {"dismiss", "dismissed"}} {
+		res, _ := post(t, admin, address+"/"+step[0], form)
+		if want := strings.TrimPrefix(address, site.URL) + "?done=" + step[0]; res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != want {
+			t.Fatalf("%s: %s to %q", step[0], res.Status, res.Header.Get("Location"))
+		}
+		if got := f.status(t, "web-3"); got != step[1] {
+			t.Fatalf("%s: the alert is %s", step[0], got)
+		}
+		if _, page := get(t, admin, site.URL+res.Header.Get("Location")); !strings.Contains(page, `role="status"`) {
+			t.Errorf("%s: the page does not say what was done", step[0])
+		}
+	}
+	if res, body := post(t, admin, address+"/resolve", form); res.StatusCode != http.StatusConflict || !strings.Contains(body, "The alert has moved on") {
+		t.Errorf("a step that the state does not allow: %s", res.Status)
+	}
+	if res, _ := post(t, admin, address+"/delete", form); res.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown step: %s", res.Status)
+	}
+	if res, _ := post(t, admin, site.URL+"/ui/alerts/"+uuid.NewString()+"/resolve", form); res.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown alert: %s", res.Status)
+	}
+	// Verdict and machine stay as they are.
+	m, err := db.GetMachine(context.Background(), f.tenant, f.machines["web-3"])
+	must(t, err)
+	if m.Status.String() != "contraindicated" {
+		t.Errorf("dismissing made the machine %s", m.Status)
+	}
+}
+
+func TestSuppressedAlerts(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	c := signIn(t, site, f.reader)
+	if _, page := get(t, c, site.URL+"/ui/alerts"); strings.Contains(page, "legacy-1") || !strings.Contains(page, "web-3") {
+		t.Error("the list shows what a rule suppresses, or not what none does")
+	}
+	if _, page := get(t, c, site.URL+"/ui/alerts?suppressed=1"); !strings.Contains(page, "legacy-1") || !strings.Contains(page, "Suppressed") {
+		t.Error("suppressed alerts cannot be found")
+	}
+	_, page := get(t, c, site.URL+"/ui/alerts/"+f.alerts["legacy-1"].ID.String())
+	for _, want := range []string{"legacy driver needs Secure Boot off", "scale set is legacy", f.rule.ID.String()} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the alert does not say %q", want)
+		}
+	}
+}
+
+// TestTenantsAreApart: ids of one tenant are nothing to another.
+func TestTenantsAreApart(t *testing.T) {
+	f, other := newFleet(t), emptyFleet(t)
+	site := f.site(t)
+	c := signIn(t, site, other.admin)
+	for _, path := range f.paths() {
+		res, page := get(t, c, site.URL+path)
+		if strings.Contains(page, "web-1") || strings.Contains(page, "web-3") {
+			t.Errorf("%s: shows another tenant's machines", path)
+		}
+		if strings.Count(path, "/") > 2 && res.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", path, res.Status)
+		}
+	}
+	_, page := get(t, c, site.URL+"/ui/")
+	res, _ := post(t, c, site.URL+"/ui/alerts/"+f.alerts["web-3"].ID.String()+"/dismiss", url.Values{"csrf": {csrf(t, page)}})
+	if res.StatusCode != http.StatusNotFound || f.status(t, "web-3") != "active" {
+		t.Errorf("another tenant's administrator changes an alert: %s", res.Status)
+	}
+}
