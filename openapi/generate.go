@@ -8,7 +8,7 @@ import _ "embed" // for Document
 
 //go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config server.cfg.yaml openapi.yaml
 //go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config client/client.cfg.yaml openapi.yaml
-//go:generate sh -c "sha256sum openapi.yaml server.cfg.yaml client/client.cfg.yaml > generated.sha256"
+//go:generate sh -c "sha256sum openapi.yaml server.cfg.yaml client/client.cfg.yaml server.gen.go client/client.gen.go > generated.sha256"
 
 // Document is the contract as it is served at /openapi.yaml.
 //

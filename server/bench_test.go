@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,9 +36,27 @@ type bench struct {
 	http   *httptest.Server
 	url    string
 	router routers.Router
-	logs   *bytes.Buffer
+	logs   *logBuffer
 	admin  string
 	seen   *coverage
+}
+
+// logBuffer collects log lines: the last of a request is written after its answer.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // coverage is which problem codes and successes the tests have seen, by operation.
@@ -57,7 +76,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	if err := execSQL(ctx, "CREATE DATABASE "+name+" TEMPLATE "+templateDatabase); err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, url: databaseURL(name), logs: &bytes.Buffer{}, seen: newCoverage()}
+	b := &bench{t: t, url: databaseURL(name), logs: &logBuffer{}, seen: newCoverage()}
 	var err error
 	if b.store, err = store.Open(ctx, b.url, store.Options{}); err != nil {
 		t.Fatal(err)

@@ -218,7 +218,7 @@ func (b *bench) fields(m *machine) {
 		{"POST", "/v1/machines", "/declared/vtpm", `{"name": "x", "os": "linux", "declared": {"vtpm": "yes"}}`},
 		{"POST", "/v1/machines/batch", "/items", `{"items": []}`},
 		{"POST", "/v1/machines/batch", "/items", `{"items": [` + strings.Repeat(`{"name":"x","os":"linux"},`, 500) + `{"name":"x","os":"linux"}]}`},
-		{"POST", "/v1/machines/batch", "/items/1/os", `{"items": [{"name": "x", "os": "linux"}, {"name": "y"}]}`},
+		{"POST", "/v1/machines/batch", "/items/1/name", `{"items": [{"name": "x", "os": "linux"}, {"os": "linux"}]}`},
 		{"POST", "/v1/join-tokens", "/uses", `{"name": "x", "uses": 0}`},
 		{"POST", "/v1/join-tokens", "/uses", `{"name": "x", "uses": 1.5}`},
 		{"POST", "/v1/join-tokens", "/uses", `{"name": "x", "uses": 1e400}`},

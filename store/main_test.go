@@ -229,4 +229,3 @@ func statuses(as []store.Alert) string {
 	}
 	return strings.Join(out, " ")
 }
-

@@ -9,15 +9,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/embedded"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/ima"
 )
@@ -429,5 +433,65 @@ func TestAppraisalComesBackWhole(t *testing.T) {
 	must0(t, err)
 	if !bytes.Equal(a, b) || !v.Appraisal.Genuine || v.MachineName != "web-1" || v.KeyID != e.KeyID {
 		t.Errorf("stored\n%s\nread\n%s", a, b)
+	}
+}
+
+// Postgres itself is killed in the middle of a stream. Calls fail meanwhile, and work again when it is back; what
+// was answered is there.
+func TestDatabaseKilledInTheMiddleOfAStream(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pg")
+	must0(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	pg, err := embedded.Start(t.Context(), embedded.Config{DataDir: dir, Logf: t.Logf})
+	must0(t, err)
+	t.Cleanup(func() { _ = pg.Stop(context.Background()) })
+	must0(t, store.Migrate(t.Context(), pg.URL()))
+	s := open(t, pg.URL(), store.Options{})
+	must0(t, s.EnsureTenant(t.Context(), tenant, t0))
+	token := joinToken(t, s, "j", 99)
+	var wg sync.WaitGroup
+	var answers, recovered atomic.Int64
+	killed := make(chan struct{})
+	for i := range 8 {
+		e := active(t, s, token, fmt.Sprintf("m%d", i))
+		wg.Go(func() {
+			last, afterKill, failed := 0, 0, 0
+			for n := 1; afterKill < 20 && failed < 3000; n++ {
+				rec := judgement(e, t0.Add(time.Duration(n)*time.Second), verifier.Affirming, fmt.Sprint("judgement ", n/2))
+				rec.ChallengeKey = fmt.Appendf(nil, "%016d", n)
+				if _, err := s.RecordAppraisal(t.Context(), tenant, rec); err != nil {
+					failed++
+					time.Sleep(10 * time.Millisecond)
+					continue
+				}
+				last = n
+				answers.Add(1)
+				select {
+				case <-killed:
+					if failed > 0 {
+						afterKill++
+					}
+				default:
+				}
+			}
+			recovered.Add(int64(afterKill))
+			in, err := s.AppraisalInputs(t.Context(), tenant, e.MachineID, t0)
+			if err != nil || string(in.LastChallenge) != fmt.Sprintf("%016d", last) {
+				t.Errorf("machine %d was answered %d, but %s is the last there is (%v)", i, last, in.LastChallenge, err)
+			}
+		})
+	}
+	for answers.Load() < 50 {
+		time.Sleep(time.Millisecond)
+	}
+	pid, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	must0(t, err)
+	n, err := strconv.Atoi(strings.Fields(string(pid))[0])
+	must0(t, err)
+	must0(t, syscall.Kill(n, syscall.SIGKILL))
+	close(killed)
+	wg.Wait()
+	if recovered.Load() != 8*20 {
+		t.Errorf("%d appraisals were recorded after the crash, want 160", recovered.Load())
 	}
 }

@@ -341,6 +341,10 @@ func (a *appraiser) checkIMA() {
 		a.record(CheckIMAPolicy, Skipped, "not judged: the list cannot be read")
 		return
 	}
+	if a.in.IMA == nil && a.ev.IMALogOffset > 0 {
+		// Nothing new since the last time: an empty part of a list, not a list withheld.
+		a.in.IMA, _ = ima.Parse(nil)
+	}
 	if a.in.IMA == nil {
 		a.record(CheckIMAReplay, Skipped, "no IMA list was sent")
 		if a.in.Policy.RequireIMA || wanted != nil {

@@ -2,13 +2,16 @@ package ui_test
 
 import (
 	"context"
-	"os"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
-	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 )
 
@@ -21,8 +24,7 @@ func chromium(t *testing.T) context.Context {
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.WindowSize(1440, 900),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
-		chromedp.UserDataDir(t.TempDir()))
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.UserDataDir(t.TempDir()))
 	allocator, stop := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(allocator)
@@ -31,33 +33,199 @@ func chromium(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestLook writes pictures of every page into the folder that ASSAY_UI_SHOTS names, for people to look at.
-func TestLook(t *testing.T) {
-	dir := os.Getenv("ASSAY_UI_SHOTS")
+// open signs in through the form, as a person does.
+func open(t *testing.T, ctx context.Context, site *httptest.Server, token string) {
+	t.Helper()
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/"), chromedp.SendKeys("#token", token+"\n"), chromedp.WaitVisible(".side")))
+}
+
+// evaluate runs a script in the page, from outside: the page's own policy does not bind it.
+func evaluate[T any](t *testing.T, ctx context.Context, script string) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](script))
+	must(t, err)
+	return v
+}
+
+// lowContrast lists texts whose contrast to what is behind them is below WCAG 2.1 AA (4.5, large text 3).
+const lowContrast = `(() => {
+  const parse = (c) => {
+    const n = (c.match(/-?[\d.]+(e-?\d+)?/g) || []).map(Number);
+    return c.startsWith("color(") ? [n[0] * 255, n[1] * 255, n[2] * 255, n[3] ?? 1] : [n[0], n[1], n[2], n[3] ?? 1];
+  };
+  const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+  const behind = (e) => {
+    const layers = [];
+    for (; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255, 1]);
+  };
+  const light = (c) => {
+    const [r, g, b] = c.slice(0, 3).map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const bad = new Set();
+  for (const e of document.querySelectorAll("body *")) {
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()) || !e.checkVisibility() || e.closest("svg, .sr, .skip")) continue;
+    const style = getComputedStyle(e), back = behind(e), front = over(parse(style.color), back);
+    const [hi, lo] = [light(front), light(back)].sort((a, b) => b - a), ratio = (hi + .05) / (lo + .05);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) bad.add(e.tagName + "." + e.className + " " + ratio.toFixed(2));
+  }
+  return [...bad];
+})()`
+
+// structure lists what a screen reader would miss: fields without a name, a page without one main part and
+// one first heading, pictures without text, ids used twice, headings that skip a level.
+const structure = `(() => {
+  const bad = [];
+  for (const f of document.querySelectorAll("input:not([type=hidden]), select, textarea")) if (!f.labels || !f.labels.length) bad.push("no label: " + f.name);
+  for (const s of ["main", "h1"]) if (document.querySelectorAll(s).length !== 1) bad.push(document.querySelectorAll(s).length + " " + s);
+  for (const i of document.querySelectorAll("img:not([alt]), svg:not([aria-hidden]):not([aria-label])")) bad.push("no text: " + i.outerHTML.slice(0, 60));
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) bad.push("id twice: " + id);
+  for (const a of document.querySelectorAll("[aria-labelledby]")) if (!document.getElementById(a.getAttribute("aria-labelledby"))) bad.push("labelled by nothing: " + a.getAttribute("aria-labelledby"));
+  for (const a of document.querySelectorAll("a, button")) if (!a.textContent.trim()) bad.push("empty: " + a.outerHTML.slice(0, 60));
+  for (const th of document.querySelectorAll("th")) if (!th.scope) bad.push("th without scope");
+  let level = 1;
+  for (const h of document.querySelectorAll("h1, h2, h3")) { const l = +h.tagName[1]; if (l > level + 1) bad.push("heading skips: " + h.textContent); level = l; }
+  return [...new Set(bad)];
+})()`
+
+// TestEveryPageInABrowser: no page asks another host for anything, breaks its own content security policy
+// or logs an error; every text can be read in light and dark; nothing runs out of a phone's screen.
+func TestEveryPageInABrowser(t *testing.T) {
 	f := newFleet(t)
 	site := f.site(t)
 	ctx := chromium(t)
-	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/"), chromedp.SendKeys("#token", f.admin+"\n"), chromedp.WaitVisible(".side")))
-	pages := map[string]string{
-		"overview": "/ui/", "machines": "/ui/machines", "machine": "/ui/machines/" + f.machines["web-3"].String(),
-		"verdict": "/ui/verdicts/" + f.verdicts["web-3"].String(), "verdict-origin": "/ui/verdicts/" + f.verdicts["db-1"].String(),
-		"verdict-good": "/ui/verdicts/" + f.verdicts["web-1"].String(),
-		"alerts":       "/ui/alerts", "alert": "/ui/alerts/" + f.alerts["web-3"].ID.String(), "recommendations": "/ui/recommendations",
-		"baselines": "/ui/baselines", "baseline": "/ui/baselines/" + f.baseline.BaselineID.String(), "version": "/ui/baselines/" + f.baseline.BaselineID.String() + "/versions/1", "suppressions": "/ui/suppressions",
-	}
-	for name, path := range pages {
-		if only := os.Getenv("ONLY"); only != "" && !strings.Contains(only, name+";") {
-			continue
+	var asked sync.Map // addresses that pages asked for
+	must(t, chromedp.Listen(ctx, func(ev any) {
+		if e, ok := ev.(*network.EventRequestWillBeSent); ok {
+			asked.Store(e.Request.URL, true)
 		}
-		for _, scheme := range strings.Fields(os.Getenv("SCHEMES")) {
+	}))
+	console := chromedp.Console(ctx)
+	open(t, ctx, site, f.admin)
+	for _, path := range append(f.paths(), "/ui/nothing") {
+		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(1440, 900), chromedp.Navigate(site.URL+path), chromedp.WaitVisible("main")))
+		for _, bad := range evaluate[[]string](t, ctx, structure) {
+			t.Errorf("%s: %s", path, bad)
+		}
+		for _, scheme := range []string{"light", "dark"} {
 			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 			must(t, err)
-			must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+path), chromedp.WaitVisible("footer")))
-			png, err := chromedp.Run(ctx, chromedp.FullScreenshot(90))
-			must(t, err)
-			if dir != "" {
-				must(t, os.WriteFile(filepath.Join(dir, name+"-"+scheme+".jpg"), png, 0o600))
+			for _, bad := range evaluate[[]string](t, ctx, lowContrast) {
+				t.Errorf("%s, %s: too little contrast: %s", path, scheme, bad)
 			}
 		}
+		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(390, 844)))
+		if wide := evaluate[float64](t, ctx, `document.documentElement.scrollWidth`); wide > 390 {
+			t.Errorf("%s: %v pixels wide on a screen of 390", path, wide)
+		}
+	}
+	count := 0
+	asked.Range(func(address, _ any) bool {
+		count++
+		if !strings.HasPrefix(address.(string), site.URL+"/ui/") {
+			t.Errorf("a page asks for %s", address)
+		}
+		return true
+	})
+	if count < len(f.paths()) {
+		t.Errorf("only %d requests were seen", count)
+	}
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines")))
+	_ = evaluate[bool](t, ctx, `console.log("the end"), true`)
+	for m, err := range console {
+		must(t, err)
+		text := fmt.Sprint(m)
+		if strings.Contains(text, "the end") {
+			break
+		}
+		if !strings.HasPrefix(text, "debug:") && !strings.Contains(text, "404") { // the page that does not exist
+			t.Errorf("console: %s", text)
+		}
+	}
+}
+
+// TestHostileTextInABrowser: nothing that a machine calls itself runs.
+func TestHostileTextInABrowser(t *testing.T) {
+	f, handler := hostileFleet(t)
+	site := httptest.NewServer(handler)
+	defer site.Close()
+	ctx := chromium(t)
+	open(t, ctx, site, f.admin)
+	for _, path := range f.hostilePaths() {
+		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(390, 844), chromedp.Navigate(site.URL+path), chromedp.WaitVisible("main")))
+		title, err := chromedp.Run(ctx, chromedp.Title())
+		must(t, err)
+		if title == "owned" || !strings.HasSuffix(title, "Assay") {
+			t.Errorf("%s: the title is %q", path, title)
+		}
+		if n := evaluate[int](t, ctx, `document.querySelectorAll("script:not([src]), img[src=x]").length`); n != 0 {
+			t.Errorf("%s: %d live elements out of text", path, n)
+		}
+		if wide := evaluate[float64](t, ctx, `document.documentElement.scrollWidth`); wide > 390 {
+			t.Errorf("%s: long text makes the page %v pixels wide", path, wide)
+		}
+	}
+}
+
+// TestWithoutJavaScript: sign in, filter a log, dismiss an alert, sign out.
+func TestWithoutJavaScript(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	ctx := chromium(t)
+	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	must(t, err)
+	open(t, ctx, site, f.admin)
+	must(t, chromedp.Do(ctx,
+		chromedp.Navigate(site.URL+"/ui/verdicts/"+f.verdicts["web-3"].String()),
+		chromedp.SendKeys("select[name=show]", "Deviating"), chromedp.Click(".card .filter button"), chromedp.WaitVisible(".filter .buttons a")))
+	where, err := chromedp.Run(ctx, chromedp.Location())
+	must(t, err)
+	if !strings.Contains(where, "show=changed") {
+		t.Errorf("the filter leads to %s", where)
+	}
+	must(t, chromedp.Do(ctx,
+		chromedp.Navigate(site.URL+"/ui/alerts/"+f.alerts["web-3"].ID.String()),
+		chromedp.Click("button.danger"), chromedp.WaitVisible(".notice.good")))
+	if got := f.status(t, "web-3"); got != "dismissed" {
+		t.Errorf("the alert is %s", got)
+	}
+	must(t, chromedp.Do(ctx, chromedp.Click(".who button"), chromedp.WaitVisible("#token"), chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible("#token")))
+}
+
+// TestFilterActsAtOnce is the comfort that the script adds.
+func TestFilterActsAtOnce(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	ctx := chromium(t)
+	open(t, ctx, site, f.reader)
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible("select[name=platform]")))
+	_ = evaluate[bool](t, ctx, `(() => { const s = document.querySelector("select[name=platform]"); s.value = "gcp"; s.dispatchEvent(new Event("change")); return true })()`)
+	must(t, chromedp.Do(ctx, chromedp.WaitVisible(".filter .buttons a")))
+	if text := evaluate[string](t, ctx, `document.querySelector("tbody").innerText`); !strings.Contains(text, "db-1") || strings.Contains(text, "web-1") {
+		t.Errorf("the list shows %q", text)
+	}
+}
+
+// TestLinkFromAnotherSite: strict cookies are not sent along a link in a chat or a ticket, and yet somebody
+// who is signed in gets to the page without signing in again.
+func TestLinkFromAnotherSite(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	target := site.URL + "/ui/alerts/" + f.alerts["web-3"].ID.String()
+	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `<!doctype html><title>chat</title><a id="link" href="%s">see the alert</a>`, target)
+	}))
+	defer chat.Close()
+	ctx := chromium(t)
+	open(t, ctx, site, f.reader)
+	elsewhere := strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)
+	must(t, chromedp.Do(ctx, chromedp.Navigate(elsewhere), chromedp.Click("#link"), chromedp.WaitVisible("#what")))
+	where, err := chromedp.Run(ctx, chromedp.Location())
+	must(t, err)
+	if where != target {
+		t.Errorf("the link leads to %s", where)
 	}
 }

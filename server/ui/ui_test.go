@@ -66,8 +66,7 @@ func authenticate(now func() time.Time) func(context.Context, string) (ui.Princi
 // site is the pages of a fleet behind a real HTTP server.
 func (f *fleet) site(t testing.TB) *httptest.Server {
 	t.Helper()
-	now := func() time.Time { return f.now }
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(now), Now: now, Version: "1.2.3"})
+	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Version: "1.2.3"})
 	must(t, err)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -93,3 +92,6 @@ func signIn(t testing.TB, site *httptest.Server, token string) *http.Client {
 	}
 	return c
 }
+
+// clock is the fleet's: it stands still.
+func (f *fleet) clock() time.Time { return f.now }

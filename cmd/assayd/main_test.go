@@ -1,0 +1,553 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/store/embedded"
+)
+
+// binary is assayd as it is deployed: built once, statically.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "assayd-test")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "assayd")
+	build := exec.Command("go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(string(out))
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// dataFolder is a folder with a short path, since a unix socket is below it, that does not exist yet.
+func dataFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "assayd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil { // Postgres runs as another user where the test runs as root
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "d")
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// daemon is one running assayd.
+type daemon struct {
+	t          *testing.T
+	cmd        *exec.Cmd
+	url, admin string
+	output     lockedBuffer
+	ended      chan struct{}
+}
+
+// lockedBuffer is written by the process and read by the test.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func environ(extra ...string) []string {
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent"}, extra...)
+}
+
+// start runs assayd and waits until it is ready.
+func start(t *testing.T, env []string, args ...string) *daemon {
+	t.Helper()
+	d := launch(t, env, args...)
+	for range 1200 {
+		select {
+		case <-d.ended:
+			t.Fatalf("assayd ended: %s", d.output.String())
+		default:
+		}
+		if resp, err := http.Get(d.url + "/readyz"); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return d
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("assayd did not get ready: %s", d.output.String())
+	return nil
+}
+
+func launch(t *testing.T, env []string, args ...string) *daemon {
+	t.Helper()
+	public, admin := freeAddress(t), freeAddress(t)
+	d := &daemon{t: t, url: "http://" + public, admin: "http://" + admin, ended: make(chan struct{})}
+	d.cmd = exec.Command(binary, append(args, "--listen", public, "--admin-listen", admin)...)
+	d.cmd.Env = environ(env...)
+	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = d.cmd.Wait()
+		close(d.ended)
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-d.ended:
+		default:
+			_ = d.cmd.Process.Kill()
+			<-d.ended
+		}
+	})
+	return d
+}
+
+// stop ends the service in order and wants exit code 0.
+func (d *daemon) stop() {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		d.t.Fatal(err)
+	}
+	<-d.ended
+	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
+		d.t.Errorf("exit code %d: %s", code, d.output.String())
+	}
+}
+
+func (d *daemon) get(url, token string) (int, string) {
+	d.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func readToken(t *testing.T, file string) string {
+	t.Helper()
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("%s has mode %o", file, info.Mode().Perm())
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// once runs assayd to its end.
+func once(t *testing.T, env []string, args ...string) (code int, output string) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = environ(env...)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// TestDev is the life of a service on its embedded Postgres: a fresh start that shows a token, what it
+// answers, an orderly end, a second start with the same token, a kill, and a third.
+func TestDev(t *testing.T) {
+	data := dataFolder(t)
+	file := filepath.Join(data, "admin.token")
+	d := start(t, nil, "dev", "--data-dir", data)
+	token := readToken(t, file)
+	if !strings.HasPrefix(token, "assay_adm_") || !strings.Contains(d.output.String(), token) || !strings.Contains(d.output.String(), file) {
+		t.Errorf("a fresh dev shows the token and its file:\n%s", d.output.String())
+	}
+	if info, err := os.Stat(data); err != nil || info.Mode().Perm()&0o066 != 0 {
+		t.Errorf("data folder: %v, %v", info.Mode(), err)
+	}
+	for _, c := range []struct {
+		url, token string
+		status     int
+		has        string
+	}{
+		{d.url + "/v1/overview", token, 200, `"machines":0`},
+		{d.url + "/v1/overview", "", 401, "unauthenticated"},
+		{d.url + "/healthz", "", 200, "ok"},
+		{d.url + "/.well-known/jwks.json", "", 200, "Ed25519"},
+		{d.url + "/ui/sign-in", "", 200, "<html"},
+		{d.url + "/docs", "", 200, "<html"},
+		{d.url + "/metrics", "", 404, ""},
+		{d.admin + "/metrics", "", 200, "assay_http_request_duration_seconds"},
+		{d.admin + "/debug/pprof/cmdline", "", 200, "assayd"},
+	} {
+		if status, body := d.get(c.url, c.token); status != c.status || !strings.Contains(body, c.has) {
+			t.Errorf("%s: %d %.200s; want %d and %q", c.url, status, body, c.status, c.has)
+		}
+	}
+	if code, out := once(t, nil, "healthcheck", "--listen", strings.TrimPrefix(d.url, "http://")); code != 0 {
+		t.Errorf("healthcheck: %d %s", code, out)
+	}
+
+	// A second service must leave the first one alone.
+	if code, out := once(t, nil, "serve", "--data-dir", data, "--listen", freeAddress(t), "--admin-listen", ""); code != 1 || !strings.Contains(out, "in use by another process") {
+		t.Errorf("a second service on the same folder: %d %s", code, out)
+	}
+	if code, out := once(t, nil, "serve", "--data-dir", dataFolder(t), "--listen", strings.TrimPrefix(d.url, "http://"), "--admin-listen", ""); code != 1 || !strings.Contains(out, "in use, perhaps by another assayd") {
+		t.Errorf("a second service on the same address: %d %s", code, out)
+	}
+	if code, out := once(t, nil, "migrate", "--data-dir", data); code != 1 || !strings.Contains(out, "in use by another process") {
+		t.Errorf("migrate beside a running service: %d %s", code, out)
+	}
+
+	d.stop()
+	if code, _ := once(t, nil, "healthcheck", "--listen", strings.TrimPrefix(d.url, "http://")); code != 1 {
+		t.Errorf("healthcheck of a stopped service: exit %d", code)
+	}
+	if _, err := os.Stat(filepath.Join(data, "postgres", "data", "postmaster.pid")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Postgres still runs: %v", err)
+	}
+
+	d = start(t, []string{"ASSAY_DATA_DIR=" + data}, "dev")
+	if again := readToken(t, file); again != token || strings.Contains(d.output.String(), token) {
+		t.Errorf("the second start has a new token, or shows the old one:\n%s", d.output.String())
+	}
+	if status, _ := d.get(d.url+"/v1/overview", token); status != 200 {
+		t.Errorf("the token no longer works: %d", status)
+	}
+	if err := d.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-d.ended
+
+	d = start(t, nil, "serve", "--data-dir", data)
+	if status, _ := d.get(d.url+"/v1/overview", token); status != 200 {
+		t.Errorf("after a kill: %d", status)
+	}
+	if !strings.Contains(d.output.String(), `"msg":"ready"`) {
+		t.Errorf("serve logs JSON:\n%s", d.output.String())
+	}
+	d.stop()
+}
+
+// TestGracefulShutdown: a request that is being sent when SIGTERM comes is answered, and then the service
+// ends.
+func TestGracefulShutdown(t *testing.T) {
+	data := dataFolder(t)
+	d := start(t, nil, "serve", "--data-dir", data, "--log-level", "warn")
+	token := readToken(t, filepath.Join(data, "admin.token"))
+	address := strings.TrimPrefix(d.url, "http://")
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"name":"in flight","uses":1}`
+	fmt.Fprintf(conn, "POST /v1/join-tokens HTTP/1.1\r\nHost: assay\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", token, len(body), body[:10])
+	// The request is in flight once the server has read its head: only then does it say 401 or 200 to
+	// others on the same listener, so ask something else first.
+	if status, _ := d.get(d.url+"/healthz", ""); status != 200 {
+		t.Fatal(status)
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for { // until it has stopped accepting
+		probe, err := net.Dial("tcp", address)
+		if err != nil {
+			break
+		}
+		_ = probe.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Fprint(conn, body[10:])
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("the request in flight was not answered: %v\n%s", err, d.output.String())
+	}
+	defer resp.Body.Close()
+	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusCreated {
+		t.Errorf("%s: %s", resp.Status, answer)
+	}
+	<-d.ended
+	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit code %d: %s", code, d.output.String())
+	}
+
+	d = start(t, nil, "serve", "--data-dir", data)
+	if _, body := d.get(d.url+"/v1/join-tokens", token); !strings.Contains(body, "in flight") {
+		t.Errorf("what was answered is not there: %s", body)
+	}
+	d.stop()
+}
+
+// TestExternalDatabase: a Postgres that is given is used and left running; migrate and --no-migrate.
+func TestExternalDatabase(t *testing.T) {
+	postgres, err := embedded.Start(context.Background(), embedded.Config{DataDir: dataFolder(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := postgres.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	env := []string{"ASSAY_DATABASE_URL=" + postgres.URL()}
+	tokens := filepath.Join(t.TempDir(), "secrets", "first.token")
+	if code, out := once(t, env, "serve", "--no-migrate", "--listen", freeAddress(t), "--admin-listen", ""); code != 1 || !strings.Contains(out, "run assayd migrate") {
+		t.Errorf("an empty database that may not be migrated: %d %s", code, out)
+	}
+	for range 2 {
+		if code, out := once(t, env, "migrate"); code != 0 || !strings.HasPrefix(out, "schema version ") {
+			t.Errorf("migrate: %d %s", code, out)
+		}
+	}
+	d := start(t, env, "serve", "--no-migrate", "--admin-token-file", tokens)
+	if status, _ := d.get(d.url+"/v1/overview", readToken(t, tokens)); status != 200 {
+		t.Errorf("overview: %d", status)
+	}
+	d.stop()
+	d = start(t, env, "serve", "--admin-token-file", filepath.Join(t.TempDir(), "other"))
+	if status, _ := d.get(d.url+"/v1/overview", readToken(t, tokens)); status != 200 {
+		t.Errorf("after a restart: %d", status)
+	}
+	d.stop()
+}
+
+// TestTokenFolderNotWritable: where the first token cannot be written, none is made, and the next start
+// makes it.
+func TestTokenFolderNotWritable(t *testing.T) {
+	data := dataFolder(t)
+	file := filepath.Join(t.TempDir(), "a file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out := once(t, nil, "serve", "--data-dir", data, "--admin-token-file", filepath.Join(file, "admin.token"), "--listen", freeAddress(t), "--admin-listen", "")
+	if code != 2 || !strings.Contains(out, "--admin-token-file") {
+		t.Errorf("%d %s", code, out)
+	}
+	d := start(t, nil, "serve", "--data-dir", data)
+	readToken(t, filepath.Join(data, "admin.token"))
+	d.stop()
+}
+
+// TestTLS: the public address speaks TLS, and the health check accepts its certificate alone.
+func TestTLS(t *testing.T) {
+	cert, key := certificate(t)
+	other, otherKey := certificate(t)
+	data := dataFolder(t)
+	d := launch(t, nil, "serve", "--data-dir", data, "--tls-cert", cert, "--tls-key", key)
+	address := strings.TrimPrefix(d.url, "http://")
+	check := func(cert, key string) (int, string) {
+		return once(t, []string{"ASSAY_TLS_CERT=" + cert, "ASSAY_TLS_KEY=" + key}, "healthcheck", "--listen", address)
+	}
+	for range 600 {
+		if code, _ := check(cert, key); code == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if code, out := check(cert, key); code != 0 {
+		t.Fatalf("healthcheck: %d %s\n%s", code, out, d.output.String())
+	}
+	if code, out := check(other, otherKey); code != 1 || !strings.Contains(out, "not ours") {
+		t.Errorf("healthcheck with another certificate: %d %s", code, out)
+	}
+	old := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11} //nolint:gosec // that it is refused is what is tested
+	if conn, err := tls.Dial("tcp", address, old); err == nil {
+		_ = conn.Close()
+		t.Error("TLS 1.1 was accepted")
+	}
+	d.stop()
+}
+
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "assay"}, DNSNames: []string{"assay.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+// TestUnusableSettings: each is refused before anything is started, with the words that help; a password
+// is never repeated.
+func TestUnusableSettings(t *testing.T) {
+	folder := t.TempDir()
+	file := filepath.Join(folder, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(folder, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cert, _ := certificate(t)
+	for _, c := range []struct {
+		name string
+		code int
+		says string
+		args []string
+	}{
+		{"no command", 2, "expected one of", nil},
+		{"unknown flag", 2, "--help", []string{"serve", "--force"}},
+		{"address", 2, "127.0.0.1:8440", []string{"serve", "--listen", "nonsense"}},
+		{"admin address", 2, "--admin-listen", []string{"serve", "--admin-listen", "8441"}},
+		{"certificate without key", 2, "go together", []string{"serve", "--tls-cert", cert}},
+		{"certificate that is none", 2, "--tls-cert", []string{"serve", "--tls-cert", file, "--tls-key", file}},
+		{"log level", 2, "--log-level", []string{"serve", "--log-level", "loud"}},
+		{"ratio", 2, "outside 0 to 1", []string{"serve", "--trace-ratio", "2"}},
+		{"endpoint", 2, "--otlp-endpoint", []string{"serve", "--otlp-endpoint", "collector"}},
+		{"public URL with a password", 2, "--public-url", []string{"serve", "--public-url", "https://u:hunter2@assay.example"}},
+		{"connections", 2, "--database-connections", []string{"serve", "--database-connections", "1"}},
+		{"shutdown", 2, "--shutdown-timeout", []string{"serve", "--shutdown-timeout", "0s"}},
+		{"folder that is a file", 2, "is no folder", []string{"serve", "--data-dir", file}},
+		{"folder below a file", 2, "--data-dir", []string{"serve", "--data-dir", filepath.Join(file, "x")}},
+		{"folder of everybody", 2, "chmod", []string{"serve", "--data-dir", open}},
+		{"database URL, port", 2, "--database-url", []string{"serve", "--database-url", "postgres://u:hunter2@localhost:port/db"}},
+		{"database URL, words", 2, "--database-url", []string{"serve", "--database-url", "host=localhost password=hunter2 sslmode=perhaps"}},
+		{"database URL, nonsense", 2, "--database-url", []string{"migrate", "--database-url", "postgres://u:hunter2@%zz/db"}},
+		{"database that is not there", 1, "does not answer", []string{"serve", "--database-url", "postgres://u:hunter2@127.0.0.1:1/db"}},
+		{"migrate a database that is not there", 1, "does not answer", []string{"migrate", "--database-url", "postgres://u:hunter2@127.0.0.1:1/db"}},
+	} {
+		if len(c.args) > 0 && c.args[0] == "serve" {
+			if !strings.Contains(c.name, "address") {
+				c.args = append(c.args, "--listen", freeAddress(t), "--admin-listen", "")
+			}
+			if !strings.Contains(c.name, "folder") {
+				c.args = append(c.args, "--data-dir", filepath.Join(folder, "never made"))
+			}
+		}
+		code, out := once(t, nil, c.args...)
+		if code != c.code || !strings.Contains(out, c.says) || strings.Contains(out, "hunter2") {
+			t.Errorf("%s: exit %d, want %d and %q:\n%s", c.name, code, c.code, c.says, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(folder, "never made")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was started: %v", err)
+	}
+}
+
+// TestNoPostgres: without server binaries the one line that installs them is printed.
+func TestNoPostgres(t *testing.T) {
+	message, code := explain(fmt.Errorf("start: %w", embedded.ErrNotInstalled))
+	if code != 1 || !strings.Contains(message, "apt-get install -y postgresql") || !strings.Contains(message, "--database-url") {
+		t.Errorf("%d %s", code, message)
+	}
+}
+
+// TestVersion prints what the linker set.
+func TestVersion(t *testing.T) {
+	if code, out := once(t, nil, "version"); code != 0 || !strings.HasPrefix(out, "assayd 1.2.3-test") {
+		t.Errorf("%d %s", code, out)
+	}
+	if code, out := once(t, nil, "version", "--output", "json"); code != 0 || !strings.Contains(out, `"version":"1.2.3-test"`) {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+// TestTraces: with an endpoint, spans of requests and statements arrive there; what is held is sent at
+// the end.
+func TestTraces(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received lockedBuffer
+	collector := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/traces" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_, _ = io.Copy(&received, r.Body)
+	})}
+	go func() { _ = collector.Serve(l) }()
+	defer collector.Close()
+	d := start(t, nil, "serve", "--data-dir", dataFolder(t), "--otlp-endpoint", "http://"+l.Addr().String(), "--trace-ratio", "1")
+	d.get(d.url+"/v1/overview", "")
+	d.stop()
+	for _, want := range []string{"assayd", "1.2.3-test", "GET /v1/overview"} {
+		if !strings.Contains(received.String(), want) {
+			t.Errorf("no %q in what the collector received (%d bytes)\n%s", want, len(received.String()), d.output.String())
+		}
+	}
+}
