@@ -194,7 +194,7 @@ func (c *Config) makeDataDir() error {
 		}
 		return nil
 	case err != nil:
-		return badConfig("the data folder cannot be used: %v", err)
+		return badConfig("the data folder cannot be used: %v; --data-dir names another", err)
 	case !info.IsDir():
 		return badConfig("the data folder cannot be used: %s is no folder", c.DataDir)
 	case info.Mode().Perm()&0o022 != 0:
