@@ -105,10 +105,10 @@ func TestForeignNonce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, body := range map[string][]byte{
-		"evidence of another machine":       a.evidence(made),
-		"another machine's nonce":           b.evidence(made),
-		"a nonce that nobody made":          b.evidence(&invented),
-		"a nonce of another length":         b.evidence(shorter(made)),
+		"evidence of another machine":          a.evidence(made),
+		"another machine's nonce":              b.evidence(made),
+		"a nonce that nobody made":             b.evidence(&invented),
+		"a nonce of another length":            b.evidence(shorter(made)),
 		"a nonce of ours with one bit changed": b.evidence(flipped(b.challenge())),
 	} {
 		before, events := one[string](t, db, traces, b.id()), one[int64](t, db, auditEvents, b.id())

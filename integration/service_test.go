@@ -152,14 +152,11 @@ func (s *service) terminate() error {
 	return nil
 }
 
-// sql connects to the service's own Postgres, whose socket its postmaster.pid names.
+// sql connects to the service's own Postgres.
 func (s *service) sql(t *testing.T) *pgx.Conn {
 	t.Helper()
-	lines := strings.Split(string(readFile(t, filepath.Join(s.dataDir, "postgres", "data", "postmaster.pid"))), "\n")
-	if len(lines) < 5 {
-		t.Fatalf("postmaster.pid is %q", lines)
-	}
-	return connect(t, "postgres://assay@/assay?"+url.Values{"host": {lines[4]}, "sslmode": {"disable"}}.Encode())
+	socket := filepath.Join(s.dataDir, "postgres", "run")
+	return connect(t, "postgres://assay@/assay?"+url.Values{"host": {socket}, "sslmode": {"disable"}}.Encode())
 }
 
 func connect(t *testing.T, databaseURL string) *pgx.Conn {

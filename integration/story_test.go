@@ -194,9 +194,9 @@ func TestSecureBootOffAndSuppressed(t *testing.T) {
 func TestInventoryOnly(t *testing.T) {
 	svc := sharedService(t)
 	var db struct{ ID string }
-	svc.post(t, "/v1/machines", `{"name": "inventory-db", "external_id": "ext-inventory-db", "platform": "qemu", "os": "linux",
+	svc.call(t, http.MethodPost, "/v1/machines", svc.admin, `{"name": "inventory-db", "external_id": "ext-inventory-db", "platform": "qemu", "os": "linux",
 		"security_type": "trusted_launch", "scale_set": "inventory",
-		"declared": {"secure_boot_supported": true, "secure_boot": true, "vtpm": true, "agent_installed": false}}`, &db)
+		"declared": {"secure_boot_supported": true, "secure_boot": true, "vtpm": true, "agent_installed": false}}`, http.StatusOK, &db)
 	var recommended findings
 	svc.get(t, "/v1/recommendations?status=active&machine_id="+db.ID, &recommended)
 	if !slices.ContainsFunc(recommended.Items, func(f finding) bool {

@@ -71,6 +71,9 @@ func newCoverage() *coverage {
 
 func newBench(t testing.TB, change func(*Config)) *bench {
 	t.Helper()
+	if err := startPostgres(); err != nil {
+		t.Fatal(err)
+	}
 	ctx := context.Background()
 	name := "s" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	if err := execSQL(ctx, "CREATE DATABASE "+name+" TEMPLATE "+templateDatabase); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/url"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -15,42 +16,52 @@ import (
 	"github.com/assay-verifier/assay/store/embedded"
 )
 
-// postgres is one real server for all tests of this package; each bench has a database of its own,
-// copied from a migrated template.
-var postgres *embedded.Postgres
+// postgres is one real server for all tests of this package, started by the first that needs it (a
+// fuzzing worker does not); each bench has a database of its own, copied from a migrated template.
+var (
+	postgres      *embedded.Postgres
+	postgresDir   string
+	startPostgres = sync.OnceValue(start)
+)
 
 const templateDatabase = "server_template"
 
 func TestMain(m *testing.M) {
-	code, err := runWithPostgres(m)
-	if err == nil && code == 0 {
-		err = goleak.Find()
+	code := m.Run()
+	if postgres != nil {
+		if err := postgres.Stop(context.Background()); err != nil {
+			log.Print(err)
+			code = 1
+		}
 	}
-	if err != nil {
-		log.Print(err)
-		code = 1
+	if postgresDir != "" {
+		_ = os.RemoveAll(postgresDir)
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			log.Print(err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
 
-func runWithPostgres(m *testing.M) (code int, err error) {
-	dir, err := os.MkdirTemp("", "server")
-	if err != nil {
-		return 1, err
+func start() error {
+	var err error
+	if postgresDir, err = os.MkdirTemp("", "server"); err != nil {
+		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	ctx := context.Background()
-	if postgres, err = embedded.Start(ctx, embedded.Config{DataDir: dir}); err != nil {
-		return 1, fmt.Errorf("start Postgres: %w", err)
+	if postgres, err = embedded.Start(ctx, embedded.Config{DataDir: postgresDir}); err != nil {
+		return fmt.Errorf("start Postgres: %w", err)
 	}
-	defer func() { _ = postgres.Stop(ctx) }()
 	if err := execSQL(ctx, "CREATE DATABASE "+templateDatabase); err != nil {
-		return 1, err
+		return err
 	}
 	if err := store.Migrate(ctx, databaseURL(templateDatabase)); err != nil {
-		return 1, fmt.Errorf("migrate: %w", err)
+		return fmt.Errorf("migrate: %w", err)
 	}
-	return m.Run(), nil
+	return nil
 }
 
 func execSQL(ctx context.Context, sql string) error {

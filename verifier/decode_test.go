@@ -177,19 +177,19 @@ func TestDecodeProtobufRefuses(t *testing.T) {
 		return b
 	}
 	tests := map[string][]byte{
-		"empty":          {},
-		"cut short":      gotpmAttestation(t)[:1000],
-		"no quotes":      encode(func(a *pb.Attestation) { a.Quotes = nil }),
-		"bank twice":     encode(func(a *pb.Attestation) { a.Quotes = append(a.Quotes, a.Quotes[0]) }),
-		"no signature":   encode(func(a *pb.Attestation) { a.Quotes[0].RawSig = nil }),
-		"no PCRs":        encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs = nil }),
-		"PCR 24":         encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Pcrs[24] = a.Quotes[0].Pcrs.Pcrs[0] }),
-		"short PCR":      encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Pcrs[0] = []byte{1} }),
-		"unknown bank":   encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Hash = 99 }),
-		"bad AK":         encode(func(a *pb.Attestation) { a.AkPub = []byte{1, 2, 3} }),
-		"17 interm.":     encode(func(a *pb.Attestation) { a.IntermediateCerts = make([][]byte, 17) }),
-		"group":          {0x0b, 0x0c},
-		"million quotes": []byte(strings.Repeat("\x12\x00", 1_000_000)),
+		"empty":           {},
+		"cut short":       gotpmAttestation(t)[:1000],
+		"no quotes":       encode(func(a *pb.Attestation) { a.Quotes = nil }),
+		"bank twice":      encode(func(a *pb.Attestation) { a.Quotes = append(a.Quotes, a.Quotes[0]) }),
+		"no signature":    encode(func(a *pb.Attestation) { a.Quotes[0].RawSig = nil }),
+		"no PCRs":         encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs = nil }),
+		"PCR 24":          encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Pcrs[24] = a.Quotes[0].Pcrs.Pcrs[0] }),
+		"short PCR":       encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Pcrs[0] = []byte{1} }),
+		"unknown bank":    encode(func(a *pb.Attestation) { a.Quotes[0].Pcrs.Hash = 99 }),
+		"bad AK":          encode(func(a *pb.Attestation) { a.AkPub = []byte{1, 2, 3} }),
+		"17 certificates": encode(func(a *pb.Attestation) { a.IntermediateCerts = make([][]byte, 17) }),
+		"group":           {0x0b, 0x0c},
+		"million quotes":  []byte(strings.Repeat("\x12\x00", 1_000_000)),
 	}
 	for name, body := range tests {
 		_, err := verifier.Decode("application/x-protobuf", body)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"sort"
 	"strconv"
 	"time"
@@ -38,8 +37,8 @@ type PoliciesList struct{}
 
 // Run lists them.
 func (c *PoliciesList) Run(a *app) error {
-	items, all, err := fetchList[policyHead](a, Paging{All: true}, func(api *client.Client, _ *int, _ *string) (*http.Response, error) {
-		return api.ListPolicies(a.ctx)
+	items, all, err := fetchList[policyHead](a, Paging{All: true}, func(api *client.ClientWithResponses, _ *int, _ *string) (reply, error) {
+		return api.ListPoliciesWithResponse(a.ctx)
 	})
 	if err != nil {
 		return err
@@ -64,7 +63,7 @@ func (c *PolicyShow) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetPolicy(a.ctx, c.Name)
+	resp, err := api.GetPolicyWithResponse(a.ctx, c.Name)
 	head, raw, err := answer[policyHead](a, resp, err)
 	if err != nil {
 		return err
@@ -117,7 +116,7 @@ func (c *PolicySet) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.PutPolicyWithBody(a.ctx, c.Name, &client.PutPolicyParams{}, "application/json", bytes.NewReader(body))
+	resp, err := api.PutPolicyWithBodyWithResponse(a.ctx, c.Name, &client.PutPolicyParams{}, "application/json", bytes.NewReader(body))
 	head, raw, err := answer[policyHead](a, resp, err)
 	if err != nil {
 		return err
@@ -142,8 +141,8 @@ type TrustAnchorsList struct {
 }
 
 func (a *app) trustAnchors(purpose string) ([]client.TrustAnchor, page, error) {
-	return fetchList[client.TrustAnchor](a, Paging{All: true}, func(api *client.Client, _ *int, _ *string) (*http.Response, error) {
-		return api.ListTrustAnchors(a.ctx, &client.ListTrustAnchorsParams{Purpose: optionalAs[client.TrustPurpose](purpose)})
+	return fetchList[client.TrustAnchor](a, Paging{All: true}, func(api *client.ClientWithResponses, _ *int, _ *string) (reply, error) {
+		return api.ListTrustAnchorsWithResponse(a.ctx, &client.ListTrustAnchorsParams{Purpose: optionalAs[client.TrustPurpose](purpose)})
 	})
 }
 
@@ -182,7 +181,7 @@ func (c *TrustAnchorAdd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.CreateTrustAnchor(a.ctx, &client.CreateTrustAnchorParams{},
+	resp, err := api.CreateTrustAnchorWithResponse(a.ctx, &client.CreateTrustAnchorParams{},
 		client.TrustAnchorInput{Name: c.Name, Purpose: client.TrustPurpose(c.Purpose), CertificatesPem: string(body)})
 	x, raw, err := answer[client.TrustAnchor](a, resp, err)
 	if err != nil {
@@ -223,7 +222,7 @@ func (c *TrustAnchorDelete) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.DeleteTrustAnchor(a.ctx, id, &client.DeleteTrustAnchorParams{})
+	resp, err := api.DeleteTrustAnchorWithResponse(a.ctx, id, &client.DeleteTrustAnchorParams{})
 	_, _, err = answer[struct{}](a, resp, err)
 	return err
 }
@@ -241,8 +240,8 @@ type JoinTokensList struct {
 
 // Run lists them.
 func (c *JoinTokensList) Run(a *app) error {
-	items, all, err := fetchList[client.JoinToken](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListJoinTokens(a.ctx, &client.ListJoinTokensParams{Limit: limit, Cursor: cursor})
+	items, all, err := fetchList[client.JoinToken](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListJoinTokensWithResponse(a.ctx, &client.ListJoinTokensParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return err
@@ -278,7 +277,7 @@ func (c *JoinTokenCreate) Run(a *app) error {
 		labels := client.Labels(c.Label)
 		body.Labels = &labels
 	}
-	resp, err := api.CreateJoinToken(a.ctx, &client.CreateJoinTokenParams{}, body)
+	resp, err := api.CreateJoinTokenWithResponse(a.ctx, &client.CreateJoinTokenParams{}, body)
 	x, raw, err := answer[client.JoinTokenCreated](a, resp, err)
 	if err != nil {
 		return err
@@ -304,8 +303,8 @@ type APITokensList struct {
 
 // Run lists them.
 func (c *APITokensList) Run(a *app) error {
-	items, all, err := fetchList[client.APIToken](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListAPITokens(a.ctx, &client.ListAPITokensParams{Limit: limit, Cursor: cursor})
+	items, all, err := fetchList[client.APIToken](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListAPITokensWithResponse(a.ctx, &client.ListAPITokensParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return err
@@ -342,7 +341,7 @@ func (c *APITokenCreate) Run(a *app) error {
 		seconds := int(c.ExpiresIn.Seconds())
 		body.ExpiresInSeconds = &seconds
 	}
-	resp, err := api.CreateAPIToken(a.ctx, &client.CreateAPITokenParams{}, body)
+	resp, err := api.CreateAPITokenWithResponse(a.ctx, &client.CreateAPITokenParams{}, body)
 	x, raw, err := answer[client.APITokenCreated](a, resp, err)
 	if err != nil {
 		return err
@@ -364,7 +363,7 @@ func (c *OverviewCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetOverview(a.ctx)
+	resp, err := api.GetOverviewWithResponse(a.ctx)
 	x, raw, err := answer[client.Overview](a, resp, err)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -38,7 +37,7 @@ func (c *AlertsList) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, all, err := fetchList[client.Alert](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
+	items, all, err := fetchList[client.Alert](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		params := &client.ListAlertsParams{
 			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.AlertStatus](c.Status),
 			Severity: optionalAs[client.Severity](c.Severity), Reason: optionalAs[client.FilterReason](c.Reason),
@@ -47,7 +46,7 @@ func (c *AlertsList) Run(a *app) error {
 		if c.IncludeSuppressed {
 			params.IncludeSuppressed = &c.IncludeSuppressed
 		}
-		return api.ListAlerts(a.ctx, params)
+		return api.ListAlertsWithResponse(a.ctx, params)
 	})
 	if err != nil {
 		return err
@@ -88,7 +87,9 @@ type AlertsShow struct {
 
 // Run shows it.
 func (c *AlertsShow) Run(a *app) error {
-	return a.alert(c.AlertID, func(api *client.Client, id uuid.UUID) (*http.Response, error) { return api.GetAlert(a.ctx, id) })
+	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
+		return api.GetAlertWithResponse(a.ctx, id)
+	})
 }
 
 // AlertDismiss dismisses one.
@@ -98,8 +99,8 @@ type AlertDismiss struct {
 
 // Run dismisses it.
 func (c *AlertDismiss) Run(a *app) error {
-	return a.alert(c.AlertID, func(api *client.Client, id uuid.UUID) (*http.Response, error) {
-		return api.DismissAlert(a.ctx, id, &client.DismissAlertParams{})
+	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
+		return api.DismissAlertWithResponse(a.ctx, id, &client.DismissAlertParams{})
 	})
 }
 
@@ -110,8 +111,8 @@ type AlertResolve struct {
 
 // Run resolves it.
 func (c *AlertResolve) Run(a *app) error {
-	return a.alert(c.AlertID, func(api *client.Client, id uuid.UUID) (*http.Response, error) {
-		return api.ResolveAlert(a.ctx, id, &client.ResolveAlertParams{})
+	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
+		return api.ResolveAlertWithResponse(a.ctx, id, &client.ResolveAlertParams{})
 	})
 }
 
@@ -122,8 +123,8 @@ type AlertActivate struct {
 
 // Run activates it.
 func (c *AlertActivate) Run(a *app) error {
-	return a.alert(c.AlertID, func(api *client.Client, id uuid.UUID) (*http.Response, error) {
-		return api.ActivateAlert(a.ctx, id, &client.ActivateAlertParams{})
+	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
+		return api.ActivateAlertWithResponse(a.ctx, id, &client.ActivateAlertParams{})
 	})
 }
 
@@ -134,13 +135,13 @@ type AlertInProgress struct {
 
 // Run marks it.
 func (c *AlertInProgress) Run(a *app) error {
-	return a.alert(c.AlertID, func(api *client.Client, id uuid.UUID) (*http.Response, error) {
-		return api.ProgressAlert(a.ctx, id, &client.ProgressAlertParams{})
+	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
+		return api.ProgressAlertWithResponse(a.ctx, id, &client.ProgressAlertParams{})
 	})
 }
 
 // alert makes one call about one alert and shows the alert as it then is.
-func (a *app) alert(which AlertID, call func(*client.Client, uuid.UUID) (*http.Response, error)) error {
+func (a *app) alert(which AlertID, call func(*client.ClientWithResponses, uuid.UUID) (reply, error)) error {
 	id, err := parseID("an alert", which.Alert)
 	if err != nil {
 		return err

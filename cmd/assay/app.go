@@ -52,7 +52,7 @@ type app struct {
 	json  bool
 	print *printer
 	// service is made at the first call of api.
-	service *client.Client
+	service *client.ClientWithResponses
 }
 
 // quietExit ends the process with a code when all that is to be said has been printed.

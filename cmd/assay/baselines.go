@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -35,8 +34,8 @@ type BaselinesList struct {
 
 // Run lists them.
 func (c *BaselinesList) Run(a *app) error {
-	items, all, err := fetchList[client.Baseline](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListBaselines(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
+	items, all, err := fetchList[client.Baseline](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListBaselinesWithResponse(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return err
@@ -112,7 +111,7 @@ func (c *BaselineShow) Run(a *app) error {
 		return err
 	}
 	if version > 0 {
-		resp, err := api.GetBaselineVersion(a.ctx, id, version)
+		resp, err := api.GetBaselineVersionWithResponse(a.ctx, id, version)
 		v, raw, err := answer[client.BaselineVersion](a, resp, err)
 		if err != nil {
 			return err
@@ -122,7 +121,7 @@ func (c *BaselineShow) Run(a *app) error {
 		}
 		return a.printVersion(&v)
 	}
-	resp, err := api.GetBaseline(a.ctx, id)
+	resp, err := api.GetBaselineWithResponse(a.ctx, id)
 	x, raw, err := answer[client.Baseline](a, resp, err)
 	if err != nil {
 		return err
@@ -300,7 +299,7 @@ func (c *BaselineRegister) Run(a *app) error {
 					Detail: "a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform and --for out"}
 			}
 			body := client.BaselineVersionInput{ReferenceValues: values, Provenance: provenance, State: optionalAs[client.BaselineVersionInputState](state)}
-			resp, err := api.CreateBaselineVersion(a.ctx, id, &client.CreateBaselineVersionParams{}, body)
+			resp, err := api.CreateBaselineVersionWithResponse(a.ctx, id, &client.CreateBaselineVersionParams{}, body)
 			return a.showVersion(resp, err)
 		}
 		var p *problem
@@ -309,7 +308,7 @@ func (c *BaselineRegister) Run(a *app) error {
 		}
 	}
 	body := client.BaselineInput{Name: c.Name, ReferenceValues: values, Selector: selector, Provenance: provenance, State: optionalAs[client.BaselineInputState](state)}
-	resp, err := api.CreateBaseline(a.ctx, &client.CreateBaselineParams{}, body)
+	resp, err := api.CreateBaselineWithResponse(a.ctx, &client.CreateBaselineParams{}, body)
 	err = a.showVersion(resp, err)
 	var p *problem
 	if errors.As(err, &p) && p.Code == "conflict" {
@@ -319,7 +318,7 @@ func (c *BaselineRegister) Run(a *app) error {
 }
 
 // showVersion prints the version that a call answered.
-func (a *app) showVersion(resp *http.Response, err error) error {
+func (a *app) showVersion(resp reply, err error) error {
 	v, raw, err := answer[client.BaselineVersion](a, resp, err)
 	if err != nil {
 		return err
@@ -352,7 +351,7 @@ func (c *BaselineCapture) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.CaptureBaseline(a.ctx, id, &client.CaptureBaselineParams{}, client.CaptureRequest{Name: optional(c.Name), Selector: selector})
+	resp, err := api.CaptureBaselineWithResponse(a.ctx, id, &client.CaptureBaselineParams{}, client.CaptureRequest{Name: optional(c.Name), Selector: selector})
 	return a.showVersion(resp, err)
 }
 
@@ -372,7 +371,7 @@ func (c *BaselinePromote) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.PromoteBaselineVersion(a.ctx, id, version, &client.PromoteBaselineVersionParams{}, client.PromoteRequest{GraceUntil: a.after(c.GraceFor)})
+	resp, err := api.PromoteBaselineVersionWithResponse(a.ctx, id, version, &client.PromoteBaselineVersionParams{}, client.PromoteRequest{GraceUntil: a.after(c.GraceFor)})
 	return a.showVersion(resp, err)
 }
 
@@ -391,7 +390,7 @@ func (c *BaselineRetire) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.RetireBaselineVersion(a.ctx, id, version, &client.RetireBaselineVersionParams{})
+	resp, err := api.RetireBaselineVersionWithResponse(a.ctx, id, version, &client.RetireBaselineVersionParams{})
 	return a.showVersion(resp, err)
 }
 
@@ -425,8 +424,8 @@ func (a *app) baselineID(text string) (uuid.UUID, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		return id, nil
 	}
-	list, _, err := fetchList[client.Baseline](a, Paging{All: true}, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListBaselines(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
+	list, _, err := fetchList[client.Baseline](a, Paging{All: true}, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListBaselinesWithResponse(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return uuid.Nil, err
@@ -490,7 +489,7 @@ func (a *app) loadReference(text string) (*verifier.Reference, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := api.GetBaselineVersion(a.ctx, id, version)
+	resp, err := api.GetBaselineVersionWithResponse(a.ctx, id, version)
 	v, _, err := answer[client.BaselineVersion](a, resp, err)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"sort"
 	"strings"
 	"time"
@@ -33,8 +32,8 @@ type MachinesList struct {
 
 // Run lists machines.
 func (c *MachinesList) Run(a *app) error {
-	items, all, err := fetchList[client.Machine](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListMachines(a.ctx, &client.ListMachinesParams{
+	items, all, err := fetchList[client.Machine](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListMachinesWithResponse(a.ctx, &client.ListMachinesParams{
 			Limit: limit, Cursor: cursor, Name: optional(c.Name), ScaleSet: optional(c.ScaleSet),
 			Platform: optionalAs[client.Platform](c.Platform), Os: optionalAs[client.OperatingSystem](c.OS),
 			SecurityType: optionalAs[client.SecurityType](c.SecurityType), Label: optional(c.Label),
@@ -86,7 +85,7 @@ func (c *MachinesShow) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetMachine(a.ctx, id)
+	resp, err := api.GetMachineWithResponse(a.ctx, id)
 	m, raw, err := answer[client.Machine](a, resp, err)
 	if err != nil {
 		return err
@@ -101,22 +100,22 @@ func (c *MachinesShow) Run(a *app) error {
 // printFindings shows a machine's assessments, open alerts and recommendations.
 func (a *app) printFindings(id uuid.UUID) error {
 	every := Paging{All: true}
-	assessments, _, err := fetchList[client.Assessment](a, every, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListAssessments(a.ctx, &client.ListAssessmentsParams{Limit: limit, Cursor: cursor, MachineID: &id})
+	assessments, _, err := fetchList[client.Assessment](a, every, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListAssessmentsWithResponse(a.ctx, &client.ListAssessmentsParams{Limit: limit, Cursor: cursor, MachineID: &id})
 	})
 	if err != nil {
 		return err
 	}
 	hidden := true
-	alerts, _, err := fetchList[client.Alert](a, every, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListAlerts(a.ctx, &client.ListAlertsParams{Limit: limit, Cursor: cursor, MachineID: &id, IncludeSuppressed: &hidden})
+	alerts, _, err := fetchList[client.Alert](a, every, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListAlertsWithResponse(a.ctx, &client.ListAlertsParams{Limit: limit, Cursor: cursor, MachineID: &id, IncludeSuppressed: &hidden})
 	})
 	if err != nil {
 		return err
 	}
 	active := client.RecommendationStatus("active")
-	recommendations, _, err := fetchList[client.Recommendation](a, every, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListRecommendations(a.ctx, &client.ListRecommendationsParams{Limit: limit, Cursor: cursor, MachineID: &id, Status: &active})
+	recommendations, _, err := fetchList[client.Recommendation](a, every, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListRecommendationsWithResponse(a.ctx, &client.ListRecommendationsParams{Limit: limit, Cursor: cursor, MachineID: &id, Status: &active})
 	})
 	if err != nil {
 		return err
@@ -209,8 +208,8 @@ func (a *app) machineID(text string) (uuid.UUID, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		return id, nil
 	}
-	found, _, err := fetchList[client.Machine](a, Paging{Limit: 10}, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListMachines(a.ctx, &client.ListMachinesParams{Limit: limit, Cursor: cursor, Name: &text})
+	found, _, err := fetchList[client.Machine](a, Paging{Limit: 10}, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListMachinesWithResponse(a.ctx, &client.ListMachinesParams{Limit: limit, Cursor: cursor, Name: &text})
 	})
 	if err != nil {
 		return uuid.Nil, err

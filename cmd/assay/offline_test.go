@@ -371,7 +371,7 @@ func TestVerdictShape(t *testing.T) {
 	}
 	var order []string
 	for _, c := range v.Checks {
-		order = append(order, string(c.Code))
+		order = append(order, c.Code)
 		if c.Detail == "" || c.Citation == "" {
 			t.Errorf("check %s has no detail or citation", c.Code)
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/assay-verifier/assay/openapi/client"
@@ -30,8 +29,8 @@ func (c *RecommendationsList) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, all, err := fetchList[client.Recommendation](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListRecommendations(a.ctx, &client.ListRecommendationsParams{
+	items, all, err := fetchList[client.Recommendation](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListRecommendationsWithResponse(a.ctx, &client.ListRecommendationsParams{
 			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.RecommendationStatus](c.Status),
 			Severity: optionalAs[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
 		})
@@ -64,7 +63,7 @@ func (c *RecommendationShow) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetRecommendation(a.ctx, id)
+	resp, err := api.GetRecommendationWithResponse(a.ctx, id)
 	return a.printRecommendation(resp, err)
 }
 
@@ -87,7 +86,7 @@ func (c *RecommendationExempt) Run(a *app) error {
 		return err
 	}
 	body := client.ExemptionRequest{Reason: client.ExemptionRequestReason(c.Reason), Comment: optional(c.Comment), ExpiresAt: a.after(c.ExpiresIn)}
-	resp, err := api.ExemptRecommendation(a.ctx, id, &client.ExemptRecommendationParams{}, body)
+	resp, err := api.ExemptRecommendationWithResponse(a.ctx, id, &client.ExemptRecommendationParams{}, body)
 	return a.printRecommendation(resp, err)
 }
 
@@ -100,7 +99,7 @@ func (a *app) after(d time.Duration) *time.Time {
 	return &t
 }
 
-func (a *app) printRecommendation(resp *http.Response, err error) error {
+func (a *app) printRecommendation(resp reply, err error) error {
 	x, raw, err := answer[client.Recommendation](a, resp, err)
 	if err != nil {
 		return err
@@ -143,8 +142,8 @@ func (c *AssessmentsList) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, all, err := fetchList[client.Assessment](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListAssessments(a.ctx, &client.ListAssessmentsParams{
+	items, all, err := fetchList[client.Assessment](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListAssessmentsWithResponse(a.ctx, &client.ListAssessmentsParams{
 			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.AssessmentStatus](c.Status),
 			Severity: optionalAs[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
 		})

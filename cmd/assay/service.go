@@ -30,7 +30,7 @@ const (
 )
 
 // api is the client of the service that the command line names.
-func (a *app) api() (*client.Client, error) {
+func (a *app) api() (*client.ClientWithResponses, error) {
 	if a.service != nil {
 		return a.service, nil
 	}
@@ -52,7 +52,7 @@ func (a *app) api() (*client.Client, error) {
 	}
 	doer := &patientDoer{app: a, http: &http.Client{Transport: transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
-	a.service, err = client.NewClient(a.cli.Server, client.WithHTTPClient(doer),
+	a.service, err = client.NewClientWithResponses(a.cli.Server, client.WithHTTPClient(doer),
 		client.WithRequestEditorFn(func(_ context.Context, req *http.Request) error {
 			req.Header.Set("User-Agent", "assay/"+version)
 			if token != "" {
@@ -113,8 +113,11 @@ func (d *patientDoer) Do(req *http.Request) (*http.Response, error) {
 	defer d.app.progress("waiting for " + req.URL.Host)()
 	wait := firstWait
 	for attempt := 1; ; attempt++ {
-		resp, err := d.http.Do(req)
+		resp, err := d.http.Do(req) //nolint:gosec // the user says which service to ask
 		if req.Method != http.MethodGet || attempt == maxAttempts || !passing(resp, err) || req.Context().Err() != nil {
+			if resp != nil {
+				resp.Body = bounded{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+			}
 			return resp, err
 		}
 		pause := wait
@@ -131,6 +134,12 @@ func (d *patientDoer) Do(req *http.Request) (*http.Response, error) {
 		}
 		wait *= 3
 	}
+}
+
+// bounded is a body that ends at maxAnswer: what is cut off is no JSON.
+type bounded struct {
+	io.Reader
+	io.Closer
 }
 
 // passing tells whether the same request may well succeed a moment later. A certificate that does not
@@ -165,31 +174,39 @@ func (a *app) progress(what string) (stop func()) {
 	return func() { close(done) }
 }
 
-// answer reads a response: the body as T (and raw) where the service did what it was asked, otherwise
-// the problem that it answered.
-func answer[T any](a *app, resp *http.Response, err error) (value T, raw []byte, _ error) {
-	if err != nil {
+// reply is what all of the client's answers have in common.
+type reply interface {
+	GetBody() []byte
+	Status() string
+	StatusCode() int
+	ContentType() string
+}
+
+// answer reads a reply: the body as T (and raw) where the service did what it was asked, otherwise the
+// problem that it answered.
+func answer[T any](a *app, resp reply, err error) (value T, raw []byte, _ error) {
+	var network *url.Error
+	switch {
+	case errors.As(err, &network), errors.Is(err, context.Canceled):
 		return value, nil, a.unreachable(err)
+	case err != nil:
+		return value, nil, badAnswer(err)
+	case resp.StatusCode() < 200 || resp.StatusCode() > 299:
+		return value, nil, refused(resp)
 	}
-	defer resp.Body.Close()
-	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return value, nil, a.unreachable(err)
-	}
-	if len(raw) > maxAnswer {
-		return value, nil, &problem{Title: "The service's answer is too large", Code: "bad_answer"}
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return value, nil, refused(resp, raw)
-	}
+	raw = resp.GetBody()
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return value, raw, nil
 	}
 	if err := json.Unmarshal(raw, &value); err != nil {
-		return value, nil, &problem{Title: "The service's answer cannot be read", Code: "bad_answer", Detail: err.Error(),
-			Hint: "is this an Assay service, and of this version?"}
+		return value, nil, badAnswer(err)
 	}
 	return value, raw, nil
+}
+
+func badAnswer(err error) error {
+	return &problem{Title: "The service's answer cannot be read", Code: "bad_answer", Detail: err.Error(),
+		Hint: "is this an Assay service, and of this version?"}
 }
 
 func (a *app) unreachable(err error) error {
@@ -213,12 +230,12 @@ func (a *app) unreachable(err error) error {
 }
 
 // refused reads the service's problem document, or makes one of whatever else answered.
-func refused(resp *http.Response, raw []byte) error {
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+func refused(resp reply) error {
+	media, _, _ := mime.ParseMediaType(resp.ContentType())
 	p := &problem{}
-	if media != "application/problem+json" || json.Unmarshal(raw, p) != nil || p.Title == "" {
-		p = &problem{Title: "The server refused", Status: resp.StatusCode, Code: "bad_answer",
-			Detail: resp.Status + ", without a problem document: this may not be an Assay service"}
+	if media != "application/problem+json" || json.Unmarshal(resp.GetBody(), p) != nil || p.Title == "" {
+		p = &problem{Title: "The server refused", Status: resp.StatusCode(), Code: "bad_answer",
+			Detail: resp.Status() + ", without a problem document: this may not be an Assay service"}
 	}
 	if p.Status == http.StatusUnauthorized {
 		p.Hint = "--token-file FILE (or ASSAY_TOKEN): assayd writes the first one to admin.token in its data directory"
@@ -242,7 +259,7 @@ type Paging struct {
 const maxPage = 500
 
 // fetchList asks for pages until there are enough items, and gives them as T and as the JSON to print.
-func fetchList[T any](a *app, p Paging, ask func(c *client.Client, limit *int, cursor *string) (*http.Response, error)) ([]T, page, error) {
+func fetchList[T any](a *app, p Paging, ask func(c *client.ClientWithResponses, limit *int, cursor *string) (reply, error)) ([]T, page, error) {
 	c, err := a.api()
 	if err != nil {
 		return nil, page{}, err
@@ -272,7 +289,7 @@ func fetchList[T any](a *app, p Paging, ask func(c *client.Client, limit *int, c
 	items := make([]T, len(all.Items))
 	for i, raw := range all.Items {
 		if err := json.Unmarshal(raw, &items[i]); err != nil {
-			return nil, page{}, &problem{Title: "The service's answer cannot be read", Code: "bad_answer", Detail: err.Error()}
+			return nil, page{}, badAnswer(err)
 		}
 	}
 	return items, all, nil

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"sort"
 	"strings"
 	"time"
@@ -23,8 +22,8 @@ type SuppressionsList struct {
 
 // Run lists them.
 func (c *SuppressionsList) Run(a *app) error {
-	items, all, err := fetchList[client.SuppressionRule](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListSuppressionRules(a.ctx, &client.ListSuppressionRulesParams{Limit: limit, Cursor: cursor})
+	items, all, err := fetchList[client.SuppressionRule](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListSuppressionRulesWithResponse(a.ctx, &client.ListSuppressionRulesParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return err
@@ -83,7 +82,7 @@ func (c *SuppressionCreate) Run(a *app) error {
 		return err
 	}
 	body := client.SuppressionRuleInput{AlertCode: c.AlertCode, Reason: c.Reason, Comment: optional(c.Comment), ExpiresAt: a.after(c.ExpiresIn), Scope: scope}
-	resp, err := api.CreateSuppressionRule(a.ctx, &client.CreateSuppressionRuleParams{}, body)
+	resp, err := api.CreateSuppressionRuleWithResponse(a.ctx, &client.CreateSuppressionRuleParams{}, body)
 	x, raw, err := answer[client.SuppressionRule](a, resp, err)
 	if err != nil {
 		return err
@@ -131,7 +130,7 @@ func (c *SuppressionDelete) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.DeleteSuppressionRule(a.ctx, id, &client.DeleteSuppressionRuleParams{})
+	resp, err := api.DeleteSuppressionRuleWithResponse(a.ctx, id, &client.DeleteSuppressionRuleParams{})
 	_, _, err = answer[struct{}](a, resp, err)
 	return err
 }

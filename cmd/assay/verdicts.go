@@ -34,8 +34,8 @@ func (c *VerdictsList) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, all, err := fetchList[verdictView](a, c.Paging, func(api *client.Client, limit *int, cursor *string) (*http.Response, error) {
-		return api.ListMachineVerdicts(a.ctx, id, &client.ListMachineVerdictsParams{
+	items, all, err := fetchList[verdictView](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListMachineVerdictsWithResponse(a.ctx, id, &client.ListMachineVerdictsParams{
 			Limit: limit, Cursor: cursor, Status: optionalAs[client.VerdictStatus](c.Status),
 			Reason: optionalAs[client.FilterReason](c.Reason), Since: optionalTime(c.Since), Until: optionalTime(c.Until),
 		})
@@ -77,7 +77,7 @@ func (c *VerdictsShow) Run(a *app) error {
 	if c.EventLog {
 		return a.showEventLog(id)
 	}
-	resp, err := api.GetVerdict(a.ctx, id)
+	resp, err := api.GetVerdictWithResponse(a.ctx, id)
 	_, raw, err := answer[client.Verdict](a, resp, err)
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (a *app) verdictID(text string) (uuid.UUID, error) {
 	}
 	id, err := uuid.Parse(text)
 	if err == nil {
-		resp, err := api.GetVerdict(a.ctx, id)
+		resp, err := api.GetVerdictWithResponse(a.ctx, id)
 		_, _, err = answer[client.Verdict](a, resp, err)
 		var p *problem
 		if err == nil || !errors.As(err, &p) || p.Status != http.StatusNotFound {
@@ -111,7 +111,7 @@ func (a *app) verdictID(text string) (uuid.UUID, error) {
 	} else if id, err = a.machineID(text); err != nil {
 		return uuid.Nil, err
 	}
-	resp, err := api.GetMachine(a.ctx, id)
+	resp, err := api.GetMachineWithResponse(a.ctx, id)
 	m, _, err := answer[client.Machine](a, resp, err)
 	var p *problem
 	switch {
@@ -130,7 +130,7 @@ func (a *app) showEventLog(id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetVerdictEventLog(a.ctx, id)
+	resp, err := api.GetVerdictEventLogWithResponse(a.ctx, id)
 	events, raw, err := answer[[]client.DecodedEvent](a, resp, err)
 	if err != nil {
 		return err

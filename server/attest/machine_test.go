@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"log"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -126,11 +128,22 @@ func newMachine(t testing.TB, boot string) *machine {
 
 func (m *machine) connect() {
 	m.t.Helper()
-	device, err := linuxudstpm.Open(m.box.Socket)
+	// A socket that has just been made may not be listened on yet.
+	var conn net.Conn
+	var err error
+	for range 200 {
+		if conn, err = net.Dial("unix", m.box.Socket); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.device = device
+	_ = conn.Close()
+	if m.device, err = linuxudstpm.Open(m.box.Socket); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *machine) readEK() key {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"log"
 	"net/url"
@@ -29,6 +30,10 @@ var postgres *embedded.Postgres
 const templateDatabase = "attest_template"
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if worker := flag.Lookup("test.fuzzworker"); worker != nil && worker.Value.String() == "true" {
+		os.Exit(m.Run()) // the workers of a fuzz run parse only
+	}
 	code, err := runWithPostgres(m)
 	if err != nil {
 		log.Print(err)

@@ -158,7 +158,7 @@ func (h *handler) changeAlert(w http.ResponseWriter, r *http.Request, s session)
 		if err != nil {
 			return err
 		}
-		http.Redirect(w, r, "/ui/alerts/"+id.String()+"?done="+a.Path, http.StatusSeeOther)
+		http.Redirect(w, r, "/ui/alerts/"+id.String()+"?done="+a.Path, http.StatusSeeOther) // #nosec G710 -- a parsed id and a path of the table
 		return nil
 	}
 	return errNoPage

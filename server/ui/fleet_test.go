@@ -161,6 +161,7 @@ func (f *fleet) judge(t testing.TB, name, variant, ak string, at time.Time, coun
 // emptyFleet makes a tenant of its own, so that tests do not see each other's machines.
 func emptyFleet(t testing.TB) *fleet {
 	t.Helper()
+	database(t)
 	now := time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
 	f := &fleet{tenant: uuid.Must(uuid.NewV7()), now: now, machines: map[string]uuid.UUID{}, verdicts: map[string]uuid.UUID{},
 		alerts: map[string]store.Alert{}, measured: map[[32]byte]*eventlog.Measurements{}}

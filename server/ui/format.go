@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
@@ -166,12 +164,6 @@ func thousands(n int64) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
-}
-
-// short is the recognisable part of an id.
-func short(id uuid.UUID) string {
-	s := id.String()
-	return s[len(s)-12:]
 }
 
 // kindWord says how an event deviates.

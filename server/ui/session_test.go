@@ -196,7 +196,7 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 
 // TestOtherPrincipals: a token that authenticates as something else than a person opens nothing.
 func TestOtherPrincipals(t *testing.T) {
-	handler, err := ui.New(ui.Config{Store: db, EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
+	handler, err := ui.New(ui.Config{Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
 		return ui.Principal{Tenant: uuid.Max, Role: "machine"}, nil
 	}})
 	must(t, err)
@@ -244,7 +244,7 @@ func TestHeaders(t *testing.T) {
 
 // TestFailureStaysInside: what is wrong inside reaches the log, not the page.
 func TestFailureStaysInside(t *testing.T) {
-	handler, err := ui.New(ui.Config{Store: db, EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
+	handler, err := ui.New(ui.Config{Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
 		return ui.Principal{}, errors.New("dial tcp 10.1.2.3:5432: secret detail")
 	}})
 	must(t, err)

@@ -3,12 +3,12 @@ package ui_test
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,38 +17,44 @@ import (
 	"github.com/assay-verifier/assay/store/embedded"
 )
 
-// db is one real Postgres for all tests of the package; each fleet is a tenant of its own.
-var db *store.Store
+// db is one real Postgres for all tests of the package, started by the first that needs it; each fleet is a
+// tenant of its own.
+var (
+	db           *store.Store
+	startDB      sync.Once
+	stopDatabase = func() {}
+)
 
 func TestMain(m *testing.M) {
-	code, err := withDatabase(m.Run)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
+	code := m.Run()
+	stopDatabase()
 	os.Exit(code)
 }
 
-func withDatabase(run func() int) (code int, err error) {
-	ctx := context.Background()
-	dir, err := os.MkdirTemp("", "ui")
-	if err != nil {
-		return 1, err
+// database starts Postgres. Its life is the test binary's, not one test's.
+func database(t testing.TB) *store.Store {
+	t.Helper()
+	startDB.Do(func() {
+		ctx := context.Background()
+		dir, err := os.MkdirTemp("", "ui")
+		must(t, err)
+		pg, err := embedded.Start(ctx, embedded.Config{DataDir: dir})
+		must(t, err)
+		stopDatabase = func() {
+			if db != nil {
+				db.Close()
+			}
+			_ = pg.Stop(ctx)
+			_ = os.RemoveAll(dir)
+		}
+		must(t, store.Migrate(ctx, pg.URL()))
+		db, err = store.Open(ctx, pg.URL(), store.Options{})
+		must(t, err)
+	})
+	if db == nil {
+		t.Fatal("the database did not start")
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	pg, err := embedded.Start(ctx, embedded.Config{DataDir: dir})
-	if err != nil {
-		return 1, err
-	}
-	defer func() { _ = pg.Stop(ctx) }()
-	if err := store.Migrate(ctx, pg.URL()); err != nil {
-		return 1, err
-	}
-	if db, err = store.Open(ctx, pg.URL(), store.Options{}); err != nil {
-		return 1, err
-	}
-	defer db.Close()
-	return run(), nil
+	return db
 }
 
 // authenticate is what the service does with a bearer token.

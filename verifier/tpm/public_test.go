@@ -169,8 +169,8 @@ func TestPublicFromCryptoErrors(t *testing.T) {
 		"even E":        &rsa.PublicKey{N: n, E: 4},
 		"huge N":        &rsa.PublicKey{N: new(big.Int).Lsh(n, 8000), E: 65537},
 		"nil ECDSA":     (*ecdsa.PublicKey)(nil),
-		"P-224":         &ecdsa.PublicKey{Curve: elliptic.P224(), X: big.NewInt(1), Y: big.NewInt(1)},
-		"off the curve": &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)},
+		"P-224":         &ecdsa.PublicKey{Curve: elliptic.P224(), X: big.NewInt(1), Y: big.NewInt(1)}, //nolint:staticcheck // a key that no encoder would make
+		"off the curve": &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, //nolint:staticcheck // likewise
 	} {
 		if p, err := PublicFromCrypto(key); err == nil {
 			t.Errorf("%s: %v", name, p)

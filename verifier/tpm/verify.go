@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 )
 
@@ -102,7 +103,7 @@ func (v *verification) checkSignatures() StepResult {
 	}
 	// A key that may sign anything signs forged quotes too, so this is asked again here although
 	// the caller asked it at enrolment.
-	if err := CheckAK(v.ak); err != nil && err != ErrAttributesUnknown {
+	if err := CheckAK(v.ak); err != nil && !errors.Is(err, ErrAttributesUnknown) {
 		return fail(err.Error())
 	}
 	for i, q := range v.quotes {
