@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/assay-verifier/assay/openapi/client"
+	"github.com/assay-verifier/assay/verifier"
+)
+
+// PoliciesCommand holds the commands about policies.
+type PoliciesCommand struct {
+	List PoliciesList `cmd:"" default:"withargs" help:"List policies (also without \"list\")."`
+	Show PolicyShow   `cmd:"" help:"Print a policy as JSON, ready for set --file and verify --policy."`
+	Set  PolicySet    `cmd:"" help:"Create a policy, or a further version of it."`
+}
+
+// policyHead is the identity of a policy version, which the policy object itself does not have.
+type policyHead struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Version   int       `json:"version"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+}
+
+var policyHeadFields = []string{"id", "name", "version", "created_at", "created_by"}
+
+// PoliciesList lists policies.
+type PoliciesList struct{}
+
+// Run lists them.
+func (c *PoliciesList) Run(a *app) error {
+	items, all, err := fetchList[policyHead](a, Paging{All: true}, func(api *client.ClientWithResponses, _ *int, _ *string) (reply, error) {
+		return api.ListPoliciesWithResponse(a.ctx)
+	})
+	if err != nil {
+		return err
+	}
+	return printList(a, items, all, "There is no policy.", func(list []policyHead) {
+		rows := make([][]cell, len(list))
+		for i, x := range list {
+			rows[i] = []cell{plain(x.Name), plain(strconv.Itoa(x.Version)), plain(a.print.ago(x.CreatedAt)), plain(x.CreatedBy)}
+		}
+		a.print.table([]string{"NAME", "VERSION", "CHANGED", "BY"}, rows)
+	})
+}
+
+// PolicyShow shows a policy.
+type PolicyShow struct {
+	Name string `arg:"" default:"default" help:"Name of the policy."`
+}
+
+// Run shows it.
+func (c *PolicyShow) Run(a *app) error {
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.GetPolicyWithResponse(a.ctx, c.Name)
+	head, raw, err := answer[policyHead](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	fmt.Fprintf(a.stderr, "%s, version %d, changed %s by %s\n", clean(head.Name), head.Version, a.print.ago(head.CreatedAt), clean(head.CreatedBy))
+	policy, err := withoutHead(raw)
+	if err != nil {
+		return err
+	}
+	return a.printJSON(policy)
+}
+
+// withoutHead leaves the policy object of a policy version.
+func withoutHead(raw []byte) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	for _, name := range policyHeadFields {
+		delete(fields, name)
+	}
+	return json.Marshal(fields)
+}
+
+// PolicySet sets a policy.
+type PolicySet struct {
+	Name string `arg:"" default:"default" help:"Name of the policy."`
+	File string `required:"" placeholder:"FILE" help:"The policy as JSON, for example what show printed, changed; absent fields take their default; - is standard input."`
+}
+
+// Run sets it.
+func (c *PolicySet) Run(a *app) error {
+	body, err := readFile(c.File, maxSmallFile, a.stdin)
+	if err != nil {
+		return unreadable(c.File, "a policy", err)
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) == nil {
+		if body, err = withoutHead(body); err != nil {
+			return err
+		}
+	}
+	if _, err := verifier.ParsePolicy(body); err != nil {
+		return unreadable(c.File, "a policy", err)
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.PutPolicyWithBodyWithResponse(a.ctx, c.Name, &client.PutPolicyParams{}, "application/json", bytes.NewReader(body))
+	head, raw, err := answer[policyHead](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	a.print.line("%s is now at version %d", clean(head.Name), head.Version)
+	return nil
+}

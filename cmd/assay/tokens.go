@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/assay-verifier/assay/openapi/client"
+)
+
+// JoinTokensCommand holds the commands about join tokens.
+type JoinTokensCommand struct {
+	List   JoinTokensList  `cmd:"" default:"withargs" help:"List join tokens (also without \"list\"). The tokens themselves are never shown again."`
+	Create JoinTokenCreate `cmd:"" help:"Create a join token. It is printed once, alone on standard output."`
+}
+
+// JoinTokensList lists join tokens.
+type JoinTokensList struct {
+	Paging `embed:""`
+}
+
+// Run lists them.
+func (c *JoinTokensList) Run(a *app) error {
+	items, all, err := fetchList[client.JoinToken](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListJoinTokensWithResponse(a.ctx, &client.ListJoinTokensParams{Limit: limit, Cursor: cursor})
+	})
+	if err != nil {
+		return err
+	}
+	return printList(a, items, all, "There is no join token.", func(list []client.JoinToken) {
+		rows := make([][]cell, len(list))
+		for i := range list {
+			x := &list[i]
+			rows[i] = []cell{plain(x.Name), plain(strconv.Itoa(x.UsesLeft)), plain(a.print.ago(x.ExpiresAt)), plain(dash(x.ScaleSet)), plain(dash(labelText(x.Labels))), {x.ID.String(), dim}}
+		}
+		a.print.table([]string{"NAME", "USES LEFT", "EXPIRES", "SCALE SET", "LABELS", "ID"}, rows)
+	})
+}
+
+// JoinTokenCreate creates a join token.
+type JoinTokenCreate struct {
+	Name      string            `required:"" help:"What it is for."`
+	Uses      int               `default:"1" help:"How many machines may enrol with it."`
+	ExpiresIn time.Duration     `default:"24h" placeholder:"DURATION" help:"How long it is valid."`
+	ScaleSet  string            `help:"Forced onto the machines that it admits."`
+	Label     map[string]string `placeholder:"KEY=VALUE" help:"Likewise."`
+}
+
+// Run creates it.
+func (c *JoinTokenCreate) Run(a *app) error {
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	seconds := int(c.ExpiresIn.Seconds())
+	body := client.JoinTokenInput{Name: c.Name, Uses: &c.Uses, ExpiresInSeconds: &seconds, ScaleSet: optional(c.ScaleSet)}
+	if len(c.Label) > 0 {
+		labels := client.Labels(c.Label)
+		body.Labels = &labels
+	}
+	resp, err := api.CreateJoinTokenWithResponse(a.ctx, &client.CreateJoinTokenParams{}, body)
+	x, raw, err := answer[client.JoinTokenCreated](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	fmt.Fprintf(a.stderr, "Join token %s for %s, expires %s. It is shown only now.\n", clean(x.Name), count(x.UsesLeft, "machine"), a.print.ago(x.ExpiresAt))
+	a.print.line("%s", clean(x.Token))
+	return nil
+}
+
+// APITokensCommand holds the commands about API tokens.
+type APITokensCommand struct {
+	List   APITokensList  `cmd:"" default:"withargs" help:"List API tokens (also without \"list\"). The tokens themselves are never shown again."`
+	Create APITokenCreate `cmd:"" help:"Create an API token. It is printed once, alone on standard output."`
+}
+
+// APITokensList lists API tokens.
+type APITokensList struct {
+	Paging `embed:""`
+}
+
+// Run lists them.
+func (c *APITokensList) Run(a *app) error {
+	items, all, err := fetchList[client.APIToken](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListAPITokensWithResponse(a.ctx, &client.ListAPITokensParams{Limit: limit, Cursor: cursor})
+	})
+	if err != nil {
+		return err
+	}
+	return printList(a, items, all, "There is no API token.", func(list []client.APIToken) {
+		rows := make([][]cell, len(list))
+		for i := range list {
+			x := &list[i]
+			ends := "never"
+			if x.ExpiresAt != nil {
+				ends = a.print.ago(*x.ExpiresAt)
+			}
+			rows[i] = []cell{plain(x.Name), plain(string(x.Role)), plain(ends), plain(a.print.agoPtr(x.LastUsedAt)), {x.ID.String(), dim}}
+		}
+		a.print.table([]string{"NAME", "ROLE", "EXPIRES", "LAST USED", "ID"}, rows)
+	})
+}
+
+// APITokenCreate creates an API token.
+type APITokenCreate struct {
+	Name      string        `required:"" help:"Who or what it is for."`
+	Role      string        `required:"" enum:"admin,reader" help:"admin or reader."`
+	ExpiresIn time.Duration `placeholder:"DURATION" help:"How long it is valid; for ever otherwise."`
+}
+
+// Run creates it.
+func (c *APITokenCreate) Run(a *app) error {
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	body := client.APITokenInput{Name: c.Name, Role: client.APITokenInputRole(c.Role)}
+	if c.ExpiresIn > 0 {
+		seconds := int(c.ExpiresIn.Seconds())
+		body.ExpiresInSeconds = &seconds
+	}
+	resp, err := api.CreateAPITokenWithResponse(a.ctx, &client.CreateAPITokenParams{}, body)
+	x, raw, err := answer[client.APITokenCreated](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	fmt.Fprintf(a.stderr, "API token %s (%s). It is shown only now.\n", clean(x.Name), clean(string(x.Role)))
+	a.print.line("%s", clean(x.Token))
+	return nil
+}

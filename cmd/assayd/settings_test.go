@@ -1,0 +1,126 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/store/embedded"
+)
+
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "assay"}, DNSNames: []string{"assay.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+// TestUnusableSettings: each is refused before anything is started, with the words that help; a password
+// is never repeated.
+func TestUnusableSettings(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	file := filepath.Join(folder, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(folder, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cert, _ := certificate(t)
+	for _, c := range []struct {
+		name string
+		code int
+		says string
+		args []string
+	}{
+		{"no command", 2, "expected one of", nil},
+		{"unknown flag", 2, "--help", []string{"serve", "--force"}},
+		{"address", 2, "127.0.0.1:8440", []string{"serve", "--listen", "nonsense"}},
+		{"admin address", 2, "--admin-listen", []string{"serve", "--admin-listen", "8441"}},
+		{"certificate without key", 2, "go together", []string{"serve", "--tls-cert", cert}},
+		{"certificate that is none", 2, "--tls-cert", []string{"serve", "--tls-cert", file, "--tls-key", file}},
+		{"log level", 2, "--log-level", []string{"serve", "--log-level", "loud"}},
+		{"ratio", 2, "outside 0 to 1", []string{"serve", "--trace-ratio", "2"}},
+		{"endpoint", 2, "--otlp-endpoint", []string{"serve", "--otlp-endpoint", "collector"}},
+		{"public URL with a password", 2, "--public-url", []string{"serve", "--public-url", "https://u:hunter2@assay.example"}},
+		{"connections", 2, "--database-connections", []string{"serve", "--database-connections", "1"}},
+		{"shutdown", 2, "--shutdown-timeout", []string{"serve", "--shutdown-timeout", "0s"}},
+		{"folder that is a file", 2, "is no folder", []string{"serve", "--data-dir", file}},
+		{"folder below a file", 2, "--data-dir", []string{"serve", "--data-dir", filepath.Join(file, "x")}},
+		{"folder of everybody", 2, "chmod", []string{"serve", "--data-dir", open}},
+		{"database URL, port", 2, "--database-url", []string{"serve", "--database-url", "postgres://u:hunter2@localhost:port/db"}},
+		{"database URL, words", 2, "--database-url", []string{"serve", "--database-url", "host=localhost password=hunter2 sslmode=perhaps"}},
+		{"database URL, nonsense", 2, "--database-url", []string{"migrate", "--database-url", "postgres://u:hunter2@%zz/db"}},
+		{"database that is not there", 1, "does not answer", []string{"serve", "--database-url", "postgres://u:hunter2@127.0.0.1:1/db"}},
+		{"migrate a database that is not there", 1, "does not answer", []string{"migrate", "--database-url", "postgres://u:hunter2@127.0.0.1:1/db"}},
+	} {
+		if len(c.args) > 0 && c.args[0] == "serve" {
+			if !strings.Contains(c.name, "address") {
+				c.args = append(c.args, "--listen", freeAddress(t), "--admin-listen", "")
+			}
+			if !strings.Contains(c.name, "folder") {
+				c.args = append(c.args, "--data-dir", filepath.Join(folder, "never made"))
+			}
+		}
+		code, out := once(t, nil, c.args...)
+		if code != c.code || !strings.Contains(out, c.says) || strings.Contains(out, "hunter2") {
+			t.Errorf("%s: exit %d, want %d and %q:\n%s", c.name, code, c.code, c.says, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(folder, "never made")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was started: %v", err)
+	}
+}
+
+// TestNoPostgres: without server binaries the one line that installs them is printed.
+func TestNoPostgres(t *testing.T) {
+	message, code := explain(fmt.Errorf("start: %w", embedded.ErrNotInstalled))
+	if code != 1 || !strings.Contains(message, "apt-get install -y postgresql") || !strings.Contains(message, "--database-url") {
+		t.Errorf("%d %s", code, message)
+	}
+}
+
+// TestVersion prints what the linker set.
+func TestVersion(t *testing.T) {
+	if code, out := once(t, nil, "version"); code != 0 || !strings.HasPrefix(out, "assayd 1.2.3-test") {
+		t.Errorf("%d %s", code, out)
+	}
+	if code, out := once(t, nil, "version", "--output", "json"); code != 0 || !strings.Contains(out, `"version":"1.2.3-test"`) {
+		t.Errorf("%d %s", code, out)
+	}
+}
