@@ -131,8 +131,8 @@ func TestConcurrentEnrolment(t *testing.T) {
 	if n := one[int](t, db, `SELECT count(DISTINCT ak_name) FROM enrollments JOIN machines USING (tenant_id, machine_id) WHERE external_id = 'ext-identity-race'`); n != 1 {
 		t.Errorf("%d attestation keys were admitted", n)
 	}
-	if n := one[int](t, db, `SELECT count(*) FROM enrollments JOIN machines USING (tenant_id, machine_id)
-		WHERE external_id = 'ext-identity-race' AND status = 'activation_required'`); n != 1 {
+	if n := one[int](t, db, `SELECT count(*) FROM enrollments e JOIN machines USING (tenant_id, machine_id)
+		WHERE external_id = 'ext-identity-race' AND e.status = 'activation_required'`); n != 1 {
 		t.Errorf("%d activations are pending", n)
 	}
 }

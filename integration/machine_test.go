@@ -244,6 +244,11 @@ func parseVerdict(t testing.TB, body []byte) *verdict {
 	if err := json.Unmarshal(body, &v); err != nil || v.Status == "" {
 		t.Fatalf("no verdict (%v): %s", err, body)
 	}
+	var claims bytes.Buffer
+	if err := json.Compact(&claims, v.Claims); err != nil {
+		t.Fatal(err)
+	}
+	v.Claims = claims.Bytes()
 	return &v
 }
 

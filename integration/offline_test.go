@@ -89,7 +89,7 @@ func TestOfflineSameVerdict(t *testing.T) {
 			}
 		}
 		if !bytes.Equal(same.Claims, online.Claims) {
-			t.Errorf("%s: claims differ:\n%s\n%s", boot, same.Claims, online.Claims)
+			t.Errorf("%s: the claims differ", boot)
 		}
 		unchecked := offline(t, "--evidence", file, "--baseline", reference)
 		if s := unchecked.check("quote.nonce").Status; s != "skipped" || unchecked.Status == "affirming" {
@@ -149,7 +149,7 @@ func TestGotpm(t *testing.T) {
 	}
 	same := offline(t, "--evidence", writeFile(t, "attestation.binarypb", body), "--nonce", hex.EncodeToString(challenge.Nonce))
 	if same.Status != v.Status || !bytes.Equal(same.Claims, v.Claims) {
-		t.Errorf("offline %s %s\nonline %s %s", same.Status, same.Claims, v.Status, v.Claims)
+		t.Errorf("offline the verdict is %s, online %s, or the claims differ", same.Status, v.Status)
 	}
 
 	// The same attestation again is a replay, in this format too.

@@ -225,6 +225,9 @@ func (s *service) call(t *testing.T, method, path, token string, body any, want 
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	if got.status != want {
+		if got.status >= http.StatusInternalServerError {
+			t.Log(s.logTail())
+		}
 		t.Fatalf("%s %s: %d, want %d: %s", method, path, got.status, want, got.body)
 	}
 	if out == nil {

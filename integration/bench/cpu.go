@@ -65,20 +65,32 @@ func (p processes) all() ([]int, error) {
 	}
 	children := map[int][]int{}
 	for _, path := range stats {
-		stat, err := os.ReadFile(path) // #nosec G304 -- of /proc
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
-			continue // it has ended
+			return nil, err
 		}
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		parent, _ := strconv.Atoi(fields[1])
-		children[parent] = append(children[parent], pid)
+		if parent, err := parentOf(pid); err == nil { // else it has ended
+			children[parent] = append(children[parent], pid)
+		}
 	}
 	pids := slices.Clone(p.roots)
 	for i := 0; i < len(pids); i++ {
 		pids = append(pids, children[pids[i]]...)
 	}
 	return pids, nil
+}
+
+// parentOf reads proc(5): the fields after the name, which may hold blanks, are state, parent, …
+func parentOf(pid int) (int, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("process %d: its stat cannot be read", pid)
+	}
+	return strconv.Atoi(fields[1])
 }
 
 // residentMiB is the resident memory of a process in MiB.

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
@@ -26,6 +27,7 @@ type machine struct {
 	key       *rsa.PrivateKey
 	public    []byte // TPMT_PUBLIC
 	nonce     []byte // of the challenge to answer next
+	nonceAt   time.Time
 
 	pcrs       [tpm.NumPCRs][]byte // SHA-256 bank
 	resetCount uint32

@@ -37,6 +37,7 @@ type system struct {
 	db       *pgx.Conn // the bench's own connection; its backend is counted with the rest, and idle
 
 	url, adminURL, token string
+	certificate          string // PEM file
 	tls                  *tls.Config
 	client               *http.Client
 }
@@ -58,11 +59,12 @@ func startSystem(ctx context.Context, o options, dir string) (s *system, err err
 	if s.db, err = pgx.Connect(ctx, s.postgres.URL()); err != nil {
 		return s, err
 	}
-	var postmaster int
-	if err := s.db.QueryRow(ctx, `SELECT (string_to_array(pg_read_file('postmaster.pid'), E'\n'))[1]::int`).Scan(&postmaster); err != nil {
-		return s, fmt.Errorf("find the postmaster: %w", err)
+	postmaster, err := s.postmaster(ctx)
+	if err != nil {
+		return s, err
 	}
 	certificate, key, err := s.makeCertificate(dir)
+	s.certificate = certificate
 	if err != nil {
 		return s, err
 	}
@@ -87,6 +89,15 @@ func startSystem(ctx context.Context, o options, dir string) (s *system, err err
 	token, err := os.ReadFile(filepath.Join(data, "admin.token")) // #nosec G304 -- the service's own file
 	s.token = strings.TrimSpace(string(token))
 	return s, err
+}
+
+// postmaster is the process that all others of Postgres are children of: the parent of our own backend.
+func (s *system) postmaster(ctx context.Context) (int, error) {
+	var backend int
+	if err := s.db.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&backend); err != nil {
+		return 0, fmt.Errorf("find the postmaster: %w", err)
+	}
+	return parentOf(backend)
 }
 
 // makeCertificate makes the service's certificate for this run, which the load generator alone trusts.
