@@ -195,9 +195,13 @@ func (all streams) answers() (n int) {
 func (all streams) load(t *testing.T, during func(progress func(n int64))) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var posted atomic.Int64
 	var done sync.WaitGroup
+	defer func() { // also where the test fails
+		all.to(nil)
+		stop()
+		done.Wait()
+	}()
 	for _, s := range all {
 		next := s.next
 		s.next = func(c *client.Challenge, round int) ([]byte, error) {
@@ -205,7 +209,6 @@ func (all streams) load(t *testing.T, during func(progress func(n int64))) {
 			return next(c, round)
 		}
 		done.Go(func() { s.run(ctx) })
-		defer func() { s.next = next }()
 	}
 	during(func(n int64) {
 		until := posted.Load() + n
@@ -215,13 +218,12 @@ func (all streams) load(t *testing.T, during func(progress func(n int64))) {
 			}
 		}
 	})
-	stop()
-	done.Wait()
 }
 
 // The service is killed in the middle of a stream of posts, several times. Afterwards every verdict that
 // was answered is there, and nothing is half there.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	svc := newService(t)
 	all := softStreams(t, svc, 6)
 	real := booted(t, svc, "kill-tpm", "", "sb-on-1")
@@ -252,6 +254,7 @@ func TestKill(t *testing.T) {
 // SIGTERM in the middle of a stream ends the service in order: what it had accepted is answered, and what
 // was answered is there after a restart.
 func TestTerminate(t *testing.T) {
+	t.Parallel()
 	svc := newService(t)
 	all := softStreams(t, svc, 4)
 	all.to(svc)

@@ -147,6 +147,7 @@ func flipped(c *client.Challenge) *client.Challenge {
 
 // An expired challenge of ours is a finding about the machine, not an error.
 func TestExpiredNonce(t *testing.T) {
+	t.Parallel()
 	svc := sharedService(t)
 	svc.policy(t, "nonce-expiry", map[string]any{"challenge_lifetime_seconds": 5})
 	m := booted(t, svc, "nonce-late", "nonce-expiry", "sb-on-1")

@@ -83,15 +83,19 @@ func BenchmarkRecordAppraisalChanged(b *testing.B) {
 // BenchmarkAppraisalInputs is the read of workload W1.
 func BenchmarkAppraisalInputs(b *testing.B) {
 	s, conn, es := fleet(b, 500)
+	var next atomic.Int64
 	before := serverCPU(b, conn)
 	b.ReportAllocs()
+	b.SetParallelism(50)
 	b.ResetTimer()
-	for i := range b.N {
-		in, err := s.AppraisalInputs(b.Context(), tenant, es[i%len(es)].MachineID, t0)
-		if err != nil || len(in.Versions) != 1 {
-			b.Fatal(in.Versions, err)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			in, err := s.AppraisalInputs(b.Context(), tenant, es[int(next.Add(1))%len(es)].MachineID, t0)
+			if err != nil || len(in.Versions) != 1 {
+				b.Error(in.Versions, err)
+			}
 		}
-	}
+	})
 	b.StopTimer()
 	b.ReportMetric((serverCPU(b, conn)-before)/float64(b.N), "server-cpu-ns/op")
 }

@@ -49,7 +49,7 @@ func (s *Store) commitChanged(ctx context.Context, group []*pending) {
 // writeChanges writes a group in one transaction of three round trips whatever its size: lock and read, write,
 // commit. A record that is refused (used challenge, unknown machine, replaced key) writes nothing.
 func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
-	return pgx.BeginFunc(ctx, s.writers, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, s.grouped, func(tx pgx.Tx) error {
 		rules, err := s.rulesOf(ctx, tx, group)
 		if err != nil {
 			return err

@@ -18,27 +18,29 @@ import (
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
-// selectInputs is the one statement of a steady appraisal's read. Of the baselines that name this machine it
-// tells which versions are valid; what is in them never changes, and is kept in memory.
-const selectInputs = `SELECT ` + machineColumns + `,
+// selectInputs is the one statement of a steady appraisal's read, for all machines that are asked for at the
+// moment. Of the baselines that name a machine it tells which versions are valid; what is in them never changes,
+// and is kept in memory.
+const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
 		st.last_challenge, st.last_log, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
 		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils
-	FROM machines m
-	JOIN machine_attestation_state st USING (tenant_id, machine_id)
-	JOIN tenants t USING (tenant_id)
-	LEFT JOIN attestation_keys k ON k.tenant_id = m.tenant_id AND k.machine_id = m.machine_id AND k.state = 'active'
+	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
+	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
+	JOIN machine_attestation_state st ON st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id
+	JOIN tenants t ON t.tenant_id = u.tenant_id
+	LEFT JOIN attestation_keys k ON k.tenant_id = u.tenant_id AND k.machine_id = u.machine_id AND k.state = 'active'
 	LEFT JOIN LATERAL (SELECT bool_or(a.own) AS own, array_agg(v.baseline_id) AS ids, array_agg(v.version) AS versions,
 			array_agg(v.state) AS states, array_agg(v.active_until) AS untils
 		FROM baseline_assignments a
 		LEFT JOIN baseline_versions v ON v.tenant_id = a.tenant_id AND v.baseline_id = a.baseline_id AND v.state IN ('active', 'grace')
-		WHERE a.tenant_id = m.tenant_id AND a.machine_id = m.machine_id) own ON true
-	WHERE m.tenant_id = $1 AND m.machine_id = $2`
+		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id) own ON true`
 
 // inputsRow receives selectInputs.
 type inputsRow struct {
 	machineRow
+	ord                              int64
 	keyID, clockKey                  pgtype.UUID
 	akPublic, akName, evidence       []byte
 	assurance                        pgtype.Text
@@ -56,34 +58,62 @@ type inputsRow struct {
 }
 
 func (r *inputsRow) scan(row pgx.Row) error {
-	return row.Scan(append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated,
+	return row.Scan(append(append(make([]any, 0, 50), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
 		&r.lastChallenge, &r.lastLog, &r.imaState, &r.run,
-		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils)...)
+		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils)...)...)
+}
+
+// readInputs reads the rows of a group of machines in one statement; nil for a machine that does not exist.
+func (s *Store) readInputs(ctx context.Context, db querier, group []machineKey) ([]*inputsRow, error) {
+	tenants, machines := make([]pgtype.UUID, len(group)), make([]pgtype.UUID, len(group))
+	for i, k := range group {
+		tenants[i], machines[i] = pgUUID(k.tenant), pgUUID(k.machine)
+	}
+	rows, err := db.Query(ctx, selectInputs, tenants, machines)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := make([]*inputsRow, len(group))
+	for rows.Next() {
+		r := new(inputsRow)
+		if err := r.scan(rows); err != nil {
+			return nil, err
+		}
+		out[r.ord-1] = r
+	}
+	return out, rows.Err()
 }
 
 // AppraisalInputs reads all that the store knows for an appraisal of the machine's evidence, as of one
 // snapshot. Versions are in the order in which deviations should be explained against them: active before
 // grace, more specific selectors first, newer first. ErrNotFound: no such machine.
 func (s *Store) AppraisalInputs(ctx context.Context, tenant, machineID uuid.UUID, now time.Time) (AppraisalInputs, error) {
-	var r inputsRow
-	if err := r.scan(s.pool.QueryRow(ctx, selectInputs, pgUUID(tenant), pgUUID(machineID))); err != nil {
-		return AppraisalInputs{}, notFound(err, "machine", machineID)
+	key := machineKey{tenant, machineID}
+	r, err := s.inputs.do(ctx, key)
+	if err != nil {
+		return AppraisalInputs{}, fmt.Errorf("read machine %s: %w", machineID, err)
+	}
+	if r == nil {
+		return AppraisalInputs{}, notFound(pgx.ErrNoRows, "machine", machineID)
 	}
 	cfg := s.configs.get(tenant, r.generation)
-	bound, known := s.knownVersions(tenant, &r)
+	bound, known := s.knownVersions(tenant, r)
 	if cfg == nil || !known {
 		// Something is not in memory: read again, all in one snapshot of its own.
 		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			r = inputsRow{}
-			err := r.scan(tx.QueryRow(ctx, selectInputs, pgUUID(tenant), pgUUID(machineID)))
+			rows, err := s.readInputs(ctx, tx, []machineKey{key})
 			if err != nil {
-				return notFound(err, "machine", machineID)
+				return fmt.Errorf("read machine %s: %w", machineID, err)
+			}
+			if r = rows[0]; r == nil {
+				return notFound(pgx.ErrNoRows, "machine", machineID)
 			}
 			if cfg, err = s.configAt(ctx, tx, tenant, r.generation); err != nil {
 				return err
 			}
-			bound, err = s.loadVersions(ctx, tx, tenant, &r)
+			bound, err = s.loadVersions(ctx, tx, tenant, r)
 			return err
 		})
 		if err != nil {

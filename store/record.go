@@ -214,9 +214,9 @@ func (s *Store) extend(ctx context.Context, group []*pending) error {
 		alerting = alerting || len(p.rec.Findings.Alerts) > 0
 	}
 	if !alerting {
-		return s.runExtend(ctx, s.writers, t.args(), group) // one statement is one transaction
+		return s.runExtend(ctx, s.grouped, t.args(), group) // one statement is one transaction
 	}
-	return pgx.BeginFunc(ctx, s.writers, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, s.grouped, func(tx pgx.Tx) error {
 		rules, err := s.rulesOf(ctx, tx, group)
 		if err != nil {
 			return err

@@ -32,11 +32,12 @@ type Options struct {
 // Store is the service's database. All its methods may be called at once from many goroutines.
 type Store struct {
 	pool    *pgxpool.Pool
-	writers *pgxpool.Pool // of the two committers, with a planner that goes by index
+	grouped *pgxpool.Pool // of the committers and gatherers, with a planner that goes by index
 	configs configCache
 	// Versions of baselines that name machines, without their reference values, and those by content.
 	versions   *lru[versionKey, BaselineVersion]
 	references *lru[refKey, verifier.ReferenceValues]
+	inputs     *gatherer[machineKey, *inputsRow]
 	steady     *committer // appraisals that changed nothing
 	changed    *committer // appraisals that did
 	close      sync.Once
@@ -68,15 +69,17 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	// The committers join a handful of given rows with large tables. Planned for any number of rows the planner
-	// may read a whole table instead of its index; it is told not to.
-	writers, err := newPool(ctx, url, o, 2, "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
+	// Grouped statements join a handful of given rows with large tables. Planned for any number of rows the planner
+	// may read a whole table instead of its index; it is told not to. One plan then fits every group, so that none
+	// is planned again: planning would cost more than a group of a few.
+	grouped, err := newPool(ctx, url, o, groupedConns, `SET enable_seqscan = off; SET enable_hashjoin = off;
+		SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan`)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
 	s := &Store{
-		pool: pool, writers: writers,
+		pool: pool, grouped: grouped,
 		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
 		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
 	}
@@ -84,10 +87,16 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if size <= 0 {
 		size = 100
 	}
+	s.inputs = startGatherer(size, func(ctx context.Context, group []machineKey) ([]*inputsRow, error) {
+		return s.readInputs(ctx, s.grouped, group)
+	})
 	s.steady = startCommitter(size, s.commitSteady)
 	s.changed = startCommitter(size, s.commitChanged)
 	return s, nil
 }
+
+// groupedConns is one connection for each committer and gatherer.
+const groupedConns = 3
 
 func newPool(ctx context.Context, url string, o Options, maxConns int32, onConnect string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -133,9 +142,10 @@ func waitReady(ctx context.Context, pool *pgxpool.Pool, wait time.Duration) erro
 // connections. Calls of RecordAppraisal that come later fail.
 func (s *Store) Close() {
 	s.close.Do(func() {
+		s.inputs.stop()
 		s.steady.stop()
 		s.changed.stop()
-		s.writers.Close()
+		s.grouped.Close()
 		s.pool.Close()
 	})
 }

@@ -168,6 +168,24 @@ func TestFailClosed(t *testing.T) {
 	}
 }
 
+// A key known by its certificate alone is taken on the issuer's word, and on nobody else's.
+func TestKeyWithoutAttributes(t *testing.T) {
+	c := loadCapture(t, "sb-on-1", "rsassa", "sha256")
+	bare, err := tpm.PublicFromCrypto(c.ak.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := c.inputs(t)
+	in.AK = verifier.AttestationKey{Public: bare, Assurance: verifier.AKCertified}
+	if got := verifier.Appraise(c.ev, in); got.Status != verifier.Affirming {
+		t.Errorf("certified: %s\n%s", got.Status, render(got))
+	}
+	in.AK.Assurance = verifier.FirstUse
+	if got := verifier.Appraise(c.ev, in); check(got, verifier.CheckAKTrusted).Status != verifier.Fail {
+		t.Errorf("on first use\n%s", render(got))
+	}
+}
+
 // The quote of one machine with the log of another, and with the key of another.
 func TestMixedMachines(t *testing.T) {
 	a, b := loadCapture(t, "sb-on-1", "rsassa", "sha256"), loadCapture(t, "uki-direct", "rsassa", "sha256")

@@ -197,24 +197,32 @@ const (
 	partitionInterval = 12 * time.Hour
 )
 
-// keepPartitions makes the monthly partitions ahead of time until ctx ends. Without them rows go to the
-// default partitions, so a failure loses nothing and is only logged.
+// makePartitions makes the monthly partitions that are missing. Without them rows go to the default
+// partitions, so a failure loses nothing and is only logged.
+func makePartitions(ctx context.Context, st *store.Store, log *slog.Logger) {
+	if made, err := st.MakePartitions(ctx, time.Now(), partitionMonths); err != nil && ctx.Err() == nil {
+		log.Error("partitions were not made", "error", err)
+	} else if made > 0 {
+		log.Info("partitions made", "count", made)
+	}
+}
+
+// keepPartitions makes the monthly partitions ahead of time until ctx ends. The first round is over when it
+// returns: an insert that has chosen the default partition while this month's is being made is refused
+// by Postgres, so the one time that this can happen, on a fresh database, comes before the first request.
 func keepPartitions(ctx context.Context, st *store.Store, log *slog.Logger) (done <-chan struct{}) {
+	makePartitions(ctx, st, log)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		tick := time.NewTicker(partitionInterval)
 		defer tick.Stop()
 		for {
-			if made, err := st.MakePartitions(ctx, time.Now(), partitionMonths); err != nil && ctx.Err() == nil {
-				log.Error("partitions were not made", "error", err)
-			} else if made > 0 {
-				log.Info("partitions made", "count", made)
-			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+				makePartitions(ctx, st, log)
 			}
 		}
 	}()

@@ -142,7 +142,7 @@ func freshLog(log []byte, size int, name string) ([]byte, error) {
 	out := bytes.Clone(log)
 	add := func(data []byte) {
 		out = binary.LittleEndian.AppendUint32(out, 13)
-		out = binary.LittleEndian.AppendUint32(out, 13) // EV_IPL
+		out = binary.LittleEndian.AppendUint32(out, 10) // EV_PLATFORM_CONFIG_FLAGS: its digest is of its data as it is
 		out = binary.LittleEndian.AppendUint32(out, uint32(len(banks)))
 		for _, alg := range banks {
 			h := alg.Hash().New()
@@ -156,7 +156,7 @@ func freshLog(log []byte, size int, name string) ([]byte, error) {
 	events := parsed.Events()
 	for i := 0; len(out) < size; i++ {
 		if e := &events[i%len(events)]; e.Extended {
-			add(e.Data)
+			add(append([]byte("again: "), e.Data...)) // so that it is not read as what it is a copy of
 		}
 	}
 	add([]byte(name + "\x00"))

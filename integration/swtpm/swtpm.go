@@ -163,7 +163,7 @@ func (t *TPM) serve(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		if isSocket(t.Socket) && isSocket(t.Socket+".ctrl") {
+		if listening(t.Socket) && listening(t.Socket+".ctrl") {
 			return nil
 		}
 		select {
@@ -180,9 +180,21 @@ func (t *TPM) serve(ctx context.Context) error {
 	}
 }
 
-func isSocket(path string) bool {
-	fi, err := os.Stat(path)
-	return err == nil && fi.Mode()&os.ModeSocket != 0
+// listening tells whether somebody listens on the socket: its file exists a moment earlier. The kernel's
+// table is read, since a connection made to find out would take swtpm's only place in the queue.
+func listening(socket string) bool {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		// Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
+		f := strings.Fields(line)
+		if len(f) == 8 && f[7] == socket && f[3] == "00010000" {
+			return true
+		}
+	}
+	return false
 }
 
 // Stop shuts the TPM down in order and ends its process. A TPM that is killed without

@@ -1084,7 +1084,7 @@ type Enrollment struct {
 // EnrollmentStatus defines model for Enrollment.Status.
 type EnrollmentStatus string
 
-// EnrollmentMachine `platform` is `other` and `security_type` is `standard` where they are not given.
+// EnrollmentMachine What is not given stays as the inventory has it.
 type EnrollmentMachine struct {
 	// ExternalID The id that the cloud or the inventory gives the machine; unique in the tenant where it is not empty.
 	//
@@ -1097,8 +1097,8 @@ type EnrollmentMachine struct {
 	Labels *Labels `json:"labels,omitempty"`
 
 	// Name Example: web-1
-	Name Name            `json:"name"`
-	Os   OperatingSystem `json:"os"`
+	Name Name             `json:"name"`
+	Os   *OperatingSystem `json:"os,omitempty"`
 
 	// Platform Where the machine runs.
 	Platform *Platform `json:"platform,omitempty"`
@@ -1130,7 +1130,7 @@ type EnrollmentRequest struct {
 	// EkPublic TPMT_PUBLIC or TPM2B_PUBLIC.
 	EkPublic *[]byte `json:"ek_public,omitempty"`
 
-	// Machine `platform` is `other` and `security_type` is `standard` where they are not given.
+	// Machine What is not given stays as the inventory has it.
 	Machine EnrollmentMachine `json:"machine"`
 
 	// PlatformEvidence Hardware evidence of a confidential VM.

@@ -215,7 +215,7 @@ func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded stor
 	if state != nil {
 		next.imaEntries = state.Entries
 	}
-	challenge, err := s.challenge(a.tenant, a.machineID, a.now, next)
+	challenge, err := s.challenge(a.tenant, a.machineID, a.now, next, nextChallengeLifetime(policy))
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (s *Service) Challenge(ctx context.Context, tenant, machineID uuid.UUID, _ 
 	if in.IMAState != nil {
 		c.imaEntries = in.IMAState.Entries
 	}
-	return s.challenge(tenant, machineID, now, c)
+	return s.challenge(tenant, machineID, now, c, challengeLifetime(&in.Policy))
 }
 
 // known is what a challenge tells an agent, so that it sends nothing twice.
@@ -37,15 +37,14 @@ type known struct {
 	imaEntries int
 }
 
-func (s *Service) challenge(tenant, machineID uuid.UUID, now time.Time, k known) (*Challenge, error) {
-	nonce, err := s.nonces.make(tenant, machineID, now, orderTime(k.redeemed), s.random)
+func (s *Service) challenge(tenant, machineID uuid.UUID, now time.Time, k known, lifetime time.Duration) (*Challenge, error) {
+	nonce, err := s.nonces.make(tenant, machineID, now, orderTime(k.redeemed), lifetime, s.random)
 	if err != nil {
 		return nil, err
 	}
 	c := &Challenge{
-		Nonce: nonce,
-		// The lifetime counts from the time in the nonce, to the millisecond: see freshness.
-		ExpiresAt:    orderTime(nonce[:]).Add(challengeLifetime(k.policy)),
+		Nonce:        nonce,
+		ExpiresAt:    expiry(nonce[:]),
 		PCRSelection: k.policy.PCRs,
 		IMALogOffset: k.imaEntries,
 	}
@@ -58,4 +57,11 @@ func (s *Service) challenge(tenant, machineID uuid.UUID, now time.Time, k known)
 
 func challengeLifetime(p *verifier.Policy) time.Duration {
 	return time.Duration(p.ChallengeLifetimeSeconds) * time.Second
+}
+
+// nextChallengeLifetime is that of the challenge that an answer carries: it is to be used one interval
+// later, to which the agent adds jitter, so that a machine in steady state needs one request an
+// attestation.
+func nextChallengeLifetime(p *verifier.Policy) time.Duration {
+	return interval(p)*5/4 + challengeLifetime(p)
 }

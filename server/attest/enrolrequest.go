@@ -26,6 +26,7 @@ type EnrolRequest struct {
 // Bounds of an enrolment.
 const (
 	maxNameLength        = 253 // a DNS name
+	maxExternalIDLength  = 512 // a resource id of a cloud
 	maxLabels            = 32
 	maxLabelKeyLength    = 63
 	maxLabelValueLength  = 255
@@ -136,26 +137,27 @@ func (w *wireMachine) input() (store.MachineInput, error) {
 	if in.Name == "" {
 		return in, fieldErrorf("/machine/name", "it is needed")
 	}
-	for _, f := range []struct{ field, text string }{
-		{"name", in.Name}, {"external_id", in.ExternalID}, {"scale_set", in.ScaleSet},
+	for _, f := range []struct {
+		field, text string
+		limit       int
+	}{
+		{"name", in.Name, maxNameLength}, {"external_id", in.ExternalID, maxExternalIDLength}, {"scale_set", in.ScaleSet, maxNameLength},
 	} {
-		if err := checkText("/machine/"+f.field, f.text, maxNameLength); err != nil {
+		if err := checkText("/machine/"+f.field, f.text, f.limit); err != nil {
 			return in, err
 		}
 	}
+	// What is not given stays unknown, so that an enrolment never overwrites what the inventory knows.
 	for _, f := range []struct {
-		field, fallback string
-		value           *string
-		allowed         []string
+		field   string
+		value   *string
+		allowed []string
 	}{
-		{"os", "", &in.OS, []string{"linux", "windows"}},
-		{"platform", "other", &in.Platform, []string{"azure", "gcp", "aws", "vmware", "qemu", "physical", "other"}},
-		{"security_type", "standard", &in.SecurityType, []string{"confidential_snp", "confidential_tdx", "trusted_launch", "standard", "physical"}},
+		{"os", &in.OS, []string{"linux", "windows"}},
+		{"platform", &in.Platform, []string{"azure", "gcp", "aws", "vmware", "qemu", "physical", "other"}},
+		{"security_type", &in.SecurityType, []string{"confidential_snp", "confidential_tdx", "trusted_launch", "standard", "physical"}},
 	} {
-		if *f.value == "" {
-			*f.value = f.fallback
-		}
-		if !contains(f.allowed, *f.value) {
+		if *f.value != "" && !contains(f.allowed, *f.value) {
 			return in, fieldErrorf("/machine/"+f.field, "%q is none of %s", *f.value, strings.Join(f.allowed, ", "))
 		}
 	}

@@ -22,9 +22,10 @@ func TestParseEnrolRequest(t *testing.T) {
 		m.ScaleSet != "web" || m.Labels["env"] != "prod" || string(r.AKPublic) != "\x01\x02\x03" || len(r.EKCertificateChain) != 1 {
 		t.Fatalf("%+v", r)
 	}
-	defaults, err := ParseEnrolRequest([]byte(`{"machine": {"name": "a", "os": "windows"}, "ak_public": "AQID"}`))
-	if err != nil || defaults.Machine.Platform != "other" || defaults.Machine.SecurityType != "standard" {
-		t.Fatalf("%+v, %v", defaults, err)
+	// What is not given stays unknown, so that it overwrites nothing.
+	short, err := ParseEnrolRequest([]byte(`{"machine": {"name": "a"}, "ak_public": "AQID"}`))
+	if err != nil || short.Machine.OS != "" || short.Machine.Platform != "" || short.Machine.SecurityType != "" {
+		t.Fatalf("%+v, %v", short, err)
 	}
 }
 
@@ -61,7 +62,6 @@ func TestParseEnrolRequestRefusals(t *testing.T) {
 		"base64url":                 {keys(`, "ek_public": "-_-_"`), CodeInvalidField, "/ek_public"},
 		"a number for bytes":        {keys(`, "ek_public": 1`), CodeInvalidField, "/ek_public"},
 		"no name":                   {`{"machine": {"os": "linux"}, "ak_public": "AQID"}`, CodeInvalidField, "/machine/name"},
-		"no os":                     {`{"machine": {"name": "a"}, "ak_public": "AQID"}`, CodeInvalidField, "/machine/os"},
 		"unknown platform":          {machine(`, "platform": "moon"`), CodeInvalidField, "/machine/platform"},
 		"unknown security type":     {machine(`, "security_type": "x"`), CodeInvalidField, "/machine/security_type"},
 		"NUL in a name":             {machine(`, "external_id": "a\u0000b"`), CodeInvalidField, "/machine/external_id"},

@@ -17,15 +17,18 @@ import (
 // A nonce is 32 bytes:
 //
 //	0-7    time, milliseconds since 1970, big endian
-//	8-15   random
-//	16-31  the first half of HMAC-SHA256(key, version, tenant, machine, time, random)
+//	8-9    lifetime: seconds, or minutes with the top bit set
+//	10-15  random
+//	16-31  the first half of HMAC-SHA256(key, version, tenant, machine, bytes 0-15)
 //
 // The first 16 bytes are its order key: the store lets a machine's last redeemed order key only grow,
 // so each nonce counts once. The MAC is checked first and in constant time: a nonce that we did not
 // make for this machine says nothing at all, its time included. 128 bits of MAC cannot be guessed, and
-// the random part keeps a nonce unpredictable for whoever knows the time.
+// the random part keeps a nonce unpredictable for whoever knows the time. The lifetime is in the nonce
+// because the challenge that an answer carries must live until the next attestation, which is later
+// than one that was asked for.
 const (
-	nonceVersion  = 1
+	nonceVersion  = 2
 	nonceSize     = 32
 	orderKeySize  = 16
 	nonceMACStart = 16
@@ -46,11 +49,12 @@ func newNonceMaker(key []byte) *nonceMaker {
 
 // make builds a nonce. notBefore, the time of the last redeemed nonce, keeps order keys growing where
 // two challenges fall into one millisecond, or the clock has been set back a little.
-func (m *nonceMaker) make(tenant, machine uuid.UUID, now, notBefore time.Time, random io.Reader) ([nonceSize]byte, error) {
+func (m *nonceMaker) make(tenant, machine uuid.UUID, now, notBefore time.Time, lifetime time.Duration, random io.Reader) ([nonceSize]byte, error) {
 	var n [nonceSize]byte
 	ms := max(now.UnixMilli(), notBefore.UnixMilli()+1)
 	binary.BigEndian.PutUint64(n[:8], uint64(ms)) //nolint:gosec // later than 1970
-	if _, err := io.ReadFull(random, n[8:16]); err != nil {
+	binary.BigEndian.PutUint16(n[8:10], encodeLifetime(lifetime))
+	if _, err := io.ReadFull(random, n[10:16]); err != nil {
 		return n, fmt.Errorf("make challenge: %w", err)
 	}
 	var sum [sha256.Size]byte
@@ -59,9 +63,9 @@ func (m *nonceMaker) make(tenant, machine uuid.UUID, now, notBefore time.Time, r
 	return n, nil
 }
 
-// check tells whether nonce is ours for this machine, and when it was made. Whether it is still to be
+// check tells whether nonce is ours for this machine, and when it expires. Whether it is still to be
 // accepted is for the caller: its age, and its order.
-func (m *nonceMaker) check(tenant, machine uuid.UUID, nonce []byte, now time.Time) (time.Time, error) {
+func (m *nonceMaker) check(tenant, machine uuid.UUID, nonce []byte, now time.Time) (expires time.Time, err error) {
 	if len(nonce) != nonceSize {
 		return time.Time{}, errUnknownNonce
 	}
@@ -70,11 +74,30 @@ func (m *nonceMaker) check(tenant, machine uuid.UUID, nonce []byte, now time.Tim
 	if !hmac.Equal(nonce[nonceMACStart:], sum[:nonceSize-nonceMACStart]) {
 		return time.Time{}, errUnknownNonce
 	}
-	made := orderTime(nonce)
-	if made.After(now.Add(nonceSkew)) {
+	if orderTime(nonce).After(now.Add(nonceSkew)) {
 		return time.Time{}, errUnknownNonce
 	}
-	return made, nil
+	return expiry(nonce), nil
+}
+
+// expiry is when a nonce of ours stops counting: its time plus its lifetime.
+func expiry(nonce []byte) time.Time {
+	lifetime := binary.BigEndian.Uint16(nonce[8:10])
+	unit := time.Second
+	if lifetime&lifetimeMinutes != 0 {
+		lifetime, unit = lifetime&^lifetimeMinutes, time.Minute
+	}
+	return orderTime(nonce).Add(time.Duration(lifetime) * unit)
+}
+
+const lifetimeMinutes = 0x8000 // the lifetime counts minutes
+
+// encodeLifetime rounds to seconds up to nine hours and down to minutes from there, at most 22 days.
+func encodeLifetime(d time.Duration) uint16 {
+	if seconds := d / time.Second; seconds < lifetimeMinutes {
+		return uint16(max(seconds, 0)) //nolint:gosec // in range
+	}
+	return lifetimeMinutes | uint16(min(d/time.Minute, lifetimeMinutes-1)) //nolint:gosec // in range
 }
 
 func (m *nonceMaker) mac(sum *[sha256.Size]byte, tenant, machine uuid.UUID, order []byte) {

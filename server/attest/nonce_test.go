@@ -13,7 +13,7 @@ import (
 
 func mustMake(t testing.TB, m *nonceMaker, tenant, machine uuid.UUID, now, notBefore time.Time) [nonceSize]byte {
 	t.Helper()
-	n, err := m.make(tenant, machine, now, notBefore, rand.Reader)
+	n, err := m.make(tenant, machine, now, notBefore, 2*time.Minute, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,9 +24,9 @@ func TestNonceIsKnownAgain(t *testing.T) {
 	m := newNonceMaker([]byte("key"))
 	tenant, machine := uuid.New(), uuid.New()
 	n := mustMake(t, m, tenant, machine, start, time.Time{})
-	made, err := m.check(tenant, machine, n[:], start.Add(time.Hour))
-	if err != nil || !made.Equal(start) {
-		t.Fatalf("made %v, error %v", made, err)
+	expires, err := m.check(tenant, machine, n[:], start.Add(time.Hour))
+	if err != nil || !expires.Equal(start.Add(2*time.Minute)) {
+		t.Fatalf("expires %v, error %v", expires, err)
 	}
 	if other := mustMake(t, m, tenant, machine, start, time.Time{}); other == n {
 		t.Fatal("two nonces of one moment are equal")
@@ -67,7 +67,7 @@ func TestOrderKeysGrow(t *testing.T) {
 		now, last := start, []byte(nil)
 		for range 20 {
 			now = now.Add(time.Duration(rapid.Int64Range(-2000, 2000).Draw(t, "step")) * time.Microsecond)
-			n, err := m.make(tenant, machine, now, orderTime(last), rand.Reader)
+			n, err := m.make(tenant, machine, now, orderTime(last), time.Minute, rand.Reader)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestOrderKeysGrow(t *testing.T) {
 
 func TestNonceNeedsRandomness(t *testing.T) {
 	m := newNonceMaker([]byte("key"))
-	if _, err := m.make(uuid.New(), uuid.New(), start, time.Time{}, bytes.NewReader(nil)); err == nil {
+	if _, err := m.make(uuid.New(), uuid.New(), start, time.Time{}, time.Minute, bytes.NewReader(nil)); err == nil {
 		t.Fatal("a nonce was made without randomness")
 	}
 }
@@ -97,6 +97,29 @@ func BenchmarkNonceCheck(b *testing.B) {
 	for b.Loop() {
 		if _, err := m.check(tenant, machine, n[:], start); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// The lifetime travels in the nonce: to the second for hours, to the minute for days.
+func TestNonceLifetime(t *testing.T) {
+	m := newNonceMaker([]byte("key"))
+	for lifetime, want := range map[time.Duration]time.Duration{
+		0:                             0,
+		-time.Second:                  0,
+		5 * time.Second:               5 * time.Second,
+		495 * time.Second:             495 * time.Second,
+		9 * time.Hour:                 9 * time.Hour,
+		10*time.Hour + 30*time.Second: 10 * time.Hour,
+		9 * 24 * time.Hour:            9 * 24 * time.Hour,
+		365 * 24 * time.Hour:          (lifetimeMinutes - 1) * time.Minute,
+	} {
+		n, err := m.make(uuid.New(), uuid.New(), start, time.Time{}, lifetime, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := expiry(n[:]).Sub(start); got != want {
+			t.Errorf("%s became %s, want %s", lifetime, got, want)
 		}
 	}
 }

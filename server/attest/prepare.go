@@ -53,7 +53,7 @@ func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
 		// the signature does not hold and nothing else counts.
 		a.resetCount = &attest.Clock.ResetCount
 	}
-	made, err := s.nonces.check(a.tenant, a.machineID, nonce, a.now)
+	expires, err := s.nonces.check(a.tenant, a.machineID, nonce, a.now)
 	if err != nil {
 		detail, _ := json.Marshal(map[string]string{"nonce": fmt.Sprintf("%x", nonce)})
 		if err := s.store.RecordUnknownChallenge(ctx, a.tenant, a.machineID, detail, a.now, a.actor); err != nil {
@@ -63,7 +63,7 @@ func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
 	}
 	a.nonce = nonce
 	switch {
-	case !a.now.Before(made.Add(challengeLifetime(&a.inputs.Policy))):
+	case !a.now.Before(expires):
 		a.freshness = tpm.Freshness{Fault: faultExpired}
 	case bytes.Compare(nonce[:orderKeySize], a.inputs.LastChallenge) <= 0:
 		a.freshness = tpm.Freshness{Fault: faultUsed}

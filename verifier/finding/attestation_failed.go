@@ -74,14 +74,13 @@ func explain(in *Input, a *verifier.Appraisal) string {
 	return b.String()
 }
 
-// describe names one deviation: component, PCR, kind and what it is in plain words.
+// describe gives one deviation in its own plain words, with the PCR.
 func describe(d *verifier.Deviation) string {
-	where := ""
-	if d.PCR >= 0 {
-		where = fmt.Sprintf(" (PCR %d)", d.PCR)
+	text := strings.TrimSuffix(d.Description, ".")
+	if d.PCR < 0 || strings.HasPrefix(text, "PCR ") {
+		return text
 	}
-	component := strings.ReplaceAll(string(d.Component), "_", " ")
-	return fmt.Sprintf("%s%s %s: %s", component, where, d.Kind, strings.TrimSuffix(d.Description, "."))
+	return fmt.Sprintf("%s (PCR %d)", text, d.PCR)
 }
 
 // failuresBeside lists failed checks other than those whose deviations are listed.
