@@ -220,8 +220,8 @@ func (all streams) load(t *testing.T, during func(progress func(n int64))) {
 	})
 }
 
-// The service is killed in the middle of a stream of posts, several times. Afterwards every verdict that
-// was answered is there, and nothing is half there.
+// The service is killed in the middle of a stream of posts, several times, with and without its Postgres.
+// Afterwards every verdict that was answered is there, and nothing is half there.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	svc := newService(t)
@@ -233,12 +233,12 @@ func TestKill(t *testing.T) {
 	}})
 	all.to(svc)
 	all.load(t, func(progress func(int64)) {
-		for range 3 {
+		for _, kill := range []func() error{svc.kill, svc.killAll, svc.kill, svc.killAll} {
 			progress(60)
-			all.to(nil)
-			if err := svc.kill(); err != nil {
+			if err := kill(); err != nil {
 				t.Error(err)
 			}
+			all.to(nil)
 			if err := svc.start(); err != nil {
 				t.Fatal(err)
 			}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,11 +125,24 @@ func (s *service) logTail() string {
 	return string(b[max(0, len(b)-6000):])
 }
 
-// kill ends the process as a power cut would, and leaves its Postgres behind.
+// kill ends the process at once, and leaves its Postgres behind.
 func (s *service) kill() error {
 	err := s.cmd.Process.Kill()
 	<-s.exited
 	return err
+}
+
+// killAll ends the service and its Postgres as a power cut would.
+func (s *service) killAll() error {
+	file, err := os.ReadFile(filepath.Join(s.dataDir, "postgres", "data", "postmaster.pid"))
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.SplitN(string(file), "\n", 2)[0])
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.kill(), syscall.Kill(pid, syscall.SIGKILL))
 }
 
 // terminate sends SIGTERM and expects an orderly end. A service that has ended already is no error.
