@@ -75,10 +75,13 @@ func (s *Server) submitEvidence(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	if err := (jsonAnswer{http.StatusCreated, evidenceAnswer(result)}).write(w); err != nil {
+	answer, err := evidenceAnswer(result)
+	if err != nil {
 		// The verdict is recorded; only its answer cannot be written.
 		s.fail(w, r, fmt.Errorf("answer verdict %s: %w", result.ID, err))
+		return
 	}
+	writeJSON(w, http.StatusCreated, answer)
 }
 
 // putEventLog takes a raw log ahead of the evidence that names it.

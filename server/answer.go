@@ -18,12 +18,16 @@ func (a jsonAnswer) write(w http.ResponseWriter) error {
 	if err != nil {
 		return err
 	}
+	writeJSON(w, a.status, b)
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(b)))
-	w.WriteHeader(a.status)
-	_, _ = w.Write(b) // the client went away: there is nobody to tell
-	return nil
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) //nolint:gosec // JSON with its own content type and nosniff; an error means that the client went away
 }
 
 // VisitListMachineVerdictsResponse implements openapi.ListMachineVerdictsResponseObject.

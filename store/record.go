@@ -58,7 +58,7 @@ type prepared struct {
 func prepare(rec *AppraisalRecord) (prepared, error) {
 	var p prepared
 	var err error
-	if p.appraisal, err = json.Marshal(rec.Appraisal); err != nil {
+	if p.appraisal, err = rec.Appraisal.AppendJSON(nil); err != nil {
 		return prepared{}, fmt.Errorf("marshal the appraisal: %w", err)
 	}
 	if len(rec.Evidence) > 0 {

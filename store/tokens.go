@@ -57,7 +57,7 @@ func (s *Store) CreateAPIToken(ctx context.Context, tenant uuid.UUID, t APIToken
 	})
 }
 
-const apiTokenColumns = `token_id, name, role, expires_at, created_at, last_used_at`
+const apiTokenColumns = `token_id, name, role, expires_at, created_at, last_used_at` //nolint:gosec // names of columns
 
 func scanAPIToken(row pgx.Row, first ...any) (APIToken, error) {
 	var t APIToken
@@ -128,7 +128,7 @@ func labelsOrEmpty(l map[string]string) map[string]string {
 	return l
 }
 
-const joinTokenColumns = `token_id, name, uses_left, expires_at, scale_set, labels, created_at`
+const joinTokenColumns = `token_id, name, uses_left, expires_at, scale_set, labels, created_at` //nolint:gosec // names of columns
 
 func scanJoinToken(row pgx.Row, first ...any) (JoinToken, error) {
 	var t JoinToken

@@ -158,7 +158,11 @@ func offlineKey(ev *verifier.Evidence, anchors []*x509.Certificate, at time.Time
 	root := verified[len(verified)-1]
 	sum := sha256.Sum256(root.Raw)
 	key.Assurance = verifier.AKCertified
-	key.Note = fmt.Sprintf("%s, by %s, SHA-256 %s", leaf.Subject, root.Subject, hex.EncodeToString(sum[:8]))
+	subject := leaf.Subject.String()
+	if subject == "" { // as in the AK certificates of some clouds
+		subject = "serial number " + leaf.SerialNumber.Text(16)
+	}
+	key.Note = fmt.Sprintf("%s, by %s, SHA-256 %s", subject, root.Subject, hex.EncodeToString(sum[:8]))
 	return key, nil
 }
 

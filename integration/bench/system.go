@@ -227,7 +227,8 @@ func (s *system) call(ctx context.Context, method, path, bearer string, body, ou
 // rawLog is a body that is sent as it is.
 type rawLog []byte
 
-// profiled runs f while the service's CPU profile is taken, where one was asked for.
+// profiled runs f while the service's CPU profile is taken, where one was asked for, and takes one of its
+// allocations afterwards.
 func (s *system) profiled(ctx context.Context, o options, name string, f func() error) error {
 	if o.profile == "" {
 		return f()
@@ -235,26 +236,26 @@ func (s *system) profiled(ctx context.Context, o options, name string, f func() 
 	if err := os.MkdirAll(o.profile, 0o750); err != nil {
 		return err
 	}
-	const seconds = 5
-	got := make(chan error, 1)
-	go func() {
-		got <- func() error {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", s.adminURL, seconds), nil)
-			if err != nil {
-				return err
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = resp.Body.Close() }()
-			profile, err := io.ReadAll(resp.Body)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(filepath.Join(o.profile, name+".pprof"), profile, 0o600)
-		}()
-	}()
+	cpu := make(chan error, 1)
+	go func() { cpu <- s.profile(ctx, "profile?seconds=5", filepath.Join(o.profile, name+".cpu.pprof")) }()
 	err := f()
-	return errors.Join(err, <-got)
+	return errors.Join(err, <-cpu, s.profile(ctx, "allocs", filepath.Join(o.profile, name+".allocs.pprof")))
+}
+
+// profile fetches a profile from the service's admin address.
+func (s *system) profile(ctx context.Context, what, file string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.adminURL+"/debug/pprof/"+what, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	profile, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, profile, 0o600)
 }

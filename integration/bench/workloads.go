@@ -53,6 +53,10 @@ func workloads(ctx context.Context, s *system, o options, r *report) error {
 	if _, err := f.window(ctx, f.machines, first); err != nil {
 		return fmt.Errorf("first attestation: %w", err)
 	}
+	// What autovacuum does within a minute of a fleet's enrolment: until then plans are made without statistics.
+	if _, err := s.db.Exec(ctx, `ANALYZE`); err != nil {
+		return err
+	}
 	for _, w := range []struct {
 		name string
 		run  func(context.Context, *report) error

@@ -19,7 +19,7 @@ type machine struct {
 	scaleSet     string
 	securityType string
 	tpm          *swtpm.TPM
-	log, ima     string // files of the boot that it booted last
+	log          string // file of the boot log that it booted last
 }
 
 // newMachine makes a machine with a TPM of its own; all TPMs are certified by one vendor's CA.

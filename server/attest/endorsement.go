@@ -112,7 +112,7 @@ func (s *Service) proveAKByCertificate(ctx context.Context, tenant uuid.UUID, re
 	}
 	chain, err := tpm.VerifyAKChain(cert, intermediates, roots, now)
 	if err != nil {
-		return nil, "the AK certificate does not chain to a trust anchor of purpose \"ak\": " + err.Error(), nil
+		return nil, "the AK certificate does not chain to a trust anchor of purpose \"ak\": " + err.Error(), nil //nolint:nilerr // a refusal, not a failure
 	}
 	p := proofOf("ak_certificate", cert, chain)
 	return &p, "", nil

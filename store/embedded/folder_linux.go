@@ -57,7 +57,7 @@ func (u *dropTo) own(dir string) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(u.uid), int(u.gid))
+		return os.Lchown(path, int(u.uid), int(u.gid)) //nolint:gosec // Lchown follows no link, and the folder is ours alone
 	})
 	if err != nil {
 		return fmt.Errorf("give %s to the server's user: %w", dir, err)
@@ -114,8 +114,8 @@ func takeLock(base string) (*os.File, error) {
 	return f, nil
 }
 
-// stopLeftovers ends server processes that an earlier, killed run left on the data folder, and removes a
-// postmaster.pid that names a process that is none of them (ids are used again, above all in containers).
+// stopLeftovers ends server processes that an earlier, killed run left on the data folder, and removes its
+// lock files, which may name a process that is none of them (ids are used again, above all in containers).
 // The caller holds the lock, so nobody else starts one meanwhile. A server process is known by its working
 // directory: Postgres changes into its data folder and stays there.
 func (p *Postgres) stopLeftovers(ctx context.Context) error {
@@ -148,8 +148,12 @@ func (p *Postgres) stopLeftovers(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	if err := os.Remove(filepath.Join(p.paths.data, "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove a stale postmaster.pid: %w", err)
+	// Both name a process id, and Postgres refuses to start while a process has it: the killed server, as
+	// long as nobody has waited for it, or after a reboot just any process.
+	for _, stale := range []string{filepath.Join(p.paths.data, "postmaster.pid"), filepath.Join(p.paths.socket, ".s.PGSQL.5432.lock")} {
+		if err := os.Remove(stale); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove a stale %s: %w", filepath.Base(stale), err)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"time"
 )
@@ -117,6 +118,16 @@ func (m *Measurements) Claims() *Claims {
 		m.view.claims = r.claims
 	})
 	return m.view.claims
+}
+
+// ClaimsJSON is the JSON form of Claims, made once for each set of proven PCRs: thousands of machines booted
+// the same log, and marshalling it would be the dearest step of their appraisals. It must not be changed.
+func (m *Measurements) ClaimsJSON() ([]byte, error) {
+	if m.view == nil {
+		return json.Marshal(m.Claims())
+	}
+	m.view.jsonOnce.Do(func() { m.view.json, m.view.jsonErr = json.Marshal(m.Claims()) })
+	return m.view.json, m.view.jsonErr
 }
 
 // claimsReader draws claims from proven events.

@@ -29,6 +29,10 @@ type view struct {
 
 	claimsOnce sync.Once
 	claims     *Claims
+
+	jsonOnce sync.Once
+	json     []byte
+	jsonErr  error
 }
 
 // view decodes the events that the key proves, or finds them decoded.

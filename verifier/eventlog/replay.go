@@ -3,6 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -342,9 +343,13 @@ func numbers(list []int) string {
 
 // replayedDetail names the banks; it avoids fmt, since every good appraisal comes here.
 func (g *segment) replayedDetail(report *Report) string {
-	detail := "the log replays to the quoted PCRs:"
+	detail, separator := "the log replays to the quoted PCRs (", ""
 	for _, b := range report.Banks {
-		detail += " " + b.Alg.String() + " " + b.State.String()
+		detail += separator + b.Alg.String()
+		if b.State != BankReplayed {
+			detail += " " + strings.ReplaceAll(b.State.String(), "_", " ")
+		}
+		separator = ", "
 	}
-	return detail
+	return detail + ")"
 }

@@ -33,7 +33,7 @@ func (a *Attester) Run(ctx context.Context, h Hooks) error {
 	for {
 		verdict, err := a.Attest(ctx)
 		if verdict == nil && ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was told to stop
 		}
 		var wait time.Duration
 		if verdict != nil { // err may still say that the state could not be written

@@ -1,0 +1,106 @@
+package verifier
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// AppendJSON appends the appraisal as json.Marshal writes it, as one object. It exists for the two places that
+// write every appraisal, the answer and the record: what a boot log proves is marshalled once for all machines
+// that booted it. By json.Marshal the same costs more than all checks together (BenchmarkAppraisalJSON).
+func (a *Appraisal) AppendJSON(b []byte) ([]byte, error) {
+	b, err := a.AppendMembers(append(b, '{'))
+	return append(b, '}'), err
+}
+
+// AppendMembers is AppendJSON without the braces, for an object that has further members.
+func (a *Appraisal) AppendMembers(b []byte) ([]byte, error) {
+	b = append(append(append(b, `"status":"`...), a.Status.String()...), '"')
+	if a.Reason == NoReason {
+		b = append(b, `,"reason":null`...)
+	} else {
+		b = append(append(append(b, `,"reason":"`...), a.Reason...), '"')
+	}
+	b = append(append(append(b, `,"assurance":"`...), a.Assurance...), `","checks":[`...)
+	for i := range a.Checks {
+		c := &a.Checks[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(b, `{"code":"`...), c.Code...)
+		b = append(append(b, `","status":"`...), c.Status...)
+		b = appendText(append(b, `","detail":`...), c.Detail)
+		b = append(appendText(append(b, `,"citation":`...), c.Citation), '}')
+	}
+	b = append(b, `],"deviations":`...)
+	b, err := appendDeviations(b, a.Deviations)
+	if err != nil {
+		return b, err
+	}
+	if b, err = a.appendClaims(append(b, `,"claims":`...)); err != nil {
+		return b, err
+	}
+	b = append(b, `,"baseline":`...)
+	if a.Baseline == nil {
+		b = append(b, "null"...)
+	} else {
+		b = a.Baseline.appendJSON(b)
+	}
+	return a.Policy.appendJSON(append(b, `,"policy":`...)), nil
+}
+
+// appendDeviations writes absent lists as empty ones: the contract has no null there.
+func appendDeviations(b []byte, list []Deviation) ([]byte, error) {
+	if len(list) == 0 {
+		return append(b, "[]"...), nil
+	}
+	if slices.ContainsFunc(list, func(d Deviation) bool { return d.Expected == nil }) {
+		list = slices.Clone(list) // the appraisal may be shared
+		for i := range list {
+			if list[i].Expected == nil {
+				list[i].Expected = []string{}
+			}
+		}
+	}
+	return appendValue(b, list)
+}
+
+// appendClaims joins the claims of the log, which are marshalled already, with those of this quote.
+func (a *Appraisal) appendClaims(b []byte) ([]byte, error) {
+	m := a.Measurements
+	if m == nil || a.Claims.Claims != m.Claims() {
+		return appendValue(b, a.Claims)
+	}
+	log, err := m.ClaimsJSON()
+	if err != nil {
+		return b, err
+	}
+	b = append(append(b, log[:len(log)-1]...), `,"tpm":`...) // claims are an object of many members: a comma follows
+	if b, err = appendValue(b, &a.Claims.TPM); err != nil {
+		return b, err
+	}
+	if a.Claims.IMA != nil {
+		if b, err = appendValue(append(b, `,"ima":`...), a.Claims.IMA); err != nil {
+			return b, err
+		}
+	}
+	return append(b, '}'), nil
+}
+
+func (r *VersionRef) appendJSON(b []byte) []byte {
+	return fmt.Appendf(appendText(append(b, `{"id":`...), r.ID), `,"version":%d}`, r.Version)
+}
+
+// appendText quotes text; bytes that are no UTF-8 become U+FFFD, as by json.Marshal.
+func appendText(b []byte, text string) []byte {
+	b, _ = jsontext.AppendQuote(b, text) // its error only tells of such bytes
+	return b
+}
+
+func appendValue(b []byte, v any) ([]byte, error) {
+	raw, err := json.Marshal(v)
+	return append(b, raw...), err
+}
