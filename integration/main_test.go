@@ -115,20 +115,34 @@ func vendorPEM(t testing.TB, box *swtpm.TPM) string {
 }
 
 var shared struct {
-	once sync.Once
-	svc  *service
-	err  error
+	mu    sync.Mutex
+	svc   *service
+	seen  map[string]bool // tests that have used it
+	count int
 }
 
-// sharedService is one service for all tests that need none of their own.
+// sharedService is one service for all tests that need none of their own. A test that comes again (go test
+// -count) would find its machines, so another service begins then.
 func sharedService(t *testing.T) *service {
 	t.Helper()
-	shared.once.Do(func() {
-		shared.svc, shared.err = startService(filepath.Join(workDir, "shared"))
-	})
-	if shared.err != nil {
-		t.Fatal(shared.err)
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.svc != nil && shared.seen[t.Name()] {
+		err := shared.svc.terminate()
+		shared.svc = nil
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	if shared.svc == nil {
+		shared.count++
+		svc, err := startService(filepath.Join(workDir, fmt.Sprintf("shared%d", shared.count)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.svc, shared.seen = svc, map[string]bool{}
+	}
+	shared.seen[t.Name()] = true
 	return shared.svc
 }
 

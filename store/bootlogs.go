@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -48,7 +50,53 @@ func decompress(frame []byte, size int) ([]byte, error) {
 	return raw, nil
 }
 
-const insertBootLog = `INSERT INTO boot_logs (tenant_id, digest, size, compressed, created_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`
+// bootLog is a log as it is stored.
+type bootLog struct {
+	digest     []byte
+	size       int
+	compressed []byte
+	at         time.Time
+}
+
+// bootLogTable is the parameters of insertBootLogs, column by column.
+type bootLogTable struct {
+	tenants             []pgtype.UUID
+	digests, compressed [][]byte
+	sizes               []int
+	ats                 []time.Time
+}
+
+const insertBootLogs = `INSERT INTO boot_logs (tenant_id, digest, size, compressed, created_at)
+	SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::integer[], $4::bytea[], $5::timestamptz[]) ON CONFLICT DO NOTHING`
+
+func (t *bootLogTable) add(tenant uuid.UUID, l bootLog) {
+	t.tenants, t.digests, t.sizes = append(t.tenants, pgUUID(tenant)), append(t.digests, l.digest), append(t.sizes, l.size)
+	t.compressed, t.ats = append(t.compressed, l.compressed), append(t.ats, l.at)
+}
+
+func (t *bootLogTable) args() []any { return []any{t.tenants, t.digests, t.sizes, t.compressed, t.ats} }
+
+func (t *bootLogTable) queue(b *pgx.Batch) {
+	if len(t.digests) > 0 {
+		b.Queue(insertBootLogs, t.args()...)
+	}
+}
+
+// tenantLog is a log that a caller puts.
+type tenantLog struct {
+	tenant uuid.UUID
+	log    bootLog
+}
+
+// putBootLogs stores the logs of concurrent callers in one transaction.
+func (s *Store) putBootLogs(ctx context.Context, group []tenantLog) ([]struct{}, error) {
+	var t bootLogTable
+	for _, l := range group {
+		t.add(l.tenant, l.log)
+	}
+	_, err := s.grouped.Exec(ctx, insertBootLogs, t.args()...)
+	return make([]struct{}, len(group)), err
+}
 
 // HasBootLog tells whether the event log with that SHA-256 is stored.
 func (s *Store) HasBootLog(ctx context.Context, tenant uuid.UUID, digest []byte) (bool, error) {
@@ -60,15 +108,14 @@ func (s *Store) HasBootLog(ctx context.Context, tenant uuid.UUID, digest []byte)
 	return has, nil
 }
 
-// PutBootLog stores an event log under its SHA-256; one that is held already is left as it is.
+// PutBootLog stores an event log under its SHA-256, and returns when it is on disk; one that is held already is
+// left as it is. Concurrent calls share a commit.
 func (s *Store) PutBootLog(ctx context.Context, tenant uuid.UUID, digest, raw []byte, now time.Time) error {
 	if sum := sha256.Sum256(raw); !bytes.Equal(sum[:], digest) {
 		return fmt.Errorf("event log %x hashes to %x", digest, sum)
 	}
-	if has, err := s.HasBootLog(ctx, tenant, digest); err != nil || has {
-		return err
-	}
-	if _, err := s.pool.Exec(ctx, insertBootLog, pgUUID(tenant), digest, len(raw), compress(raw), now); err != nil {
+	l := tenantLog{tenant, bootLog{digest: digest, size: len(raw), compressed: compress(raw), at: now}}
+	if _, err := s.bootLogs.do(ctx, l); err != nil {
 		return fmt.Errorf("store event log %x: %w", digest, err)
 	}
 	return nil

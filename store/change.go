@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -59,6 +58,7 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 			return err
 		}
 		var b pgx.Batch
+		var begun newRuns
 		var changes []*change
 		for i, p := range group {
 			p.result = Recorded{}
@@ -66,7 +66,7 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 				continue
 			}
 			c := &change{p: p, run: runs[i]}
-			if err := c.queue(&b, rules[p.tenant]); err != nil {
+			if err := c.queue(&b, &begun, rules[p.tenant]); err != nil {
 				return err
 			}
 			changes = append(changes, c)
@@ -74,6 +74,7 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 		if len(changes) == 0 {
 			return nil
 		}
+		begun.queue(&b)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return fmt.Errorf("write appraisals: %w", err)
 		}
@@ -144,96 +145,34 @@ func refusal(rec *AppraisalRecord, run *lockedRun) error {
 	return nil
 }
 
-// queue adds the statements that write the change.
-func (c *change) queue(b *pgx.Batch, rules []SuppressionRule) error {
+// queue adds the change to what is written for the whole group, or the statements that it has of its own.
+func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) error {
 	rec := c.p.rec
 	if c.p.prepared.log != nil {
-		b.Queue(insertBootLog, pgUUID(c.p.tenant), rec.EventLogHash, len(rec.EventLog), c.p.prepared.log, rec.ReceivedAt)
+		begun.logs.add(c.p.tenant, bootLog{digest: rec.EventLogHash, size: len(rec.EventLog), compressed: c.p.prepared.log, at: rec.ReceivedAt})
 	}
 	h, err := hot(rec)
 	if err != nil {
 		return err
 	}
-	var t hotTable
-	t.add(c.p, h)
 	if bytes.Equal(c.run.fingerprint, rec.Fingerprint[:]) {
 		// The same judgement after all: it only brought a log, or another replica was first to begin the run.
 		c.p.result = Recorded{VerdictID: c.run.verdict.Bytes, Count: c.run.count + 1}
 		c.p.unsteady = false
+		var t hotTable
+		t.add(c.p, h)
 		b.Queue(extendLocked, t.args()...)
 		return nil
 	}
 	id := newID(rec.ReceivedAt)
 	c.p.result = Recorded{VerdictID: id, New: true, Count: 1}
-	c.queueVerdict(b, id, t)
-	if err := c.queueAudit(b, id); err != nil {
-		return err
-	}
 	c.findings = &findingSet{tenant: c.p.tenant, machine: c.run.machine, result: rec.Findings, verdict: &id, at: rec.ReceivedAt, rules: rules}
-	c.findings.queue(b)
-	return nil
+	return begun.add(c, id, h)
 }
 
 // The row is locked, and refusal has looked at the challenge.
 const extendLocked = `UPDATE machine_attestation_state st SET run_count = st.run_count + 1,` + hotAssignments + `
 	FROM ` + hotParameters + ` WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
-
-const beginRun = `UPDATE machine_attestation_state st SET verdict_id = $15, fingerprint = u.fingerprint, run_count = 1,
-	genuine_verdict_id = CASE WHEN $16 THEN $15 ELSE st.genuine_verdict_id END,` + hotAssignments + `
-	FROM ` + hotParameters + ` WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
-
-const endRun = `UPDATE verdicts SET last_at = $3, run_count = $4 WHERE tenant_id = $1 AND verdict_id = $2`
-
-const insertVerdict = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1, $10, $11)`
-
-const insertEvidence = `INSERT INTO evidence (tenant_id, verdict_id, content_type, size, compressed, event_log_digest) VALUES ($1, $2, $3, $4, $5, $6)`
-
-const setMachineVerdict = `UPDATE machines SET status = $3, reason = $4, assurance = $5, last_verdict_id = $6, updated_at = $7 WHERE tenant_id = $1 AND machine_id = $2`
-
-const setMachineObserved = `UPDATE machines SET observed_secure_boot_supported = $3, observed_secure_boot = $4, observed_vtpm = $5, observed_agent_installed = $6
-	WHERE tenant_id = $1 AND machine_id = $2
-		AND (observed_secure_boot_supported, observed_secure_boot, observed_vtpm, observed_agent_installed) IS DISTINCT FROM ($3, $4, $5, $6)`
-
-func (c *change) queueVerdict(b *pgx.Batch, id uuid.UUID, t hotTable) {
-	rec, a, tenant, machine := c.p.rec, c.p.rec.Appraisal, pgUUID(c.p.tenant), pgUUID(c.p.rec.MachineID)
-	if c.run.verdict.Valid {
-		b.Queue(endRun, tenant, c.run.verdict, c.run.lastAt, c.run.count)
-	}
-	b.Queue(beginRun, append(t.args(), pgUUID(id), a.Genuine)...)
-	b.Queue(insertVerdict, tenant, pgUUID(id), machine, pgUUID(rec.KeyID), a.Status.String(), string(a.Reason), string(a.Assurance), a.Genuine,
-		rec.ReceivedAt, c.p.prepared.appraisal, rec.EventLogHash)
-	if c.p.prepared.evidence != nil {
-		b.Queue(insertEvidence, tenant, pgUUID(id), rec.EvidenceType, len(rec.Evidence), c.p.prepared.evidence, rec.EventLogHash)
-	}
-	b.Queue(setMachineVerdict, tenant, machine, a.Status.String(), string(a.Reason), string(cmp.Or(a.Assurance, c.run.machine.Assurance)), pgUUID(id), rec.ReceivedAt)
-	if a.Genuine { // what was observed by other evidence says nothing about the machine
-		o := rec.Observed
-		b.Queue(setMachineObserved, tenant, machine, o.SecureBootSupported, o.SecureBoot, o.VTPM, o.AgentInstalled)
-	}
-}
-
-// verdictSummary is what the audit record keeps of a verdict.
-type verdictSummary struct {
-	VerdictID *uuid.UUID      `json:"verdict_id"`
-	Status    verifier.Status `json:"status"`
-	Reason    verifier.Reason `json:"reason"`
-}
-
-func (c *change) queueAudit(b *pgx.Batch, id uuid.UUID) error {
-	rec := c.p.rec
-	var before any
-	if m := c.run.machine; m.LastVerdict != nil {
-		before = verdictSummary{m.LastVerdict, m.Status, m.Reason}
-	}
-	args, err := auditArgs(c.p.tenant, rec.ReceivedAt, rec.Actor, "verdict.change", "machine:"+rec.MachineID.String(), before,
-		verdictSummary{&id, rec.Appraisal.Status, rec.Appraisal.Reason})
-	if err != nil {
-		return err
-	}
-	b.Queue(insertAudit, args...)
-	return nil
-}
 
 // learn makes the machine's own baseline of its first boot, unless it has one: the machine's row is locked, so
 // of two records that learn one does.

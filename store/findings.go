@@ -27,7 +27,7 @@ type findingSet struct {
 // apply writes the set in one round trip.
 func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 	var b pgx.Batch
-	f.queue(&b)
+	queueFindings(&b, []*findingSet{f})
 	if b.Len() == 0 {
 		return nil
 	}
@@ -37,34 +37,70 @@ func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-func (f *findingSet) queue(b *pgx.Batch) {
-	f.queueAssessments(b)
-	f.queueRecommendations(b)
-	f.queueAlerts(b)
+// queueFindings adds the statements that write the sets of different machines: one for what every set has,
+// and one for each recommendation and alert that is open.
+func queueFindings(b *pgx.Batch, sets []*findingSet) {
+	var assessments assessmentTable
+	var recommendations, alerts endedTable
+	for _, f := range sets {
+		assessments.add(f)
+		recommendations.add(f, f.queueRecommendations(b))
+		alerts.add(f, f.queueAlerts(b))
+	}
+	if len(assessments.codes) > 0 {
+		b.Queue(upsertAssessments, assessments.tenants, assessments.machines, assessments.codes, assessments.names, assessments.severities,
+			assessments.statuses, assessments.causes, assessments.descriptions, assessments.ats)
+	}
+	if len(recommendations.codes) > 0 {
+		b.Queue(resolveRecommendations, recommendations.tenants, recommendations.machines, recommendations.codes, recommendations.ats)
+	}
+	if len(alerts.codes) > 0 {
+		b.Queue(resolveAlerts, alerts.tenants, alerts.machines, alerts.codes, alerts.ats, alerts.events)
+	}
 }
 
-// Only what changed is written: first_evaluated_at never changes, status_changed_at only with the status.
+// Only what changed is written: first_evaluated_at never changes, status_changed_at only with the status. What
+// did not change is left out before the insert, which would lock, and so write, every row that it meets.
 const upsertAssessments = `INSERT INTO assessments AS a
 	(tenant_id, machine_id, code, display_name, severity, status, cause, description, first_evaluated_at, status_changed_at, evaluated_at)
-	SELECT $1, $2, u.code, u.display_name, u.severity, u.status, u.cause, u.description, $9, $9, $9
-	FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[]) u (code, display_name, severity, status, cause, description)
+	SELECT u.tenant_id, u.machine_id, u.code, u.display_name, u.severity, u.status, u.cause, u.description, u.at, u.at, u.at
+	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
+		u (tenant_id, machine_id, code, display_name, severity, status, cause, description, at)
+	WHERE NOT EXISTS (SELECT FROM assessments x WHERE x.tenant_id = u.tenant_id AND x.machine_id = u.machine_id AND x.code = u.code
+		AND (x.display_name, x.severity, x.status, x.cause, x.description)
+			IS NOT DISTINCT FROM (u.display_name, u.severity, u.status, u.cause, u.description))
 	ON CONFLICT (tenant_id, machine_id, code) DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
 		status = EXCLUDED.status, cause = EXCLUDED.cause, description = EXCLUDED.description, evaluated_at = EXCLUDED.evaluated_at,
-		status_changed_at = CASE WHEN a.status <> EXCLUDED.status THEN EXCLUDED.status_changed_at ELSE a.status_changed_at END
-	WHERE (a.display_name, a.severity, a.status, a.cause, a.description)
-		IS DISTINCT FROM (EXCLUDED.display_name, EXCLUDED.severity, EXCLUDED.status, EXCLUDED.cause, EXCLUDED.description)`
+		status_changed_at = CASE WHEN a.status <> EXCLUDED.status THEN EXCLUDED.status_changed_at ELSE a.status_changed_at END`
 
-func (f *findingSet) queueAssessments(b *pgx.Batch) {
-	if len(f.result.Assessments) == 0 {
-		return
-	}
-	var cols [6][]string
+// assessmentTable is the parameters of upsertAssessments, column by column.
+type assessmentTable struct {
+	tenants, machines                                        []pgtype.UUID
+	codes, names, severities, statuses, causes, descriptions []string
+	ats                                                      []time.Time
+}
+
+func (t *assessmentTable) add(f *findingSet) {
 	for _, a := range f.result.Assessments {
-		for i, v := range [...]string{a.Code, a.DisplayName, string(a.Severity), string(a.Status), a.Cause, a.Description} {
-			cols[i] = append(cols[i], v)
-		}
+		t.tenants, t.machines = append(t.tenants, pgUUID(f.tenant)), append(t.machines, pgUUID(f.machine.ID))
+		t.codes, t.names, t.severities = append(t.codes, a.Code), append(t.names, a.DisplayName), append(t.severities, string(a.Severity))
+		t.statuses, t.causes = append(t.statuses, string(a.Status)), append(t.causes, a.Cause)
+		t.descriptions, t.ats = append(t.descriptions, a.Description), append(t.ats, f.at)
 	}
-	b.Queue(upsertAssessments, pgUUID(f.tenant), pgUUID(f.machine.ID), cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], f.at)
+}
+
+// endedTable is the parameters of resolveRecommendations and resolveAlerts, column by column.
+type endedTable struct {
+	tenants, machines, events []pgtype.UUID
+	codes                     []string
+	ats                       []time.Time
+}
+
+func (t *endedTable) add(f *findingSet, codes []string) {
+	for _, code := range codes {
+		t.tenants, t.machines = append(t.tenants, pgUUID(f.tenant)), append(t.machines, pgUUID(f.machine.ID))
+		t.codes, t.ats, t.events = append(t.codes, code), append(t.ats, f.at), append(t.events, pgUUID(newID(f.at)))
+	}
 }
 
 const upsertRecommendation = `INSERT INTO recommendations AS r
@@ -74,19 +110,19 @@ const upsertRecommendation = `INSERT INTO recommendations AS r
 		description = EXCLUDED.description, remediation_steps = EXCLUDED.remediation_steps, open = true, resolved_at = NULL,
 		first_seen_at = CASE WHEN r.open THEN r.first_seen_at ELSE EXCLUDED.first_seen_at END, last_seen_at = EXCLUDED.last_seen_at`
 
-const resolveRecommendations = `UPDATE recommendations SET open = false, resolved_at = $4
-	WHERE tenant_id = $1 AND machine_id = $2 AND code = ANY ($3) AND open`
+const resolveRecommendations = `UPDATE recommendations r SET open = false, resolved_at = u.at
+	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) u (tenant_id, machine_id, code, at)
+	WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open`
 
-func (f *findingSet) queueRecommendations(b *pgx.Batch) {
+// queueRecommendations adds those that are open, and tells which have ended.
+func (f *findingSet) queueRecommendations(b *pgx.Batch) (ended []string) {
 	var present []string
 	for _, r := range f.result.Recommendations {
 		present = append(present, r.Code)
 		b.Queue(upsertRecommendation, pgUUID(f.tenant), pgUUID(newID(f.at)), pgUUID(f.machine.ID), r.Code, r.DisplayName, string(r.Severity),
 			r.Description, notNil(r.RemediationSteps), f.at)
 	}
-	if ended := without(f.result.EvaluatedRecommendations, present); len(ended) > 0 {
-		b.Queue(resolveRecommendations, pgUUID(f.tenant), pgUUID(f.machine.ID), ended, f.at)
-	}
+	return without(f.result.EvaluatedRecommendations, present)
 }
 
 // One statement counts up the open alert of the machine and code, or opens one and puts that in the outbox.
@@ -106,26 +142,21 @@ const upsertAlert = `WITH up AS (INSERT INTO alerts AS a
 		FROM up WHERE up.alert_id = $2)
 	SELECT up.alert_id = $2 FROM up`
 
-const resolveAlerts = `WITH ended AS (UPDATE alerts a SET status = 'resolved', updated_at = $5
-		FROM unnest($3::text[], $4::uuid[]) u (code, event_id)
-		WHERE a.tenant_id = $1 AND a.machine_id = $2 AND a.code = u.code AND a.status IN ('active', 'in_progress')
-		RETURNING a.alert_id, a.code, u.event_id)
+const resolveAlerts = `WITH ended AS (UPDATE alerts a SET status = 'resolved', updated_at = u.at
+		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[]) u (tenant_id, machine_id, code, at, event_id)
+		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id AND a.code = u.code AND a.status IN ('active', 'in_progress')
+		RETURNING a.tenant_id, a.machine_id, a.alert_id, a.code, u.event_id, u.at)
 	INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
-	SELECT $1, event_id, 'alert.resolved', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', $2, 'code', code), $5 FROM ended`
+	SELECT tenant_id, event_id, 'alert.resolved', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'code', code), at FROM ended`
 
-func (f *findingSet) queueAlerts(b *pgx.Batch) {
+// queueAlerts adds those that are open, and tells which have ended.
+func (f *findingSet) queueAlerts(b *pgx.Batch) (ended []string) {
 	var present []string
 	for _, a := range f.result.Alerts {
 		present = append(present, a.Code)
 		f.queueAlert(b, a)
 	}
-	if ended := without(f.result.EvaluatedAlerts, present); len(ended) > 0 {
-		events := make([]pgtype.UUID, len(ended))
-		for i := range events {
-			events[i] = pgUUID(newID(f.at))
-		}
-		b.Queue(resolveAlerts, pgUUID(f.tenant), pgUUID(f.machine.ID), ended, events, f.at)
-	}
+	return without(f.result.EvaluatedAlerts, present)
 }
 
 func (f *findingSet) queueAlert(b *pgx.Batch, a finding.Alert) {

@@ -38,6 +38,7 @@ type Store struct {
 	versions   *lru[versionKey, BaselineVersion]
 	references *lru[refKey, verifier.ReferenceValues]
 	inputs     *gatherer[machineKey, *inputsRow]
+	bootLogs   *gatherer[tenantLog, struct{}]
 	steady     *committer // appraisals that changed nothing
 	changed    *committer // appraisals that did
 	close      sync.Once
@@ -90,13 +91,14 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	s.inputs = startGatherer(size, func(ctx context.Context, group []machineKey) ([]*inputsRow, error) {
 		return s.readInputs(ctx, s.grouped, group)
 	})
+	s.bootLogs = startGatherer(size, s.putBootLogs)
 	s.steady = startCommitter(size, s.commitSteady)
 	s.changed = startCommitter(size, s.commitChanged)
 	return s, nil
 }
 
 // groupedConns is one connection for each committer and gatherer.
-const groupedConns = 3
+const groupedConns = 4
 
 func newPool(ctx context.Context, url string, o Options, maxConns int32, onConnect string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -143,6 +145,7 @@ func waitReady(ctx context.Context, pool *pgxpool.Pool, wait time.Duration) erro
 func (s *Store) Close() {
 	s.close.Do(func() {
 		s.inputs.stop()
+		s.bootLogs.stop()
 		s.steady.stop()
 		s.changed.stop()
 		s.grouped.Close()

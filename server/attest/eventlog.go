@@ -31,7 +31,15 @@ func (s *Service) PutEventLog(ctx context.Context, tenant, machineID uuid.UUID, 
 			return err
 		}
 	}
-	return fromStore("keep event log", s.store.PutBootLog(ctx, tenant, digest[:], raw, s.now()))
+	if _, held := s.logs.get(logKey{tenant, digest}); held {
+		return nil
+	}
+	if err := s.store.PutBootLog(ctx, tenant, digest[:], raw, s.now()); err != nil {
+		return fromStore("keep event log", err)
+	}
+	// The evidence that names it is on its way: parsed now, it need not be read from the store again.
+	s.keepLog(tenant, digest, parseLog(raw))
+	return nil
 }
 
 // DecodedEvent is one record of a boot log, decoded for people. Verified says that the quote behind the
