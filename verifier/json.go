@@ -22,17 +22,17 @@ func (a *Appraisal) AppendMembers(b []byte) ([]byte, error) {
 	if a.Reason == NoReason {
 		b = append(b, `,"reason":null`...)
 	} else {
-		b = append(append(append(b, `,"reason":"`...), a.Reason...), '"')
+		b = appendText(append(b, `,"reason":`...), string(a.Reason))
 	}
-	b = append(append(append(b, `,"assurance":"`...), a.Assurance...), `","checks":[`...)
+	b = append(appendText(append(b, `,"assurance":`...), string(a.Assurance)), `,"checks":[`...)
 	for i := range a.Checks {
 		c := &a.Checks[i]
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(append(b, `{"code":"`...), c.Code...)
-		b = append(append(b, `","status":"`...), c.Status...)
-		b = appendText(append(b, `","detail":`...), c.Detail)
+		b = appendText(append(b, `{"code":`...), string(c.Code))
+		b = appendText(append(b, `,"status":`...), string(c.Status))
+		b = appendText(append(b, `,"detail":`...), c.Detail)
 		b = append(appendText(append(b, `,"citation":`...), c.Citation), '}')
 	}
 	b = append(b, `],"deviations":`...)

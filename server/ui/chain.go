@@ -5,7 +5,7 @@ import "github.com/assay-verifier/assay/verifier"
 // hop is one link of the chain of origin: what vouches for the next.
 type hop struct {
 	Name   string
-	Says   string // what it vouches for, in plain words
+	Says   string // what it vouches for, or what it fails to, in plain words
 	Status verifier.CheckStatus
 	Broken bool // an earlier hop failed, so that nothing vouches for this one
 	Checks []verifier.Check
@@ -14,17 +14,17 @@ type hop struct {
 
 // hops are the links in order, each with its checks; a verdict's checks keep their own order inside.
 var hops = []struct {
-	name, says string
-	codes      []verifier.CheckCode
-	alone      bool // stands by itself: what comes before does not vouch for it
+	name, says, fails string
+	codes             []verifier.CheckCode
+	alone             bool // stands by itself: what comes before does not vouch for it
 }{
-	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}, false},
-	{"Attestation key", "The key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}, false},
-	{"Quote", "The TPM signed these PCR values now, for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}, false},
-	{"Event log", "The boot log adds up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}, false},
-	{"Boot components", "What was booted is what was meant to boot.", []verifier.CheckCode{verifier.CheckSecureBoot, verifier.CheckBaselineMatch}, false},
-	{"Runtime", "What ran since is what was meant to run.", []verifier.CheckCode{verifier.CheckIMAReplay, verifier.CheckIMAPolicy}, false},
-	{"Policy", "The rules of your own policy.", []verifier.CheckCode{verifier.CheckPolicyRules}, true},
+	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", "The processor does not vouch for this virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}, false},
+	{"Attestation key", "The key belongs to this machine's own TPM.", "Nothing proves that the key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}, false},
+	{"Quote", "The TPM signed these PCR values now, for our challenge.", "This machine's TPM did not sign these PCR values for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}, false},
+	{"Event log", "The boot log adds up to the signed PCR values.", "The boot log does not add up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}, false},
+	{"Boot components", "What was booted is what was meant to boot.", "What was booted is not what was meant to boot.", []verifier.CheckCode{verifier.CheckSecureBoot, verifier.CheckBaselineMatch}, false},
+	{"Runtime", "What ran since is what was meant to run.", "What ran since is not what was meant to run.", []verifier.CheckCode{verifier.CheckIMAReplay, verifier.CheckIMAPolicy}, false},
+	{"Policy", "The rules of your own policy.", "A rule of your own policy does not hold.", []verifier.CheckCode{verifier.CheckPolicyRules}, true},
 }
 
 // chain sorts a verdict's checks into hops. A check that no hop knows gets a hop of its own at the end,
@@ -32,7 +32,9 @@ var hops = []struct {
 func chain(checks []verifier.Check) []hop {
 	place := make(map[verifier.CheckCode]int)
 	out := make([]hop, len(hops), len(hops)+1)
+	failing := make(map[string]string, len(hops))
 	for i, h := range hops {
+		failing[h.name] = h.fails
 		out[i] = hop{Name: h.name, Says: h.says, alone: h.alone}
 		for _, code := range h.codes {
 			place[code] = i
@@ -56,6 +58,9 @@ func chain(checks []verifier.Check) []hop {
 			continue
 		}
 		h.Status, h.Broken = worst(h.Checks), broken && !h.alone
+		if text := failing[h.Name]; h.Status == verifier.Fail && text != "" {
+			h.Says = text
+		}
 		broken = broken || h.Status == verifier.Fail
 		kept = append(kept, h)
 	}
