@@ -215,17 +215,23 @@ func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID,
 		}
 		page.Cursor = next
 	}
+	return NewAdminToken(ctx, st, tenant, "bootstrap", now, random)
+}
+
+// NewAdminToken makes an administrator's API token without being asked by one: for an operator with
+// access to the database who has lost every other. It is in the audit record as made by the system.
+func NewAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID, name string, now time.Time, random io.Reader) (secret string, err error) {
 	secret, hash, err := newSecret(prefixAdmin, random)
 	if err != nil {
 		return "", err
 	}
 	id, err := uuid.NewV7FromReader(random)
 	if err != nil {
-		return "", fmt.Errorf("bootstrap admin token: %w", err)
+		return "", fmt.Errorf("new admin token: %w", err)
 	}
-	t := store.APIToken{ID: id, Name: "bootstrap", Role: store.RoleAdmin, CreatedAt: now}
-	if err := st.CreateAPIToken(ctx, tenant, t, hash, store.Actor{Kind: "system", ID: "bootstrap"}); err != nil {
-		return "", fmt.Errorf("bootstrap admin token: %w", err)
+	t := store.APIToken{ID: id, Name: name, Role: store.RoleAdmin, CreatedAt: now}
+	if err := st.CreateAPIToken(ctx, tenant, t, hash, store.Actor{Kind: "system", ID: name}); err != nil {
+		return "", fmt.Errorf("new admin token: %w", err)
 	}
 	return secret, nil
 }

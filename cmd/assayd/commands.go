@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -83,6 +85,40 @@ func (m *migrateCommand) Run(p *process) (err error) {
 	}
 	fmt.Fprintf(p.stdout, "schema version %d\n", v)
 	return nil
+}
+
+// adminTokenCommand makes an administrator's token where every other is lost.
+type adminTokenCommand struct {
+	DataDir     string `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Name        string `default:"operator" help:"Name of the token, for the audit record."`
+}
+
+// Run makes the token and prints it, alone, on standard output.
+func (t *adminTokenCommand) Run(p *process) (err error) {
+	c := &Config{DataDir: t.DataDir, DatabaseURL: t.DatabaseURL}
+	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", "text"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := st.CheckMigrations(p.ctx); err != nil {
+		return err
+	}
+	if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
+		return err
+	}
+	secret, err := server.NewAdminToken(p.ctx, st, store.DefaultTenant, t.Name, time.Now(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(p.stdout, secret)
+	return err
 }
 
 // healthcheckCommand asks the local service.

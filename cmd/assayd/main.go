@@ -30,6 +30,7 @@ type commands struct {
 	Serve       serveCommand       `cmd:"" help:"Run the service."`
 	Dev         devCommand         `cmd:"" help:"Run the service for trying out: as serve, with a log for people and the admin token shown."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
+	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

@@ -184,6 +184,11 @@ func TestExternalDatabase(t *testing.T) {
 	if status, _ := d.get(d.url+"/v1/overview", readToken(t, tokens)); status != 200 {
 		t.Errorf("after a restart: %d", status)
 	}
+	// An operator who has lost every token makes a new one beside the running service.
+	code, out := once(t, env, "admin-token", "--name", "recovery")
+	if status, body := d.get(d.url+"/v1/api-tokens", strings.TrimSpace(out)); code != 0 || status != 200 || !strings.Contains(body, "recovery") {
+		t.Errorf("a new admin token: exit %d, %d %s", code, status, body)
+	}
 	d.stop()
 }
 

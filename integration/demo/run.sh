@@ -10,8 +10,9 @@ mkdir -p .demo
 chmod 755 .demo
 go build -trimpath -o .demo/story ./integration/demo
 echo "starting assayd on http://$listen with its own Postgres"
+(umask 077 && : >.demo/assayd.log) # it holds the admin token
 setsid nohup bin/assayd dev --data-dir .demo/data --listen "$listen" --admin-listen "$admin" \
-  >.demo/assayd.log 2>&1 </dev/null &
+  >>.demo/assayd.log 2>&1 </dev/null &
 echo $! >.demo/assayd.pid
 for _ in $(seq 300); do
   if curl -fsS "http://$listen/readyz" >/dev/null 2>&1; then ready=yes; break; fi
