@@ -177,3 +177,31 @@ func FuzzParseReferenceValues(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParsePolicy(f *testing.F) {
+	f.Add([]byte(`{"pcrs": {"sha256": [0, 7]}, "require_secure_boot": false, "selector": {"labels": {"env": "prod"}}}`))
+	f.Add([]byte(`{"attestation_interval_seconds": 1e9}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		p, err := verifier.ParsePolicy(body)
+		if err != nil {
+			return
+		}
+		if err := p.Validate(); err != nil {
+			t.Fatalf("an accepted policy is not valid: %v", err)
+		}
+		if len(p.RequiredSelections()) == 0 {
+			t.Fatal("an accepted policy requires no PCR")
+		}
+	})
+}
+
+func FuzzDecodeOffline(f *testing.F) {
+	f.Add([]byte(`{"quotes":[{"message":"AA==","signature":"AA=="}],"pcrs":{"sha256":{"0":"` + zeroPCR + `"}},"enrollment":{"ak_public":"AA=="}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		ev, err := verifier.DecodeOffline(body)
+		var de *verifier.DecodeError
+		if err != nil && !errors.As(err, &de) || err == nil && len(ev.Quotes) == 0 {
+			t.Fatalf("%+v, %v", ev, err)
+		}
+	})
+}
