@@ -115,7 +115,14 @@ func (s *Store) PutBootLog(ctx context.Context, tenant uuid.UUID, digest, raw []
 		return fmt.Errorf("event log %x hashes to %x", digest, sum)
 	}
 	l := tenantLog{tenant, bootLog{digest: digest, size: len(raw), compressed: compress(raw), at: now}}
-	if _, err := s.bootLogs.do(ctx, l); err != nil {
+	put := s.bootLogs.do
+	if len(l.log.compressed) > maxGroupedBytes {
+		put = func(ctx context.Context, l tenantLog) (struct{}, error) {
+			_, err := s.putBootLogs(ctx, []tenantLog{l})
+			return struct{}{}, err
+		}
+	}
+	if _, err := put(ctx, l); err != nil {
 		return fmt.Errorf("store event log %x: %w", digest, err)
 	}
 	return nil

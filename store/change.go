@@ -45,8 +45,9 @@ func (s *Store) commitChanged(ctx context.Context, group []*pending) {
 	commitApart(ctx, group, s.writeChanges)
 }
 
-// writeChanges writes a group in one transaction of three round trips whatever its size: lock and read, write,
-// commit. A record that is refused (used challenge, unknown machine, replaced key) writes nothing.
+// writeChanges writes a group in one transaction of three round trips whatever its size, and one more for each
+// large piece of evidence: lock and read, write, commit. A record that is refused (used challenge, unknown machine,
+// replaced key) writes nothing.
 func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 	return pgx.BeginFunc(ctx, s.grouped, func(tx pgx.Tx) error {
 		rules, err := s.rulesOf(ctx, tx, group)
@@ -77,6 +78,9 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 		begun.queue(&b)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return fmt.Errorf("write appraisals: %w", err)
+		}
+		if err := begun.writeLarge(ctx, tx); err != nil {
+			return err
 		}
 		var again []*pending
 		for _, c := range changes {

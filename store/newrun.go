@@ -2,6 +2,8 @@ package store
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,7 +14,7 @@ import (
 )
 
 // newRuns is what a group's new runs write, column by column: one statement a table for the whole group. In a
-// reboot storm every record is a change; a statement for each of its rows costs Postgres twice as much.
+// reboot storm every record is a change; a statement for each of its rows costs Postgres more than twice as much.
 type newRuns struct {
 	logs bootLogTable
 
@@ -28,6 +30,7 @@ type newRuns struct {
 	observed                      [4][]pgtype.Bool
 
 	evidence evidenceTable
+	large    []*evidenceTable // each of one row
 	ended    endedRuns
 	audit    auditTable
 	findings []*findingSet
@@ -67,7 +70,13 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	for i, b := range [...]*bool{o.SecureBootSupported, o.SecureBoot, o.VTPM, o.AgentInstalled} {
 		n.observed[i] = append(n.observed[i], boolOrNull(b))
 	}
-	if c.p.prepared.evidence != nil {
+	switch e := c.p.prepared.evidence; {
+	case e == nil:
+	case len(e) > maxGroupedBytes:
+		single := &evidenceTable{}
+		single.add(c.p, id)
+		n.large = append(n.large, single)
+	default:
 		n.evidence.add(c.p, id)
 	}
 	if c.run.verdict.Valid {
@@ -97,7 +106,7 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	b.Queue(beginRuns, append(t.args(), n.verdicts, n.genuine)...)
 	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, n.genuine, t.ats, n.appraisals, n.digests)
 	if e := &n.evidence; len(e.verdicts) > 0 {
-		b.Queue(insertEvidence, e.tenants, e.verdicts, e.types, e.sizes, e.compressed, e.digests)
+		b.Queue(insertEvidence, e.args()...)
 	}
 	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, n.genuine, t.ats,
 		n.observed[0], n.observed[1], n.observed[2], n.observed[3])
@@ -122,6 +131,10 @@ func (e *endedRuns) add(c *change) {
 	e.ats, e.counts = append(e.ats, c.run.lastAt), append(e.counts, c.run.count)
 }
 
+// maxGroupedBytes is the most that a value may have to share a statement, or a batch, with others: both are put
+// together in memory, and copied as they grow.
+const maxGroupedBytes = 64 << 10
+
 type evidenceTable struct {
 	tenants, verdicts   []pgtype.UUID
 	types               []string
@@ -136,6 +149,20 @@ func (e *evidenceTable) add(p *pending, id uuid.UUID) {
 	e.tenants, e.verdicts = append(e.tenants, pgUUID(p.tenant)), append(e.verdicts, pgUUID(id))
 	e.types, e.sizes = append(e.types, p.rec.EvidenceType), append(e.sizes, len(p.rec.Evidence))
 	e.compressed, e.digests = append(e.compressed, p.prepared.evidence), append(e.digests, p.rec.EventLogHash)
+}
+
+func (e *evidenceTable) args() []any {
+	return []any{e.tenants, e.verdicts, e.types, e.sizes, e.compressed, e.digests}
+}
+
+// writeLarge writes the evidence that is too large to be gathered, one after the other.
+func (n *newRuns) writeLarge(ctx context.Context, tx pgx.Tx) error {
+	for _, e := range n.large {
+		if _, err := tx.Exec(ctx, insertEvidence, e.args()...); err != nil {
+			return fmt.Errorf("write evidence: %w", err)
+		}
+	}
+	return nil
 }
 
 // verdictSummary is what the audit record keeps of a verdict.

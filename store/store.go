@@ -74,8 +74,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	// may read a whole table instead of its index; it is told not to. One plan then fits every group, so that none
 	// is planned again: planning would cost more than a group of a few.
 	grouped, err := newPool(ctx, url, o, groupedConns, `SET enable_seqscan = off; SET enable_hashjoin = off;
-		SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan;
-		SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)`)
+		SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan`)
 	if err != nil {
 		pool.Close()
 		return nil, err

@@ -10,7 +10,8 @@ import (
 
 // AppendJSON appends the appraisal as json.Marshal writes it, as one object. It exists for the two places that
 // write every appraisal, the answer and the record: what a boot log proves is marshalled once for all machines
-// that booted it. By json.Marshal the same costs more than all checks together (BenchmarkAppraisalJSON).
+// that booted it. It takes half the time of json.Marshal (BenchmarkAppraisalJSON), which took a tenth of an
+// unchanged attestation.
 func (a *Appraisal) AppendJSON(b []byte) ([]byte, error) {
 	b, err := a.AppendMembers(append(b, '{'))
 	return append(b, '}'), err

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// calibrators are what an attestation cannot do without, measured on this machine in this run, in
+// calibrate measures what an attestation cannot do without, on this machine in this run, in
 // microseconds of CPU time. R is the first.
 func calibrate(ctx context.Context, s *system, o options, r *report) error {
 	digest := sha256.Sum256([]byte("calibration"))

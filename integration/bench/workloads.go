@@ -313,15 +313,21 @@ func (f *fleet) ima(ctx context.Context, r *report) error {
 		return m.post(log)
 	}
 	var total, service []float64
-	for range max(1, f.o.windows/2) {
-		if _, err := f.window(ctx, machines, boot); err != nil {
-			return err
+	err := f.s.profiled(ctx, f.o, "W3", func() error {
+		for range max(1, f.o.windows/2) {
+			if _, err := f.window(ctx, machines, boot); err != nil {
+				return err
+			}
+			w, err := f.window(ctx, machines, whole)
+			if err != nil {
+				return err
+			}
+			total, service = append(total, w.total), append(service, w.service)
 		}
-		w, err := f.window(ctx, machines, whole)
-		if err != nil {
-			return err
-		}
-		total, service = append(total, w.total), append(service, w.service)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	r.add("W3 IMA, 10,000 entries at once", spent{median(total), median(service)}, 4000/26.0, "2.2 ms")
 	w, err := f.windows(ctx, machines, more)
