@@ -1819,6 +1819,9 @@ type RecommendationID = openapi_types.UUID
 // RuleID defines model for RuleID.
 type RuleID = openapi_types.UUID
 
+// TokenID defines model for TokenID.
+type TokenID = openapi_types.UUID
+
 // VerdictID defines model for VerdictID.
 type VerdictID = openapi_types.UUID
 
@@ -1876,6 +1879,12 @@ type ListAPITokensParams struct {
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RevokeAPITokenParams defines parameters for RevokeAPIToken.
+type RevokeAPITokenParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -1948,6 +1957,12 @@ type CreateJoinTokenParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RevokeJoinTokenParams defines parameters for RevokeJoinToken.
+type RevokeJoinTokenParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListMachinesParams defines parameters for ListMachines.
 type ListMachinesParams struct {
 	// Limit Entries on a page.
@@ -1987,6 +2002,12 @@ type UpsertMachinesParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RevokeAttestationKeyParams defines parameters for RevokeAttestationKey.
+type RevokeAttestationKeyParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // VouchAttestationKeyParams defines parameters for VouchAttestationKey.
 type VouchAttestationKeyParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -2020,6 +2041,15 @@ type ListMachineVerdictsParams struct {
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListPoliciesParams defines parameters for ListPolicies.
+type ListPoliciesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PutPolicyParams defines parameters for PutPolicy.
@@ -2077,6 +2107,11 @@ type UpdateSuppressionRuleParams struct {
 
 // ListTrustAnchorsParams defines parameters for ListTrustAnchors.
 type ListTrustAnchorsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 }
 
@@ -2169,6 +2204,9 @@ type ServerInterface interface {
 	// CreateAPIToken Create an API token
 	// (POST /v1/api-tokens)
 	CreateAPIToken(w http.ResponseWriter, r *http.Request, params CreateAPITokenParams)
+	// RevokeAPIToken Revoke an API token
+	// (DELETE /v1/api-tokens/{token_id})
+	RevokeAPIToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeAPITokenParams)
 	// ListAssessments List assessments
 	// (GET /v1/assessments)
 	ListAssessments(w http.ResponseWriter, r *http.Request, params ListAssessmentsParams)
@@ -2205,6 +2243,9 @@ type ServerInterface interface {
 	// CreateJoinToken Create a join token
 	// (POST /v1/join-tokens)
 	CreateJoinToken(w http.ResponseWriter, r *http.Request, params CreateJoinTokenParams)
+	// RevokeJoinToken Revoke a join token
+	// (DELETE /v1/join-tokens/{token_id})
+	RevokeJoinToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeJoinTokenParams)
 	// ListMachines List machines
 	// (GET /v1/machines)
 	ListMachines(w http.ResponseWriter, r *http.Request, params ListMachinesParams)
@@ -2217,6 +2258,9 @@ type ServerInterface interface {
 	// GetMachine Get a machine
 	// (GET /v1/machines/{machine_id})
 	GetMachine(w http.ResponseWriter, r *http.Request, machineID MachineID)
+	// RevokeAttestationKey Release a machine from its keys
+	// (DELETE /v1/machines/{machine_id}/attestation-keys)
+	RevokeAttestationKey(w http.ResponseWriter, r *http.Request, machineID MachineID, params RevokeAttestationKeyParams)
 	// VouchAttestationKey Vouch for an attestation key
 	// (POST /v1/machines/{machine_id}/attestation-keys)
 	VouchAttestationKey(w http.ResponseWriter, r *http.Request, machineID MachineID, params VouchAttestationKeyParams)
@@ -2234,7 +2278,7 @@ type ServerInterface interface {
 	GetOverview(w http.ResponseWriter, r *http.Request)
 	// ListPolicies List policies
 	// (GET /v1/policies)
-	ListPolicies(w http.ResponseWriter, r *http.Request)
+	ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams)
 	// GetPolicy Get a policy
 	// (GET /v1/policies/{name})
 	GetPolicy(w http.ResponseWriter, r *http.Request, name PolicyName)
@@ -2346,6 +2390,12 @@ func (_ Unimplemented) CreateAPIToken(w http.ResponseWriter, r *http.Request, pa
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// RevokeAPIToken Revoke an API token
+// (DELETE /v1/api-tokens/{token_id})
+func (_ Unimplemented) RevokeAPIToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeAPITokenParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListAssessments List assessments
 // (GET /v1/assessments)
 func (_ Unimplemented) ListAssessments(w http.ResponseWriter, r *http.Request, params ListAssessmentsParams) {
@@ -2418,6 +2468,12 @@ func (_ Unimplemented) CreateJoinToken(w http.ResponseWriter, r *http.Request, p
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// RevokeJoinToken Revoke a join token
+// (DELETE /v1/join-tokens/{token_id})
+func (_ Unimplemented) RevokeJoinToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeJoinTokenParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListMachines List machines
 // (GET /v1/machines)
 func (_ Unimplemented) ListMachines(w http.ResponseWriter, r *http.Request, params ListMachinesParams) {
@@ -2439,6 +2495,12 @@ func (_ Unimplemented) UpsertMachines(w http.ResponseWriter, r *http.Request, pa
 // GetMachine Get a machine
 // (GET /v1/machines/{machine_id})
 func (_ Unimplemented) GetMachine(w http.ResponseWriter, r *http.Request, machineID MachineID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RevokeAttestationKey Release a machine from its keys
+// (DELETE /v1/machines/{machine_id}/attestation-keys)
+func (_ Unimplemented) RevokeAttestationKey(w http.ResponseWriter, r *http.Request, machineID MachineID, params RevokeAttestationKeyParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2474,7 +2536,7 @@ func (_ Unimplemented) GetOverview(w http.ResponseWriter, r *http.Request) {
 
 // ListPolicies List policies
 // (GET /v1/policies)
-func (_ Unimplemented) ListPolicies(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3046,6 +3108,56 @@ func (siw *ServerInterfaceWrapper) CreateAPIToken(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CreateAPIToken(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevokeAPIToken operation middleware
+func (siw *ServerInterfaceWrapper) RevokeAPIToken(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "token_id" -------------
+	var tokenID TokenID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token_id", chi.URLParam(r, "token_id"), &tokenID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "token_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RevokeAPITokenParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeAPIToken(w, r, tokenID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3645,6 +3757,56 @@ func (siw *ServerInterfaceWrapper) CreateJoinToken(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// RevokeJoinToken operation middleware
+func (siw *ServerInterfaceWrapper) RevokeJoinToken(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "token_id" -------------
+	var tokenID TokenID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token_id", chi.URLParam(r, "token_id"), &tokenID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "token_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RevokeJoinTokenParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeJoinToken(w, r, tokenID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListMachines operation middleware
 func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.Request) {
 
@@ -3894,6 +4056,56 @@ func (siw *ServerInterfaceWrapper) GetMachine(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetMachine(w, r, machineID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevokeAttestationKey operation middleware
+func (siw *ServerInterfaceWrapper) RevokeAttestationKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "machine_id" -------------
+	var machineID MachineID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "machine_id", chi.URLParam(r, "machine_id"), &machineID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "machine_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RevokeAttestationKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeAttestationKey(w, r, machineID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4177,8 +4389,40 @@ func (siw *ServerInterfaceWrapper) GetOverview(w http.ResponseWriter, r *http.Re
 // ListPolicies operation middleware
 func (siw *ServerInterfaceWrapper) ListPolicies(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPoliciesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListPolicies(w, r)
+		siw.Handler.ListPolicies(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4673,6 +4917,32 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchors(w http.ResponseWriter, r *ht
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListTrustAnchorsParams
 
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "purpose" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "purpose", r.URL.Query(), &params.Purpose, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
@@ -4963,6 +5233,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/machines/{machine_id}/baseline", wrapper.CaptureBaseline)
 	})
 	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/machines/{machine_id}/attestation-keys", wrapper.RevokeAttestationKey)
+	})
+	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/machines/{machine_id}/attestation-keys", wrapper.VouchAttestationKey)
 	})
 	r.Group(func(r chi.Router) {
@@ -5065,10 +5338,16 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/join-tokens", wrapper.CreateJoinToken)
 	})
 	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/join-tokens/{token_id}", wrapper.RevokeJoinToken)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/api-tokens", wrapper.ListAPITokens)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/api-tokens", wrapper.CreateAPIToken)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/api-tokens/{token_id}", wrapper.RevokeAPIToken)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/trust-anchors", wrapper.ListTrustAnchors)
@@ -5482,6 +5761,40 @@ type CreateAPITokendefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response CreateAPITokendefaultApplicationProblemPlusJSONResponse) VisitCreateAPITokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeAPITokenRequestObject struct {
+	TokenID TokenID `json:"token_id"`
+	Params  RevokeAPITokenParams
+}
+
+type RevokeAPITokenResponseObject interface {
+	VisitRevokeAPITokenResponse(w http.ResponseWriter) error
+}
+
+type RevokeAPIToken204Response struct {
+}
+
+func (response RevokeAPIToken204Response) VisitRevokeAPITokenResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RevokeAPITokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RevokeAPITokendefaultApplicationProblemPlusJSONResponse) VisitRevokeAPITokenResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5973,6 +6286,40 @@ func (response CreateJoinTokendefaultApplicationProblemPlusJSONResponse) VisitCr
 	return err
 }
 
+type RevokeJoinTokenRequestObject struct {
+	TokenID TokenID `json:"token_id"`
+	Params  RevokeJoinTokenParams
+}
+
+type RevokeJoinTokenResponseObject interface {
+	VisitRevokeJoinTokenResponse(w http.ResponseWriter) error
+}
+
+type RevokeJoinToken204Response struct {
+}
+
+func (response RevokeJoinToken204Response) VisitRevokeJoinTokenResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RevokeJoinTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RevokeJoinTokendefaultApplicationProblemPlusJSONResponse) VisitRevokeJoinTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListMachinesRequestObject struct {
 	Params ListMachinesParams
 }
@@ -6120,6 +6467,40 @@ type GetMachinedefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetMachinedefaultApplicationProblemPlusJSONResponse) VisitGetMachineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeAttestationKeyRequestObject struct {
+	MachineID MachineID `json:"machine_id"`
+	Params    RevokeAttestationKeyParams
+}
+
+type RevokeAttestationKeyResponseObject interface {
+	VisitRevokeAttestationKeyResponse(w http.ResponseWriter) error
+}
+
+type RevokeAttestationKey204Response struct {
+}
+
+func (response RevokeAttestationKey204Response) VisitRevokeAttestationKeyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RevokeAttestationKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RevokeAttestationKeydefaultApplicationProblemPlusJSONResponse) VisitRevokeAttestationKeyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6332,6 +6713,7 @@ func (response GetOverviewdefaultApplicationProblemPlusJSONResponse) VisitGetOve
 }
 
 type ListPoliciesRequestObject struct {
+	Params ListPoliciesParams
 }
 
 type ListPoliciesResponseObject interface {
@@ -6984,6 +7366,9 @@ type StrictServerInterface interface {
 	// CreateAPIToken Create an API token
 	// (POST /v1/api-tokens)
 	CreateAPIToken(ctx context.Context, request CreateAPITokenRequestObject) (CreateAPITokenResponseObject, error)
+	// RevokeAPIToken Revoke an API token
+	// (DELETE /v1/api-tokens/{token_id})
+	RevokeAPIToken(ctx context.Context, request RevokeAPITokenRequestObject) (RevokeAPITokenResponseObject, error)
 	// ListAssessments List assessments
 	// (GET /v1/assessments)
 	ListAssessments(ctx context.Context, request ListAssessmentsRequestObject) (ListAssessmentsResponseObject, error)
@@ -7020,6 +7405,9 @@ type StrictServerInterface interface {
 	// CreateJoinToken Create a join token
 	// (POST /v1/join-tokens)
 	CreateJoinToken(ctx context.Context, request CreateJoinTokenRequestObject) (CreateJoinTokenResponseObject, error)
+	// RevokeJoinToken Revoke a join token
+	// (DELETE /v1/join-tokens/{token_id})
+	RevokeJoinToken(ctx context.Context, request RevokeJoinTokenRequestObject) (RevokeJoinTokenResponseObject, error)
 	// ListMachines List machines
 	// (GET /v1/machines)
 	ListMachines(ctx context.Context, request ListMachinesRequestObject) (ListMachinesResponseObject, error)
@@ -7032,6 +7420,9 @@ type StrictServerInterface interface {
 	// GetMachine Get a machine
 	// (GET /v1/machines/{machine_id})
 	GetMachine(ctx context.Context, request GetMachineRequestObject) (GetMachineResponseObject, error)
+	// RevokeAttestationKey Release a machine from its keys
+	// (DELETE /v1/machines/{machine_id}/attestation-keys)
+	RevokeAttestationKey(ctx context.Context, request RevokeAttestationKeyRequestObject) (RevokeAttestationKeyResponseObject, error)
 	// VouchAttestationKey Vouch for an attestation key
 	// (POST /v1/machines/{machine_id}/attestation-keys)
 	VouchAttestationKey(ctx context.Context, request VouchAttestationKeyRequestObject) (VouchAttestationKeyResponseObject, error)
@@ -7403,6 +7794,33 @@ func (sh *strictHandler) CreateAPIToken(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// RevokeAPIToken operation middleware
+func (sh *strictHandler) RevokeAPIToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeAPITokenParams) {
+	var request RevokeAPITokenRequestObject
+
+	request.TokenID = tokenID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeAPIToken(ctx, request.(RevokeAPITokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeAPIToken")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevokeAPITokenResponseObject); ok {
+		if err := validResponse.VisitRevokeAPITokenResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListAssessments operation middleware
 func (sh *strictHandler) ListAssessments(w http.ResponseWriter, r *http.Request, params ListAssessmentsParams) {
 	var request ListAssessmentsRequestObject
@@ -7760,6 +8178,33 @@ func (sh *strictHandler) CreateJoinToken(w http.ResponseWriter, r *http.Request,
 	}
 }
 
+// RevokeJoinToken operation middleware
+func (sh *strictHandler) RevokeJoinToken(w http.ResponseWriter, r *http.Request, tokenID TokenID, params RevokeJoinTokenParams) {
+	var request RevokeJoinTokenRequestObject
+
+	request.TokenID = tokenID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeJoinToken(ctx, request.(RevokeJoinTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeJoinToken")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevokeJoinTokenResponseObject); ok {
+		if err := validResponse.VisitRevokeJoinTokenResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListMachines operation middleware
 func (sh *strictHandler) ListMachines(w http.ResponseWriter, r *http.Request, params ListMachinesParams) {
 	var request ListMachinesRequestObject
@@ -7871,6 +8316,33 @@ func (sh *strictHandler) GetMachine(w http.ResponseWriter, r *http.Request, mach
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetMachineResponseObject); ok {
 		if err := validResponse.VisitGetMachineResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RevokeAttestationKey operation middleware
+func (sh *strictHandler) RevokeAttestationKey(w http.ResponseWriter, r *http.Request, machineID MachineID, params RevokeAttestationKeyParams) {
+	var request RevokeAttestationKeyRequestObject
+
+	request.MachineID = machineID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeAttestationKey(ctx, request.(RevokeAttestationKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeAttestationKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevokeAttestationKeyResponseObject); ok {
+		if err := validResponse.VisitRevokeAttestationKeyResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -8028,8 +8500,10 @@ func (sh *strictHandler) GetOverview(w http.ResponseWriter, r *http.Request) {
 }
 
 // ListPolicies operation middleware
-func (sh *strictHandler) ListPolicies(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams) {
 	var request ListPoliciesRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListPolicies(ctx, request.(ListPoliciesRequestObject))

@@ -121,3 +121,11 @@ func (s *Server) VouchAttestationKey(ctx context.Context, req openapi.VouchAttes
 		MachineToken: s.token.MachineToken(p.tenant, key.MachineID, key.ID, s.now()),
 	}, nil
 }
+
+// RevokeAttestationKey releases a machine from its keys, so that it can enrol again.
+func (s *Server) RevokeAttestationKey(ctx context.Context, req openapi.RevokeAttestationKeyRequestObject) (openapi.RevokeAttestationKeyResponseObject, error) {
+	if err := s.store.RevokeAttestationKey(ctx, principalOf(ctx).tenant, req.MachineID, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	return openapi.RevokeAttestationKey204Response{}, nil
+}

@@ -34,12 +34,12 @@ type policyList struct {
 }
 
 // ListPolicies lists the newest version of each policy.
-func (s *Server) ListPolicies(ctx context.Context, _ openapi.ListPoliciesRequestObject) (openapi.ListPoliciesResponseObject, error) {
-	items, err := s.store.ListPolicies(ctx, principalOf(ctx).tenant)
+func (s *Server) ListPolicies(ctx context.Context, req openapi.ListPoliciesRequestObject) (openapi.ListPoliciesResponseObject, error) {
+	items, next, err := s.store.ListPolicies(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
 	if err != nil {
 		return nil, err
 	}
-	return jsonAnswer{http.StatusOK, policyList{Items: each(items, policyDTO)}}, nil
+	return jsonAnswer{http.StatusOK, policyList{Items: each(items, policyDTO), NextCursor: nextCursor(next)}}, nil
 }
 
 // GetPolicy answers the newest version of a policy.

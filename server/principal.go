@@ -142,7 +142,7 @@ func (p principal) mayCall(needs role) bool {
 	return false
 }
 
-// tokenCacheLifetime is for how long a revoked API token may still be accepted by this process.
+// tokenCacheLifetime is for how long an API token that another replica revoked may still be accepted by this one.
 const tokenCacheLifetime = 5 * time.Second
 
 const maxCachedTokens = 1024
@@ -182,6 +182,17 @@ func (c *tokenCache) put(hash [32]byte, p principal, now time.Time, expires *tim
 		clear(c.entries)
 	}
 	c.entries[hash] = cachedToken{principal: p, until: until}
+}
+
+// forget drops a token that was revoked.
+func (c *tokenCache) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for hash, e := range c.entries {
+		if e.principal.id == id {
+			delete(c.entries, hash)
+		}
+	}
 }
 
 // newSecret makes a token and the hash that is stored of it.

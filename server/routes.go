@@ -55,6 +55,7 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/machines/{machine_id}/verdicts", roleReader, api.ListMachineVerdicts},
 		{"POST", "/v1/machines/{machine_id}/baseline", roleAdmin, api.CaptureBaseline},
 		{"POST", "/v1/machines/{machine_id}/attestation-keys", roleAdmin, api.VouchAttestationKey},
+		{"DELETE", "/v1/machines/{machine_id}/attestation-keys", roleAdmin, api.RevokeAttestationKey},
 		{"GET", "/v1/verdicts/{verdict_id}", roleReader, api.GetVerdict},
 		{"GET", "/v1/verdicts/{verdict_id}/event-log", roleReader, api.GetVerdictEventLog},
 
@@ -86,8 +87,10 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/join-tokens", roleAdmin, api.ListJoinTokens},
 		{"POST", "/v1/join-tokens", roleAdmin, api.CreateJoinToken},
+		{"DELETE", "/v1/join-tokens/{token_id}", roleAdmin, api.RevokeJoinToken},
 		{"GET", "/v1/api-tokens", roleAdmin, api.ListAPITokens},
 		{"POST", "/v1/api-tokens", roleAdmin, api.CreateAPIToken},
+		{"DELETE", "/v1/api-tokens/{token_id}", roleAdmin, api.RevokeAPIToken},
 		{"GET", "/v1/trust-anchors", roleReader, api.ListTrustAnchors},
 		{"POST", "/v1/trust-anchors", roleAdmin, api.CreateTrustAnchor},
 		{"DELETE", "/v1/trust-anchors/{anchor_id}", roleAdmin, api.DeleteTrustAnchor},
@@ -126,6 +129,9 @@ func (s *Server) buildHandler(doc *openapi3.T) (http.Handler, error) {
 		}
 		router.Method(rt.method, rt.path, g)
 		mounted[rt.method+" "+rt.path] = true
+		if rt.path == "/healthz" || rt.path == "/readyz" { // load balancers probe with HEAD; net/http leaves the body out
+			router.Method(http.MethodHead, rt.path, g)
+		}
 	}
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
@@ -148,7 +154,7 @@ func operationOf(doc *openapi3.T, method, path string) *openapi3.Operation {
 
 func allowedMethods(router chi.Routes, path string) string {
 	var allowed []string
-	for _, m := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
+	for _, m := range []string{"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"} {
 		if router.Match(chi.NewRouteContext(), m, path) {
 			allowed = append(allowed, m)
 		}

@@ -103,3 +103,24 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.APITokenCreatedRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
 	}, nil
 }
+
+// RevokeJoinToken ends a join token.
+func (s *Server) RevokeJoinToken(ctx context.Context, req openapi.RevokeJoinTokenRequestObject) (openapi.RevokeJoinTokenResponseObject, error) {
+	if err := s.store.RevokeJoinToken(ctx, principalOf(ctx).tenant, req.TokenID, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	return openapi.RevokeJoinToken204Response{}, nil
+}
+
+// RevokeAPIToken ends an API token other than the caller's own.
+func (s *Server) RevokeAPIToken(ctx context.Context, req openapi.RevokeAPITokenRequestObject) (openapi.RevokeAPITokenResponseObject, error) {
+	p := principalOf(ctx)
+	if req.TokenID.String() == p.id {
+		return nil, refuse(codeConflict, "this is the token of the call itself; revoke it with another one")
+	}
+	if err := s.store.RevokeAPIToken(ctx, p.tenant, req.TokenID, s.now(), actorOf(ctx)); err != nil {
+		return nil, err
+	}
+	s.tokens.forget(req.TokenID.String())
+	return openapi.RevokeAPIToken204Response{}, nil
+}

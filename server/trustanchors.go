@@ -62,11 +62,12 @@ func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
 
 // ListTrustAnchors lists what is trusted, for one purpose or all.
 func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnchorsRequestObject) (openapi.ListTrustAnchorsResponseObject, error) {
-	items, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, text(req.Params.Purpose))
+	q := req.Params
+	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, text(q.Purpose), pageOf(q.Limit, q.Cursor))
 	if err != nil {
 		return nil, err
 	}
-	return openapi.ListTrustAnchors200JSONResponse{Items: each(items, anchorDTO)}, nil
+	return openapi.ListTrustAnchors200JSONResponse{Items: each(items, anchorDTO), NextCursor: nextCursor(next)}, nil
 }
 
 // CreateTrustAnchor trusts certificates for a purpose.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // CreateTrustAnchor stores an anchor with its certificates; the id, and who and when, are filled in.
@@ -35,10 +36,35 @@ func (s *Store) CreateTrustAnchor(ctx context.Context, tenant uuid.UUID, a Trust
 }
 
 // ListTrustAnchors lists the anchors of a purpose (empty: of all), newest first, with their certificates.
-func (s *Store) ListTrustAnchors(ctx context.Context, tenant uuid.UUID, purpose string) ([]TrustAnchor, error) {
+func (s *Store) ListTrustAnchors(ctx context.Context, tenant uuid.UUID, purpose string, page Page) (items []TrustAnchor, next string, err error) {
+	before, err := page.beforeID("trust_anchors")
+	if err != nil {
+		return nil, "", err
+	}
+	items, err = s.readTrustAnchors(ctx, tenant, purpose, before, pgtype.Int8{Int64: int64(page.limit()) + 1, Valid: true})
+	if err != nil {
+		return nil, "", fmt.Errorf("list trust anchors: %w", err)
+	}
+	items, next = cut(items, page, "trust_anchors", func(a TrustAnchor) []string { return []string{a.ID.String()} })
+	return items, next, nil
+}
+
+// TrustAnchorsFor reads all anchors of a purpose with their certificates: what a chain may end in.
+func (s *Store) TrustAnchorsFor(ctx context.Context, tenant uuid.UUID, purpose string) ([]TrustAnchor, error) {
+	all, err := s.readTrustAnchors(ctx, tenant, purpose, pgtype.UUID{}, pgtype.Int8{})
+	if err != nil {
+		return nil, fmt.Errorf("read trust anchors for %s: %w", purpose, err)
+	}
+	return all, nil
+}
+
+// readTrustAnchors reads up to limit anchors (NULL: all) that are older than before (NULL: from the newest).
+func (s *Store) readTrustAnchors(ctx context.Context, tenant uuid.UUID, purpose string, before pgtype.UUID, limit pgtype.Int8) ([]TrustAnchor, error) {
 	rows, _ := s.pool.Query(ctx, `SELECT a.anchor_id, a.name, a.purpose, a.created_by, a.created_at, c.der, c.subject, c.fingerprint, c.not_after
-		FROM trust_anchors a LEFT JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
-		WHERE a.tenant_id = $1 AND ($2 = '' OR a.purpose = $2) ORDER BY a.anchor_id DESC, c.position`, tenant, purpose)
+		FROM (SELECT * FROM trust_anchors WHERE tenant_id = $1 AND ($2 = '' OR purpose = $2) AND ($3::uuid IS NULL OR anchor_id < $3)
+			ORDER BY anchor_id DESC LIMIT $4) a
+		LEFT JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
+		ORDER BY a.anchor_id DESC, c.position`, tenant, purpose, before, limit)
 	var out []TrustAnchor
 	var a TrustAnchor
 	var der []byte
@@ -54,10 +80,7 @@ func (s *Store) ListTrustAnchors(ctx context.Context, tenant uuid.UUID, purpose 
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list trust anchors: %w", err)
-	}
-	return out, nil
+	return out, err
 }
 
 // DeleteTrustAnchor removes an anchor: chains that end in it are no longer trusted. ErrNotFound.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -22,14 +23,28 @@ func (s *Store) GetPolicy(ctx context.Context, tenant uuid.UUID, name string) (P
 	return p, nil
 }
 
-// ListPolicies lists the current versions of all policies by name.
-func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID) ([]PolicyVersion, error) {
-	rows, _ := s.pool.Query(ctx, `SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1 ORDER BY p.name`, tenant)
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
+// ListPolicies lists the current versions of policies by name.
+func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID, page Page) (items []PolicyVersion, next string, err error) {
+	key, err := decodeCursor("policies", page.Cursor, 1)
 	if err != nil {
-		return nil, fmt.Errorf("list policies: %w", err)
+		return nil, "", err
 	}
-	return all, nil
+	q := newQuery(`SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1`, tenant)
+	if key != nil {
+		if !utf8.ValidString(key[0]) {
+			return nil, "", ErrInvalidCursor
+		}
+		q.and("p.name > ?", key[0])
+	}
+	q.sql.WriteString(" ORDER BY p.name")
+	q.limit(page)
+	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
+	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
+	if err != nil {
+		return nil, "", fmt.Errorf("list policies: %w", err)
+	}
+	items, next = cut(items, page, "policies", func(p PolicyVersion) []string { return []string{p.Name} })
+	return items, next, nil
 }
 
 // PutPolicy makes the next version of a named policy, or the policy with version 1.

@@ -170,16 +170,38 @@ func eventAt(log *eventlog.Log, raw []byte, i int) string {
 // better than that of the log as it was.
 func TestTamperedLogIsNeverBetter(t *testing.T) {
 	candidates := golden(t, "sb-on-1", "sha256")
+	cmdline := []verifier.Candidate{{Reference: reference(t, `{"claims": {"kernel_cmdline": {"any_of": ["BOOT_IMAGE=/vmlinuz console=ttyS0,115200", "BOOT_IMAGE=set timeout=0"]}}}`)}}
+	healthy := map[string]bool{}
+	golden1 := loadCapture(t, "sb-on-1", "ecdsa256", "sha256")
+	for _, e := range golden1.inputs(t).Log.Events() {
+		healthy[sha256Of(e)] = true
+	}
 	lax := verifier.DefaultPolicy()
 	lax.RequireSecureBoot = false
 	for _, name := range []string{"sb-on-1", "cmdline", "grubcfg-tampered", "initrd-tampered", "mok-signed", "hw-changed", "unlogged-extend", "uki-direct"} {
 		c := loadCapture(t, name, "ecdsa256", "sha256")
 		for _, policy := range []verifier.Policy{verifier.DefaultPolicy(), lax} {
-			for _, known := range [][]verifier.Candidate{nil, candidates} {
+			for _, known := range [][]verifier.Candidate{nil, candidates, madeByHand(t, candidates, 1<<24-1), madeByHand(t, candidates, 1<<8), cmdline} {
 				in := c.inputs(t)
 				in.Policy, in.Candidates = policy, known
 				before := verifier.Appraise(c.ev, in)
-				for what, log := range tamperings(in.Log, c.ev.EventLog) {
+				logs := tamperings(in.Log, c.ev.EventLog)
+				logs["every strange event rewritten as a boot option"] = rewriteAll(in.Log, c.ev.EventLog, func(e eventlog.Event, preimage []byte) []byte {
+					if healthy[sha256Of(e)] {
+						return nil
+					}
+					return bootVariable("Boot0001", preimage)
+				})
+				logs["the command line relabelled"] = rewriteAll(in.Log, c.ev.EventLog, func(_ eventlog.Event, preimage []byte) []byte {
+					if string(preimage) == "set timeout=0" {
+						return []byte("kernel_cmdline: set timeout=0\x00")
+					}
+					if bytes.HasPrefix(preimage, []byte("/vmlinuz")) {
+						return slices.Concat([]byte("grub_cmd: "), preimage, []byte{0})
+					}
+					return nil
+				})
+				for what, log := range logs {
 					ev := *c.ev
 					ev.EventLog = log
 					mutated := in
@@ -192,6 +214,68 @@ func TestTamperedLogIsNeverBetter(t *testing.T) {
 			}
 		}
 	}
+}
+
+// madeByHand is the reference as a person would write it: nothing is required to be there.
+func madeByHand(t *testing.T, captured []verifier.Candidate, pcrs uint32) []verifier.Candidate {
+	t.Helper()
+	var values verifier.ReferenceValues
+	for _, e := range captured[0].Reference.Values().Events {
+		if e.Required = false; pcrs&(1<<e.PCR) != 0 {
+			values.Events = append(values.Events, e)
+		}
+	}
+	ref, err := verifier.CompileReference(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []verifier.Candidate{{Baseline: captured[0].Baseline, Reference: ref}}
+}
+
+func sha256Of(e eventlog.Event) string {
+	for _, d := range e.Digests {
+		if d.Alg == tpm.SHA256 {
+			return string(d.Bytes)
+		}
+	}
+	return ""
+}
+
+// rewriteAll gives events other data around the same preimage, where data answers any.
+func rewriteAll(log *eventlog.Log, raw []byte, data func(e eventlog.Event, preimage []byte) []byte) []byte {
+	var out []byte
+	events := log.Events()
+	for i, e := range events {
+		end := len(raw)
+		if i+1 < len(events) {
+			end = events[i+1].Offset
+		}
+		record := raw[e.Offset:end]
+		if start, n := coveredPart(e); n > 0 && e.Extended {
+			if d := data(e, e.Data[start:start+n]); d != nil {
+				record = withData(record, len(e.Data), d)
+			}
+		}
+		out = append(out, record...)
+	}
+	return out
+}
+
+// withData gives the record other data.
+func withData(record []byte, length int, data []byte) []byte {
+	head := record[:len(record)-length-4]
+	return append(binary.LittleEndian.AppendUint32(bytes.Clone(head), uint32(len(data))), data...)
+}
+
+// bootVariable is a UEFI_VARIABLE_DATA of the EFI global vendor.
+func bootVariable(name string, value []byte) []byte {
+	out := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c}
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(name)))
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(value)))
+	for _, c := range name {
+		out = append(out, byte(c), 0)
+	}
+	return append(out, value...)
 }
 
 func tamperings(log *eventlog.Log, raw []byte) map[string][]byte {
@@ -218,6 +302,16 @@ func tamperings(log *eventlog.Log, raw []byte) map[string][]byte {
 		out[name+" repeated"] = slices.Concat(raw[:end(i)], record, raw[end(i):])
 		out[name+" appended again at the end"] = slices.Concat(raw, record)
 		out[name+" dropped"] = slices.Concat(raw[:e.Offset], raw[end(i):])
+		if start, n := coveredPart(e); n > 0 {
+			// The same digest, its preimage dressed up as something that only names the machine.
+			preimage := e.Data[start : start+n]
+			for _, variable := range []string{"Boot0001", "BootOrder"} {
+				out[name+" rewritten as "+variable] = slices.Concat(raw[:e.Offset], withData(record, len(e.Data), bootVariable(variable, preimage)), raw[end(i):])
+			}
+			for _, prefix := range []string{"grub_cmd: ", "kernel_cmdline: "} {
+				out[name+" rewritten as "+prefix] = slices.Concat(raw[:e.Offset], withData(record, len(e.Data), append([]byte(prefix), preimage...)), raw[end(i):])
+			}
+		}
 	}
 	return out
 }

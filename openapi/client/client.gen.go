@@ -1819,6 +1819,9 @@ type RecommendationID = openapi_types.UUID
 // RuleID defines model for RuleID.
 type RuleID = openapi_types.UUID
 
+// TokenID defines model for TokenID.
+type TokenID = openapi_types.UUID
+
 // VerdictID defines model for VerdictID.
 type VerdictID = openapi_types.UUID
 
@@ -1876,6 +1879,12 @@ type ListAPITokensParams struct {
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RevokeAPITokenParams defines parameters for RevokeAPIToken.
+type RevokeAPITokenParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -1954,6 +1963,12 @@ type CreateJoinTokenParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RevokeJoinTokenParams defines parameters for RevokeJoinToken.
+type RevokeJoinTokenParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListMachinesParams defines parameters for ListMachines.
 type ListMachinesParams struct {
 	// Limit Entries on a page.
@@ -1989,6 +2004,12 @@ type UpsertMachineParams struct {
 
 // UpsertMachinesParams defines parameters for UpsertMachines.
 type UpsertMachinesParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RevokeAttestationKeyParams defines parameters for RevokeAttestationKey.
+type RevokeAttestationKeyParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -2038,6 +2059,15 @@ type ListMachineVerdictsParams struct {
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListPoliciesParams defines parameters for ListPolicies.
+type ListPoliciesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PutPolicyParams defines parameters for PutPolicy.
@@ -2095,6 +2125,11 @@ type UpdateSuppressionRuleParams struct {
 
 // ListTrustAnchorsParams defines parameters for ListTrustAnchors.
 type ListTrustAnchorsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 }
 
@@ -2244,12 +2279,14 @@ type ClientInterface interface {
 
 	// GetHealth The process is alive
 	//
+	// HEAD is answered likewise, without the body.
+	//
 	// Corresponds with GET /healthz (the `GetHealth` operationId).
 	GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetReadiness The service can do its work
 	//
-	// The database answers, its schema is of this version, and the signing keys are there.
+	// The database answers, its schema is of this version, and the signing keys are there. HEAD is answered likewise, without the body.
 	//
 	// Corresponds with GET /readyz (the `GetReadiness` operationId).
 	GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2314,6 +2351,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/api-tokens (the `CreateAPIToken` operationId).
 	CreateAPIToken(ctx context.Context, params *CreateAPITokenParams, body CreateAPITokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeAPIToken Revoke an API token
+	//
+	// The token is refused from then on; another replica of the service may still accept it for five seconds. The token of the call itself cannot be revoked by it (`conflict`), so that one administrator is always left.
+	//
+	// Corresponds with DELETE /v1/api-tokens/{token_id} (the `RevokeAPIToken` operationId).
+	RevokeAPIToken(ctx context.Context, tokenID TokenID, params *RevokeAPITokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListAssessments List assessments
 	//
@@ -2474,6 +2518,13 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/join-tokens (the `CreateJoinToken` operationId).
 	CreateJoinToken(ctx context.Context, params *CreateJoinTokenParams, body CreateJoinTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RevokeJoinToken Revoke a join token
+	//
+	// Nothing enrols with it any more. Machines that it has admitted stay, and an enrolment that is waiting for its activation may be completed.
+	//
+	// Corresponds with DELETE /v1/join-tokens/{token_id} (the `RevokeJoinToken` operationId).
+	RevokeJoinToken(ctx context.Context, tokenID TokenID, params *RevokeJoinTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListMachines List machines
 	//
 	// Corresponds with GET /v1/machines (the `ListMachines` operationId).
@@ -2519,6 +2570,17 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/machines/{machine_id} (the `GetMachine` operationId).
 	GetMachine(ctx context.Context, machineID MachineID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeAttestationKey Release a machine from its keys
+	//
+	// The way out of `identity_conflict`: for a machine that was reinstalled and lost its attestation key,
+	// whose TPM or mainboard was replaced, or that is no longer trusted. Revokes the active attestation key
+	// and forgets the EK and what is remembered of the key's quotes (clock, event log, IMA list), so that a
+	// machine with this name or external id may enrol again, with whatever keys. The machine's tokens stop
+	// working, its evidence is refused, and pending enrolments end. Verdicts, findings and baselines stay.
+	//
+	// Corresponds with DELETE /v1/machines/{machine_id}/attestation-keys (the `RevokeAttestationKey` operationId).
+	RevokeAttestationKey(ctx context.Context, machineID MachineID, params *RevokeAttestationKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// VouchAttestationKeyWithBody Vouch for an attestation key
 	//
@@ -2614,10 +2676,10 @@ type ClientInterface interface {
 
 	// ListPolicies List policies
 	//
-	// The newest version of each, all on one page.
+	// The newest version of each, by name.
 	//
 	// Corresponds with GET /v1/policies (the `ListPolicies` operationId).
-	ListPolicies(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListPolicies(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetPolicy Get a policy
 	//
@@ -2721,8 +2783,6 @@ type ClientInterface interface {
 
 	// ListTrustAnchors List trust anchors
 	//
-	// All on one page.
-	//
 	// Corresponds with GET /v1/trust-anchors (the `ListTrustAnchors` operationId).
 	ListTrustAnchors(ctx context.Context, params *ListTrustAnchorsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -2777,6 +2837,8 @@ func (c *Client) GetJWKS(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 
 // GetHealth The process is alive
 //
+// HEAD is answered likewise, without the body.
+//
 // Corresponds with GET /healthz (the `GetHealth` operationId).
 func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHealthRequest(c.Server)
@@ -2792,7 +2854,7 @@ func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (
 
 // GetReadiness The service can do its work
 //
-// The database answers, its schema is of this version, and the signing keys are there.
+// The database answers, its schema is of this version, and the signing keys are there. HEAD is answered likewise, without the body.
 //
 // Corresponds with GET /readyz (the `GetReadiness` operationId).
 func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2948,6 +3010,23 @@ func (c *Client) CreateAPITokenWithBody(ctx context.Context, params *CreateAPITo
 // Corresponds with POST /v1/api-tokens (the `CreateAPIToken` operationId).
 func (c *Client) CreateAPIToken(ctx context.Context, params *CreateAPITokenParams, body CreateAPITokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCreateAPITokenRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeAPIToken Revoke an API token
+//
+// The token is refused from then on; another replica of the service may still accept it for five seconds. The token of the call itself cannot be revoked by it (`conflict`), so that one administrator is always left.
+//
+// Corresponds with DELETE /v1/api-tokens/{token_id} (the `RevokeAPIToken` operationId).
+func (c *Client) RevokeAPIToken(ctx context.Context, tokenID TokenID, params *RevokeAPITokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeAPITokenRequest(c.Server, tokenID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3307,6 +3386,23 @@ func (c *Client) CreateJoinToken(ctx context.Context, params *CreateJoinTokenPar
 	return c.Client.Do(req)
 }
 
+// RevokeJoinToken Revoke a join token
+//
+// Nothing enrols with it any more. Machines that it has admitted stay, and an enrolment that is waiting for its activation may be completed.
+//
+// Corresponds with DELETE /v1/join-tokens/{token_id} (the `RevokeJoinToken` operationId).
+func (c *Client) RevokeJoinToken(ctx context.Context, tokenID TokenID, params *RevokeJoinTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeJoinTokenRequest(c.Server, tokenID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListMachines List machines
 //
 // Corresponds with GET /v1/machines (the `ListMachines` operationId).
@@ -3403,6 +3499,27 @@ func (c *Client) UpsertMachines(ctx context.Context, params *UpsertMachinesParam
 // Corresponds with GET /v1/machines/{machine_id} (the `GetMachine` operationId).
 func (c *Client) GetMachine(ctx context.Context, machineID MachineID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetMachineRequest(c.Server, machineID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeAttestationKey Release a machine from its keys
+//
+// The way out of `identity_conflict`: for a machine that was reinstalled and lost its attestation key,
+// whose TPM or mainboard was replaced, or that is no longer trusted. Revokes the active attestation key
+// and forgets the EK and what is remembered of the key's quotes (clock, event log, IMA list), so that a
+// machine with this name or external id may enrol again, with whatever keys. The machine's tokens stop
+// working, its evidence is refused, and pending enrolments end. Verdicts, findings and baselines stay.
+//
+// Corresponds with DELETE /v1/machines/{machine_id}/attestation-keys (the `RevokeAttestationKey` operationId).
+func (c *Client) RevokeAttestationKey(ctx context.Context, machineID MachineID, params *RevokeAttestationKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeAttestationKeyRequest(c.Server, machineID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3607,11 +3724,11 @@ func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn)
 
 // ListPolicies List policies
 //
-// The newest version of each, all on one page.
+// The newest version of each, by name.
 //
 // Corresponds with GET /v1/policies (the `ListPolicies` operationId).
-func (c *Client) ListPolicies(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListPoliciesRequest(c.Server)
+func (c *Client) ListPolicies(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPoliciesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3863,8 +3980,6 @@ func (c *Client) UpdateSuppressionRule(ctx context.Context, ruleID RuleID, param
 }
 
 // ListTrustAnchors List trust anchors
-//
-// All on one page.
 //
 // Corresponds with GET /v1/trust-anchors (the `ListTrustAnchors` operationId).
 func (c *Client) ListTrustAnchors(ctx context.Context, params *ListTrustAnchorsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4523,6 +4638,55 @@ func NewCreateAPITokenRequestWithBody(server string, params *CreateAPITokenParam
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRevokeAPITokenRequest constructs an http.Request for the RevokeAPIToken method
+func NewRevokeAPITokenRequest(server string, tokenID TokenID, params *RevokeAPITokenParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "token_id", tokenID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/api-tokens/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	if params != nil {
 
@@ -5323,6 +5487,55 @@ func NewCreateJoinTokenRequestWithBody(server string, params *CreateJoinTokenPar
 	return req, nil
 }
 
+// NewRevokeJoinTokenRequest constructs an http.Request for the RevokeJoinToken method
+func NewRevokeJoinTokenRequest(server string, tokenID TokenID, params *RevokeJoinTokenParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "token_id", tokenID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/join-tokens/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListMachinesRequest constructs an http.Request for the ListMachines method
 func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Request, error) {
 	var err error
@@ -5624,6 +5837,55 @@ func NewGetMachineRequest(server string, machineID MachineID) (*http.Request, er
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRevokeAttestationKeyRequest constructs an http.Request for the RevokeAttestationKey method
+func NewRevokeAttestationKeyRequest(server string, machineID MachineID, params *RevokeAttestationKeyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "machine_id", machineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/machines/%s/attestation-keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -6071,7 +6333,7 @@ func NewGetOverviewRequest(server string) (*http.Request, error) {
 }
 
 // NewListPoliciesRequest constructs an http.Request for the ListPolicies method
-func NewListPoliciesRequest(server string) (*http.Request, error) {
+func NewListPoliciesRequest(server string, params *ListPoliciesParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -6087,6 +6349,45 @@ func NewListPoliciesRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -6709,6 +7010,30 @@ func NewListTrustAnchorsRequest(server string, params *ListTrustAnchorsParams) (
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Purpose != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "purpose", *params.Purpose, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
@@ -6962,6 +7287,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetHealthWithResponse The process is alive
 	//
+	// HEAD is answered likewise, without the body.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /healthz (the `GetHealth` operationId).
@@ -6969,7 +7296,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetReadinessWithResponse The service can do its work
 	//
-	// The database answers, its schema is of this version, and the signing keys are there.
+	// The database answers, its schema is of this version, and the signing keys are there. HEAD is answered likewise, without the body.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -7050,6 +7377,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/api-tokens (the `CreateAPIToken` operationId).
 	CreateAPITokenWithResponse(ctx context.Context, params *CreateAPITokenParams, body CreateAPITokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAPITokenResponse, error)
+
+	// RevokeAPITokenWithResponse Revoke an API token
+	//
+	// The token is refused from then on; another replica of the service may still accept it for five seconds. The token of the call itself cannot be revoked by it (`conflict`), so that one administrator is always left.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/api-tokens/{token_id} (the `RevokeAPIToken` operationId).
+	RevokeAPITokenWithResponse(ctx context.Context, tokenID TokenID, params *RevokeAPITokenParams, reqEditors ...RequestEditorFn) (*RevokeAPITokenResponse, error)
 
 	// ListAssessmentsWithResponse List assessments
 	//
@@ -7224,6 +7560,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/join-tokens (the `CreateJoinToken` operationId).
 	CreateJoinTokenWithResponse(ctx context.Context, params *CreateJoinTokenParams, body CreateJoinTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateJoinTokenResponse, error)
 
+	// RevokeJoinTokenWithResponse Revoke a join token
+	//
+	// Nothing enrols with it any more. Machines that it has admitted stay, and an enrolment that is waiting for its activation may be completed.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/join-tokens/{token_id} (the `RevokeJoinToken` operationId).
+	RevokeJoinTokenWithResponse(ctx context.Context, tokenID TokenID, params *RevokeJoinTokenParams, reqEditors ...RequestEditorFn) (*RevokeJoinTokenResponse, error)
+
 	// ListMachinesWithResponse List machines
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -7273,6 +7618,19 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/machines/{machine_id} (the `GetMachine` operationId).
 	GetMachineWithResponse(ctx context.Context, machineID MachineID, reqEditors ...RequestEditorFn) (*GetMachineResponse, error)
+
+	// RevokeAttestationKeyWithResponse Release a machine from its keys
+	//
+	// The way out of `identity_conflict`: for a machine that was reinstalled and lost its attestation key,
+	// whose TPM or mainboard was replaced, or that is no longer trusted. Revokes the active attestation key
+	// and forgets the EK and what is remembered of the key's quotes (clock, event log, IMA list), so that a
+	// machine with this name or external id may enrol again, with whatever keys. The machine's tokens stop
+	// working, its evidence is refused, and pending enrolments end. Verdicts, findings and baselines stay.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/machines/{machine_id}/attestation-keys (the `RevokeAttestationKey` operationId).
+	RevokeAttestationKeyWithResponse(ctx context.Context, machineID MachineID, params *RevokeAttestationKeyParams, reqEditors ...RequestEditorFn) (*RevokeAttestationKeyResponse, error)
 
 	// VouchAttestationKeyWithBodyWithResponse Vouch for an attestation key
 	//
@@ -7374,12 +7732,12 @@ type ClientWithResponsesInterface interface {
 
 	// ListPoliciesWithResponse List policies
 	//
-	// The newest version of each, all on one page.
+	// The newest version of each, by name.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/policies (the `ListPolicies` operationId).
-	ListPoliciesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error)
+	ListPoliciesWithResponse(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error)
 
 	// GetPolicyWithResponse Get a policy
 	//
@@ -7494,8 +7852,6 @@ type ClientWithResponsesInterface interface {
 	UpdateSuppressionRuleWithResponse(ctx context.Context, ruleID RuleID, params *UpdateSuppressionRuleParams, body UpdateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateSuppressionRuleResponse, error)
 
 	// ListTrustAnchorsWithResponse List trust anchors
-	//
-	// All on one page.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -8062,6 +8418,47 @@ func (r CreateAPITokenResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateAPITokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RevokeAPITokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeAPITokenResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeAPITokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeAPITokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeAPITokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeAPITokenResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8692,6 +9089,47 @@ func (r CreateJoinTokenResponse) ContentType() string {
 	return ""
 }
 
+type RevokeJoinTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeJoinTokenResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeJoinTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeJoinTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeJoinTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeJoinTokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListMachinesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8878,6 +9316,47 @@ func (r GetMachineResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetMachineResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RevokeAttestationKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeAttestationKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeAttestationKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeAttestationKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeAttestationKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeAttestationKeyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -9984,6 +10463,8 @@ func (c *ClientWithResponses) GetJWKSWithResponse(ctx context.Context, reqEditor
 
 // GetHealthWithResponse The process is alive
 //
+// HEAD is answered likewise, without the body.
+//
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /healthz (the `GetHealth` operationId).
@@ -9997,7 +10478,7 @@ func (c *ClientWithResponses) GetHealthWithResponse(ctx context.Context, reqEdit
 
 // GetReadinessWithResponse The service can do its work
 //
-// The database answers, its schema is of this version, and the signing keys are there.
+// The database answers, its schema is of this version, and the signing keys are there. HEAD is answered likewise, without the body.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -10137,6 +10618,21 @@ func (c *ClientWithResponses) CreateAPITokenWithResponse(ctx context.Context, pa
 		return nil, err
 	}
 	return ParseCreateAPITokenResponse(rsp)
+}
+
+// RevokeAPITokenWithResponse Revoke an API token
+//
+// The token is refused from then on; another replica of the service may still accept it for five seconds. The token of the call itself cannot be revoked by it (`conflict`), so that one administrator is always left.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/api-tokens/{token_id} (the `RevokeAPIToken` operationId).
+func (c *ClientWithResponses) RevokeAPITokenWithResponse(ctx context.Context, tokenID TokenID, params *RevokeAPITokenParams, reqEditors ...RequestEditorFn) (*RevokeAPITokenResponse, error) {
+	rsp, err := c.RevokeAPIToken(ctx, tokenID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeAPITokenResponse(rsp)
 }
 
 // ListAssessmentsWithResponse List assessments
@@ -10426,6 +10922,21 @@ func (c *ClientWithResponses) CreateJoinTokenWithResponse(ctx context.Context, p
 	return ParseCreateJoinTokenResponse(rsp)
 }
 
+// RevokeJoinTokenWithResponse Revoke a join token
+//
+// Nothing enrols with it any more. Machines that it has admitted stay, and an enrolment that is waiting for its activation may be completed.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/join-tokens/{token_id} (the `RevokeJoinToken` operationId).
+func (c *ClientWithResponses) RevokeJoinTokenWithResponse(ctx context.Context, tokenID TokenID, params *RevokeJoinTokenParams, reqEditors ...RequestEditorFn) (*RevokeJoinTokenResponse, error) {
+	rsp, err := c.RevokeJoinToken(ctx, tokenID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeJoinTokenResponse(rsp)
+}
+
 // ListMachinesWithResponse List machines
 //
 // Returns a wrapper object for the known response body format(s).
@@ -10510,6 +11021,25 @@ func (c *ClientWithResponses) GetMachineWithResponse(ctx context.Context, machin
 		return nil, err
 	}
 	return ParseGetMachineResponse(rsp)
+}
+
+// RevokeAttestationKeyWithResponse Release a machine from its keys
+//
+// The way out of `identity_conflict`: for a machine that was reinstalled and lost its attestation key,
+// whose TPM or mainboard was replaced, or that is no longer trusted. Revokes the active attestation key
+// and forgets the EK and what is remembered of the key's quotes (clock, event log, IMA list), so that a
+// machine with this name or external id may enrol again, with whatever keys. The machine's tokens stop
+// working, its evidence is refused, and pending enrolments end. Verdicts, findings and baselines stay.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/machines/{machine_id}/attestation-keys (the `RevokeAttestationKey` operationId).
+func (c *ClientWithResponses) RevokeAttestationKeyWithResponse(ctx context.Context, machineID MachineID, params *RevokeAttestationKeyParams, reqEditors ...RequestEditorFn) (*RevokeAttestationKeyResponse, error) {
+	rsp, err := c.RevokeAttestationKey(ctx, machineID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeAttestationKeyResponse(rsp)
 }
 
 // VouchAttestationKeyWithBodyWithResponse Vouch for an attestation key
@@ -10672,13 +11202,13 @@ func (c *ClientWithResponses) GetOverviewWithResponse(ctx context.Context, reqEd
 
 // ListPoliciesWithResponse List policies
 //
-// The newest version of each, all on one page.
+// The newest version of each, by name.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/policies (the `ListPolicies` operationId).
-func (c *ClientWithResponses) ListPoliciesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error) {
-	rsp, err := c.ListPolicies(ctx, reqEditors...)
+func (c *ClientWithResponses) ListPoliciesWithResponse(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error) {
+	rsp, err := c.ListPolicies(ctx, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -10882,8 +11412,6 @@ func (c *ClientWithResponses) UpdateSuppressionRuleWithResponse(ctx context.Cont
 }
 
 // ListTrustAnchorsWithResponse List trust anchors
-//
-// All on one page.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -11326,6 +11854,35 @@ func ParseCreateAPITokenResponse(rsp *http.Response) (*CreateAPITokenResponse, e
 	return response, nil
 }
 
+// ParseRevokeAPITokenResponse parses an HTTP response from a RevokeAPITokenWithResponse call
+func ParseRevokeAPITokenResponse(rsp *http.Response) (*RevokeAPITokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeAPITokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListAssessmentsResponse parses an HTTP response from a ListAssessmentsWithResponse call
 func ParseListAssessmentsResponse(rsp *http.Response) (*ListAssessmentsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -11755,6 +12312,35 @@ func ParseCreateJoinTokenResponse(rsp *http.Response) (*CreateJoinTokenResponse,
 	return response, nil
 }
 
+// ParseRevokeJoinTokenResponse parses an HTTP response from a RevokeJoinTokenWithResponse call
+func ParseRevokeJoinTokenResponse(rsp *http.Response) (*RevokeJoinTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeJoinTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListMachinesResponse parses an HTTP response from a ListMachinesWithResponse call
 func ParseListMachinesResponse(rsp *http.Response) (*ListMachinesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -11874,6 +12460,35 @@ func ParseGetMachineResponse(rsp *http.Response) (*GetMachineResponse, error) {
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRevokeAttestationKeyResponse parses an HTTP response from a RevokeAttestationKeyWithResponse call
+func ParseRevokeAttestationKeyResponse(rsp *http.Response) (*RevokeAttestationKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeAttestationKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

@@ -121,7 +121,7 @@ func (s *Service) proveAKByCertificate(ctx context.Context, tenant uuid.UUID, re
 // anchors are the tenant's anchors of a purpose, and as intermediates the chain that came with the
 // request. An anchor is trusted as it stands, whether or not it is self-signed.
 func (s *Service) anchors(ctx context.Context, tenant uuid.UUID, purpose, pointer string, chain [][]byte) (roots, intermediates []*x509.Certificate, err error) {
-	stored, err := s.store.ListTrustAnchors(ctx, tenant, purpose)
+	stored, err := s.store.TrustAnchorsFor(ctx, tenant, purpose)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read trust anchors: %w", err)
 	}

@@ -37,12 +37,29 @@ func bootOrder(value []byte) []string {
 	return out
 }
 
+// isBootOrder tells whether value is a list of boot options, each once: what any other data hardly is.
+func isBootOrder(value []byte) bool {
+	if len(value) == 0 || len(value)%2 != 0 || len(value) > 2*maxBootOptions {
+		return false
+	}
+	seen := make(map[uint16]bool, len(value)/2)
+	for i := 0; i < len(value); i += 2 {
+		n := binary.LittleEndian.Uint16(value[i:])
+		if seen[n] {
+			return false
+		}
+		seen[n] = true
+	}
+	return true
+}
+
 // maxBootOptions is the most boot options that a claim or description lists.
 const maxBootOptions = 128
 
 func bootMeaning(m *meaning, name string, value []byte) {
-	m.component, m.machineSpecific = ComponentBootOrder, true
+	m.component = ComponentBootOrder
 	if name == "BootOrder" || name == "BootNext" {
+		m.machineSpecific = isBootOrder(value)
 		m.description = printable("boot order: " + strings.Join(bootOrder(value), ", "))
 		return
 	}
@@ -51,6 +68,7 @@ func bootMeaning(m *meaning, name string, value []byte) {
 		m.description = fmt.Sprintf("boot option %s, %s", name, plural(len(value), "byte"))
 		return
 	}
+	m.machineSpecific = true
 	m.description = fmt.Sprintf("boot option %s: %q", name, o.description)
 	if path := devicePath(o.path); path != "" {
 		m.description = printable(m.description + ", " + path)

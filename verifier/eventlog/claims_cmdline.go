@@ -2,11 +2,13 @@ package eventlog
 
 import (
 	"bytes"
+	"strings"
 )
 
 // commandLineReader finds kernel, initrd and command line of a Linux boot.
 type commandLineReader struct {
-	grub    *string  // the last "kernel_cmdline" of GRUB
+	linux   *string  // what GRUB's last command "linux" named: kernel and its command line
+	grub    *string  // the command line that GRUB measured for it
 	systemd *string  // the last command line that systemd-boot or systemd-stub measured
 	options []Digest // what the kernel's EFI stub was given
 	section []Digest // the .cmdline section of a unified kernel image
@@ -46,16 +48,38 @@ func (r *commandLineReader) read(c *Claims, e *Event) {
 	}
 }
 
+// grubLine takes a line of PCR 8. GRUB hashes it without its prefix, so that nothing proves whether it
+// was a command or a command line: the kernel's line is the one that follows the last command "linux"
+// and repeats its arguments, whatever either is labelled.
 func (r *commandLineReader) grubLine(c *Claims, g grubText) {
-	if g.kernelCmdline {
+	if args, ok := linuxArguments(string(g.line)); ok {
+		r.linux, r.grub = &args, nil
+	} else if r.linux != nil && unquoted(string(g.line)) == unquoted(*r.linux) {
 		line := "BOOT_IMAGE=" + string(g.line) // GRUB hashes the line without it (loader/i386/linux.c)
 		r.grub = &line
+	}
+	if g.kernelCmdline {
 		return
 	}
 	r.decoder.command(g.line)
 	if len(c.GRUBCommands) < maxCommands {
 		c.GRUBCommands = append(c.GRUBCommands, printable(string(g.line[:min(len(g.line), maxText+1)])))
 	}
+}
+
+// linuxArguments is what follows one of GRUB's commands that load a Linux kernel.
+func linuxArguments(line string) (args string, ok bool) {
+	command, args, found := strings.Cut(line, " ")
+	switch command {
+	case "linux", "linuxefi", "linux16":
+		return args, found
+	}
+	return "", false
+}
+
+// unquoted drops what GRUB's parser and loader quote differently.
+func unquoted(s string) string {
+	return strings.NewReplacer(`"`, "", `'`, "", `\`, "").Replace(s)
 }
 
 func (r *commandLineReader) initrd(c *Claims, name string, e *Event) {

@@ -97,10 +97,24 @@ func (d *decoder) decode(e *Event) {
 		m = d.byType(e)
 	}
 	e.Component, e.Key, e.Description = m.component, m.key, m.description
-	e.MachineSpecific = m.machineSpecific && e.Covered
+	e.MachineSpecific = m.machineSpecific && e.Covered && ownPCR(m.component, e.PCR)
 	if !e.Extended {
 		e.Covered = false
 	}
+}
+
+// ownPCR tells whether firmware measures the machine's own things of that kind into the PCR: elsewhere
+// data that looks like them is something else, dressed up to be passed over.
+func ownPCR(c Component, pcr int) bool {
+	switch c {
+	case ComponentBootOrder:
+		return pcr == 1
+	case ComponentPartitionTable:
+		return pcr == 5
+	case ComponentWindows:
+		return pcr >= 11 && pcr <= 14
+	}
+	return false
 }
 
 // bySelf decodes data that says what it is.

@@ -19,6 +19,8 @@ type Partition struct {
 type PartitionTable struct {
 	Disk       string      `json:"disk"` // GUID
 	Partitions []Partition `json:"partitions"`
+
+	exact bool // nothing follows the last entry
 }
 
 const gptHeaderSize = 92
@@ -43,6 +45,7 @@ func parseGPT(data []byte) (t PartitionTable, ok bool) {
 	if size < 128 || size > 4096 || count > uint64(len(entries))/size {
 		return t, false
 	}
+	t.exact = count*size == uint64(len(entries))
 	for range min(count, maxPartitions) {
 		e := entries[:size]
 		t.Partitions = append(t.Partitions, Partition{
@@ -63,12 +66,13 @@ func partitionName(b []byte) string {
 }
 
 func gptMeaning(data []byte) meaning {
-	m := meaning{component: ComponentPartitionTable, key: "gpt", machineSpecific: true}
+	m := meaning{component: ComponentPartitionTable, key: "gpt"}
 	t, ok := parseGPT(data)
 	if !ok {
 		m.description = "GUID partition table (malformed)"
 		return m
 	}
+	m.machineSpecific = t.exact
 	m.description = fmt.Sprintf("GPT of disk %s: %s", t.Disk, plural(len(t.Partitions), "partition"))
 	return m
 }

@@ -90,7 +90,7 @@ func isSIPA(data []byte) bool {
 func (d *decoder) windows(e *Event) meaning {
 	d.sipa[e.PCR]++
 	m := meaning{component: ComponentWindows, key: fmt.Sprintf("windows:%d", d.sipa[e.PCR])}
-	modules, events := 0, 0
+	modules, events, counters := 0, 0, 0
 	var remarks []string
 	walkSIPA(e.Data, func(_ int, id uint32, value []byte) {
 		events++
@@ -98,7 +98,7 @@ func (d *decoder) windows(e *Event) meaning {
 		case sipaModuleAggregation:
 			modules++
 		case sipaBootCounter, sipaEventCounter:
-			m.machineSpecific = true
+			counters++
 		}
 		if name, bad := sipaSwitches[id]; bad && nonZero(value) && len(remarks) < 8 {
 			remarks = append(remarks, name+" is on")
@@ -107,6 +107,7 @@ func (d *decoder) windows(e *Event) meaning {
 			remarks = append(remarks, "code integrity is OFF")
 		}
 	})
+	m.machineSpecific = events > 0 && events == counters // and nothing beside them
 	m.description = "Windows boot: " + plural(events, "event")
 	if modules > 0 {
 		m.description += ", " + plural(modules, "loaded module")

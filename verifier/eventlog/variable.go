@@ -123,6 +123,8 @@ func (d *decoder) variable(e *Event, v variable) meaning {
 		secureBootMeaning(&m, name, v.value)
 	case bootVariable(name):
 		bootMeaning(&m, name, v.value)
+		// The name may be unproven, so that the value itself must be what it is called.
+		m.machineSpecific = m.machineSpecific && v.vendor == guidGlobal
 	default:
 		m.description = fmt.Sprintf("UEFI variable %s (%s), %s", printable(name), guid(v.vendor[:]), plural(len(v.value), "byte"))
 	}
