@@ -90,8 +90,8 @@ const maxCandidates = 16
 //
 // Versions of one baseline that are valid at once are alternatives, the active one before those in
 // grace. A more specific baseline lies over a less specific one: what it names (a PCR, a claim, the file
-// list) replaces what the other says of it. Baselines of equal specificity are alternatives where they
-// judge the same things, and add up where they do not.
+// list) replaces what the other says of it. Baselines of equal specificity are alternatives in what both
+// judge, and add up in what only one does.
 func Effective(layers []Layer) []verifier.Candidate {
 	var out []verifier.Candidate
 	for _, tier := range tiers(layers) {
@@ -156,7 +156,9 @@ func combine(over, under []verifier.Candidate, alternatives bool) []verifier.Can
 		return over
 	}
 	if alternatives && over[0].Reference.Overlaps(under[0].Reference) {
-		return bounded(append(over, under...))
+		// Each choice is completed by the other, so that a baseline that judges little does not switch off
+		// one that judges more.
+		return bounded(append(complete(over, under[0].Reference), complete(under, over[0].Reference)...))
 	}
 	out := make([]verifier.Candidate, 0, len(over)*len(under))
 	for _, a := range over {
@@ -165,6 +167,14 @@ func combine(over, under []verifier.Candidate, alternatives bool) []verifier.Can
 		}
 	}
 	return bounded(out)
+}
+
+func complete(choices []verifier.Candidate, with *verifier.Reference) []verifier.Candidate {
+	out := make([]verifier.Candidate, len(choices))
+	for i, c := range choices {
+		out[i] = verifier.Candidate{Baseline: c.Baseline, Reference: verifier.Merge(c.Reference, with)}
+	}
+	return out
 }
 
 func bounded(c []verifier.Candidate) []verifier.Candidate {

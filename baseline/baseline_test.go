@@ -110,6 +110,21 @@ func TestEffective(t *testing.T) {
 			t.Errorf("%v", refs(got))
 		}
 	})
+	t.Run("a small one does not switch off a large one", func(t *testing.T) {
+		large, err := verifier.CompileReference(verifier.ReferenceValues{PCRs: map[string]map[string][]string{"sha256": {"4": {hashA}, "7": {hashA}, "8": {hashA}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := baseline.Effective([]baseline.Layer{active("a", 1, web, large), active("b", 1, web, pcr(t, "7", hashB))})
+		if len(got) != 2 {
+			t.Fatalf("%v", refs(got))
+		}
+		for _, c := range got {
+			if !c.Reference.Judges(4) || !c.Reference.Judges(7) || !c.Reference.Judges(8) {
+				t.Errorf("candidate %v leaves out what the large one judges", c.Baseline)
+			}
+		}
+	})
 	t.Run("bounded", func(t *testing.T) {
 		var layers []baseline.Layer
 		for v := 1; v <= 40; v++ {

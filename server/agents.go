@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/store"
 )
 
 // createEnrollment admits a machine by its join token. Its body has a decoder of its own, so that
@@ -124,7 +126,11 @@ func (s *Server) VouchAttestationKey(ctx context.Context, req openapi.VouchAttes
 
 // RevokeAttestationKey releases a machine from its keys, so that it can enrol again.
 func (s *Server) RevokeAttestationKey(ctx context.Context, req openapi.RevokeAttestationKeyRequestObject) (openapi.RevokeAttestationKeyResponseObject, error) {
-	if err := s.store.RevokeAttestationKey(ctx, principalOf(ctx).tenant, req.MachineID, s.now(), actorOf(ctx)); err != nil {
+	err := s.store.RevokeAttestationKey(ctx, principalOf(ctx).tenant, req.MachineID, s.now(), actorOf(ctx))
+	if errors.Is(err, store.ErrConflict) {
+		return nil, refuse(codeConflict, "the machine has no active key")
+	}
+	if err != nil {
 		return nil, err
 	}
 	return openapi.RevokeAttestationKey204Response{}, nil

@@ -34,6 +34,7 @@ func TestContract(t *testing.T) {
 		{"findings", findings},
 		{"suppression", suppression},
 		{"administration", administration},
+		{"revocation", revocation},
 		{"malformed", malformed},
 		{"idempotency", idempotency},
 		{"principals", principals},
@@ -70,6 +71,7 @@ func publicPages(b *bench, _ *machine) {
 			b.t.Errorf("%s: %s", path, a.body)
 		}
 	}
+	b.headOfHealth()
 	b.want(302, "GET", "/", "", nil)
 	b.refused("not_found", "", "GET", "/docs/problems/nonsense", "", nil)
 	b.refused("not_found", "", "GET", "/ui/", "", nil)

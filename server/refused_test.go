@@ -47,7 +47,7 @@ func operations(t testing.TB, m *machine) []operation {
 		t.Fatal(err)
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
-		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{version}", "1", "{name}", "default",
+		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{version}", "1", "{name}", "default",
 		"{sha256}", strings.Repeat("ab", 32))
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {

@@ -160,7 +160,9 @@ func TestConfigurationReachesOtherReplicas(t *testing.T) {
 		t.Errorf("PolicyFor: %+v %+v %v", p, ref, err)
 	}
 	got := must[store.PolicyVersion](t)(two.GetPolicy(t.Context(), tenant, "b-web"))
-	all := must[[]store.PolicyVersion](t)(two.ListPolicies(t.Context(), tenant))
+	all := allOf(t, func(p store.Page) ([]store.PolicyVersion, string, error) {
+		return two.ListPolicies(t.Context(), tenant, p)
+	})
 	if got.Policy.AttestationIntervalSeconds != 80 || len(all) != 4 || all[0].Name != "a-platform" {
 		t.Errorf("policies %+v", all)
 	}
@@ -228,8 +230,8 @@ func TestTrustAnchors(t *testing.T) {
 	a := must[store.TrustAnchor](t)(s.CreateTrustAnchor(ctx, tenant, store.TrustAnchor{Name: "vendor", Purpose: "ek",
 		Certificates: []store.TrustCertificate{{DER: []byte{1}, Subject: "one", Fingerprint: "f1", NotAfter: t0}, {DER: []byte{2}, Subject: "two", Fingerprint: "f2", NotAfter: t0}}}, t0, system))
 	must[store.TrustAnchor](t)(s.CreateTrustAnchor(ctx, tenant, store.TrustAnchor{Name: "cloud", Purpose: "ak"}, t0.Add(time.Second), system))
-	ek := must[[]store.TrustAnchor](t)(s.ListTrustAnchors(ctx, tenant, "ek"))
-	all := must[[]store.TrustAnchor](t)(s.ListTrustAnchors(ctx, tenant, ""))
+	ek := must[[]store.TrustAnchor](t)(s.TrustAnchorsFor(ctx, tenant, "ek"))
+	all := allOf(t, func(p store.Page) ([]store.TrustAnchor, string, error) { return s.ListTrustAnchors(ctx, tenant, "", p) })
 	if len(ek) != 1 || len(ek[0].Certificates) != 2 || ek[0].Certificates[1].Subject != "two" || ek[0].Certificates[0].DER[0] != 1 || len(all) != 2 || all[0].Name != "cloud" {
 		t.Errorf("anchors %+v of %+v", ek, all)
 	}
@@ -237,7 +239,7 @@ func TestTrustAnchors(t *testing.T) {
 	if err := s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("deleting twice: %v", err)
 	}
-	if left := must[[]store.TrustAnchor](t)(s.ListTrustAnchors(ctx, tenant, "ek")); len(left) != 0 {
+	if left := must[[]store.TrustAnchor](t)(s.TrustAnchorsFor(ctx, tenant, "ek")); len(left) != 0 {
 		t.Errorf("left are %+v", left)
 	}
 }

@@ -175,7 +175,13 @@ func (a *appraiser) checkQuote() {
 		Last:          a.in.LastClock,
 	})
 	for _, step := range report.Steps {
-		a.record(CheckCode(step.Step.Code()), stepStatus(step.Outcome), step.Detail)
+		status, detail := stepStatus(step.Outcome), step.Detail
+		if step.Step == tpm.StepSelection && status == Pass && quote != nil {
+			if substitute := a.substitute(quote); substitute != "" {
+				status, detail = Warn, substitute
+			}
+		}
+		a.record(CheckCode(step.Step.Code()), status, detail)
 	}
 	if quote == nil {
 		return
@@ -190,6 +196,40 @@ func (a *appraiser) checkQuote() {
 	for _, alg := range quote.Banks() {
 		a.out.Claims.TPM.Banks = append(a.out.Claims.TPM.Banks, alg.String())
 	}
+}
+
+// substitute says so where a stronger bank stands in for one that the policy names. Firmware may fill
+// one bank only, and the other is then open to whoever holds the TPM: what stands in is no reason to
+// affirm. A policy that names the bank is.
+func (a *appraiser) substitute(q *tpm.VerifiedQuote) string {
+	for _, required := range a.in.Policy.RequiredSelections() {
+		if !covers(q, required) {
+			return fmt.Sprintf("the policy asks for PCRs of bank %s; a stronger bank was quoted in its place. Name that bank in the policy of machines that have no other", required.Alg)
+		}
+	}
+	return ""
+}
+
+func covers(q *tpm.VerifiedQuote, required tpm.Selection) bool {
+	for _, s := range q.Selections() {
+		if s.Alg == required.Alg && required.Mask&^s.Mask == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// unexplainedBank names a bank that the policy requires, that was quoted, and that the log does not
+// replay: then nobody has judged what the firmware measured into it.
+func (a *appraiser) unexplainedBank(report *eventlog.Report) string {
+	for _, required := range a.in.Policy.RequiredSelections() {
+		for _, bank := range report.Banks {
+			if bank.Alg == required.Alg && bank.State != eventlog.BankReplayed {
+				return bank.Alg.String()
+			}
+		}
+	}
+	return ""
 }
 
 func stepStatus(o tpm.Outcome) CheckStatus {
@@ -217,6 +257,10 @@ func (a *appraiser) checkEventLog() {
 			a.record(CheckEventLogReplay, Fail, "no event log was sent, though this very boot has shown one before")
 			return
 		}
+		if a.in.Policy.RequireEventLog {
+			a.record(CheckEventLogReplay, Fail, "the policy requires an event log, and none was sent")
+			return
+		}
 		a.record(CheckEventLogReplay, Skipped, "the machine has no event log: only PCR values can be judged, and what a log would tell is unknown")
 	default:
 		a.replayLog()
@@ -228,6 +272,9 @@ func (a *appraiser) replayLog() {
 	switch {
 	case report.Outcome != eventlog.Replayed:
 		a.record(CheckEventLogReplay, Fail, report.Detail)
+		return
+	case a.unexplainedBank(&report) != "":
+		a.recordf(CheckEventLogReplay, Fail, "the log does not explain the quoted bank %s, which the policy requires", a.unexplainedBank(&report))
 		return
 	case len(report.Contradicted) > 0:
 		a.recordf(CheckEventLogReplay, Warn, "%s; but the data of event %d is not what its digest covers, so the log was altered after it was measured or its firmware is faulty",

@@ -24,7 +24,7 @@ func TestCapturesAgainstGolden(t *testing.T) {
 		{"sb-on-1", "sha256", verifier.Affirming, "", nil},
 		{"sb-on-2", "sha256", verifier.Affirming, "", nil},
 		{"sb-on-otherbox", "sha256", verifier.Affirming, "", nil},
-		{"sb-on-sha384bank", "sha384", verifier.Affirming, "", nil},
+		{"sb-on-sha384bank", "sha384", verifier.Warning, "", nil}, // the policy names sha256
 		{"cmdline", "sha256", verifier.Contraindicated, verifier.BaselineDeviation, []string{
 			"8 changed boot_loader_config", "8 changed kernel_command_line", "9 changed boot_loader_config"}},
 		{"grubcfg-tampered", "sha256", verifier.Contraindicated, verifier.BaselineDeviation, []string{
@@ -148,6 +148,7 @@ func TestFailClosed(t *testing.T) {
 		"reset count back":      {func(in *verifier.Inputs) { in.LastClock = &tpm.ClockState{ResetCount: 1 << 30} }, verifier.CheckQuoteClock, verifier.Fail, verifier.Contraindicated},
 		"log unreadable":        {func(in *verifier.Inputs) { in.LogFault, in.Log = "cut short", nil }, verifier.CheckEventLogReplay, verifier.Fail, verifier.Contraindicated},
 		"baseline required":     {func(in *verifier.Inputs) { in.Policy.RequireBaseline, in.Candidates = true, nil }, verifier.CheckBaselineMatch, verifier.Fail, verifier.Contraindicated},
+		"log required":          {func(in *verifier.Inputs) { in.Policy.RequireEventLog, in.Log = true, nil }, verifier.CheckEventLogReplay, verifier.Fail, verifier.Contraindicated},
 		"IMA required":          {func(in *verifier.Inputs) { in.Policy.RequireIMA = true }, verifier.CheckIMAPolicy, verifier.Fail, verifier.Contraindicated},
 		"IMA unreadable":        {func(in *verifier.Inputs) { in.IMAFault = "cut short" }, verifier.CheckIMAReplay, verifier.Fail, verifier.Contraindicated},
 		"SHA-384 required only": {func(in *verifier.Inputs) { in.Policy.PCRs = map[string][]int{"sha384": {0}} }, verifier.CheckQuoteSelection, verifier.Fail, verifier.Contraindicated},
@@ -183,6 +184,30 @@ func TestKeyWithoutAttributes(t *testing.T) {
 	in.AK.Assurance = verifier.FirstUse
 	if got := verifier.Appraise(c.ev, in); check(got, verifier.CheckAKTrusted).Status != verifier.Fail {
 		t.Errorf("on first use\n%s", render(got))
+	}
+}
+
+// A TPM that has only SHA-384 is affirmed where the policy names that bank, and a quoted bank that the
+// policy requires must be one that the log explains.
+func TestBanks(t *testing.T) {
+	c := loadCapture(t, "sb-on-sha384bank", "rsassa", "sha384")
+	in := c.inputs(t)
+	if got := verifier.Appraise(c.ev, in); got.Status != verifier.Warning || check(got, verifier.CheckQuoteSelection).Status != verifier.Warn {
+		t.Errorf("in place of sha256: %s\n%s", got.Status, render(got))
+	}
+	in.Policy.PCRs = map[string][]int{"sha384": in.Policy.PCRs["sha256"]}
+	if got := verifier.Appraise(c.ev, in); got.Status != verifier.Affirming {
+		t.Errorf("named by the policy: %s\n%s", got.Status, render(got))
+	}
+
+	// Quoted in all banks, with the log of a machine that has only SHA-384.
+	all := loadCapture(t, "sb-on-1", "rsassa", "all-banks")
+	in = all.inputs(t)
+	ev := *all.ev
+	ev.EventLog = c.ev.EventLog
+	withLogs(&in, &ev)
+	if got := verifier.Appraise(&ev, in); check(got, verifier.CheckEventLogReplay).Status != verifier.Fail {
+		t.Errorf("the required bank is not explained: %s\n%s", got.Status, render(got))
 	}
 }
 

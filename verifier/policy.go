@@ -31,6 +31,9 @@ type Policy struct {
 	LearnFirstBoot       bool `json:"learn_first_boot"`
 	RequireBaseline      bool `json:"require_baseline"`
 	RequireIMA           bool `json:"require_ima"`
+	// RequireEventLog fails machines that send no boot log. Without it a machine is judged by PCR values
+	// alone, as far as its baseline names them.
+	RequireEventLog bool `json:"require_event_log"`
 	// RecommendSecureBootEverywhere widens recommendation R1 from confidential VMs to all machines.
 	RecommendSecureBootEverywhere bool `json:"recommend_secure_boot_everywhere"`
 

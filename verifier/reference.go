@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"sort"
 	"strconv"
+	"strings"
+	"sync"
 
+	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -225,6 +229,9 @@ func (r *Reference) compileClaims(claims map[string]json.RawMessage) error {
 	}
 	for _, name := range sortedKeys(claims) {
 		pointer := "/claims/" + escapePointer(name)
+		if !knownClaim(name) {
+			return fieldErrorf(pointer, "%q is no claim that a verdict makes; see claims of a verdict for their names", name)
+		}
 		raw := claims[name]
 		c := referenceClaim{name: name, text: string(raw)}
 		var rule struct {
@@ -262,6 +269,26 @@ func (r *Reference) compileClaims(claims map[string]json.RawMessage) error {
 	}
 	return nil
 }
+
+// knownClaim tells whether a verdict can make the claim: a typing error would otherwise be a claim that
+// no machine ever meets.
+func knownClaim(name string) bool {
+	first, _, _ := strings.Cut(name, ".")
+	return claimNames()[first]
+}
+
+var claimNames = sync.OnceValue(func() map[string]bool {
+	names := map[string]bool{}
+	all := reflect.TypeFor[Claims]()
+	for _, t := range []reflect.Type{all, reflect.TypeFor[eventlog.Claims]()} {
+		for i := range t.NumField() {
+			if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" {
+				names[name] = true
+			}
+		}
+	}
+	return names
+})
 
 func (r *Reference) compileIMA(rv *ReferenceIMA) error {
 	p := ima.Policy{Exclude: rv.Exclude}

@@ -13,8 +13,9 @@ import (
 
 // MachinesCommand holds the commands about machines.
 type MachinesCommand struct {
-	List MachinesList `cmd:"" default:"withargs" help:"List machines (also without \"list\")."`
-	Show MachinesShow `cmd:"" help:"Show one machine: posture, assessments, open alerts, recommendations."`
+	List    MachinesList    `cmd:"" default:"withargs" help:"List machines (also without \"list\")."`
+	Show    MachinesShow    `cmd:"" help:"Show one machine: posture, assessments, open alerts, recommendations."`
+	Release MachinesRelease `cmd:"" help:"Let a reinstalled or repaired machine enrol again: revoke its keys."`
 }
 
 // MachinesList lists machines.

@@ -131,8 +131,11 @@ func TestVerifyEveryKeyAndBank(t *testing.T) {
 			args := []string{"--evidence", writeJSON(t, evidenceDocument(t, "sb-on-1", ak, bank, false)), "--nonce", bootNonce(t, "sb-on-1")}
 			v, _ := verify(t, args...)
 			want := "affirming"
-			if bank == "sha1" {
+			switch bank {
+			case "sha1":
 				want = "contraindicated" // the policy has not allowed it
+			case "sha384":
+				want = "warning" // the policy names sha256
 			}
 			if v.Status != want {
 				t.Errorf("%s over %s: %s, want %s: %+v", ak, bank, v.Status, want, v.Checks)
@@ -147,8 +150,13 @@ func TestVerifyEveryKeyAndBank(t *testing.T) {
 	}
 	file := writeJSON(t, evidenceDocument(t, "sb-on-sha384bank", "rsassa", "sha384", false))
 	v, _ := verify(t, "--evidence", file, "--nonce", bootNonce(t, "sb-on-sha384bank"), "--baseline", capturedFile(t, file))
+	if v.Status != "warning" || len(v.Deviations) > 0 {
+		t.Errorf("a TPM with only a SHA-384 bank, in place of the policy's: %s: %+v", v.Status, v.Checks)
+	}
+	sha384 := writeJSON(t, document{"pcrs": document{"sha384": []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}}})
+	v, _ = verify(t, "--evidence", file, "--nonce", bootNonce(t, "sb-on-sha384bank"), "--baseline", capturedFile(t, file), "--policy", sha384)
 	if v.Status != "affirming" {
-		t.Errorf("a TPM with only a SHA-384 bank: %s: %+v", v.Status, v.Checks)
+		t.Errorf("a TPM with only a SHA-384 bank, which the policy names: %s: %+v", v.Status, v.Checks)
 	}
 }
 

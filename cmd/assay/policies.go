@@ -30,12 +30,14 @@ type policyHead struct {
 var policyHeadFields = []string{"id", "name", "version", "created_at", "created_by"}
 
 // PoliciesList lists policies.
-type PoliciesList struct{}
+type PoliciesList struct {
+	Paging `embed:""`
+}
 
 // Run lists them.
 func (c *PoliciesList) Run(a *app) error {
-	items, all, err := fetchList[policyHead](a, Paging{All: true}, func(api *client.ClientWithResponses, _ *int, _ *string) (reply, error) {
-		return api.ListPoliciesWithResponse(a.ctx)
+	items, all, err := fetchList[policyHead](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListPoliciesWithResponse(a.ctx, &client.ListPoliciesParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
 		return err

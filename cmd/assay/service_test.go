@@ -224,6 +224,24 @@ func TestAgainstService(t *testing.T) {
 
 	testBaselines(t, s)
 	testInventory(t, s)
+	// The machine is reinstalled: its agent has lost its state, and comes with another AK of the same TPM.
+	state = t.TempDir()
+	lost, err := attester.New(attester.Config{Server: s.url, StateDir: state, TPM: device.Socket, EventLog: bootLog("cmdline"), IMALog: filepath.Join(state, "none")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := agent.Machine{Name: "web-1", ExternalID: "vm-1", OS: "linux"}
+	_, err = lost.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: web})
+	if err == nil || !strings.Contains(err.Error(), "identity_conflict") {
+		t.Errorf("another AK before the release: %v", err)
+	}
+	s.wants(0, []string{"web-1 is released"}, "machines", "release", "web-1")
+	s.wants(1, []string{"conflict", "no active key"}, "machines", "release", "web-1")
+	if _, err := lost.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: web}); err != nil {
+		t.Errorf("another AK after the release: %v", err)
+	}
+	lost.Close()
+	testRevocation(t, s, join)
 	testAdministration(t, s)
 	s.wants(0, []string{"By last verdict", "contraindicated"}, "overview")
 }
@@ -299,6 +317,40 @@ func testInventory(t *testing.T, s *liveService) {
 	s.wants(0, []string{"guest_attestation_healthy", "Unhealthy", "web-1"}, "assessments", "--machine", "web-1")
 }
 
+func testRevocation(t *testing.T, s *liveService, join string) {
+	var list struct {
+		Items []struct{ ID, Name string } `json:"items"`
+	}
+	idOf := func(name string) string {
+		t.Helper()
+		for _, x := range list.Items {
+			if x.Name == name {
+				return x.ID
+			}
+		}
+		t.Fatalf("no %s in %+v", name, list.Items)
+		return ""
+	}
+	s.json(&list, "join-tokens", "--all")
+	s.run(0, "join-tokens", "revoke", idOf("fleet"))
+	s.wants(1, []string{"not_found"}, "join-tokens", "revoke", idOf("fleet"))
+	s.wants(2, []string{"no id of a join token"}, "join-tokens", "revoke", "fleet")
+	if out := s.run(0, "join-tokens", "--all", "-o", "json"); strings.Contains(out, "fleet") || strings.Contains(out, join) {
+		t.Errorf("the revoked token is still listed: %s", out)
+	}
+	spare := strings.TrimSpace(s.run(0, "api-tokens", "create", "--name", "spare", "--role", "reader"))
+	asSpare := func() result { return assay(t, []string{s.env[0], "ASSAY_TOKEN=" + spare}, "machines") }
+	if r := asSpare(); r.code != 0 {
+		t.Errorf("before: %+v", r)
+	}
+	s.json(&list, "api-tokens", "--all")
+	s.run(0, "api-tokens", "revoke", idOf("spare"))
+	if r := asSpare(); r.code != 1 || !strings.Contains(r.stderr, "unauthenticated") {
+		t.Errorf("a revoked token: %+v", r)
+	}
+	s.wants(1, []string{"conflict", "another one"}, "api-tokens", "revoke", idOf("bootstrap"))
+}
+
 func testAdministration(t *testing.T, s *liveService) {
 	policy := s.run(0, "policies", "show")
 	changed := strings.Replace(policy, `"attestation_interval_seconds": 300`, `"attestation_interval_seconds": 600`, 1)
@@ -307,6 +359,18 @@ func testAdministration(t *testing.T, s *liveService) {
 	full := s.run(0, "policies", "show", "-o", "json")
 	s.wants(0, []string{"strict is now at version 1"}, "policies", "set", "strict", "--file", writeFile(t, []byte(full)))
 	s.wants(0, []string{"default", "strict"}, "policies")
+	var paged struct {
+		Items      []struct{ Name string } `json:"items"`
+		NextCursor *string                 `json:"next_cursor"`
+	}
+	s.json(&paged, "policies", "--limit", "1")
+	if len(paged.Items) != 1 || paged.Items[0].Name != "default" || paged.NextCursor == nil {
+		t.Fatalf("--limit 1: %+v", paged)
+	}
+	s.json(&paged, "policies", "--cursor", *paged.NextCursor)
+	if len(paged.Items) != 1 || paged.Items[0].Name != "strict" || paged.NextCursor != nil {
+		t.Errorf("--cursor: %+v", paged)
+	}
 	s.wants(2, []string{"/challenge_lifetime_seconds"}, "policies", "set", "--file", writeFile(t, []byte(`{"challenge_lifetime_seconds": 1}`)))
 
 	reader := strings.TrimSpace(s.run(0, "api-tokens", "create", "--name", "dashboard", "--role", "reader"))

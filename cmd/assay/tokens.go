@@ -12,6 +12,7 @@ import (
 type JoinTokensCommand struct {
 	List   JoinTokensList  `cmd:"" default:"withargs" help:"List join tokens (also without \"list\"). The tokens themselves are never shown again."`
 	Create JoinTokenCreate `cmd:"" help:"Create a join token. It is printed once, alone on standard output."`
+	Revoke JoinTokenRevoke `cmd:"" help:"End a join token: nobody enrols with it any more. Machines that it admitted stay."`
 }
 
 // JoinTokensList lists join tokens.
@@ -75,6 +76,7 @@ func (c *JoinTokenCreate) Run(a *app) error {
 type APITokensCommand struct {
 	List   APITokensList  `cmd:"" default:"withargs" help:"List API tokens (also without \"list\"). The tokens themselves are never shown again."`
 	Create APITokenCreate `cmd:"" help:"Create an API token. It is printed once, alone on standard output."`
+	Revoke APITokenRevoke `cmd:"" help:"End an API token, except the one that assay itself uses."`
 }
 
 // APITokensList lists API tokens.
@@ -133,4 +135,44 @@ func (c *APITokenCreate) Run(a *app) error {
 	fmt.Fprintf(a.stderr, "API token %s (%s). It is shown only now.\n", clean(x.Name), clean(string(x.Role)))
 	a.print.line("%s", clean(x.Token))
 	return nil
+}
+
+// JoinTokenRevoke ends a join token.
+type JoinTokenRevoke struct {
+	ID string `arg:"" name:"id" help:"Id, as the list shows it."`
+}
+
+// Run ends it.
+func (c *JoinTokenRevoke) Run(a *app) error {
+	id, err := parseID("a join token", c.ID)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.RevokeJoinTokenWithResponse(a.ctx, id, &client.RevokeJoinTokenParams{})
+	_, _, err = answer[struct{}](a, resp, err)
+	return err
+}
+
+// APITokenRevoke ends an API token.
+type APITokenRevoke struct {
+	ID string `arg:"" name:"id" help:"Id, as the list shows it."`
+}
+
+// Run ends it.
+func (c *APITokenRevoke) Run(a *app) error {
+	id, err := parseID("an API token", c.ID)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.RevokeAPITokenWithResponse(a.ctx, id, &client.RevokeAPITokenParams{})
+	_, _, err = answer[struct{}](a, resp, err)
+	return err
 }

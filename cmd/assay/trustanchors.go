@@ -16,17 +16,18 @@ type TrustAnchorsCommand struct {
 // TrustAnchorsList lists anchors.
 type TrustAnchorsList struct {
 	Purpose string `help:"ek, ak, snp, tdx or reference_values."`
+	Paging  `embed:""`
 }
 
-func (a *app) trustAnchors(purpose string) ([]client.TrustAnchor, page, error) {
-	return fetchList[client.TrustAnchor](a, Paging{All: true}, func(api *client.ClientWithResponses, _ *int, _ *string) (reply, error) {
-		return api.ListTrustAnchorsWithResponse(a.ctx, &client.ListTrustAnchorsParams{Purpose: optionalAs[client.TrustPurpose](purpose)})
+func (a *app) trustAnchors(purpose string, paging Paging) ([]client.TrustAnchor, page, error) {
+	return fetchList[client.TrustAnchor](a, paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListTrustAnchorsWithResponse(a.ctx, &client.ListTrustAnchorsParams{Limit: limit, Cursor: cursor, Purpose: optionalAs[client.TrustPurpose](purpose)})
 	})
 }
 
 // Run lists them.
 func (c *TrustAnchorsList) Run(a *app) error {
-	items, all, err := a.trustAnchors(c.Purpose)
+	items, all, err := a.trustAnchors(c.Purpose, c.Paging)
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ type TrustAnchorDelete struct {
 func (c *TrustAnchorDelete) Run(a *app) error {
 	id, err := uuid.Parse(c.Anchor)
 	if err != nil {
-		list, _, err := a.trustAnchors("")
+		list, _, err := a.trustAnchors("", Paging{All: true})
 		if err != nil {
 			return err
 		}

@@ -129,7 +129,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 	// The boot that is being learned cannot be asked for a baseline yet.
 	in.Policy.RequireBaseline = false
 	judged = verifier.Appraise(a.evidence, in)
-	if judged.Genuine && judged.Status != verifier.Contraindicated {
+	if judged.Status == verifier.Affirming {
 		reference, err := baseline.Capture(judged, a.inputs.Policy)
 		switch {
 		case err == nil:
