@@ -53,7 +53,7 @@ COMMENT ON COLUMN machines.observed_secure_boot_supported IS 'What attestation p
 COMMENT ON COLUMN machines.observed_secure_boot IS 'What attestation proved; wins over declared; null if unknown.';
 COMMENT ON COLUMN machines.observed_vtpm IS 'What attestation proved; wins over declared; null if unknown.';
 COMMENT ON COLUMN machines.observed_agent_installed IS 'What attestation proved; wins over declared; null if unknown.';
-COMMENT ON COLUMN machines.state IS 'registered: inventory only. enrolling: its key awaits activation. active: an attestation key is active.';
+COMMENT ON COLUMN machines.state IS 'registered: inventory only. enrolling: made by an enrolment whose key awaits activation. active: an attestation key is active.';
 COMMENT ON COLUMN machines.status IS 'Status of the last verdict; none without one.';
 COMMENT ON COLUMN machines.reason IS 'Reason of the last verdict; empty for none.';
 COMMENT ON COLUMN machines.assurance IS 'Of the last verdict, or of the active key before the first verdict; empty without a key.';
@@ -104,6 +104,8 @@ CREATE TABLE enrollments (
     ak_name        bytea NOT NULL,
     ek_public      bytea,
     ek_certificate bytea,
+    inventory      jsonb NOT NULL,
+    made_machine   boolean NOT NULL,
     secret_hash    bytea CHECK (octet_length(secret_hash) = 32),
     assurance      text NOT NULL CHECK (assurance IN ('tee_bound', 'ek_activated', 'ak_certified', 'first_use')),
     evidence       json,
@@ -125,6 +127,8 @@ COMMENT ON COLUMN enrollments.ak_public IS 'TPMT_PUBLIC to be proved.';
 COMMENT ON COLUMN enrollments.ak_name IS 'Its Name.';
 COMMENT ON COLUMN enrollments.ek_public IS 'EK that must open the credential, DER SubjectPublicKeyInfo; null if none.';
 COMMENT ON COLUMN enrollments.ek_certificate IS 'DER; null if none.';
+COMMENT ON COLUMN enrollments.inventory IS 'What the machine claims of itself and what its join token forces, written to machines once the key is proved.';
+COMMENT ON COLUMN enrollments.made_machine IS 'The machine was not known before; its name is nobody''s proved word until a key is.';
 COMMENT ON COLUMN enrollments.secret_hash IS 'SHA-256 of the credential''s secret; null where nothing has to be activated, or once tried.';
 COMMENT ON COLUMN enrollments.assurance IS 'What the key will have once active.';
 COMMENT ON COLUMN enrollments.evidence IS 'What proves the key, for people.';

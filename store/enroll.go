@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,10 +17,15 @@ import (
 // records what activation has to prove; with in.Proved the key is active at once. All in one transaction:
 // any error leaves everything as it was, the token's use included.
 //
-// A machine is found by its external id, else by its EK, else by its name. It keeps the EK and AK that it
-// first came with: while it has an active key, or an activation is pending and not expired, another EK or
-// AK is ErrIdentityConflict, and so is an EK or AK of another machine. The same EK and AK enrol again at
-// will (an agent that lost its state). ErrTokenInvalid: the join token is not usable.
+// A machine is found by its external id, else by its EK, else by its name. Of a machine that was there before,
+// nothing changes until the key is proved: what the request says of it is kept with the enrolment, and
+// ActivateEnrollment applies it. Several enrolments of such a machine may be pending; the first to be activated
+// wins. A machine that is made here has only its name, external id and EK, and is released of the EK when the
+// activation fails or expires; until then another EK or AK for it is ErrIdentityConflict.
+//
+// A machine with an active key keeps its EK and AK: others are ErrIdentityConflict, and so is an EK or AK that
+// another machine proved. The same EK and AK enrol again at will (an agent that lost its state).
+// ErrTokenInvalid: the join token is not usable.
 func (s *Store) CreateEnrollment(ctx context.Context, tenant uuid.UUID, in EnrollmentInput, now time.Time, actor Actor) (Enrollment, error) {
 	var e Enrollment
 	var err error
@@ -60,47 +64,42 @@ func createEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrol
 	if err != nil {
 		return Enrollment{}, fmt.Errorf("take a use of the join token: %w", err)
 	}
-	if forcedScaleSet != "" {
-		in.Machine.ScaleSet = forcedScaleSet
-	}
-	if len(forced) > 0 {
-		labels := maps.Clone(labelsOrEmpty(in.Machine.Labels))
-		maps.Copy(labels, forced)
-		in.Machine.Labels = labels
-	}
-
+	claim := claimOf(in.Machine, forcedScaleSet, forced)
 	m, found, err := findEnrolling(ctx, tx, tenant, in, now)
 	if err != nil {
 		return Enrollment{}, err
 	}
-	if found {
-		if m, err = mergeMachine(ctx, tx, tenant, m, in.Machine, now, actor); err != nil {
-			return Enrollment{}, err
-		}
-	} else {
+	if !found {
 		var inserted bool
-		if m, inserted, err = insertMachine(ctx, tx, tenant, in.Machine, "enrolling", now, actor); err != nil {
+		m, inserted, err = insertMachine(ctx, tx, tenant, MachineInput{ExternalID: in.Machine.ExternalID, Name: in.Machine.Name}, "enrolling", now, actor)
+		if err != nil {
 			return Enrollment{}, err
 		}
 		if !inserted {
 			return Enrollment{}, errLostRace
 		}
 	}
-	if err := refuseForeignAK(ctx, tx, tenant, m.ID, in.AKName, now); err != nil {
+	// A machine that enrolments made and none has proved yet belongs to the first of them until that expires.
+	unproved := m.State == "enrolling"
+	if err := refuseAK(ctx, tx, tenant, m.ID, in.AKName, unproved, now); err != nil {
 		return Enrollment{}, err
 	}
 	if in.EKPublic != nil {
-		fingerprint := sha256.Sum256(in.EKPublic)
-		if err := releaseEK(ctx, tx, tenant, m.ID, fingerprint[:], now); err != nil {
+		if err := refuseForeignEK(ctx, tx, tenant, m.ID, in.EKPublic); err != nil {
 			return Enrollment{}, err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE machines SET ek_public = $3, ek_fingerprint = $4, updated_at = $5
-			WHERE tenant_id = $1 AND machine_id = $2 AND ek_fingerprint IS DISTINCT FROM $4`, tenant, m.ID, in.EKPublic, fingerprint[:], now); err != nil {
-			return Enrollment{}, fmt.Errorf("claim the EK: %w", err)
+		if unproved {
+			if err := releaseEK(ctx, tx, tenant, m.ID, in.EKPublic, now); err != nil {
+				return Enrollment{}, err
+			}
+			if err := claimEK(ctx, tx, tenant, m.ID, in.EKPublic, now); err != nil {
+				return Enrollment{}, err
+			}
 		}
 	}
+	// At a machine that was there before, a stranger's enrolment must not end that of the machine itself.
 	if _, err := tx.Exec(ctx, `UPDATE enrollments SET status = 'expired', secret_hash = NULL, updated_at = $3
-		WHERE tenant_id = $1 AND machine_id = $2 AND status = 'activation_required'`, tenant, m.ID, now); err != nil {
+		WHERE tenant_id = $1 AND machine_id = $2 AND status = 'activation_required' AND ($4 OR expires_at <= $3)`, tenant, m.ID, now, unproved); err != nil {
 		return Enrollment{}, fmt.Errorf("end earlier enrolments: %w", err)
 	}
 
@@ -110,22 +109,22 @@ func createEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrol
 		in.SecretHash = nil
 	}
 	if _, err := tx.Exec(ctx, `INSERT INTO enrollments (tenant_id, enrollment_id, machine_id, status, ak_public, ak_name, ek_public, ek_certificate,
-			secret_hash, assurance, evidence, expires_at, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)`,
-		tenant, e.ID, m.ID, e.Status, in.AKPublic, in.AKName, in.EKPublic, in.EKCertificate, in.SecretHash, string(in.Assurance), in.Evidence, in.ExpiresAt, now); err != nil {
+			inventory, made_machine, secret_hash, assurance, evidence, expires_at, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)`,
+		tenant, e.ID, m.ID, e.Status, in.AKPublic, in.AKName, in.EKPublic, in.EKCertificate, claim, !found, in.SecretHash, string(in.Assurance), in.Evidence,
+		in.ExpiresAt, now); err != nil {
 		return Enrollment{}, fmt.Errorf("record the enrolment: %w", err)
 	}
 	if in.Proved {
 		key := AttestationKey{MachineID: m.ID, Public: in.AKPublic, Name: in.AKName, Assurance: in.Assurance, Evidence: in.Evidence}
-		if key, err = activateKey(ctx, tx, tenant, key, in.EKPublic, in.EKCertificate, now); err != nil {
+		p := proof{enrollment: e.ID, key: key, ekPublic: in.EKPublic, ekCertificate: in.EKCertificate, claim: claim}
+		if key, err = applyProof(ctx, tx, tenant, m, p, now, actor); err != nil {
 			return Enrollment{}, err
 		}
 		e.KeyID = key.ID
 		if _, err := tx.Exec(ctx, `UPDATE enrollments SET key_id = $3 WHERE tenant_id = $1 AND enrollment_id = $2`, tenant, e.ID, key.ID); err != nil {
 			return Enrollment{}, fmt.Errorf("record the enrolment: %w", err)
 		}
-	} else if _, err := tx.Exec(ctx, `UPDATE machines SET state = 'enrolling' WHERE tenant_id = $1 AND machine_id = $2 AND state = 'registered'`, tenant, m.ID); err != nil {
-		return Enrollment{}, fmt.Errorf("record the enrolment: %w", err)
 	}
 	return e, audit(ctx, tx, tenant, now, actor, "enrollment.create", "machine:"+m.ID.String(), nil,
 		map[string]any{"enrollment_id": e.ID, "join_token_id": tokenID, "status": e.Status, "ak_name": fmt.Sprintf("%x", in.AKName), "assurance": in.Assurance})
@@ -138,19 +137,23 @@ func findEnrolling(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrollme
 		arg  any
 	}
 	var lookups []lookup
+	var fingerprint [sha256.Size]byte
 	if in.Machine.ExternalID != "" {
 		lookups = append(lookups, lookup{`m.external_id = $2`, in.Machine.ExternalID})
 	}
 	if in.EKPublic != nil {
-		fingerprint := sha256.Sum256(in.EKPublic)
-		lookups = append(lookups, lookup{`m.ek_fingerprint = $2`, fingerprint[:]})
+		fingerprint = sha256.Sum256(in.EKPublic)
+		lookups = append(lookups, lookup{`m.ek_fingerprint = $2 AND m.state <> 'enrolling'`, fingerprint[:]})
 	}
 	if in.Machine.Name != "" && in.Machine.ExternalID == "" {
 		lookups = append(lookups, lookup{`m.name = $2`, in.Machine.Name})
 	} else if in.Machine.Name != "" {
 		lookups = append(lookups, lookup{`m.name = $2 AND m.external_id = ''`, in.Machine.Name})
 	}
-	for _, l := range lookups {
+	if in.EKPublic != nil { // last, since nobody has proved that claim
+		lookups = append(lookups, lookup{`m.ek_fingerprint = $2 AND m.state = 'enrolling'`, fingerprint[:]})
+	}
+	for i, l := range lookups {
 		rows, _ := tx.Query(ctx, `SELECT `+machineColumns+machineTables+`WHERE m.tenant_id = $1 AND `+l.cond+` ORDER BY m.machine_id LIMIT 2 FOR NO KEY UPDATE OF m`, tenant, l.arg)
 		ms, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Machine, error) { return scanMachine(row) })
 		if err != nil {
@@ -162,78 +165,96 @@ func findEnrolling(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrollme
 		if len(ms) > 1 {
 			return Machine{}, false, fmt.Errorf("several machines have the name %q, so an external id is needed: %w", in.Machine.Name, ErrIdentityConflict)
 		}
-		if err := checkIdentity(ctx, tx, tenant, ms[0], in, now); err != nil {
+		m := ms[0]
+		if m.State == "enrolling" {
+			released, err := releaseIdentity(ctx, tx, tenant, m.ID, now)
+			if err != nil {
+				return Machine{}, false, err
+			}
+			if released {
+				m.State = "registered"
+				if in.EKPublic != nil && i == len(lookups)-1 {
+					continue // nothing but the EK, which it has no more, made it this machine
+				}
+			}
+		}
+		if m.ExternalID != "" && in.Machine.ExternalID != "" && m.ExternalID != in.Machine.ExternalID {
+			return Machine{}, false, fmt.Errorf("the EK is that of the machine with external id %q: %w", m.ExternalID, ErrIdentityConflict)
+		}
+		if err := refuseOtherKeys(ctx, tx, tenant, m.ID, in.EKPublic, in.AKName, m.State == "enrolling", now); err != nil {
 			return Machine{}, false, err
 		}
-		return ms[0], true, nil
+		return m, true, nil
 	}
 	return Machine{}, false, nil
 }
 
-// checkIdentity refuses an EK or AK that is not the locked machine's. The identity is claimed by an active
-// key, or by a pending activation until it expires.
-func checkIdentity(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, m Machine, in EnrollmentInput, now time.Time) error {
-	if m.ExternalID != "" && in.Machine.ExternalID != "" && m.ExternalID != in.Machine.ExternalID {
-		return fmt.Errorf("the EK is that of the machine with external id %q: %w", m.ExternalID, ErrIdentityConflict)
-	}
-	if err := releaseIdentity(ctx, tx, tenant, m.ID, now); err != nil {
-		return err
-	}
+// refuseOtherKeys refuses an EK or AK that is not the locked machine's: that of its active key, and with pending
+// also that of an activation that may still succeed.
+func refuseOtherKeys(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, ekPublic, akName []byte, pending bool, now time.Time) error {
 	var ek []byte
 	var claimedAKs [][]byte
 	err := tx.QueryRow(ctx, `SELECT m.ek_public, ARRAY(
 			SELECT ak_name FROM attestation_keys k WHERE k.tenant_id = $1 AND k.machine_id = $2 AND k.state = 'active'
-			UNION ALL SELECT ak_name FROM enrollments e WHERE e.tenant_id = $1 AND e.machine_id = $2 AND e.status = 'activation_required' AND e.expires_at > $3)
-		FROM machines m WHERE m.tenant_id = $1 AND m.machine_id = $2`, tenant, m.ID, now).Scan(&ek, &claimedAKs)
+			UNION ALL SELECT ak_name FROM enrollments e WHERE $4 AND e.tenant_id = $1 AND e.machine_id = $2 AND e.status = 'activation_required' AND e.expires_at > $3)
+		FROM machines m WHERE m.tenant_id = $1 AND m.machine_id = $2`, tenant, machineID, now, pending).Scan(&ek, &claimedAKs)
 	if err != nil {
 		return fmt.Errorf("read the machine's identity: %w", err)
 	}
-	if ek != nil && in.EKPublic != nil && !bytes.Equal(ek, in.EKPublic) {
-		return fmt.Errorf("machine %s has another EK: %w", m.ID, ErrIdentityConflict)
+	if ek != nil && ekPublic != nil && !bytes.Equal(ek, ekPublic) {
+		return fmt.Errorf("machine %s has another EK: %w", machineID, ErrIdentityConflict)
 	}
 	for _, name := range claimedAKs {
-		if !bytes.Equal(name, in.AKName) {
-			return fmt.Errorf("machine %s has another AK: %w", m.ID, ErrIdentityConflict)
+		if !bytes.Equal(name, akName) {
+			return fmt.Errorf("machine %s has another AK: %w", machineID, ErrIdentityConflict)
 		}
 	}
 	return nil
 }
 
-// releaseIdentity frees the EK of a machine that has no active key and no activation that could still
+// releaseIdentity frees the EK of a machine that an enrolment made, and that has no activation that could still
 // succeed: somebody began to enrol and did not prove anything.
-func releaseIdentity(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, now time.Time) error {
-	_, err := tx.Exec(ctx, `UPDATE machines m SET ek_public = NULL, ek_fingerprint = NULL, state = 'registered', updated_at = $3
-		WHERE m.tenant_id = $1 AND m.machine_id = $2 AND m.state <> 'registered'
-		AND NOT EXISTS (SELECT FROM attestation_keys k WHERE k.tenant_id = $1 AND k.machine_id = $2 AND k.state = 'active')
+func releaseIdentity(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, now time.Time) (released bool, err error) {
+	tag, err := tx.Exec(ctx, `UPDATE machines m SET ek_public = NULL, ek_fingerprint = NULL, state = 'registered', updated_at = $3
+		WHERE m.tenant_id = $1 AND m.machine_id = $2 AND m.state = 'enrolling'
 		AND NOT EXISTS (SELECT FROM enrollments e WHERE e.tenant_id = $1 AND e.machine_id = $2 AND e.status = 'activation_required' AND e.expires_at > $3)`,
 		tenant, machineID, now)
 	if err != nil {
-		return fmt.Errorf("release the machine's identity: %w", err)
+		return false, fmt.Errorf("release the machine's identity: %w", err)
 	}
-	return nil
+	return tag.RowsAffected() > 0, nil
 }
 
-// releaseEK frees an EK that another machine claimed without proving it. Where that machine has proved it, or
-// still can, the claim that follows violates machines_ek.
-func releaseEK(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, fingerprint []byte, now time.Time) error {
+// releaseEK frees an EK that another machine claimed without proving it. Where that machine still can, the claim
+// that follows violates machines_ek.
+func releaseEK(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, ekPublic []byte, now time.Time) error {
+	fingerprint := sha256.Sum256(ekPublic)
 	var other uuid.UUID
 	err := tx.QueryRow(ctx, `SELECT machine_id FROM machines WHERE tenant_id = $1 AND ek_fingerprint = $2 AND machine_id <> $3 FOR UPDATE`,
-		tenant, fingerprint, machineID).Scan(&other)
+		tenant, fingerprint[:], machineID).Scan(&other)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look for the EK at other machines: %w", err)
 	}
-	return releaseIdentity(ctx, tx, tenant, other, now)
+	_, err = releaseIdentity(ctx, tx, tenant, other, now)
+	return err
 }
 
-// refuseForeignAK refuses an AK that answers, or is about to answer, for another machine.
+// refuseForeignAK refuses an AK that answers for another machine, or is about to for one that an enrolment made.
 func refuseForeignAK(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, akName []byte, now time.Time) error {
+	return refuseAK(ctx, tx, tenant, machineID, akName, true, now)
+}
+
+// refuseAK refuses an AK that answers for another machine, and with pending also one whose activation makes
+// another machine.
+func refuseAK(ctx context.Context, tx pgx.Tx, tenant, machineID uuid.UUID, akName []byte, pending bool, now time.Time) error {
 	var taken bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM attestation_keys WHERE tenant_id = $1 AND ak_name = $3 AND machine_id <> $2 AND state = 'active')
-		OR EXISTS (SELECT FROM enrollments WHERE tenant_id = $1 AND ak_name = $3 AND machine_id <> $2 AND status = 'activation_required' AND expires_at > $4)`,
-		tenant, machineID, akName, now).Scan(&taken)
+		OR $5 AND EXISTS (SELECT FROM enrollments e JOIN machines m USING (tenant_id, machine_id)
+			WHERE e.tenant_id = $1 AND e.ak_name = $3 AND e.machine_id <> $2 AND e.status = 'activation_required' AND e.expires_at > $4 AND m.state = 'enrolling')`,
+		tenant, machineID, akName, now, pending).Scan(&taken)
 	if err != nil {
 		return fmt.Errorf("look for the AK at other machines: %w", err)
 	}
@@ -266,8 +287,10 @@ func (s *Store) GetEnrollment(ctx context.Context, tenant, id uuid.UUID) (Enroll
 
 // ActivateEnrollment uses the enrolment's one try: secretHash is the SHA-256 of the secret that the machine's
 // TPM released. The try is burnt in the same transaction, right or wrong. Right: the attestation key becomes
-// active. Wrong or too late: ErrTokenInvalid. Used before: ErrAttemptUsed. Unknown: ErrNotFound. The AK became
-// another machine's meanwhile: ErrIdentityConflict.
+// active, the EK is the machine's, and what the enrolment said of the machine is written: what the join token
+// forces replaces, what the machine claims fills what is empty. Wrong or too late: ErrTokenInvalid. Used before:
+// ErrAttemptUsed. Unknown: ErrNotFound. The machine has another EK or AK meanwhile, or they are another
+// machine's: ErrIdentityConflict, and nothing changes.
 func (s *Store) ActivateEnrollment(ctx context.Context, tenant, id uuid.UUID, secretHash []byte, now time.Time, actor Actor) (Enrollment, error) {
 	known, err := s.GetEnrollment(ctx, tenant, id)
 	if err != nil {
@@ -275,49 +298,65 @@ func (s *Store) ActivateEnrollment(ctx context.Context, tenant, id uuid.UUID, se
 	}
 	var e Enrollment
 	var refused error // answered after the commit that burns the try
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		// The machine first, as CreateEnrollment does, so that the two cannot wait for each other.
-		if _, err := lockMachine(ctx, tx, tenant, `m.machine_id = $2`, known.MachineID); err != nil {
-			return notFound(err, "machine", known.MachineID)
+	for range 5 {
+		err = s.inTx(ctx, func(tx pgx.Tx) error {
+			e, refused, err = activateEnrollment(ctx, tx, tenant, known, secretHash, now, actor)
+			return err
+		})
+		if !isCode(err, "40P01") { // deadlock_detected: with another machine that claims the EK
+			break
 		}
-		var want, ekPublic, ekCertificate, evidence []byte
-		e, err = scanEnrollment(tx.QueryRow(ctx, `SELECT `+enrollmentColumns+`, secret_hash, ek_public, ek_certificate, evidence
-			FROM enrollments WHERE tenant_id = $1 AND enrollment_id = $2 FOR UPDATE`, tenant, id), &want, &ekPublic, &ekCertificate, &evidence)
-		if err != nil {
-			return notFound(err, "enrolment", id)
-		}
-		switch {
-		case e.Status == "active" || e.Status == "failed":
-			return ErrAttemptUsed
-		case e.Status == "expired" || !now.Before(e.ExpiresAt):
-			e.Status, refused = "expired", fmt.Errorf("the enrolment has expired: %w", ErrTokenInvalid)
-		case want == nil || subtle.ConstantTimeCompare(want, secretHash) != 1:
-			e.Status, refused = "failed", fmt.Errorf("the secret is wrong: %w", ErrTokenInvalid)
-		default:
-			e.Status = "active"
-			key := AttestationKey{MachineID: e.MachineID, Public: e.AKPublic, Name: e.AKName, Assurance: e.Assurance, Evidence: evidence}
-			if key, err = activateKey(ctx, tx, tenant, key, ekPublic, ekCertificate, now); err != nil {
-				return err
-			}
-			e.KeyID = key.ID
-		}
-		if _, err := tx.Exec(ctx, `UPDATE enrollments SET status = $3, secret_hash = NULL, key_id = $4, updated_at = $5 WHERE tenant_id = $1 AND enrollment_id = $2`,
-			tenant, id, e.Status, pgUUID(e.KeyID), now); err != nil {
-			return fmt.Errorf("burn the try: %w", err)
-		}
-		if refused != nil {
-			if err := releaseIdentity(ctx, tx, tenant, e.MachineID, now); err != nil {
-				return err
-			}
-		}
-		return audit(ctx, tx, tenant, now, actor, "enrollment.activate", "machine:"+e.MachineID.String(), nil,
-			map[string]any{"enrollment_id": id, "status": e.Status})
-	})
-	if isViolation(err, "attestation_keys_active_name") {
+	}
+	if isViolation(err, "attestation_keys_active_name") || isViolation(err, "machines_ek") {
 		err = ErrIdentityConflict
+	}
+	if err != nil {
+		refused = nil // nothing of it was committed
 	}
 	if err = errors.Join(err, refused); err != nil {
 		return Enrollment{}, fmt.Errorf("activate enrolment %s: %w", id, err)
 	}
 	return e, nil
+}
+
+func activateEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, known Enrollment, secretHash []byte, now time.Time, actor Actor) (e Enrollment, refused, err error) {
+	// The machine first, as CreateEnrollment does, so that the two cannot wait for each other.
+	m, err := lockMachine(ctx, tx, tenant, `m.machine_id = $2`, known.MachineID)
+	if err != nil {
+		return e, nil, notFound(err, "machine", known.MachineID)
+	}
+	var want, evidence []byte
+	p := proof{enrollment: known.ID, ekOpened: true}
+	e, err = scanEnrollment(tx.QueryRow(ctx, `SELECT `+enrollmentColumns+`, secret_hash, ek_public, ek_certificate, evidence, inventory
+		FROM enrollments WHERE tenant_id = $1 AND enrollment_id = $2 FOR UPDATE`, tenant, known.ID), &want, &p.ekPublic, &p.ekCertificate, &evidence, &p.claim)
+	if err != nil {
+		return e, nil, notFound(err, "enrolment", known.ID)
+	}
+	switch {
+	case e.Status == "active" || e.Status == "failed":
+		return e, nil, ErrAttemptUsed
+	case e.Status == "expired" || !now.Before(e.ExpiresAt):
+		e.Status, refused = "expired", fmt.Errorf("the enrolment has expired: %w", ErrTokenInvalid)
+	case want == nil || subtle.ConstantTimeCompare(want, secretHash) != 1:
+		e.Status, refused = "failed", fmt.Errorf("the secret is wrong: %w", ErrTokenInvalid)
+	default:
+		e.Status = "active"
+		p.key = AttestationKey{MachineID: e.MachineID, Public: e.AKPublic, Name: e.AKName, Assurance: e.Assurance, Evidence: evidence}
+		key, err := applyProof(ctx, tx, tenant, m, p, now, actor)
+		if err != nil {
+			return e, nil, err
+		}
+		e.KeyID = key.ID
+	}
+	if _, err := tx.Exec(ctx, `UPDATE enrollments SET status = $3, secret_hash = NULL, key_id = $4, updated_at = $5 WHERE tenant_id = $1 AND enrollment_id = $2`,
+		tenant, e.ID, e.Status, pgUUID(e.KeyID), now); err != nil {
+		return e, nil, fmt.Errorf("burn the try: %w", err)
+	}
+	if refused != nil {
+		if _, err := releaseIdentity(ctx, tx, tenant, e.MachineID, now); err != nil {
+			return e, nil, err
+		}
+	}
+	return e, refused, audit(ctx, tx, tenant, now, actor, "enrollment.activate", "machine:"+e.MachineID.String(), nil,
+		map[string]any{"enrollment_id": e.ID, "status": e.Status})
 }
