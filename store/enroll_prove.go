@@ -92,10 +92,12 @@ func applyProof(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, m Machine, p p
 		return AttestationKey{}, err
 	}
 	if p.ekPublic != nil {
+		free := releaseEK
 		if p.ekOpened {
-			if err := takeEK(ctx, tx, tenant, m.ID, p.ekPublic, now); err != nil {
-				return AttestationKey{}, err
-			}
+			free = takeEK
+		}
+		if err := free(ctx, tx, tenant, m.ID, p.ekPublic, now); err != nil {
+			return AttestationKey{}, err
 		}
 		if err := claimEK(ctx, tx, tenant, m.ID, p.ekPublic, now); err != nil {
 			return AttestationKey{}, err

@@ -28,7 +28,7 @@ func TestEnrolAndActivate(t *testing.T) {
 	e := must[store.Enrollment](t)(s.CreateEnrollment(t.Context(), tenant,
 		pendingEnrolment(hash("j"), store.MachineInput{Name: "web-1", OS: "linux", Labels: map[string]string{"env": "test", "a": "b"}}, "ek", "ak"), t0, system))
 	m := must[store.Machine](t)(s.GetMachine(t.Context(), tenant, e.MachineID))
-	if e.Status != "activation_required" || m.State != "enrolling" || m.ScaleSet != "forced" || m.Labels["env"] != "prod" || m.Labels["a"] != "b" {
+	if e.Status != "activation_required" || m.State != "enrolling" || m.Name != "web-1" || m.OS+m.ScaleSet != "" || len(m.Labels) != 0 {
 		t.Errorf("enrolment %+v of machine %+v", e, m)
 	}
 	if in := must[store.AppraisalInputs](t)(s.AppraisalInputs(t.Context(), tenant, m.ID, t0)); in.Key != nil {
@@ -39,7 +39,8 @@ func TestEnrolAndActivate(t *testing.T) {
 	}
 	done := must[store.Enrollment](t)(s.ActivateEnrollment(t.Context(), tenant, e.ID, hash("secret"), t0, system))
 	in := must[store.AppraisalInputs](t)(s.AppraisalInputs(t.Context(), tenant, m.ID, t0))
-	if done.Status != "active" || in.Key == nil || in.Key.ID != done.KeyID || in.Key.Assurance != verifier.EKActivated || in.Machine.State != "active" {
+	if done.Status != "active" || in.Key == nil || in.Key.ID != done.KeyID || in.Key.Assurance != verifier.EKActivated || in.Machine.State != "active" ||
+		in.Machine.OS != "linux" || in.Machine.ScaleSet != "forced" || in.Machine.Labels["env"] != "prod" || in.Machine.Labels["a"] != "b" {
 		t.Errorf("after activation: %+v, key %+v", done, in.Key)
 	}
 	if _, err := s.ActivateEnrollment(t.Context(), tenant, e.ID, hash("secret"), t0, system); !errors.Is(err, store.ErrAttemptUsed) {

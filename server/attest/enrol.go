@@ -75,6 +75,10 @@ type keyProof struct {
 //     given too, is the certificate's; without certificate, only if the policy does not require one
 //   - the machine does not exist with another EK or AK (store, in the same transaction)
 //
+// Of a machine that exists nothing changes before its AK is proved. Then what the join token forces replaces,
+// and what the machine says of itself fills what is empty: it must not pick a weaker policy, baseline or
+// suppression rule by enrolling again.
+//
 // The error is an *Error, or a failure of ours.
 func (s *Service) Enrol(ctx context.Context, tenant uuid.UUID, req EnrolRequest, joinTokenHash []byte, actor store.Actor) (*EnrolResult, error) {
 	now := s.now()
@@ -109,7 +113,8 @@ func (s *Service) Enrol(ctx context.Context, tenant uuid.UUID, req EnrolRequest,
 	}
 	if proof != nil {
 		in.Proved, in.Assurance = true, verifier.AKCertified
-		proof.EKCertified = ek != nil && ek.certificate != nil
+		// An EK is bound by activation alone: its certificate is public and proves no possession.
+		in.EKPublic, in.EKCertificate = nil, nil
 		return s.enrolProved(ctx, tenant, in, *proof, now, actor)
 	}
 	if ek == nil {

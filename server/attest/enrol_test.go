@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -400,5 +401,62 @@ func TestNewNeedsItsParts(t *testing.T) {
 	}
 	if !errors.Is(fromStore("x", store.ErrNonceUsed), store.ErrNonceUsed) {
 		t.Error("a failure of ours lost its cause")
+	}
+}
+
+// A machine that enrols again, or anybody with a join token and its public keys, changes neither its policy nor
+// its row; with the proof, only what was empty is filled.
+func TestEnrollingAgainDoesNotChooseThePolicy(t *testing.T) {
+	b := newBench(t)
+	m := newMachine(t, "sb-on-1")
+	b.trust(m, "ek")
+	lab := verifier.DefaultPolicy()
+	lab.Selector = verifier.Selector{Labels: map[string]string{"env": "lab"}}
+	if _, err := b.store.PutPolicy(b.ctx, b.tenant, "lab", lab, b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	r := m.request("web-1")
+	prod := b.joinToken("pool", map[string]string{"env": "prod"})
+	enrol := func(join []byte) *EnrolResult {
+		t.Helper()
+		e, err := b.Enrol(b.ctx, b.tenant, r, join, admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	prove := func(e *EnrolResult) {
+		t.Helper()
+		secret, err := m.open(e.CredentialBlob, e.EncryptedSecret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Activate(b.ctx, b.tenant, e.EnrollmentID, secret, admin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := enrol(prod)
+	prove(first)
+	stored := func() store.Machine {
+		t.Helper()
+		row, err := b.store.GetMachine(b.ctx, b.tenant, first.MachineID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return row
+	}
+	before := stored()
+	r.Machine.ScaleSet, r.Machine.Labels = "lab", map[string]string{"env": "lab"}
+	again := enrol(b.join)
+	if now := stored(); !reflect.DeepEqual(now, before) {
+		t.Errorf("unproved, it changed %+v to %+v", before, now)
+	}
+	prove(again)
+	now := stored()
+	if now.ScaleSet != "pool" || now.Labels["env"] != "prod" {
+		t.Errorf("proved, it changed %+v to %+v", before, now)
+	}
+	if policy, _, err := b.store.PolicyFor(b.ctx, b.tenant, now); err != nil || policy.Selector.Labels["env"] == "lab" {
+		t.Errorf("it chose its policy: %+v, %v", policy, err)
 	}
 }
