@@ -41,7 +41,7 @@ $(GOLANGCI):
 	@mkdir -p $(TOOLS)/bin && GOBIN=$(TOOLS)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION) && mv $(TOOLS)/bin/golangci-lint $@
 
 test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the long suites
-	@integration/fuzz.sh 2s verifier
+	@integration/fuzz.sh 5000x verifier
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
 	@$(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 15m ./...
 
