@@ -43,7 +43,7 @@ $(GOLANGCI):
 test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the long suites
 	@integration/fuzz.sh 5000x verifier
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
-	@$(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 15m ./...
+	@$(GOTESTSUM) --format pkgname-and-test-fails --rerun-fails=2 --rerun-fails-max-failures=3 --packages=./... -- -count=1 -timeout 15m
 
 test-long: deps $(GOTESTSUM) race fuzz ## the long suites: race detector, fuzzing, long property runs
 	@ASSAY_TEST_LONG=1 $(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 120m ./...
