@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -311,4 +312,10 @@ func (t *Trust) amdChain(e *endorsement, others []*x509.Certificate, now time.Ti
 // plainChainError drops x509's prefix.
 func plainChainError(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "x509: "))
+}
+
+// fingerprint is the SHA-256 of a certificate in hex.
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
 }
