@@ -87,12 +87,6 @@ type Collateral struct {
 	NotAfter    time.Time // nextUpdate or the certificate's notAfter: not valid from then on
 }
 
-// Want names a piece of collateral that a check lacked.
-type Want struct {
-	Kind Kind
-	Name string // as Collateral.Name
-}
-
 // Trust is what a verification may lead to and be helped by. Its zero value trusts nothing.
 type Trust struct {
 	SNP        []*x509.Certificate // ARKs, and ASKs or ASVKs to build chains with: only self-signed ones are roots
