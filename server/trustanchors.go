@@ -63,7 +63,7 @@ func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
 // ListTrustAnchors lists what is trusted, for one purpose or all.
 func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnchorsRequestObject) (openapi.ListTrustAnchorsResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, text(q.Purpose), pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, store.TrustAnchorFilter{Purpose: text(q.Purpose)}, pageOf(q.Limit, q.Cursor))
 	if err != nil {
 		return nil, err
 	}

@@ -99,10 +99,11 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 	})
 }
 
-func tenantsWithAlerts(group []*pending) []uuid.UUID {
+// tenantsToLock are the tenants of which the group raises alerts or brings collateral that all appraisals share.
+func tenantsToLock(group []*pending) []uuid.UUID {
 	var tenants []uuid.UUID
 	for _, p := range group {
-		if len(p.rec.Findings.Alerts) > 0 && !slices.Contains(tenants, p.tenant) {
+		if (len(p.rec.Findings.Alerts) > 0 || slices.ContainsFunc(p.collateral, shared)) && !slices.Contains(tenants, p.tenant) {
 			tenants = append(tenants, p.tenant)
 		}
 	}
@@ -155,6 +156,10 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 	if c.p.prepared.log != nil {
 		begun.logs.add(c.p.tenant, bootLog{digest: rec.EventLogHash, size: len(rec.EventLog), compressed: c.p.prepared.log, at: rec.ReceivedAt})
 	}
+	if c.p.prepared.platform != nil {
+		begun.platforms.add(c.p)
+	}
+	begun.collateral.add(c.p)
 	h, err := hot(rec)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ type tenantConfig struct {
 	byScaleSet map[string][]BaselineVersion
 	any        []BaselineVersion
 	rules      []SuppressionRule // enabled ones
+	trust      *TenantTrust
 }
 
 type configCache struct {
@@ -70,6 +71,9 @@ func (s *Store) configAt(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, gener
 		return nil, err
 	}
 	cfg.rules = rules
+	if cfg.trust, err = loadTrust(ctx, tx, tenant, generation); err != nil {
+		return nil, err
+	}
 	s.configs.put(tenant, cfg)
 	return cfg, nil
 }

@@ -231,7 +231,9 @@ func TestTrustAnchors(t *testing.T) {
 		Certificates: []store.TrustCertificate{{DER: []byte{1}, Subject: "one", Fingerprint: "f1", NotAfter: t0}, {DER: []byte{2}, Subject: "two", Fingerprint: "f2", NotAfter: t0}}}, t0, system))
 	must[store.TrustAnchor](t)(s.CreateTrustAnchor(ctx, tenant, store.TrustAnchor{Name: "cloud", Purpose: "ak"}, t0.Add(time.Second), system))
 	ek := must[[]store.TrustAnchor](t)(s.TrustAnchorsFor(ctx, tenant, "ek"))
-	all := allOf(t, func(p store.Page) ([]store.TrustAnchor, string, error) { return s.ListTrustAnchors(ctx, tenant, "", p) })
+	all := allOf(t, func(p store.Page) ([]store.TrustAnchor, string, error) {
+		return s.ListTrustAnchors(ctx, tenant, store.TrustAnchorFilter{}, p)
+	})
 	if len(ek) != 1 || len(ek[0].Certificates) != 2 || ek[0].Certificates[1].Subject != "two" || ek[0].Certificates[0].DER[0] != 1 || len(all) != 2 || all[0].Name != "cloud" {
 		t.Errorf("anchors %+v of %+v", ek, all)
 	}

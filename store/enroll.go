@@ -103,20 +103,25 @@ func createEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrol
 		return Enrollment{}, fmt.Errorf("end earlier enrolments: %w", err)
 	}
 
+	if in.AKPublic == nil {
+		in.AKPublic = []byte{} // a guest without a vTPM
+	}
 	e := Enrollment{ID: newID(now), MachineID: m.ID, Status: "activation_required", AKPublic: in.AKPublic, AKName: in.AKName, Assurance: in.Assurance, ExpiresAt: in.ExpiresAt}
 	if in.Proved {
 		e.Status = "active"
 		in.SecretHash = nil
 	}
 	if _, err := tx.Exec(ctx, `INSERT INTO enrollments (tenant_id, enrollment_id, machine_id, status, ak_public, ak_name, ek_public, ek_certificate,
-			inventory, made_machine, secret_hash, assurance, evidence, expires_at, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)`,
+			inventory, made_machine, secret_hash, assurance, evidence, expires_at, created_at, updated_at,
+			kind, anchor_fingerprint, certificate_not_after)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16, $17, $18)`,
 		tenant, e.ID, m.ID, e.Status, in.AKPublic, in.AKName, in.EKPublic, in.EKCertificate, claim, !found, in.SecretHash, string(in.Assurance), in.Evidence,
-		in.ExpiresAt, now); err != nil {
+		in.ExpiresAt, now, kindOr(in.Kind), textOrNull(in.AnchorFingerprint), in.CertificateNotAfter); err != nil {
 		return Enrollment{}, fmt.Errorf("record the enrolment: %w", err)
 	}
 	if in.Proved {
-		key := AttestationKey{MachineID: m.ID, Public: in.AKPublic, Name: in.AKName, Assurance: in.Assurance, Evidence: in.Evidence}
+		key := AttestationKey{MachineID: m.ID, Public: in.AKPublic, Name: in.AKName, Assurance: in.Assurance, Evidence: in.Evidence,
+			Kind: in.Kind, AnchorFingerprint: in.AnchorFingerprint, CertificateNotAfter: in.CertificateNotAfter}
 		p := proof{enrollment: e.ID, key: key, ekPublic: in.EKPublic, ekCertificate: in.EKCertificate, claim: claim}
 		if key, err = applyProof(ctx, tx, tenant, m, p, now, actor); err != nil {
 			return Enrollment{}, err
@@ -327,8 +332,10 @@ func activateEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, known 
 	}
 	var want, evidence []byte
 	p := proof{enrollment: known.ID, ekOpened: true}
-	e, err = scanEnrollment(tx.QueryRow(ctx, `SELECT `+enrollmentColumns+`, secret_hash, ek_public, ek_certificate, evidence, inventory
-		FROM enrollments WHERE tenant_id = $1 AND enrollment_id = $2 FOR UPDATE`, tenant, known.ID), &want, &p.ekPublic, &p.ekCertificate, &evidence, &p.claim)
+	e, err = scanEnrollment(tx.QueryRow(ctx, `SELECT `+enrollmentColumns+`, secret_hash, ek_public, ek_certificate, evidence, inventory,
+			kind, anchor_fingerprint, certificate_not_after
+		FROM enrollments WHERE tenant_id = $1 AND enrollment_id = $2 FOR UPDATE`, tenant, known.ID), &want, &p.ekPublic, &p.ekCertificate, &evidence, &p.claim,
+		&p.key.Kind, zeroNull(&p.key.AnchorFingerprint), &p.key.CertificateNotAfter)
 	if err != nil {
 		return e, nil, notFound(err, "enrolment", known.ID)
 	}
@@ -341,7 +348,7 @@ func activateEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, known 
 		e.Status, refused = "failed", fmt.Errorf("the secret is wrong: %w", ErrTokenInvalid)
 	default:
 		e.Status = "active"
-		p.key = AttestationKey{MachineID: e.MachineID, Public: e.AKPublic, Name: e.AKName, Assurance: e.Assurance, Evidence: evidence}
+		p.key.MachineID, p.key.Public, p.key.Name, p.key.Assurance, p.key.Evidence = e.MachineID, e.AKPublic, e.AKName, e.Assurance, evidence
 		key, err := applyProof(ctx, tx, tenant, m, p, now, actor)
 		if err != nil {
 			return e, nil, err

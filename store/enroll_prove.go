@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -29,17 +30,18 @@ type claimedInventory struct {
 	ScaleSet       string            `json:"scale_set,omitempty"`
 	Labels         map[string]string `json:"labels,omitempty"`
 	Declared       finding.Posture   `json:"declared"`
+	Instance       json.RawMessage   `json:"instance,omitempty"`         // proven by the AK certificate
 	ForcedScaleSet string            `json:"forced_scale_set,omitempty"` // by the join token
 	ForcedLabels   map[string]string `json:"forced_labels,omitempty"`    // by the join token
 }
 
 func claimOf(in MachineInput, forcedScaleSet string, forcedLabels map[string]string) claimedInventory {
 	return claimedInventory{ExternalID: in.ExternalID, Name: in.Name, OS: in.OS, Platform: in.Platform, SecurityType: in.SecurityType,
-		ScaleSet: in.ScaleSet, Labels: in.Labels, Declared: in.Declared, ForcedScaleSet: forcedScaleSet, ForcedLabels: forcedLabels}
+		ScaleSet: in.ScaleSet, Labels: in.Labels, Declared: in.Declared, Instance: in.Instance, ForcedScaleSet: forcedScaleSet, ForcedLabels: forcedLabels}
 }
 
 // over is the update of m by the claim: the machine's word fills what is empty or absent, and never replaces
-// what is there; the join token's word replaces.
+// what is there; the join token's word replaces, and so does an instance, which is proven.
 func (c claimedInventory) over(m Machine) MachineInput {
 	fill := func(is, claim string) string {
 		if is != "" {
@@ -48,7 +50,7 @@ func (c claimedInventory) over(m Machine) MachineInput {
 		return claim
 	}
 	in := MachineInput{ExternalID: fill(m.ExternalID, c.ExternalID), Name: fill(m.Name, c.Name), OS: fill(m.OS, c.OS), Platform: fill(m.Platform, c.Platform),
-		SecurityType: fill(m.SecurityType, c.SecurityType), ScaleSet: fill(m.ScaleSet, c.ScaleSet), Declared: mergePosture(c.Declared, m.Declared)}
+		SecurityType: fill(m.SecurityType, c.SecurityType), ScaleSet: fill(m.ScaleSet, c.ScaleSet), Declared: mergePosture(c.Declared, m.Declared), Instance: c.Instance}
 	if c.ForcedScaleSet != "" {
 		in.ScaleSet = c.ForcedScaleSet
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 var errClosed = errors.New("the store is closed")
@@ -19,11 +21,14 @@ type pending struct {
 	tenant   uuid.UUID
 	rec      *AppraisalRecord
 	prepared prepared // only for the changed committer
-	result   Recorded
-	err      error
-	unsteady bool // by the steady committer: this is a change (or a refusal), for the changed one to tell
-	taken    bool // its group has begun; guarded by committer.mu
-	done     chan struct{}
+	// What the record brings and what it lacks of collateral, where this process has not stored it already.
+	collateral []tee.Collateral
+	wants      []tee.Want
+	result     Recorded
+	err        error
+	unsteady   bool // by the steady committer: this is a change (or a refusal), for the changed one to tell
+	taken      bool // its group has begun; guarded by committer.mu
+	done       chan struct{}
 }
 
 // machineKey names a machine of a tenant.

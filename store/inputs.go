@@ -22,9 +22,9 @@ import (
 // moment. Of the baselines that name a machine it tells which versions are valid; what is in them never changes,
 // and is kept in memory.
 const selectInputs = `SELECT u.ord, ` + machineColumns + `,
-		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at,
+		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at, k.kind, k.anchor_fingerprint, k.certificate_not_after,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
-		st.last_challenge, st.last_log, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
+		st.last_challenge, st.last_log, st.last_platform, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
 		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
 	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
@@ -45,6 +45,9 @@ type inputsRow struct {
 	akPublic, akName, evidence       []byte
 	assurance                        pgtype.Text
 	keyCreated                       pgtype.Timestamptz
+	keyKind, keyAnchor               pgtype.Text
+	keyNotAfter                      pgtype.Timestamptz
+	lastPlatform                     []byte
 	clock, reset, restart, firmware  pgtype.Int8
 	safe                             pgtype.Bool
 	lastChallenge, lastLog, imaState []byte
@@ -58,9 +61,9 @@ type inputsRow struct {
 }
 
 func (r *inputsRow) scan(row pgx.Row) error {
-	return row.Scan(append(append(make([]any, 0, 50), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated,
+	return row.Scan(append(append(make([]any, 0, 60), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
-		&r.lastChallenge, &r.lastLog, &r.imaState, &r.run,
+		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.run,
 		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils)...)...)
 }
 
@@ -129,11 +132,12 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 		return AppraisalInputs{}, err
 	}
 	in := AppraisalInputs{
-		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
+		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, LastPlatform: r.lastPlatform, Trust: cfg.trust, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
 	}
 	if r.keyID.Valid {
 		in.Key = &AttestationKey{ID: r.keyID.Bytes, MachineID: m.ID, Public: r.akPublic, Name: r.akName,
-			Assurance: verifier.Assurance(r.assurance.String), State: "active", Evidence: r.evidence, CreatedAt: r.keyCreated.Time}
+			Assurance: verifier.Assurance(r.assurance.String), State: "active", Evidence: r.evidence, CreatedAt: r.keyCreated.Time,
+			Kind: r.keyKind.String, AnchorFingerprint: r.keyAnchor.String, CertificateNotAfter: timePtr(r.keyNotAfter)}
 		if r.clockKey == r.keyID {
 			in.LastClock = &tpm.ClockState{Clock: uint64(r.clock.Int64), ResetCount: uint32(r.reset.Int64), RestartCount: uint32(r.restart.Int64), // #nosec G115 -- stored as the same bits
 				Safe: r.safe.Bool, FirmwareVersion: uint64(r.firmware.Int64)} // #nosec G115 -- stored as the same bits

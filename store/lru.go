@@ -36,6 +36,16 @@ func (c *lru[K, V]) get(key K) (V, bool) {
 	return e.Value.(*lruEntry[K, V]).value, true
 }
 
+func (c *lru[K, V]) remove(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.items[key]; ok {
+		c.order.Remove(e)
+		delete(c.items, key)
+		c.used -= e.Value.(*lruEntry[K, V]).cost
+	}
+}
+
 func (c *lru[K, V]) put(key K, value V, cost int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

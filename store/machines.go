@@ -1,12 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -23,14 +25,15 @@ import (
 const machineColumns = `m.machine_id, m.external_id, m.name, m.os, m.platform, m.security_type, m.scale_set, m.labels,
 	m.declared_secure_boot_supported, m.declared_secure_boot, m.declared_vtpm, m.declared_agent_installed,
 	m.observed_secure_boot_supported, m.observed_secure_boot, m.observed_vtpm, m.observed_agent_installed,
-	m.state, m.status, m.reason, m.assurance, m.last_verdict_id, m.created_at, m.updated_at, st.last_seen_at, st.next_due_at`
+	m.state, m.status, m.reason, m.assurance, m.last_verdict_id, m.instance, m.platform_evidence_type, m.vm_id,
+	m.created_at, m.updated_at, st.last_seen_at, st.next_due_at`
 
 const machineTables = ` FROM machines m JOIN machine_attestation_state st USING (tenant_id, machine_id) `
 
 // machineRow receives machineColumns without reflection on the way of every appraisal.
 type machineRow struct {
 	id                 pgtype.UUID
-	labels             []byte
+	labels, instance   []byte
 	status             string
 	lastVerdict        pgtype.UUID
 	created, updated   pgtype.Timestamptz
@@ -44,7 +47,8 @@ func (r *machineRow) targets() []any {
 	return []any{&r.id, &r.m.ExternalID, &r.m.Name, &r.m.OS, &r.m.Platform, &r.m.SecurityType, &r.m.ScaleSet, &r.labels,
 		&r.declared[0], &r.declared[1], &r.declared[2], &r.declared[3],
 		&r.observed[0], &r.observed[1], &r.observed[2], &r.observed[3],
-		&r.m.State, &r.status, &r.reason, &r.assurance, &r.lastVerdict, &r.created, &r.updated, &r.lastSeen, &r.nextDue}
+		&r.m.State, &r.status, &r.reason, &r.assurance, &r.lastVerdict, &r.instance, &r.m.PlatformEvidenceType, &r.m.VMID,
+		&r.created, &r.updated, &r.lastSeen, &r.nextDue}
 }
 
 func (r *machineRow) machine() (Machine, error) {
@@ -56,6 +60,9 @@ func (r *machineRow) machine() (Machine, error) {
 	}
 	m.Reason, m.Assurance = verifier.Reason(r.reason), verifier.Assurance(r.assurance)
 	m.LastVerdict = uuidPtr(r.lastVerdict)
+	if r.instance != nil {
+		m.Instance = r.instance
+	}
 	m.CreatedAt, m.UpdatedAt = r.created.Time, r.updated.Time
 	m.LastSeenAt, m.NextDueAt = timePtr(r.lastSeen), timePtr(r.nextDue)
 	if len(r.labels) > len("{}") {
@@ -197,10 +204,10 @@ func insertMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in MachineI
 	id := newID(now)
 	d := in.Declared
 	tag, err := tx.Exec(ctx, `INSERT INTO machines (tenant_id, machine_id, external_id, name, os, platform, security_type, scale_set, labels,
-			declared_secure_boot_supported, declared_secure_boot, declared_vtpm, declared_agent_installed, state, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) ON CONFLICT DO NOTHING`,
+			declared_secure_boot_supported, declared_secure_boot, declared_vtpm, declared_agent_installed, state, created_at, updated_at, instance)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16) ON CONFLICT DO NOTHING`,
 		tenant, id, in.ExternalID, in.Name, in.OS, in.Platform, in.SecurityType, in.ScaleSet, labelsOrEmpty(in.Labels),
-		d.SecureBootSupported, d.SecureBoot, d.VTPM, d.AgentInstalled, state, now)
+		d.SecureBootSupported, d.SecureBoot, d.VTPM, d.AgentInstalled, state, now, in.Instance)
 	if err != nil {
 		return Machine{}, false, fmt.Errorf("register: %w", err)
 	}
@@ -218,8 +225,12 @@ func insertMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in MachineI
 
 // inventory is what the audit record keeps of a machine.
 func inventory(m Machine) map[string]any {
-	return map[string]any{"external_id": m.ExternalID, "name": m.Name, "os": m.OS, "platform": m.Platform,
+	facts := map[string]any{"external_id": m.ExternalID, "name": m.Name, "os": m.OS, "platform": m.Platform,
 		"security_type": m.SecurityType, "scale_set": m.ScaleSet, "labels": m.Labels, "declared": m.Declared}
+	if m.Instance != nil {
+		facts["instance"] = m.Instance
+	}
+	return facts
 }
 
 // mergeMachine writes what in says over a locked machine; empty fields keep their value.
@@ -236,17 +247,21 @@ func mergeMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, m Machine, i
 		m.Labels = in.Labels
 	}
 	m.Declared = mergePosture(m.Declared, in.Declared)
+	if in.Instance != nil && !sameJSON(m.Instance, in.Instance) {
+		m.Instance = in.Instance
+	}
 	if was.ExternalID == m.ExternalID && was.Name == m.Name && was.OS == m.OS && was.Platform == m.Platform && was.SecurityType == m.SecurityType &&
-		was.ScaleSet == m.ScaleSet && maps.Equal(was.Labels, m.Labels) && samePosture(was.Declared, m.Declared) {
+		was.ScaleSet == m.ScaleSet && maps.Equal(was.Labels, m.Labels) && samePosture(was.Declared, m.Declared) &&
+		bytes.Equal(was.Instance, m.Instance) {
 		return m, nil
 	}
 	m.UpdatedAt = now
 	d := m.Declared
 	_, err := tx.Exec(ctx, `UPDATE machines SET external_id = $3, name = $4, os = $5, platform = $6, security_type = $7, scale_set = $8, labels = $9,
-			declared_secure_boot_supported = $10, declared_secure_boot = $11, declared_vtpm = $12, declared_agent_installed = $13, updated_at = $14
+			declared_secure_boot_supported = $10, declared_secure_boot = $11, declared_vtpm = $12, declared_agent_installed = $13, updated_at = $14, instance = $15
 		WHERE tenant_id = $1 AND machine_id = $2`,
 		tenant, m.ID, m.ExternalID, m.Name, m.OS, m.Platform, m.SecurityType, m.ScaleSet, labelsOrEmpty(m.Labels),
-		d.SecureBootSupported, d.SecureBoot, d.VTPM, d.AgentInstalled, now)
+		d.SecureBootSupported, d.SecureBoot, d.VTPM, d.AgentInstalled, now, m.Instance)
 	if isViolation(err, "machines_plain_name") || isViolation(err, "machines_external_id") {
 		return Machine{}, fmt.Errorf("another machine has that name or external id: %w", ErrConflict)
 	}
@@ -254,6 +269,12 @@ func mergeMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, m Machine, i
 		return Machine{}, fmt.Errorf("update: %w", err)
 	}
 	return m, audit(ctx, tx, tenant, now, actor, "machine.update", "machine:"+m.ID.String(), inventory(was), inventory(m))
+}
+
+// sameJSON tells whether two documents say the same: Postgres gives jsonb back in a form of its own.
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 func mergePosture(old, with finding.Posture) finding.Posture {

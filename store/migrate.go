@@ -17,7 +17,7 @@ import (
 )
 
 // schemaVersion is the last migration that this code knows and needs.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // Migrate brings the schema at url to the version of this code. Replicas may do so at once: one works, the
 // others wait (an advisory lock of golang-migrate). A schema that is newer is left as it is.

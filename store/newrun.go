@@ -16,11 +16,12 @@ import (
 // newRuns is what a group's new runs write, column by column: one statement a table for the whole group. In a
 // reboot storm every record is a change; a statement for each of its rows costs Postgres more than twice as much.
 type newRuns struct {
-	logs bootLogTable
+	logs       bootLogTable
+	platforms  platformTable
+	collateral collateralTable
 
 	hot      hotTable
 	verdicts []pgtype.UUID // of hot's rows, as all that follows
-	genuine  []bool
 	keys     []pgtype.UUID
 
 	statuses, reasons, assurances []string
@@ -28,6 +29,8 @@ type newRuns struct {
 	appraisals                    []string
 	digests                       [][]byte
 	observed                      [4][]pgtype.Bool
+	platformTypes, vmIDs          []string
+	platformAppraisals            []pgtype.Text // only of records with hardware evidence
 
 	evidence evidenceTable
 	large    []*evidenceTable // each of one row
@@ -37,8 +40,8 @@ type newRuns struct {
 }
 
 const beginRuns = `UPDATE machine_attestation_state st SET verdict_id = v.verdict_id, fingerprint = u.fingerprint, run_count = 1,
-	genuine_verdict_id = CASE WHEN v.genuine THEN v.verdict_id ELSE st.genuine_verdict_id END,` + hotAssignments + `
-	FROM ` + hotParameters + ` JOIN unnest($15::uuid[], $16::boolean[]) WITH ORDINALITY v (verdict_id, genuine, ord) USING (ord)
+	genuine_verdict_id = CASE WHEN u.genuine THEN v.verdict_id ELSE st.genuine_verdict_id END,` + hotAssignments + `
+	FROM ` + hotParameters + ` JOIN unnest($17::uuid[]) WITH ORDINALITY v (verdict_id, ord) USING (ord)
 	WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
 
 const insertVerdicts = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest)
@@ -51,21 +54,26 @@ const setMachines = `UPDATE machines m SET status = u.status, reason = u.reason,
 		observed_secure_boot_supported = CASE WHEN u.genuine THEN u.supported ELSE m.observed_secure_boot_supported END,
 		observed_secure_boot = CASE WHEN u.genuine THEN u.secure_boot ELSE m.observed_secure_boot END,
 		observed_vtpm = CASE WHEN u.genuine THEN u.vtpm ELSE m.observed_vtpm END,
-		observed_agent_installed = CASE WHEN u.genuine THEN u.agent ELSE m.observed_agent_installed END
+		observed_agent_installed = CASE WHEN u.genuine THEN u.agent ELSE m.observed_agent_installed END,
+		platform_evidence_type = CASE WHEN u.genuine AND u.platform_type <> '' THEN u.platform_type ELSE m.platform_evidence_type END,
+		vm_id = CASE WHEN u.genuine AND u.vm_id <> '' THEN u.vm_id ELSE m.vm_id END,
+		platform_root = coalesce(u.appraisal::json #>> '{claims,platform,root_sha256}', '')
 	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::timestamptz[],
-			$9::boolean[], $10::boolean[], $11::boolean[], $12::boolean[])
-		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent)
+			$9::boolean[], $10::boolean[], $11::boolean[], $12::boolean[], $13::text[], $14::text[], $15::text[])
+		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent, platform_type, vm_id, appraisal)
 	WHERE m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id`
 
 // add notes the change that begins the run with that verdict.
 func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	rec, a := c.p.rec, c.p.rec.Appraisal
 	n.hot.add(c.p, h)
-	n.verdicts, n.genuine, n.keys = append(n.verdicts, pgUUID(id)), append(n.genuine, a.Genuine), append(n.keys, pgUUID(rec.KeyID))
+	n.verdicts, n.keys = append(n.verdicts, pgUUID(id)), append(n.keys, pgUUID(rec.KeyID))
 	n.statuses, n.reasons = append(n.statuses, a.Status.String()), append(n.reasons, string(a.Reason))
 	n.assurances = append(n.assurances, string(a.Assurance))
 	n.machineAssurances = append(n.machineAssurances, string(cmp.Or(a.Assurance, c.run.machine.Assurance)))
 	n.appraisals, n.digests = append(n.appraisals, string(c.p.prepared.appraisal)), append(n.digests, rec.EventLogHash)
+	n.platformTypes, n.vmIDs = append(n.platformTypes, rec.PlatformType), append(n.vmIDs, rec.VMID)
+	n.platformAppraisals = append(n.platformAppraisals, pgtype.Text{String: string(c.p.prepared.appraisal), Valid: rec.PlatformDigest != nil})
 	o := rec.Observed
 	for i, b := range [...]*bool{o.SecureBootSupported, o.SecureBoot, o.VTPM, o.AgentInstalled} {
 		n.observed[i] = append(n.observed[i], boolOrNull(b))
@@ -96,6 +104,8 @@ func boolOrNull(b *bool) pgtype.Bool {
 // queue adds the statements of all that was noted.
 func (n *newRuns) queue(b *pgx.Batch) {
 	n.logs.queue(b)
+	n.platforms.queue(b)
+	n.collateral.queue(b)
 	if len(n.verdicts) == 0 {
 		return
 	}
@@ -103,13 +113,13 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	if e := &n.ended; len(e.verdicts) > 0 {
 		b.Queue(endRuns, e.tenants, e.verdicts, e.ats, e.counts)
 	}
-	b.Queue(beginRuns, append(t.args(), n.verdicts, n.genuine)...)
-	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, n.genuine, t.ats, n.appraisals, n.digests)
+	b.Queue(beginRuns, append(t.args(), n.verdicts)...)
+	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests)
 	if e := &n.evidence; len(e.verdicts) > 0 {
 		b.Queue(insertEvidence, e.args()...)
 	}
-	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, n.genuine, t.ats,
-		n.observed[0], n.observed[1], n.observed[2], n.observed[3])
+	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, t.genuine, t.ats,
+		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.platformAppraisals)
 	a := &n.audit
 	b.Queue(insertVerdictAudit, a.tenants, a.events, a.ats, a.kinds, a.ids, a.addresses, a.requests, a.targets, a.before, a.after)
 	queueFindings(b, n.findings)

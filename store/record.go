@@ -30,8 +30,9 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 		return Recorded{}, errors.New("record appraisal: the record holds no appraisal")
 	}
 	p := &pending{tenant: tenant, rec: &rec}
-	// A log to be stored and a baseline to be learned never belong to an unchanged judgement.
-	if rec.EventLog == nil && rec.LearnBaseline == nil {
+	p.collateral, p.wants = s.newCollateral(tenant, &rec), s.newWants(tenant, &rec)
+	// What is to be stored once, and a baseline to be learned, never belong to an unchanged judgement.
+	if rec.EventLog == nil && rec.LearnBaseline == nil && rec.PlatformEvidence == nil && len(p.collateral) == 0 && len(p.wants) == 0 {
 		if err := s.steady.do(ctx, p); err != nil {
 			return Recorded{}, fmt.Errorf("record appraisal: %w", err)
 		}
@@ -47,12 +48,13 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 	if err := s.changed.do(ctx, p); err != nil {
 		return Recorded{}, fmt.Errorf("record appraisal: %w", err)
 	}
+	s.noteCollateral(tenant, p)
 	return p.result, nil
 }
 
 // prepared is a record's content in the form of its columns.
 type prepared struct {
-	appraisal, evidence, log []byte
+	appraisal, evidence, log, platform []byte
 }
 
 func prepare(rec *AppraisalRecord) (prepared, error) {
@@ -67,6 +69,9 @@ func prepare(rec *AppraisalRecord) (prepared, error) {
 	if rec.EventLog != nil {
 		p.log = compress(rec.EventLog)
 	}
+	if rec.PlatformEvidence != nil {
+		p.platform = compress(rec.PlatformEvidence)
+	}
 	return p, nil
 }
 
@@ -76,7 +81,7 @@ type hotColumns struct {
 	clock, reset, restart, firmware pgtype.Int8
 	safe                            pgtype.Bool
 	clockKey                        pgtype.UUID
-	log                             []byte
+	log, platform                   []byte
 	ima                             []byte
 }
 
@@ -89,7 +94,9 @@ func hot(rec *AppraisalRecord) (hotColumns, error) {
 		h.firmware = pgtype.Int8{Int64: int64(rec.Clock.FirmwareVersion), Valid: true} // #nosec G115 -- the same bits
 		h.safe = pgtype.Bool{Bool: rec.Clock.Safe, Valid: true}
 		h.clockKey = pgUUID(rec.KeyID)
-		h.log = rec.EventLogHash
+	}
+	if rec.Appraisal.Genuine {
+		h.log, h.platform = rec.EventLogHash, rec.PlatformDigest
 	}
 	if rec.IMAState != nil {
 		var err error
@@ -100,22 +107,24 @@ func hot(rec *AppraisalRecord) (hotColumns, error) {
 	return h, nil
 }
 
-// What genuine evidence leaves in the hot row; of other evidence nothing is remembered. "genuine" is u.clock IS
-// NOT NULL. The IMA state is of one boot: it is kept where the record brings none and the boot is the same.
+// What genuine evidence leaves in the hot row; of other evidence nothing is remembered. A guest without a TPM has no
+// clock. The IMA state is of one boot: it is kept where the record brings none and the boot is the same.
 const hotAssignments = `
 	last_challenge = coalesce(u.challenge, st.last_challenge), run_last_at = GREATEST(st.run_last_at, u.at), next_due_at = u.due,
-	last_seen_at = CASE WHEN u.clock IS NULL THEN st.last_seen_at ELSE GREATEST(st.last_seen_at, u.at) END,
+	last_seen_at = CASE WHEN u.genuine THEN GREATEST(st.last_seen_at, u.at) ELSE st.last_seen_at END,
 	clock_key_id = CASE WHEN u.clock IS NULL THEN st.clock_key_id ELSE u.clock_key END,
 	clock = coalesce(u.clock, st.clock), reset_count = coalesce(u.reset, st.reset_count), restart_count = coalesce(u.restart, st.restart_count),
 	clock_safe = coalesce(u.safe, st.clock_safe), firmware_version = coalesce(u.firmware, st.firmware_version),
-	last_log = CASE WHEN u.clock IS NULL THEN st.last_log ELSE u.log END,
-	ima_state = CASE WHEN u.clock IS NULL THEN st.ima_state WHEN u.ima IS NOT NULL THEN u.ima::json
+	last_log = CASE WHEN u.genuine THEN u.log ELSE st.last_log END,
+	last_platform = CASE WHEN u.genuine THEN u.platform ELSE st.last_platform END,
+	ima_state = CASE WHEN NOT u.genuine THEN st.ima_state WHEN u.ima IS NOT NULL THEN u.ima::json
 		WHEN u.reset = st.reset_count AND u.clock_key = st.clock_key_id THEN st.ima_state END`
 
 // hotParameters is the table of parameters that hotAssignments reads, from $1 on, one row a record.
 const hotParameters = `unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], $5::timestamptz[], $6::timestamptz[],
-		$7::bigint[], $8::bigint[], $9::bigint[], $10::boolean[], $11::bigint[], $12::uuid[], $13::bytea[], $14::text[])
-	WITH ORDINALITY u (tenant_id, machine_id, fingerprint, challenge, at, due, clock, reset, restart, safe, firmware, clock_key, log, ima, ord)`
+		$7::bigint[], $8::bigint[], $9::bigint[], $10::boolean[], $11::bigint[], $12::uuid[], $13::bytea[], $14::text[],
+		$15::bytea[], $16::boolean[])
+	WITH ORDINALITY u (tenant_id, machine_id, fingerprint, challenge, at, due, clock, reset, restart, safe, firmware, clock_key, log, ima, platform, genuine, ord)`
 
 // The planner must not see the machines' rows but through their key (see Open): every row of u finds its row by
 // primary key. The row is updated only where nothing has changed and the challenge is new, so what is not
@@ -134,8 +143,9 @@ type hotTable struct {
 	clock, reset, restart, firmware []pgtype.Int8
 	safe                            []pgtype.Bool
 	clockKeys                       []pgtype.UUID
-	logs                            [][]byte
+	logs, platforms                 [][]byte
 	imas                            []pgtype.Text
+	genuine                         []bool
 }
 
 func (t *hotTable) add(p *pending, h hotColumns) {
@@ -148,12 +158,13 @@ func (t *hotTable) add(p *pending, h hotColumns) {
 	t.clock, t.reset, t.restart, t.firmware = append(t.clock, h.clock), append(t.reset, h.reset), append(t.restart, h.restart), append(t.firmware, h.firmware)
 	t.safe = append(t.safe, h.safe)
 	t.clockKeys = append(t.clockKeys, h.clockKey)
-	t.logs = append(t.logs, h.log)
+	t.logs, t.platforms = append(t.logs, h.log), append(t.platforms, h.platform)
+	t.genuine = append(t.genuine, p.rec.Appraisal.Genuine)
 	t.imas = append(t.imas, pgtype.Text{String: string(h.ima), Valid: h.ima != nil})
 }
 
 func (t *hotTable) args() []any {
-	return []any{t.tenants, t.machines, t.fingerprints, t.challenges, t.ats, t.dues, t.clock, t.reset, t.restart, t.safe, t.firmware, t.clockKeys, t.logs, t.imas}
+	return []any{t.tenants, t.machines, t.fingerprints, t.challenges, t.ats, t.dues, t.clock, t.reset, t.restart, t.safe, t.firmware, t.clockKeys, t.logs, t.imas, t.platforms, t.genuine}
 }
 
 // commitSteady extends the runs of the records that changed nothing, and marks the others unsteady.
@@ -254,10 +265,16 @@ func (s *Store) runExtend(ctx context.Context, db querier, args []any, group []*
 	return nil
 }
 
-// rulesOf locks the suppression rules of the group's tenants that raise alerts, in one order of tenants.
+// rulesOf locks the suppression rules of the group's tenants that raise alerts, and the configuration of those that
+// bring collateral, in one order of tenants.
 func (s *Store) rulesOf(ctx context.Context, tx pgx.Tx, group []*pending) (map[uuid.UUID][]SuppressionRule, error) {
 	rules := map[uuid.UUID][]SuppressionRule{}
-	for _, tenant := range tenantsWithAlerts(group) {
+	for _, tenant := range tenantsToLock(group) {
+		if changesTrust(group, tenant) {
+			if err := lockConfig(ctx, tx, tenant); err != nil {
+				return nil, err
+			}
+		}
 		r, err := s.lockSuppressionRules(ctx, tx, tenant)
 		if err != nil {
 			return nil, err

@@ -44,7 +44,8 @@ func (s *Store) RevokeAttestationKey(ctx context.Context, tenant, machineID uuid
 		}
 		// Without a fingerprint no judgement that is under way can extend the run: it has to look at the key.
 		if _, err := tx.Exec(ctx, `UPDATE machine_attestation_state SET fingerprint = NULL, clock_key_id = NULL, clock = NULL, reset_count = NULL,
-				restart_count = NULL, clock_safe = NULL, firmware_version = NULL, last_log = NULL, ima_state = NULL
+				restart_count = NULL, clock_safe = NULL, firmware_version = NULL, last_log = NULL, last_platform = NULL,
+				ima_state = NULL
 			WHERE tenant_id = $1 AND machine_id = $2`, tenant, machineID); err != nil {
 			return fmt.Errorf("forget the key's quotes: %w", err)
 		}

@@ -40,7 +40,7 @@ func TestForeignCursors(t *testing.T) {
 		if _, _, err := s.ListPolicies(t.Context(), tenant, page); !errors.Is(err, store.ErrInvalidCursor) {
 			t.Errorf("policies from %q: %v", key, err)
 		}
-		if _, _, err := s.ListTrustAnchors(t.Context(), tenant, "", page); !errors.Is(err, store.ErrInvalidCursor) {
+		if _, _, err := s.ListTrustAnchors(t.Context(), tenant, store.TrustAnchorFilter{}, page); !errors.Is(err, store.ErrInvalidCursor) {
 			t.Errorf("trust anchors from %q: %v", key, err)
 		}
 	}

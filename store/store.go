@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // Options tunes Open. The zero value is fit for use.
@@ -37,11 +38,15 @@ type Store struct {
 	// Versions of baselines that name machines, without their reference values, and those by content.
 	versions   *lru[versionKey, BaselineVersion]
 	references *lru[refKey, verifier.ReferenceValues]
-	inputs     *gatherer[machineKey, *inputsRow]
-	bootLogs   *gatherer[tenantLog, struct{}]
-	steady     *committer // appraisals that changed nothing
-	changed    *committer // appraisals that did
-	close      sync.Once
+	// Endorsement keys, and what this process has offered to the database already and noted as wanted.
+	byName   *lru[collateralName, tee.Collateral]
+	offered  *lru[collateralMark, struct{}]
+	wanted   *lru[collateralName, time.Time]
+	inputs   *gatherer[machineKey, *inputsRow]
+	bootLogs *gatherer[tenantLog, struct{}]
+	steady   *committer // appraisals that changed nothing
+	changed  *committer // appraisals that did
+	close    sync.Once
 }
 
 // Bounds of what is kept in memory: the count of machine-bound baseline versions, and the bytes (as stored)
@@ -83,6 +88,9 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		pool: pool, grouped: grouped,
 		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
 		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
+		byName:     newLRU[collateralName, tee.Collateral](cachedCollateralBytes),
+		offered:    newLRU[collateralMark, struct{}](cachedCollateralMarks),
+		wanted:     newLRU[collateralName, time.Time](cachedCollateralMarks),
 	}
 	size := o.GroupSize
 	if size <= 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -89,10 +90,14 @@ type Machine struct {
 	Reason       verifier.Reason
 	Assurance    verifier.Assurance
 	LastVerdict  *uuid.UUID
-	LastSeenAt   *time.Time // last accepted evidence
-	NextDueAt    *time.Time
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
+	// Instance is the cloud instance that the machine's AK certificate proves, as JSON; nil if none.
+	Instance json.RawMessage
+	// PlatformEvidenceType and VMID are of the last genuine hardware evidence; empty if there was none.
+	PlatformEvidenceType, VMID string
+	LastSeenAt                 *time.Time // last accepted evidence
+	NextDueAt                  *time.Time
+	CreatedAt                  time.Time
+	UpdatedAt                  time.Time
 }
 
 // MachineInput is an inventory upsert: by ExternalID where it is given, else a new machine (or the one
@@ -101,6 +106,8 @@ type MachineInput struct {
 	ExternalID, Name, OS, Platform, SecurityType, ScaleSet string
 	Labels                                                 map[string]string
 	Declared                                               finding.Posture
+	// Instance is a cloud instance that is proven (by an AK certificate): it replaces what is there. Nil says nothing.
+	Instance json.RawMessage
 }
 
 // MachineFilter narrows ListMachines. Empty fields do not restrict; Label is "key=value" or "key".
@@ -124,6 +131,10 @@ type EnrollmentInput struct {
 	Proved     bool
 	Assurance  verifier.Assurance
 	Evidence   json.RawMessage // what proved it (certificate subjects, fingerprints), for people
+	// Kind, AnchorFingerprint and CertificateNotAfter are as in AttestationKey.
+	Kind                string
+	AnchorFingerprint   string
+	CertificateNotAfter *time.Time
 }
 
 // Enrollment is the row of an enrolment in progress or done.
@@ -138,6 +149,12 @@ type Enrollment struct {
 	ExpiresAt time.Time
 }
 
+// The kinds of attestation keys.
+const (
+	KeyTPM = "tpm" // an AK
+	KeyTEE = "tee" // a guest without a vTPM: its hardware report answers the challenge
+)
+
 // AttestationKey is one row of attestation_keys.
 type AttestationKey struct {
 	ID        uuid.UUID
@@ -148,6 +165,14 @@ type AttestationKey struct {
 	State     string // "active", "replaced", "revoked"
 	Evidence  json.RawMessage
 	CreatedAt time.Time
+	// Kind is KeyTPM (also where it is left empty) or KeyTEE. Public is empty for KeyTEE, and Name is what
+	// identifies the guest.
+	Kind string
+	// AnchorFingerprint is the SHA-256, in lower-case hex, of the trust anchor's certificate that the proof ended
+	// in; empty if unknown.
+	AnchorFingerprint string
+	// CertificateNotAfter is the end of the AK certificate or endorsement; nil if there is none.
+	CertificateNotAfter *time.Time
 }
 
 // AppraisalInputs is one snapshot of all that the store knows for an appraisal.
@@ -158,9 +183,12 @@ type AppraisalInputs struct {
 	// LastChallenge is the order key (time and random part) of the last redeemed challenge.
 	LastChallenge []byte
 	LastLog       []byte // SHA-256 of the log of the last genuine verdict; nil if it had none
-	IMAState      *ima.State
-	Policy        verifier.Policy
-	PolicyRef     verifier.VersionRef
+	LastPlatform  []byte // digest of the hardware evidence of the last genuine verdict; nil if it had none
+	// Trust is what the tenant trusts, as of the same snapshot. It is shared: it must not be modified.
+	Trust     *TenantTrust
+	IMAState  *ima.State
+	Policy    verifier.Policy
+	PolicyRef verifier.VersionRef
 	// Versions are the valid versions (active and in grace, not past ActiveUntil) of every baseline whose selector fits.
 	Versions []BaselineVersion
 	// Learned tells whether the machine already has a learned or captured baseline of its own.
@@ -209,23 +237,33 @@ type PolicyVersion struct {
 
 // AppraisalRecord is all that one appraisal changes; RecordAppraisal commits it as one.
 type AppraisalRecord struct {
-	MachineID     uuid.UUID
-	KeyID         uuid.UUID
-	ReceivedAt    time.Time
-	NextDueAt     time.Time
-	ChallengeKey  []byte // order key of the redeemed challenge; nil where the appraisal redeems none (its nonce failed)
-	Appraisal     *verifier.Appraisal
-	Clock         *tpm.ClockState // of the quote, only where genuine
-	Fingerprint   [32]byte        // of the judgement: equal fingerprints in a row extend one verdict
-	EventLog      []byte          // raw; stored once per digest; nil if none or already held
-	EventLogHash  []byte          // SHA-256; nil if none
-	EvidenceType  string          // content type of Evidence
-	Evidence      []byte          // raw body, stored on change
-	IMAState      *ima.State
-	Findings      finding.Result
-	Observed      finding.Posture
-	LearnBaseline *verifier.ReferenceValues // set where the policy learns at first boot
-	Actor         Actor
+	MachineID    uuid.UUID
+	KeyID        uuid.UUID
+	ReceivedAt   time.Time
+	NextDueAt    time.Time
+	ChallengeKey []byte // order key of the redeemed challenge; nil where the appraisal redeems none (its nonce failed)
+	Appraisal    *verifier.Appraisal
+	Clock        *tpm.ClockState // of the quote, only where genuine
+	Fingerprint  [32]byte        // of the judgement: equal fingerprints in a row extend one verdict
+	EventLog     []byte          // raw; stored once per digest; nil if none or already held
+	EventLogHash []byte          // SHA-256; nil if none
+	EvidenceType string          // content type of Evidence
+	Evidence     []byte          // raw body, stored on change
+	IMAState     *ima.State
+	// PlatformDigest names the hardware evidence (tee.Evidence.Digest); nil if there was none. PlatformEvidence is
+	// it as JSON, stored once per digest; nil if it is held already. PlatformType is its type, and VMID the cloud's
+	// id of the VM that it states, if any: both count where the appraisal is genuine and begins a run.
+	PlatformDigest     []byte
+	PlatformEvidence   []byte
+	PlatformType, VMID string
+	// Collateral came with the evidence and was verified; what is newer than what is held is stored.
+	Collateral []tee.Collateral
+	// CollateralWants is what a check lacked.
+	CollateralWants []tee.Want
+	Findings        finding.Result
+	Observed        finding.Posture
+	LearnBaseline   *verifier.ReferenceValues // set where the policy learns at first boot
+	Actor           Actor
 }
 
 // Recorded is what RecordAppraisal answers.
@@ -362,6 +400,9 @@ type TrustAnchor struct {
 	Name         string
 	Purpose      string // ek, ak, snp, tdx, reference_values
 	Certificates []TrustCertificate
+	Origin       string // "tenant", or "shipped" with the service; empty stands for tenant
+	Enabled      bool   // chains may end in it; CreateTrustAnchor makes it so
+	Source       string // where a shipped one's certificates come from
 	CreatedBy    string
 	CreatedAt    time.Time
 }
