@@ -81,6 +81,10 @@ func Appraise(ev *Evidence, in Inputs) *Appraisal {
 		Policy:     in.PolicyRef,
 		Claims:     Claims{Claims: &eventlog.Claims{}},
 	}}
+	if in.AK.Assurance == TEEBound {
+		// What bound the key once is to be shown each time (raise).
+		a.out.Assurance = FirstUse
+	}
 	a.verifyQuote()
 	a.checkAK()
 	a.checkPlatform()

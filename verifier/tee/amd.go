@@ -296,6 +296,9 @@ func (t *Trust) amdChain(e *endorsement, others []*x509.Certificate, now time.Ti
 	if now.IsZero() {
 		return nil, errors.New("the time to judge at is not given")
 	}
+	if chain, ok := t.Chains.verified(e.certificate, now); ok {
+		return chain, nil
+	}
 	for _, c := range others {
 		if c.IsCA && !selfSigned(c) {
 			intermediates.AddCert(c)
@@ -306,6 +309,7 @@ func (t *Trust) amdChain(e *endorsement, others []*x509.Certificate, now time.Ti
 	if err != nil {
 		return nil, plainChainError(err)
 	}
+	t.Chains.remember(chains[0])
 	return chains[0], nil
 }
 
