@@ -341,7 +341,7 @@ func (a *appraiser) checkBaseline() {
 		a.record(CheckBaselineMatch, Skipped, "no baseline applies to this machine")
 		return
 	}
-	m := measured{quote: a.out.Quote, log: a.out.Measurements, claims: &a.out.Claims}
+	m := measured{quote: a.out.Quote, log: a.out.Measurements, rtmrs: a.out.RTMRs, rtmrLog: a.out.RTMRMeasurements, claims: &a.out.Claims}
 	var first []Deviation
 	for i := range a.in.Candidates {
 		c := &a.in.Candidates[i]

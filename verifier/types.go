@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -220,6 +221,10 @@ type Inputs struct {
 	LogFault string
 	// HadLog: the same boot (reset count in LastClock) has shown a log before, so its absence is suspect.
 	HadLog bool
+	// CCLog is the parsed CC event log of a TDX guest; nil when there is none. CCLogFault says why it could not be
+	// parsed.
+	CCLog      *eventlog.Log
+	CCLogFault string
 	// IMA is the parsed list (nil: none sent), IMAState the entries already folded in.
 	IMA      *ima.List
 	IMAFault string
@@ -242,7 +247,10 @@ type Appraisal struct {
 	Genuine      bool                   `json:"-"`
 	Quote        *tpm.VerifiedQuote     `json:"-"`
 	Measurements *eventlog.Measurements `json:"-"`
-	NextIMA      *ima.State             `json:"-"`
+	// RTMRs is the proven report of a TDX guest, RTMRMeasurements what its CC event log proves; nil without.
+	RTMRs            *tee.Report            `json:"-"`
+	RTMRMeasurements *eventlog.Measurements `json:"-"`
+	NextIMA          *ima.State             `json:"-"`
 }
 
 // Claims is what the evidence proves about the machine. Unknown is null, never assumed.
