@@ -281,10 +281,8 @@ func (d *decoder) handoff(e *Event) meaning {
 // it uses: "QEMU FW CFG" and the name, or the name alone (EDK II, OvmfPkg/Library/QemuFwCfgLib). The digest is that
 // of the file.
 func platformConfig(data []byte) meaning {
-	name := leadingText(data)
-	if name == "QEMU FW CFG" {
-		name = leadingText(bytes.TrimLeft(data[len("QEMU FW CFG"):], "\x00"))
-	}
+	file, device := bytes.CutPrefix(data, []byte("QEMU FW CFG\x00"))
+	name := leadingText(file)
 	switch name {
 	case "ACPI DATA":
 		return meaning{component: ComponentPlatformConfig, key: "platform_config:" + name, description: "ACPI tables (digest of them)"}
@@ -296,7 +294,7 @@ func platformConfig(data []byte) meaning {
 		return meaning{component: ComponentKernelCmdline, key: "platform_config:" + name, description: "kernel command line that the hypervisor hands over (digest of it)"}
 	case "":
 	default:
-		if name != leadingText(data) || strings.HasPrefix(name, "etc/") {
+		if device || strings.HasPrefix(name, "etc/") {
 			return meaning{component: ComponentPlatformConfig, key: "platform_config:" + name, description: "file " + name + " that the hypervisor hands over (digest of it)"}
 		}
 	}
