@@ -505,7 +505,7 @@ func TestRegisterClaims(t *testing.T) {
 		ccel("trustee-CCEL_data_grub"):           "sb=on eff=unknown shim=unknown debug=off setup=unknown pk=1 kek=2 db=2 dbx=0/1 loaders=5 kernel= initrd=1 sections=0 mok=6 order=2 gpt=1",
 		ccel("trustee-CCEL_data_grub_gke"):       "sb=off eff=off shim=unknown debug=off setup=unknown pk=1 kek=1 db=2 dbx=3/183 loaders=2 kernel=.linux initrd=1 sections=6 mok=0 order=2 gpt=1",
 		ccel("event_log"):                        "sb=off eff=off shim=unknown debug=off setup=unknown pk=0 kek=0 db=0 dbx=0/0 loaders=3 kernel= initrd=0 sections=0 mok=0 order=0 gpt=0",
-		ccel("ubuntu-2404-intel-tdx"):            "sb=off eff=off shim=unknown debug=off setup=unknown pk=1 kek=2 db=4 dbx=0/371 loaders=2 kernel=/vmlinuz-6.11.0-1012-gcp initrd=2 sections=0 mok=3 order=20 gpt=1",
+		ccel("ubuntu-2404-intel-tdx"):            "sb=off eff=off shim=unknown debug=off setup=unknown pk=1 kek=2 db=4 dbx=0/371 loaders=2 kernel=/vmlinuz-6.17.0-1008-gcp initrd=0 sections=0 mok=3 order=19 gpt=1",
 	} {
 		m, _ := measureCC(t, readSpecimen(t, path))
 		if got := claimsLine(m.Claims()); got != want {
