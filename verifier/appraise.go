@@ -90,6 +90,7 @@ func Appraise(ev *Evidence, in Inputs) *Appraisal {
 	a.checkPlatform()
 	a.checkQuote()
 	a.checkEventLog()
+	a.replayBeside()
 	a.checkConfiguration()
 	a.checkSecureBoot()
 	a.checkBaseline()
@@ -368,7 +369,7 @@ func (a *appraiser) checkBaseline() {
 		a.record(CheckBaselineMatch, Skipped, "no baseline applies to this machine")
 		return
 	}
-	m := measured{quote: a.out.Quote, log: a.out.Measurements, claims: &a.out.Claims}
+	m := measured{quote: a.out.Quote, log: a.out.Measurements, rtmrs: a.out.RTMRs, rtmrLog: a.out.RTMRMeasurements, claims: &a.out.Claims}
 	var first []Deviation
 	for i := range a.in.Candidates {
 		c := &a.in.Candidates[i]

@@ -65,6 +65,15 @@ func fingerprint(a *verifier.Appraisal, findings *finding.Result, logDigest []by
 		}
 		f.number(explained)
 	}
+	if a.RTMRMeasurements != nil {
+		explained := uint64(0)
+		for i := range 4 {
+			if a.RTMRMeasurements.Verified(i) {
+				explained |= 1 << uint(i)
+			}
+		}
+		f.number(explained)
+	}
 	if a.Claims.IMA != nil {
 		f.number(uint64(a.Claims.IMA.Unexpected)) //nolint:gosec // a count
 	}

@@ -184,7 +184,7 @@ func wanted(banks map[string][]int) ([]tpm.Selection, error) {
 	var out []tpm.Selection
 	for _, name := range slices.Sorted(maps.Keys(banks)) {
 		alg, ok := tpm.ParseHashAlg(name)
-		if !ok {
+		if !ok || !alg.PCRBank() {
 			return nil, fmt.Errorf("the server wants PCR bank %q, which this agent does not know", name)
 		}
 		s := tpm.Selection{Alg: alg}
