@@ -93,8 +93,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 
 	answer, err := a.client.Enroll(ctx, e.JoinToken, p.request)
 	if client.IsProblem(err, codeIdentityConflict) && a.state.Enrolled() && !bytes.Equal(a.state.AK.Public, p.key.Public) {
-		return nil, fmt.Errorf("%w\n  this machine is enrolled with another key (%s) than the one of its platform evidence or its cloud (%s): "+
-			"keep that one with --platform-evidence none, or have an administrator remove the machine first", err, a.state.AK.Text(), p.key.Text())
+		return nil, fmt.Errorf("%w\n  %s", err, a.otherKey(p.key))
 	}
 	if err != nil {
 		return nil, err
@@ -118,6 +117,16 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 	}
 	return &Enrolled{MachineID: s.MachineID, Server: s.Server, Assurance: s.Assurance, EK: s.EK, AK: string(s.AK.Alg),
 		Machine: p.request.Machine, PlatformEvidence: kind, AKText: s.AK.Text()}, nil
+}
+
+// otherKey says what to do when the server knows this machine by another key than it has now.
+func (a *Attester) otherKey(now *AK) string {
+	known := &a.state.AK
+	todo := "have an administrator remove the machine first"
+	if len(known.Blob) > 0 && len(now.Blob) == 0 {
+		todo = "keep that one with --platform-evidence none, or " + todo
+	}
+	return fmt.Sprintf("this machine is enrolled with another key (%s) than it would be now (%s): %s", known.Text(), now.Text(), todo)
 }
 
 const codeIdentityConflict = "identity_conflict"

@@ -25,6 +25,7 @@ import (
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/integration/faketsm"
 	"github.com/assay-verifier/assay/integration/swtpm"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -671,80 +672,16 @@ func FuzzCertificateTable(f *testing.F) {
 	})
 }
 
-// fakeTSM is a directory that behaves like configfs-tsm: a request's files appear with its directory, and its report
-// is made when outblob is read, which is a pipe.
-type fakeTSM struct {
-	t        *testing.T
-	dir      string
-	provider string
-	report   func(inblob []byte) []byte
-	aux      []byte
-	others   uint64 // writes of another program in between
-}
-
-func newTSM(t *testing.T, provider string, report func([]byte) []byte) *fakeTSM {
-	t.Helper()
-	return &fakeTSM{t: t, dir: filepath.Join(t.TempDir(), "report"), provider: provider, report: report}
-}
-
-func (f *fakeTSM) options(mode Mode) Options {
-	if err := os.MkdirAll(f.dir, 0o700); err != nil {
-		f.t.Fatal(err)
-	}
-	return Options{Mode: mode, TSMDir: f.dir, Mkdir: f.mkdir, Rmdir: f.rmdir}
-}
-
-func (f *fakeTSM) mkdir(entry string) error {
-	if err := os.Mkdir(entry, 0o700); err != nil {
-		return err
-	}
-	file := func(name, content string) {
-		if err := os.WriteFile(filepath.Join(entry, name), []byte(content), 0o600); err != nil {
-			f.t.Error(err)
-		}
-	}
-	file("provider", f.provider+"\n")
-	file("generation", "7\n")
-	file("inblob", "")
-	if f.aux != nil {
-		file("auxblob", string(f.aux))
-	}
-	pipe := filepath.Join(entry, "outblob")
-	if err := unix.Mkfifo(pipe, 0o600); err != nil {
-		return err
-	}
-	go func() {
-		w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // waits for the reader
-		if err != nil {
-			return
-		}
-		defer w.Close()
-		in, err := os.ReadFile(filepath.Join(entry, "inblob"))
-		if err != nil {
-			return
-		}
-		if len(in) > 0 {
-			file("generation", fmt.Sprintf("%d\n", 8+f.others))
-			_, _ = w.Write(f.report(in))
-		}
-	}()
-	return nil
-}
-
-func (f *fakeTSM) rmdir(entry string) error {
-	// Lets the writer of a request that was not read go.
-	if r, err := os.OpenFile(filepath.Join(entry, "outblob"), os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
-		r.Close()
-	}
-	return os.RemoveAll(entry)
+// guest are the options for a fake of configfs-tsm.
+func guest(tsm *faketsm.Tree, mode Mode) Options {
+	return Options{Mode: mode, TSMDir: tsm.Dir, Mkdir: tsm.Mkdir, Rmdir: tsm.Rmdir}
 }
 
 // empty checks that no request is left.
-func (f *fakeTSM) empty() {
-	f.t.Helper()
-	left, err := os.ReadDir(f.dir)
-	if err != nil || len(left) != 0 {
-		f.t.Errorf("requests are left: %v, %v", left, err)
+func empty(t *testing.T, tsm *faketsm.Tree) {
+	t.Helper()
+	if left, err := tsm.Left(); err != nil || len(left) != 0 {
+		t.Errorf("requests are left: %v, %v", left, err)
 	}
 }
 
@@ -772,10 +709,10 @@ func TestFakeConfigFSReports(t *testing.T) {
 	nonce := bytes.Repeat([]byte{9}, 32)
 	data := append(bytes.Clone(nonce), make([]byte, 32)...)
 
-	snp := newTSM(t, "sev_guest", snpOver(t))
-	snp.aux = certificates
+	snp := faketsm.New(t, "sev_guest", snpOver(t))
+	snp.Aux = certificates
 	for _, mode := range []Mode{Auto, SEVSNP} {
-		c, w := collector(t, snp.options(mode))
+		c, w := collector(t, guest(snp, mode))
 		kind, err := c.Detect(nil)
 		if kind != client.SEVSNP || err != nil {
 			t.Fatalf("%q, %v", kind, err)
@@ -789,20 +726,20 @@ func TestFakeConfigFSReports(t *testing.T) {
 			t.Error(SecurityType(e))
 		}
 	}
-	snp.empty()
-	snp.aux = []byte("no table")
-	c, w := collector(t, snp.options(SEVSNP))
+	empty(t, snp)
+	snp.Aux = []byte("no table")
+	c, w := collector(t, guest(snp, SEVSNP))
 	if e, err := c.Collect(t.Context(), client.SEVSNP, nil, Binding{Nonce: nonce}); err != nil || e.Certificates != nil || len(*w) != 1 {
 		t.Errorf("%v, %v", err, *w)
 	}
-	c, _ = collector(t, snp.options(TDX))
+	c, _ = collector(t, guest(snp, TDX))
 	_, err := c.Detect(nil)
 	contains(t, err, "gives sev_snp evidence, not tdx")
 	_, err = c.Collect(t.Context(), client.TDX, nil, Binding{Nonce: nonce})
 	contains(t, err, "configfs-tsm gives sev_snp reports, not tdx")
 
-	tdx := newTSM(t, "tdx_guest", quoteOver(t))
-	c, _ = collector(t, tdx.options(Auto))
+	tdx := faketsm.New(t, "tdx_guest", quoteOver(t))
+	c, _ = collector(t, guest(tdx, Auto))
 	kind, err := c.Detect(nil)
 	if kind != client.TDX || err != nil {
 		t.Fatalf("%q, %v", kind, err)
@@ -811,40 +748,41 @@ func TestFakeConfigFSReports(t *testing.T) {
 	if err != nil || !bytes.Equal(e.Quote[quoteReportData:quoteReportData+64], data) || e.Report != nil || e.Certificates != nil || SecurityType(e) != "confidential_tdx" {
 		t.Errorf("%+v, %v", e, err)
 	}
-	tdx.empty()
+	empty(t, tdx)
 }
 
 func TestFakeConfigFSTroubles(t *testing.T) {
 	b := Binding{Nonce: NoNonce()}
 	good := snpOver(t)
 	for name, c := range map[string]struct {
-		tsm  *fakeTSM
-		want string
+		report   func([]byte) []byte
+		others   uint64
+		provider string
+		want     string
 	}{
-		"another program writes": {&fakeTSM{provider: "sev_guest", report: good, others: 1}, "was written to 2 times between request and report"},
-		"a report over other data": {&fakeTSM{provider: "sev_guest", report: func([]byte) []byte {
-			return good(bytes.Repeat([]byte{1}, 64))
-		}}, "over other data"},
-		"a short report":    {&fakeTSM{provider: "sev_guest", report: func(in []byte) []byte { return good(in)[:1183] }}, "1183 bytes, not 1184"},
-		"a report too long": {&fakeTSM{provider: "sev_guest", report: func([]byte) []byte { return make([]byte, maxBlob+1) }}, "longer than"},
-		"another hardware":  {&fakeTSM{provider: "arm_cca_guest", report: good}, `"arm_cca_guest"; this agent knows`},
+		"another program writes":   {good, 1, "sev_guest", "was written to 2 times between request and report"},
+		"a report over other data": {func([]byte) []byte { return good(bytes.Repeat([]byte{1}, 64)) }, 0, "sev_guest", "over other data"},
+		"a short report":           {func(in []byte) []byte { return good(in)[:1183] }, 0, "sev_guest", "1183 bytes, not 1184"},
+		"a report too long":        {func([]byte) []byte { return make([]byte, maxBlob+1) }, 0, "sev_guest", "longer than"},
+		"another hardware":         {good, 0, "arm_cca_guest", `"arm_cca_guest"; this agent knows`},
 	} {
-		c.tsm.t, c.tsm.dir = t, filepath.Join(t.TempDir(), "report")
-		collector, _ := collector(t, c.tsm.options(SEVSNP))
+		tsm := faketsm.New(t, c.provider, c.report)
+		tsm.Others = c.others
+		collector, _ := collector(t, guest(tsm, SEVSNP))
 		_, err := collector.Collect(t.Context(), client.SEVSNP, nil, b)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
-		c.tsm.empty()
+		empty(t, tsm)
 	}
-	tdx := newTSM(t, "tdx_guest", func([]byte) []byte { return nil })
-	c, _ := collector(t, tdx.options(TDX))
+	tdx := faketsm.New(t, "tdx_guest", func([]byte) []byte { return nil })
+	c, _ := collector(t, guest(tdx, TDX))
 	_, err := c.Collect(t.Context(), client.TDX, nil, b)
 	contains(t, err, "0 bytes, less than its fixed part")
-	tdx.report = func([]byte) []byte { return quoteOver(t)(bytes.Repeat([]byte{1}, 64)) }
+	tdx.Report = func([]byte) []byte { return quoteOver(t)(bytes.Repeat([]byte{1}, 64)) }
 	_, err = c.Collect(t.Context(), client.TDX, nil, b)
 	contains(t, err, "over other data")
-	tdx.report = func([]byte) []byte { // of a version that lays it out in another way
+	tdx.Report = func([]byte) []byte { // of a version that lays it out in another way
 		q := quoteOver(t)(bytes.Repeat([]byte{1}, 64))
 		q[0] = 5
 		return q
@@ -861,8 +799,8 @@ func TestFakeConfigFSTroubles(t *testing.T) {
 // What is tried, what it says, and what becomes of it with a TPM and without.
 func TestFakeDetectionOfGuests(t *testing.T) {
 	dir := t.TempDir()
-	guest := filepath.Join(dir, "guest")
-	if err := os.WriteFile(guest, nil, 0o600); err != nil {
+	node := filepath.Join(dir, "guest")
+	if err := os.WriteFile(node, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	device := open(t, swtpm.New(t, swtpm.Options{}))
@@ -875,11 +813,11 @@ func TestFakeDetectionOfGuests(t *testing.T) {
 	_, err := c.Detect(nil)
 	contains(t, err, "no SEV-SNP or TDX evidence: tried")
 
-	c, _ = collector(t, Options{SEVGuest: guest})
+	c, _ = collector(t, Options{SEVGuest: node})
 	if kind, err := c.Detect(nil); kind != client.SEVSNP || err != nil {
 		t.Errorf("%q, %v", kind, err)
 	}
-	tdx := Options{TDXGuests: []string{guest + "-none", guest}}
+	tdx := Options{TDXGuests: []string{node + "-none", node}}
 	c, w := collector(t, tdx)
 	_, err = c.Detect(nil)
 	contains(t, err, "TD quotes come through configfs-tsm only")
