@@ -121,7 +121,7 @@ func TestAzureConstructedReport(t *testing.T) {
 		t.Error(code)
 	}
 	code, _, stderr = h.agent(t.Context(), "enroll", "--join-token", s.joinToken, "--external-id", h.externalID)
-	if says(t, stderr, "409 identity_conflict", "have an administrator remove the machine first"); code != 2 {
+	if says(t, stderr, "409 identity_conflict", "have an administrator release its keys first"); code != 2 {
 		t.Error(code)
 	}
 }

@@ -122,7 +122,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 // otherKey says what to do when the server knows this machine by another key than it has now.
 func (a *Attester) otherKey(now *AK) string {
 	known := &a.state.AK
-	todo := "have an administrator remove the machine first"
+	todo := "have an administrator release its keys first (assay machines release)"
 	if len(known.Blob) > 0 && len(now.Blob) == 0 {
 		todo = "keep that one with --platform-evidence none, or " + todo
 	}

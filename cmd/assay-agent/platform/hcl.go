@@ -104,8 +104,11 @@ func hclAK(runtime []byte) (*rsa.PublicKey, error) {
 		}
 		n, err := base64.RawURLEncoding.DecodeString(k.Modulus)
 		e, err2 := base64.RawURLEncoding.DecodeString(k.Exponent)
-		if err = errors.Join(err, err2); err != nil || k.Type != "RSA" || len(n) < 256 || len(n) > 512 || len(e) == 0 || len(e) > 4 {
-			return nil, fmt.Errorf("the HCL report's HCLAkPub is no RSA key (%v)", err)
+		if err = errors.Join(err, err2); err != nil {
+			return nil, fmt.Errorf("the HCL report's HCLAkPub: %w", err)
+		}
+		if k.Type != "RSA" || len(n) < 256 || len(n) > 512 || len(e) == 0 || len(e) > 4 {
+			return nil, fmt.Errorf("the HCL report's HCLAkPub is no RSA key of 2048 to 4096 bits: type %q, %d bytes", k.Type, len(n))
 		}
 		return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}, nil
 	}

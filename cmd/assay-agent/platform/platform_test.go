@@ -167,15 +167,15 @@ func TestBadHCLReports(t *testing.T) {
 		return b
 	}
 	for want, raw := range map[string][]byte{
-		"are no HCL report":                      {},
-		"bytes in NV index 0x01400001 are no":    good[:hclRuntime-1],
-		"the 2600 bytes in NV":                   change(func(b []byte) { b[0] = 'h' }),
-		"not of a confidential VM: its type":     change(func(b []byte) { b[hclDescription+8] = 1 }),
-		"runtime data has 4294967295 bytes":      change(func(b []byte) { binary.LittleEndian.PutUint32(b[hclDescription+16:], 0xffffffff) }),
-		"runtime data: unexpected end of JSON":   change(func(b []byte) { binary.LittleEndian.PutUint32(b[hclDescription+16:], 20) }),
-		"names no HCLAkPub":                      bytes.ReplaceAll(good, []byte("HCLAkPub"), []byte("HCLAkPuc")),
-		"HCLAkPub is no RSA key (illegal base64": change(func(b []byte) { b[bytes.Index(b, []byte(`"n":"`))+6] = '!' }),
-		"HCLAkPub is no RSA key (<nil>)":         bytes.Replace(good, []byte(`"kty":"RSA"`), []byte(`"kty":"RSB"`), 1),
+		"are no HCL report":                    {},
+		"bytes in NV index 0x01400001 are no":  good[:hclRuntime-1],
+		"the 2600 bytes in NV":                 change(func(b []byte) { b[0] = 'h' }),
+		"not of a confidential VM: its type":   change(func(b []byte) { b[hclDescription+8] = 1 }),
+		"runtime data has 4294967295 bytes":    change(func(b []byte) { binary.LittleEndian.PutUint32(b[hclDescription+16:], 0xffffffff) }),
+		"runtime data: unexpected end of JSON": change(func(b []byte) { binary.LittleEndian.PutUint32(b[hclDescription+16:], 20) }),
+		"names no HCLAkPub":                    bytes.ReplaceAll(good, []byte("HCLAkPub"), []byte("HCLAkPuc")),
+		"HCLAkPub: illegal base64":             change(func(b []byte) { b[bytes.Index(b, []byte(`"n":"`))+6] = '!' }),
+		"HCLAkPub is no RSA key of":            bytes.Replace(good, []byte(`"kty":"RSA"`), []byte(`"kty":"RSB"`), 1),
 	} {
 		_, err := parseHCL(raw)
 		contains(t, err, want)
