@@ -1,0 +1,70 @@
+package tee
+
+import (
+	"testing"
+
+	"github.com/assay-verifier/assay/verifier/tee/teetest"
+	"github.com/assay-verifier/assay/verifier/tpm"
+)
+
+// every product line, as package tee and as AMD's certificates spell it.
+var products = map[Product]string{Milan: teetest.Milan, Genoa: teetest.Genoa, Turin: teetest.Turin}
+
+func akKey(t testing.TB) *tpm.Public {
+	t.Helper()
+	ak, err := tpm.PublicFromCrypto(&teetest.RSAKey(t, "ak").PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ak
+}
+
+// genuine is an ordinary report of the AMD's chip with its VCEK, or its VLEK, changed by edit before it is signed.
+func genuine(a *teetest.AMD, version uint32, edits ...func(*teetest.Report)) *Evidence {
+	f := a.Fields(version)
+	for _, edit := range edits {
+		edit(&f)
+	}
+	e := &Evidence{Type: TypeSEVSNP, Report: a.Report(f)}
+	if f.SignerInfo>>2&7 == 1 {
+		e.Certificates = [][]byte{a.VLEK("cloud", a.TCB)}
+	} else {
+		e.Certificates = [][]byte{a.VCEK(a.ChipID, a.TCB)}
+	}
+	return e
+}
+
+func byVLEK(r *teetest.Report) { r.SignerInfo = teetest.SignerVLEK }
+
+// Every version of every product line, signed by either key, is proven and says what it was made of.
+func TestEveryReportIsProvenUnderItsRoot(t *testing.T) {
+	for product, name := range products {
+		amd := teetest.NewAMD(t, name)
+		for version := uint32(2); version <= 5; version++ {
+			for _, edits := range [][]func(*teetest.Report){nil, {byVLEK}} {
+				r := Verify(genuine(amd, version, edits...), &Trust{SNP: amd.Anchors()}, teetest.Now)
+				if r.Report == nil {
+					t.Fatalf("%s, version %d: %+v", name, version, r.Steps)
+				}
+				c := r.Report.Claims()
+				if c.Product != product || c.ReportVersion != int(version) || c.TCB.Microcode != amd.TCB.Microcode || c.TCB.SNP != amd.TCB.SNP ||
+					(c.TCB.FMC != nil) != (product == Turin) || c.SignedBy != map[bool]string{true: "vlek", false: "vcek"}[edits != nil] {
+					t.Errorf("%s, version %d: %+v", name, version, c)
+				}
+			}
+		}
+	}
+}
+
+func TestAzureEvidenceBindsItsKey(t *testing.T) {
+	amd := teetest.NewAMD(t, teetest.Genoa)
+	e := &Evidence{Type: TypeAzureHCL, HCLReport: amd.HCL(&teetest.RSAKey(t, "ak").PublicKey, nil, teetest.HCL{EK: &teetest.RSAKey(t, "ek").PublicKey}),
+		Certificates: [][]byte{amd.VCEK(amd.ChipID, amd.TCB)}}
+	r := Verify(e, &Trust{SNP: amd.Anchors()}, teetest.Now)
+	if r.Report == nil || r.Binding(akKey(t), nil) != BoundRuntime {
+		t.Fatalf("%+v", r.Steps)
+	}
+	if vm, ok := r.Report.VM(); !ok || !*vm.SecureBoot || vm.VMID != "0f8fad5b-d9cb-469f-a165-70867728950e" {
+		t.Errorf("%+v", vm)
+	}
+}
