@@ -1,6 +1,7 @@
 package tee
 
 import (
+	"crypto/x509"
 	"testing"
 
 	"github.com/assay-verifier/assay/verifier/tee/teetest"
@@ -66,5 +67,83 @@ func TestAzureEvidenceBindsItsKey(t *testing.T) {
 	}
 	if vm, ok := r.Report.VM(); !ok || !*vm.SecureBoot || vm.VMID != "0f8fad5b-d9cb-469f-a165-70867728950e" {
 		t.Errorf("%+v", vm)
+	}
+}
+
+// collected parses collateral of the kind's own Intel.
+func collected(t testing.TB, kind Kind, body, chain []byte) Collateral {
+	t.Helper()
+	c, err := ParseCollateral(kind, body, chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func tcbInfo(t testing.TB, i *teetest.Intel, edits ...func(teetest.Object)) Collateral {
+	t.Helper()
+	info := teetest.TCBInfo()
+	for _, edit := range edits {
+		edit(info)
+	}
+	body, chain := i.Signed("tcbInfo", info)
+	return collected(t, KindTCBInfo, body, chain)
+}
+
+func qeIdentity(t testing.TB, i *teetest.Intel, edits ...func(teetest.Object)) Collateral {
+	t.Helper()
+	id := teetest.QEIdentity()
+	for _, edit := range edits {
+		edit(id)
+	}
+	body, chain := i.Signed("enclaveIdentity", id)
+	return collected(t, KindQEIdentity, body, chain)
+}
+
+func pckCRL(t testing.TB, i *teetest.Intel, certificates ...*x509.Certificate) Collateral {
+	t.Helper()
+	return collected(t, KindPCKCRL, i.CRL(i.PCKCA, teetest.CollateralFrom, teetest.CRLUntil, certificates...), teetest.PEM(i.PCKCA, i.Root))
+}
+
+func rootCRL(t testing.TB, i *teetest.Intel, certificates ...*x509.Certificate) Collateral {
+	t.Helper()
+	return collected(t, KindRootCRL, i.CRL(i.Root, teetest.CollateralFrom, teetest.CRLUntil, certificates...), nil)
+}
+
+// allOf is all the collateral that a quote of Intel's can use.
+func allOf(t testing.TB, i *teetest.Intel) []Collateral {
+	t.Helper()
+	return []Collateral{tcbInfo(t, i), qeIdentity(t, i), pckCRL(t, i), rootCRL(t, i)}
+}
+
+func quote(i *teetest.Intel, edits ...func(*teetest.Quote)) *Evidence {
+	q := i.Fields()
+	for _, edit := range edits {
+		edit(&q)
+	}
+	return &Evidence{Type: TypeTDX, Quote: i.Quote(q)}
+}
+
+func TestAQuoteIsProvenAndUpToDateWithAllCollateral(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	r := Verify(quote(intel), &Trust{TDX: intel.Anchors(), Collateral: allOf(t, intel), RequireCRL: true}, teetest.Now)
+	if r.Report == nil {
+		t.Fatalf("%+v", r.Steps)
+	}
+	if s := r.Report.TCBStatus(); s == nil || s.Platform != "UpToDate" || s.QE != "UpToDate" || len(s.Advisories) != 0 || s.Date != "2026-01-01T00:00:00Z" {
+		t.Errorf("%+v", s)
+	}
+	if len(r.Wants) != 0 || len(r.Used) != 0 || !r.ValidUntil.Equal(teetest.TCBInfoUntil) || r.Root != intel.Root {
+		t.Errorf("wants %v, used %v, until %v", r.Wants, r.Used, r.ValidUntil)
+	}
+}
+
+func TestAnAzureTDXMachineBindsItsKey(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	e := &Evidence{Type: TypeAzureHCL}
+	e.HCLReport, e.Quote = intel.HCL(&teetest.RSAKey(t, "ak").PublicKey, nil, teetest.HCL{})
+	r := Verify(e, &Trust{TDX: intel.Anchors()}, teetest.Now)
+	if r.Report == nil || r.Binding(akKey(t), nil) != BoundRuntime {
+		t.Fatalf("%+v", r.Steps)
 	}
 }

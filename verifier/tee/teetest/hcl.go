@@ -17,9 +17,10 @@ type HCL struct {
 	HashType uint32         // 0 is 1, SHA-256
 	EK       *rsa.PublicKey // HCLEkPub; nil leaves it out
 	UserData []byte
-	Runtime  []byte // the JSON itself, instead of all that it is made of
-	Fields   func(*Report)
-	Size     int // the whole size, zero padded; 0 is 2600, as Azure's NV index has it
+	Runtime  []byte        // the JSON itself, instead of all that it is made of
+	Fields   func(*Report) // SEV-SNP: of the report
+	Quote    func(*Quote)  // TDX: of the TD quote
+	Size     int           // the whole size, zero padded; 0 is 2600, as Azure's NV index has it
 }
 
 // VM is an ordinary "vm-configuration".
