@@ -78,7 +78,7 @@ func (r *snpReport) keyKind() (Kind, error) {
 // want names the certificate that the report needs; empty where the report does not tell enough to ask for it.
 func (r *snpReport) want() (Want, bool) {
 	kind, err := r.keyKind()
-	if err != nil || kind != KindVCEK || r.product == "" || r.signer.MaskChipKey {
+	if err != nil || kind != KindVCEK || r.product == "" || isZero(r.proto.GetChipId()) {
 		return Want{}, false
 	}
 	e := endorsement{kind: kind, product: r.product, chipID: r.proto.GetChipId(), tcb: r.tcb(offsetReportedTCB)}
@@ -182,7 +182,7 @@ func (r *snpReport) agree(e *endorsement) (chip, tcb StepResult) {
 	switch {
 	case e.kind == KindVLEK:
 		chip.Outcome, chip.Detail = Skipped, fmt.Sprintf("signed by a VLEK of %s, which stands for no single chip", e.cspID)
-	case r.signer.MaskChipKey && isZero(r.proto.GetChipId()):
+	case isZero(r.proto.GetChipId()): // MASK_CHIP_ID of SNP_CONFIG; SIGNER_INFO does not tell it, MASK_CHIP_KEY is another thing
 		chip.Outcome, chip.Detail = Skipped, "the host masks the chip id; the signature is that of the chip's key all the same"
 	case !e.ofChip(r.proto.GetChipId()):
 		chip.Detail = fmt.Sprintf("the report is of chip %s…, its VCEK is of chip %s…", hex.EncodeToString(r.proto.GetChipId()[:8]), hex.EncodeToString(e.chipID[:8]))
