@@ -2,6 +2,7 @@ package tee
 
 import (
 	"crypto/x509"
+	"runtime"
 	"testing"
 
 	"github.com/assay-verifier/assay/verifier/tee/teetest"
@@ -11,14 +12,7 @@ import (
 // every product line, as package tee and as AMD's certificates spell it.
 var products = map[Product]string{Milan: teetest.Milan, Genoa: teetest.Genoa, Turin: teetest.Turin}
 
-func akKey(t testing.TB) *tpm.Public {
-	t.Helper()
-	ak, err := tpm.PublicFromCrypto(&teetest.RSAKey(t, "ak").PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ak
-}
+func akKey(t testing.TB) *tpm.Public { return akOfKey(t, "ak") }
 
 // genuine is an ordinary report of the AMD's chip with its VCEK, or its VLEK, changed by edit before it is signed.
 func genuine(a *teetest.AMD, version uint32, edits ...func(*teetest.Report)) *Evidence {
@@ -146,4 +140,22 @@ func TestAnAzureTDXMachineBindsItsKey(t *testing.T) {
 	if r.Report == nil || r.Binding(akKey(t), nil) != BoundRuntime {
 		t.Fatalf("%+v", r.Steps)
 	}
+}
+
+func akOfKey(t testing.TB, name string) *tpm.Public {
+	t.Helper()
+	ak, err := tpm.PublicFromCrypto(&teetest.RSAKey(t, name).PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ak
+}
+
+// allocated is how many bytes f allocates in all, garbage included.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }
