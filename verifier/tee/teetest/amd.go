@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -83,12 +84,25 @@ func newAMD(t testing.TB, product, who string) *AMD {
 		size = 8
 	}
 	must[int](t)(rand.Read(a.ChipID[:size]))
-	ark := a.ca("ARK-"+product, 0x10000, RootUntil, &a.arkKey.PublicKey)
-	a.ARK = Issue(t, ark, ark, a.arkKey)
-	a.ASK = Issue(t, a.ca("SEV-"+product, 0x10001, IntermediateUntil, &a.askKey.PublicKey), a.ARK, a.arkKey)
-	a.ASVK = Issue(t, a.ca("SEV-VLEK-"+product, 0x10002, IntermediateUntil, &a.asvKey.PublicKey), a.ARK, a.arkKey)
+	anchors.Lock()
+	defer anchors.Unlock()
+	made, ok := anchors.made[who+product]
+	if !ok {
+		ark := a.ca("ARK-"+product, 0x10000, RootUntil, &a.arkKey.PublicKey)
+		made[0] = Issue(t, ark, ark, a.arkKey)
+		made[1] = Issue(t, a.ca("SEV-"+product, 0x10001, IntermediateUntil, &a.askKey.PublicKey), made[0], a.arkKey)
+		made[2] = Issue(t, a.ca("SEV-VLEK-"+product, 0x10002, IntermediateUntil, &a.asvKey.PublicKey), made[0], a.arkKey)
+		anchors.made[who+product] = made
+	}
+	a.ARK, a.ASK, a.ASVK = made[0], made[1], made[2]
 	return a
 }
+
+// anchors are made once for a test binary: ARK, ASK and ASVK by who they are of.
+var anchors = struct {
+	sync.Mutex
+	made map[string][3]*x509.Certificate
+}{made: map[string][3]*x509.Certificate{}}
 
 func (a *AMD) ca(commonName string, number int64, until time.Time, key *rsa.PublicKey) *x509.Certificate {
 	return &x509.Certificate{SerialNumber: serial(number), Subject: amdName(commonName), NotBefore: begin, NotAfter: until,
