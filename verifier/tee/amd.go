@@ -155,19 +155,19 @@ func isAMD(cert *x509.Certificate) bool {
 // readEndorsement reads the certificate of a VCEK or VLEK. It verifies no signature.
 func readEndorsement(cert *x509.Certificate) (*endorsement, error) {
 	e := &endorsement{certificate: cert}
-	issuer := cert.Issuer.CommonName
+	issuer, ours := cert.Issuer.CommonName, false
 	switch cert.Subject.CommonName {
 	case "SEV-VCEK":
 		e.kind = KindVCEK
-		issuer = strings.TrimPrefix(issuer, "SEV-")
+		issuer, ours = strings.CutPrefix(issuer, "SEV-")
 	case "SEV-VLEK":
 		e.kind = KindVLEK
-		issuer = strings.TrimPrefix(issuer, "SEV-VLEK-")
+		issuer, ours = strings.CutPrefix(issuer, "SEV-VLEK-")
 	default:
 		return nil, fmt.Errorf("its subject is %q, neither SEV-VCEK nor SEV-VLEK", cert.Subject.CommonName)
 	}
 	for _, p := range [...]Product{Milan, Genoa, Turin} {
-		if issuer == p.amdName() {
+		if ours && issuer == p.amdName() {
 			e.product = p
 		}
 	}
