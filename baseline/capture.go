@@ -26,10 +26,11 @@ const windowsVolatile = 1<<11 | 1<<12 | 1<<13
 
 // Capture makes reference values of a machine that is known to be good, from the appraisal of its
 // evidence: for each PCR that the policy judges, the quoted value and, where the log explains it, the
-// events behind it; of a TDX guest the same of RTMR 0 to 2, since the running system extends RTMR 3. Events that name the machine and not its software are left out, so that the same
-// values fit the machine after a reboot and other machines of its kind.
+// events behind it; of a TDX guest the same of RTMR 0 to 2, since the running system extends RTMR 3; of a confidential
+// VM its launch measurement. Events that name the machine and not its software are left out, so that the same values
+// fit the machine after a reboot and other machines of its kind.
 func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues, error) {
-	if a == nil || !a.Genuine || a.Quote == nil && a.RTMRs == nil {
+	if a == nil || !a.Genuine || a.Quote == nil && a.Platform == nil {
 		return verifier.ReferenceValues{}, ErrNotGenuine
 	}
 	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{}}
@@ -43,7 +44,10 @@ func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues
 	for index := range capturedRTMRs {
 		captureRTMR(&out, a, index)
 	}
-	if len(out.PCRs) == 0 {
+	if a.Platform != nil {
+		out.LaunchMeasurements = []string{hex.EncodeToString(a.Platform.Measurement())}
+	}
+	if len(out.PCRs) == 0 && len(out.LaunchMeasurements) == 0 {
 		return verifier.ReferenceValues{}, ErrNothingToCapture
 	}
 	captureClaims(&out, a)

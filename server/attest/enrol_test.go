@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
