@@ -116,7 +116,9 @@ func TestShippedAnchors(t *testing.T) {
 		{Name: "Intel", Purpose: "tdx", Source: "elsewhere", Certificates: []store.TrustCertificate{intel}},
 	}
 	sync := func(enabled bool) { t.Helper(); must0(t, s.SyncShippedAnchors(ctx, tenant, bundle, enabled, t0)) }
-	syncs := func() int64 { return number(t, conn, `SELECT count(*) FROM audit_events WHERE action = 'trust_anchor.sync'`) }
+	syncs := func() int64 {
+		return number(t, conn, `SELECT count(*) FROM audit_events WHERE action = 'trust_anchor.sync'`)
+	}
 	sync(true)
 	generation := trustOf(t, s).Generation
 	sync(true)
