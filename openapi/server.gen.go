@@ -2331,7 +2331,7 @@ type ListTrustAnchorsParams struct {
 	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 
-	// Enabled Only those that are enabled
+	// Enabled Only those that are enabled, or only those that are not.
 	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
 

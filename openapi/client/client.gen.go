@@ -2154,7 +2154,7 @@ type ListCollateralParams struct {
 }
 
 // PutCollateralJSONBody defines parameters for PutCollateral.
-type PutCollateralJSONBody = openapi_types.File
+type PutCollateralJSONBody = interface{}
 
 // PutCollateralParams defines parameters for PutCollateral.
 type PutCollateralParams struct {
@@ -2376,7 +2376,7 @@ type ListTrustAnchorsParams struct {
 	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 
-	// Enabled Only those that are enabled
+	// Enabled Only those that are enabled, or only those that are not.
 	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
 
