@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -30,11 +31,14 @@ var citations = map[CheckCode]string{
 }
 
 // originChecks are those whose failure means that the evidence cannot be believed to come from this
-// machine's own TPM (DESIGN §3, the two reasons).
+// machine's own TPM, or hardware (DESIGN §3, the two reasons).
 var originChecks = map[CheckCode]bool{
 	CheckAKTrusted: true, CheckPlatformReport: true, CheckPlatformBinding: true,
 	CheckQuoteSignature: true, CheckQuoteType: true, CheckQuoteNonce: true, CheckQuoteSelection: true,
 	CheckQuoteDigest: true, CheckQuoteClock: true, CheckEventLogReplay: true, CheckIMAReplay: true,
+	// A report of a guest that its host can read, change or move proves no key of its own.
+	CheckCode(tee.StepChipID): true, CheckCode(tee.StepTCB): true, CheckCode(tee.StepVMPL): true,
+	CheckCode(tee.StepDebug): true, CheckCode(tee.StepMigration): true,
 }
 
 // appraiser holds one appraisal while it is made.
@@ -42,13 +46,17 @@ type appraiser struct {
 	in  Inputs
 	ev  *Evidence
 	out *Appraisal
+
+	quoteSteps      tpm.Report
+	configurationAt int // where platform.configuration belongs among the checks
 }
 
 // Appraise judges evidence. It performs these checks, in order, and reports each:
 //
 //	ak.trusted           the AK is this machine's, proved, not revoked, and of an acceptable kind
 //	platform.report      the hardware report of a confidential VM is genuine
-//	platform.binding     … and names this AK
+//	platform.…           … of a VM that is protected, and launched, as the policy asks (tee.Step)
+//	platform.binding     … and names the AK that signed the quote
 //	quote.signature      every quote is signed by the AK
 //	quote.type           … is a quote made inside a TPM
 //	quote.nonce          … over the challenge that was expected
@@ -73,10 +81,12 @@ func Appraise(ev *Evidence, in Inputs) *Appraisal {
 		Policy:     in.PolicyRef,
 		Claims:     Claims{Claims: &eventlog.Claims{}},
 	}}
+	a.verifyQuote()
 	a.checkAK()
 	a.checkPlatform()
 	a.checkQuote()
 	a.checkEventLog()
+	a.checkConfiguration()
 	a.checkSecureBoot()
 	a.checkBaseline()
 	a.checkIMA()
@@ -117,8 +127,17 @@ func (a *appraiser) checkAK() {
 	case k.Fault != "":
 		a.record(CheckAKTrusted, Fail, k.Fault)
 		return
+	case k.NoTPM && a.ev.NoTPM:
+		a.record(CheckAKTrusted, Pass, "the machine has no TPM: its hardware report stands in place of a key")
+		return
+	case k.NoTPM:
+		a.record(CheckAKTrusted, Fail, "the machine enrolled without a TPM, so no attestation key is known that could have signed this quote")
+		return
 	case k.Public == nil:
 		a.record(CheckAKTrusted, Fail, "no attestation key is enrolled for this machine")
+		return
+	case a.ev.NoTPM:
+		a.record(CheckAKTrusted, Fail, "the machine's attestation key signed nothing: the evidence holds no quote")
 		return
 	case k.Assurance == "":
 		a.record(CheckAKTrusted, Fail, "nothing proves that the attestation key belongs to this machine")
@@ -150,31 +169,32 @@ func (a *appraiser) checkAK() {
 	a.record(CheckAKTrusted, Pass, detail)
 }
 
-func (a *appraiser) checkPlatform() {
-	if a.ev.Platform == nil {
-		a.record(CheckPlatformReport, Skipped, "no platform evidence was sent")
-		a.record(CheckPlatformBinding, Skipped, "no platform evidence was sent")
+// verifyQuote verifies the quote before anything is recorded, since the hardware report is held against it.
+func (a *appraiser) verifyQuote() {
+	if a.in.AK.Public == nil || a.ev.NoTPM {
 		return
 	}
-	detail := fmt.Sprintf("%s evidence is kept with the verdict but not judged by this version; it raises nothing", a.ev.Platform.Type)
-	a.record(CheckPlatformReport, Skipped, detail)
-	a.record(CheckPlatformBinding, Skipped, detail)
+	a.out.Quote, a.quoteSteps = tpm.Verify(a.in.AK.Public, a.ev.Quotes, a.ev.PCRs, tpm.Expectation{
+		Freshness:     a.in.Freshness,
+		Required:      a.in.Policy.RequiredSelections(),
+		AllowSHA1PCRs: a.in.Policy.AllowSHA1PCRs,
+		Last:          a.in.LastClock,
+	})
 }
 
 func (a *appraiser) checkQuote() {
+	if a.ev.NoTPM {
+		a.checkReportInPlaceOfQuote()
+		return
+	}
 	if a.in.AK.Public == nil {
 		for step := tpm.StepSignature; step <= tpm.StepClock; step++ {
 			a.record(CheckCode(step.Code()), Skipped, "there is no attestation key to check the quote with")
 		}
 		return
 	}
-	quote, report := tpm.Verify(a.in.AK.Public, a.ev.Quotes, a.ev.PCRs, tpm.Expectation{
-		Freshness:     a.in.Freshness,
-		Required:      a.in.Policy.RequiredSelections(),
-		AllowSHA1PCRs: a.in.Policy.AllowSHA1PCRs,
-		Last:          a.in.LastClock,
-	})
-	for _, step := range report.Steps {
+	quote := a.out.Quote
+	for _, step := range a.quoteSteps.Steps {
 		status, detail := stepStatus(step.Outcome), step.Detail
 		if step.Step == tpm.StepSelection && status == Pass && quote != nil {
 			if substitute := a.substitute(quote); substitute != "" {
@@ -186,7 +206,6 @@ func (a *appraiser) checkQuote() {
 	if quote == nil {
 		return
 	}
-	a.out.Quote = quote
 	clock := quote.Clock()
 	a.out.Claims.TPM = TPMClaims{
 		FirmwareVersion: fmt.Sprintf("%016x", clock.FirmwareVersion),
@@ -250,8 +269,10 @@ func (a *appraiser) checkEventLog() {
 	switch {
 	case a.in.LogFault != "":
 		a.recordf(CheckEventLogReplay, Fail, "the event log cannot be read: %s", a.in.LogFault)
-	case a.out.Quote == nil:
+	case !a.proven():
 		a.record(CheckEventLogReplay, Skipped, notGenuine)
+	case a.ev.NoTPM:
+		a.replayWithoutTPM()
 	case a.in.Log == nil || a.in.Log.Empty():
 		if a.in.HadLog {
 			a.record(CheckEventLogReplay, Fail, "no event log was sent, though this very boot has shown one before")
@@ -290,15 +311,17 @@ func (a *appraiser) checkSecureBoot() {
 	required := a.in.Policy.RequireSecureBoot
 	claims := a.out.Claims.Claims
 	switch {
-	case a.out.Quote == nil:
+	case !a.proven():
 		a.record(CheckSecureBoot, Skipped, notGenuine)
 	case claims.SecureBootEffective != nil && *claims.SecureBootEffective:
 		a.record(CheckSecureBoot, Pass, "Secure Boot was on, and shim did not switch its checks off")
+	case a.secureBootByParavisor():
+		a.record(CheckSecureBoot, Pass, "there is no event log, but the hardware report covers the paravisor's word that Secure Boot is on; whether shim validates is unknown")
 	case !required:
 		a.record(CheckSecureBoot, Skipped, "the policy does not require Secure Boot; it is "+secureBootWord(claims))
 	case a.failed(CheckEventLogReplay):
 		a.record(CheckSecureBoot, Skipped, "not judged: the event log is not proven")
-	case a.in.Log == nil && a.secureBootByReference():
+	case a.in.Log == nil && a.out.Quote != nil && a.secureBootByReference():
 		a.record(CheckSecureBoot, Pass, "there is no event log, but PCR 7 has the value that the baseline gives for Secure Boot on")
 	default:
 		a.record(CheckSecureBoot, Fail, "Secure Boot is required, and it is "+secureBootWord(claims))
@@ -329,7 +352,7 @@ func secureBootWord(c *eventlog.Claims) string {
 }
 
 func (a *appraiser) checkBaseline() {
-	if a.out.Quote == nil {
+	if !a.proven() {
 		a.record(CheckBaselineMatch, Skipped, notGenuine)
 		return
 	}
@@ -345,7 +368,7 @@ func (a *appraiser) checkBaseline() {
 	var first []Deviation
 	for i := range a.in.Candidates {
 		c := &a.in.Candidates[i]
-		deviations := c.Reference.match(m)
+		deviations := append(c.Reference.match(m), c.Reference.matchLaunch(a.out.Platform)...)
 		if len(deviations) == 0 {
 			a.out.Baseline = &c.Baseline
 			a.record(CheckBaselineMatch, Pass, "everything that the baseline judges is as expected")
@@ -381,6 +404,10 @@ func summarize(deviations []Deviation) string {
 // checkIMA judges the runtime measurement list, from the entries that earlier appraisals have not seen.
 func (a *appraiser) checkIMA() {
 	wanted := a.imaReference()
+	if a.ev.NoTPM && a.proven() {
+		a.imaWithoutTPM(wanted != nil)
+		return
+	}
 	if a.out.Quote == nil {
 		a.record(CheckIMAReplay, Skipped, notGenuine)
 		a.record(CheckIMAPolicy, Skipped, notGenuine)
@@ -498,17 +525,29 @@ func (a *appraiser) conclude() {
 			warned = true
 		}
 	}
-	a.out.Genuine = !origin && a.out.Quote != nil
+	a.out.Genuine = !origin && a.proven()
 	switch {
-	case origin || a.out.Quote == nil:
+	case origin || !a.proven():
 		a.out.Status, a.out.Reason = Contraindicated, OriginUnverified
 	case deviation:
 		a.out.Status, a.out.Reason = Contraindicated, BaselineDeviation
-	case !a.passed(CheckEventLogReplay) && !a.passed(CheckSecureBoot) && !a.passed(CheckBaselineMatch):
+	case !a.passed(CheckEventLogReplay) && !a.passed(CheckSecureBoot) && !a.passed(CheckBaselineMatch) && !a.passed(CheckCode(tee.StepMeasurement)):
 		a.out.Status = None
 	case warned:
 		a.out.Status = Warning
 	default:
 		a.out.Status = Affirming
 	}
+	a.out.Claims.Relying = a.relying()
+}
+
+// imaWithoutTPM: IMA's list is proven by PCR 10, which a machine without a TPM does not have.
+func (a *appraiser) imaWithoutTPM(wanted bool) {
+	const none = "the machine has no TPM, so nothing proves an IMA list"
+	a.record(CheckIMAReplay, Skipped, none)
+	if a.in.Policy.RequireIMA || wanted {
+		a.record(CheckIMAPolicy, Fail, "an IMA list is required, and "+none)
+		return
+	}
+	a.record(CheckIMAPolicy, Skipped, none)
 }

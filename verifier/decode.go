@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -125,14 +126,6 @@ type wireQuote struct {
 	Signature []byte `json:"signature"`
 }
 
-type wirePlatform struct {
-	Type         string          `json:"type"`
-	HCLReport    []byte          `json:"hcl_report"`
-	Report       []byte          `json:"report"`
-	Quote        []byte          `json:"quote"`
-	Certificates certificateList `json:"certificates"`
-}
-
 type wireAgent struct {
 	Version       string  `json:"version"`
 	BootID        string  `json:"boot_id"`
@@ -153,8 +146,10 @@ type wireEvidence struct {
 	EventLogDigest   *string       `json:"event_log_digest"`
 	IMALog           []byte        `json:"ima_log"`
 	IMALogOffset     int64         `json:"ima_log_offset"`
-	PlatformEvidence *wirePlatform `json:"platform_evidence"`
-	Agent            *wireAgent    `json:"agent"`
+	PlatformEvidence *WirePlatform `json:"platform_evidence"`
+	// PlatformEvidenceDigest names evidence that the verifier holds.
+	PlatformEvidenceDigest *string    `json:"platform_evidence_digest"`
+	Agent                  *wireAgent `json:"agent"`
 }
 
 type wireOffline struct {
@@ -223,31 +218,17 @@ func mediaType(contentType string) (string, error) {
 
 func (w *wireEvidence) evidence() (*Evidence, error) {
 	ev := &Evidence{EventLog: w.EventLog, IMALog: w.IMALog}
-	if len(w.Quotes) == 0 {
-		return nil, invalidField("/quotes", "at least one quote is needed")
-	}
-	ev.Quotes = make([]tpm.Quote, len(w.Quotes))
-	for i, q := range w.Quotes {
-		if len(q.Message) == 0 {
-			return nil, invalidField("/quotes/"+strconv.Itoa(i)+"/message", "a TPMS_ATTEST is needed")
-		}
-		if len(q.Signature) == 0 {
-			return nil, invalidField("/quotes/"+strconv.Itoa(i)+"/signature", "a TPMT_SIGNATURE is needed")
-		}
-		ev.Quotes[i] = tpm.Quote{Message: q.Message, Signature: q.Signature}
-	}
-	if len(w.PCRs) == 0 {
-		return nil, invalidField("/pcrs", "the quoted PCR values are needed")
-	}
-	ev.PCRs = tpm.PCRs(w.PCRs)
-	err := w.logs(ev)
+	err := w.platform(ev)
 	if err != nil {
 		return nil, err
 	}
-	if w.PlatformEvidence != nil {
-		if ev.Platform, err = w.PlatformEvidence.platform(); err != nil {
-			return nil, err
-		}
+	if len(w.Quotes) == 0 && len(w.PCRs) == 0 && ev.Platform != nil && ev.Platform.Type != tee.TypeAzureHCL {
+		ev.NoTPM = true
+	} else if err := w.tpm(ev); err != nil {
+		return nil, err
+	}
+	if err := w.logs(ev); err != nil {
+		return nil, err
 	}
 	if w.Agent != nil {
 		ev.Agent = AgentInfo(*w.Agent)
@@ -259,6 +240,28 @@ func (w *wireEvidence) evidence() (*Evidence, error) {
 		}
 	}
 	return ev, nil
+}
+
+// tpm reads quotes and PCR values.
+func (w *wireEvidence) tpm(ev *Evidence) error {
+	if len(w.Quotes) == 0 {
+		return invalidField("/quotes", "at least one quote is needed; only a confidential VM without a TPM (platform_evidence of type sev_snp or tdx) sends none")
+	}
+	ev.Quotes = make([]tpm.Quote, len(w.Quotes))
+	for i, q := range w.Quotes {
+		if len(q.Message) == 0 {
+			return invalidField("/quotes/"+strconv.Itoa(i)+"/message", "a TPMS_ATTEST is needed")
+		}
+		if len(q.Signature) == 0 {
+			return invalidField("/quotes/"+strconv.Itoa(i)+"/signature", "a TPMT_SIGNATURE is needed")
+		}
+		ev.Quotes[i] = tpm.Quote{Message: q.Message, Signature: q.Signature}
+	}
+	if len(w.PCRs) == 0 {
+		return invalidField("/pcrs", "the quoted PCR values are needed")
+	}
+	ev.PCRs = tpm.PCRs(w.PCRs)
+	return nil
 }
 
 func isControl(r rune) bool { return r < 0x20 || r == 0x7f }
@@ -284,26 +287,6 @@ func (w *wireEvidence) logs(ev *Evidence) error {
 
 func escapePointer(s string) string {
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
-}
-
-func (w *wirePlatform) platform() (*PlatformEvidence, error) {
-	switch w.Type {
-	case "azure_hcl":
-		if len(w.HCLReport) == 0 {
-			return nil, invalidField("/platform_evidence/hcl_report", "azure_hcl evidence needs it")
-		}
-	case "sev_snp":
-		if len(w.Report) == 0 {
-			return nil, invalidField("/platform_evidence/report", "sev_snp evidence needs it")
-		}
-	case "tdx":
-		if len(w.Quote) == 0 {
-			return nil, invalidField("/platform_evidence/quote", "tdx evidence needs it")
-		}
-	default:
-		return nil, invalidField("/platform_evidence/type", "%q is none of azure_hcl, sev_snp, tdx", w.Type)
-	}
-	return &PlatformEvidence{Type: w.Type, HCLReport: w.HCLReport, Report: w.Report, Quote: w.Quote, Certificates: w.Certificates}, nil
 }
 
 func (w *wireEnrollment) keyEvidence() (*KeyEvidence, error) {

@@ -90,9 +90,9 @@ func decodeProtobuf(body []byte) (*Evidence, error) {
 			}
 			ev.Enrollment.AKCertificateChain = append(ev.Enrollment.AKCertificateChain, value)
 		case pbSEVSNP:
-			ev.Platform = &PlatformEvidence{Type: "sev_snp", Report: value}
+			return ev.setPlatform(decodeProtobufSNP(value))
 		case pbTDX:
-			ev.Platform = &PlatformEvidence{Type: "tdx", Quote: value}
+			return ev.setPlatform(decodeProtobufTDX(value))
 		}
 		return nil
 	})

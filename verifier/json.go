@@ -88,6 +88,19 @@ func (a *Appraisal) appendClaims(b []byte) ([]byte, error) {
 			return b, err
 		}
 	}
+	if a.Claims.Platform != nil {
+		b = append(b, `,"platform":`...)
+		if a.Platform != nil && a.Claims.Platform == a.Platform.Claims() {
+			b = append(b, a.Platform.ClaimsJSON()...)
+		} else if b, err = appendValue(b, a.Claims.Platform); err != nil {
+			return b, err
+		}
+	}
+	if a.Claims.Relying != nil {
+		if b, err = appendValue(append(b, `,"relying_party":`...), a.Claims.Relying); err != nil {
+			return b, err
+		}
+	}
 	return append(b, '}'), nil
 }
 

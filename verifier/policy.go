@@ -1,10 +1,12 @@
 package verifier
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 	"strconv"
 
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -36,6 +38,9 @@ type Policy struct {
 	RequireEventLog bool `json:"require_event_log"`
 	// RecommendSecureBootEverywhere widens recommendation R1 from confidential VMs to all machines.
 	RecommendSecureBootEverywhere bool `json:"recommend_secure_boot_everywhere"`
+
+	// PlatformEvidence is what confidential VMs' hardware reports are asked.
+	PlatformEvidence tee.Policy `json:"platform_evidence,omitzero"`
 
 	AttestationIntervalSeconds int `json:"attestation_interval_seconds"`
 	ChallengeLifetimeSeconds   int `json:"challenge_lifetime_seconds"`
@@ -123,6 +128,13 @@ func (p *Policy) Validate() error {
 		if pcr < 0 || pcr >= tpm.NumPCRs {
 			return fieldErrorf("/baseline_pcrs/"+strconv.Itoa(i), "PCR %d is outside 0 to 23", pcr)
 		}
+	}
+	if err := p.PlatformEvidence.Validate(); err != nil {
+		var at *tee.PolicyError
+		if errors.As(err, &at) {
+			return fieldErrorf("/platform_evidence"+at.Pointer, "%s", at.Detail)
+		}
+		return fieldErrorf("/platform_evidence", "%s", err)
 	}
 	if p.AttestationIntervalSeconds < 10 || p.AttestationIntervalSeconds > 7*24*3600 {
 		return fieldErrorf("/attestation_interval_seconds", "%d is outside 10 to 604800", p.AttestationIntervalSeconds)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -78,10 +79,12 @@ const (
 // CheckCode names one step of an appraisal. The order of the constants is the order of checks.
 type CheckCode string
 
-// The checks of every verdict, in order.
+// The checks of every verdict, in order. Those of a confidential VM's hardware report, beside platform.report and
+// platform.binding, are in a verdict only where there was such a report (tee.Step has all).
 const (
 	CheckAKTrusted       CheckCode = "ak.trusted"
 	CheckPlatformReport  CheckCode = "platform.report"
+	CheckPlatformConfig  CheckCode = CheckCode(tee.StepConfiguration)
 	CheckPlatformBinding CheckCode = "platform.binding"
 	CheckQuoteSignature  CheckCode = "quote.signature"
 	CheckQuoteType       CheckCode = "quote.type"
@@ -148,8 +151,13 @@ type Evidence struct {
 	EventLogDigest *[32]byte // SHA-256 of the log, where it was sent by name
 	IMALog         []byte
 	IMALogOffset   int // number of IMA entries that came before IMALog
-	Platform       *PlatformEvidence
-	Agent          AgentInfo
+	// Platform is the hardware evidence of a confidential VM, PlatformDigest names evidence that the verifier holds
+	// (tee.Evidence.Digest).
+	Platform       *tee.Evidence
+	PlatformDigest *[32]byte
+	// NoTPM: a confidential VM without a TPM sent its hardware evidence alone; there are no quotes.
+	NoTPM bool
+	Agent AgentInfo
 	// Enrollment holds what identifies the AK where the evidence carries it itself: the "enrollment"
 	// object of an offline file, or the certificate in a gotpm attestation.
 	Enrollment *KeyEvidence
@@ -160,15 +168,6 @@ type KeyEvidence struct {
 	AKPublic           *tpm.Public
 	AKCertificate      []byte   // DER
 	AKCertificateChain [][]byte // DER, issuer first
-}
-
-// PlatformEvidence is a confidential VM's hardware evidence. It is kept with the verdict.
-type PlatformEvidence struct {
-	Type         string // azure_hcl, sev_snp, tdx
-	HCLReport    []byte
-	Report       []byte
-	Quote        []byte
-	Certificates [][]byte // DER
 }
 
 // AgentInfo is what the agent says of itself. Nothing is decided by it.
@@ -187,6 +186,8 @@ type AttestationKey struct {
 	Fault string
 	// Note is added to the detail of a passing ak.trusted, for example the subject of the EK certificate.
 	Note string
+	// NoTPM: the machine is a confidential VM that enrolled by its hardware report alone.
+	NoTPM bool
 	// Unproven lets the check warn instead of pass, with the text as detail: the caller holds a
 	// certificate but nothing to check it against.
 	Unproven string
@@ -220,6 +221,11 @@ type Inputs struct {
 	LogFault string
 	// HadLog: the same boot (reset count in LastClock) has shown a log before, so its absence is suspect.
 	HadLog bool
+	// Platform is what tee.Verify made of the evidence's hardware report, under the anchors and the collateral of the
+	// tenant; nil where none was sent. It must be of Evidence.Platform, and still valid at Now.
+	Platform   *tee.Result
+	CCLog      *eventlog.Log
+	CCLogFault string
 	// IMA is the parsed list (nil: none sent), IMAState the entries already folded in.
 	IMA      *ima.List
 	IMAFault string
@@ -239,8 +245,10 @@ type Appraisal struct {
 
 	// Genuine is true when every check of origin passed: only then may Quote's clock, the log or the
 	// IMA state be remembered, and only then may a baseline be captured from it.
-	Genuine      bool                   `json:"-"`
-	Quote        *tpm.VerifiedQuote     `json:"-"`
+	Genuine bool               `json:"-"`
+	Quote   *tpm.VerifiedQuote `json:"-"`
+	// Platform is the proven hardware report; nil where there is none.
+	Platform     *tee.Report            `json:"-"`
 	Measurements *eventlog.Measurements `json:"-"`
 	NextIMA      *ima.State             `json:"-"`
 }
@@ -250,6 +258,10 @@ type Claims struct {
 	*eventlog.Claims
 	TPM TPMClaims  `json:"tpm"`
 	IMA *IMAClaims `json:"ima,omitempty"`
+	// Platform is what the hardware report of a confidential VM proves, where it is proven.
+	Platform *tee.Claims `json:"platform,omitempty"`
+	// Relying are the few facts that relying parties of the clouds decide by.
+	Relying *RelyingClaims `json:"relying_party,omitempty"`
 }
 
 // TPMClaims are facts out of the signed quote.

@@ -32,6 +32,9 @@ type Report struct {
 	root       *x509.Certificate
 	notes      []string
 	validUntil time.Time
+
+	claims     *Claims // made once, since a report is judged again and again
+	claimsJSON []byte
 }
 
 // snpFacts are what only an SEV-SNP report says.
@@ -227,8 +230,13 @@ type Claims struct {
 	Unknown []string `json:"unknown,omitempty"`
 }
 
-// Claims are the facts of the report.
-func (r *Report) Claims() *Claims {
+// Claims are the facts of the report. They are shared and must not be modified.
+func (r *Report) Claims() *Claims { return r.claims }
+
+// ClaimsJSON is Claims as JSON. It is shared and must not be modified.
+func (r *Report) ClaimsJSON() []byte { return r.claimsJSON }
+
+func (r *Report) makeClaims() *Claims {
 	c := &Claims{TEEType: string(r.technology), ReportVersion: r.version, LaunchMeasurement: hex.EncodeToString(r.measurement),
 		Debug: r.debug, Migratable: r.migratable, CollateralUntil: r.validUntil.UTC(), Unknown: r.notes, TCBStatus: r.tcbStatus}
 	if r.root != nil {

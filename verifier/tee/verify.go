@@ -3,6 +3,7 @@ package tee
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -272,6 +273,8 @@ func (v *verification) finish() {
 		v.result.Report.notes = v.result.notes
 		v.result.Report.root = v.result.Root
 		v.result.Report.validUntil = v.result.ValidUntil
+		v.result.Report.claims = v.result.Report.makeClaims()
+		v.result.Report.claimsJSON, _ = json.Marshal(v.result.Report.claims) // numbers, booleans and text: it cannot fail
 	}
 	if len(v.result.Steps) == 0 {
 		v.fail("nothing was proven")
