@@ -282,6 +282,60 @@ func (e CheckStatus) Valid() bool {
 	}
 }
 
+// Defines values for CollateralKind.
+const (
+	CollateralKindSnpCrl        CollateralKind = "snp_crl"
+	CollateralKindTdxPckCrl     CollateralKind = "tdx_pck_crl"
+	CollateralKindTdxQeIdentity CollateralKind = "tdx_qe_identity"
+	CollateralKindTdxRootCrl    CollateralKind = "tdx_root_crl"
+	CollateralKindTdxTcbInfo    CollateralKind = "tdx_tcb_info"
+	CollateralKindVcek          CollateralKind = "vcek"
+	CollateralKindVlek          CollateralKind = "vlek"
+)
+
+// Valid indicates whether the value is a known member of the CollateralKind enum.
+func (e CollateralKind) Valid() bool {
+	switch e {
+	case CollateralKindSnpCrl:
+		return true
+	case CollateralKindTdxPckCrl:
+		return true
+	case CollateralKindTdxQeIdentity:
+		return true
+	case CollateralKindTdxRootCrl:
+		return true
+	case CollateralKindTdxTcbInfo:
+		return true
+	case CollateralKindVcek:
+		return true
+	case CollateralKindVlek:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CollateralSource.
+const (
+	CollateralSourceEvidence CollateralSource = "evidence"
+	CollateralSourceFetched  CollateralSource = "fetched"
+	CollateralSourceUploaded CollateralSource = "uploaded"
+)
+
+// Valid indicates whether the value is a known member of the CollateralSource enum.
+func (e CollateralSource) Valid() bool {
+	switch e {
+	case CollateralSourceEvidence:
+		return true
+	case CollateralSourceFetched:
+		return true
+	case CollateralSourceUploaded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DeviationKind.
 const (
 	Added   DeviationKind = "added"
@@ -464,31 +518,31 @@ func (e Platform) Valid() bool {
 
 // Defines values for PlatformEvidenceCollateralKind.
 const (
-	SnpCrl        PlatformEvidenceCollateralKind = "snp_crl"
-	TdxPckCrl     PlatformEvidenceCollateralKind = "tdx_pck_crl"
-	TdxQeIdentity PlatformEvidenceCollateralKind = "tdx_qe_identity"
-	TdxRootCrl    PlatformEvidenceCollateralKind = "tdx_root_crl"
-	TdxTcbInfo    PlatformEvidenceCollateralKind = "tdx_tcb_info"
-	Vcek          PlatformEvidenceCollateralKind = "vcek"
-	Vlek          PlatformEvidenceCollateralKind = "vlek"
+	PlatformEvidenceCollateralKindSnpCrl        PlatformEvidenceCollateralKind = "snp_crl"
+	PlatformEvidenceCollateralKindTdxPckCrl     PlatformEvidenceCollateralKind = "tdx_pck_crl"
+	PlatformEvidenceCollateralKindTdxQeIdentity PlatformEvidenceCollateralKind = "tdx_qe_identity"
+	PlatformEvidenceCollateralKindTdxRootCrl    PlatformEvidenceCollateralKind = "tdx_root_crl"
+	PlatformEvidenceCollateralKindTdxTcbInfo    PlatformEvidenceCollateralKind = "tdx_tcb_info"
+	PlatformEvidenceCollateralKindVcek          PlatformEvidenceCollateralKind = "vcek"
+	PlatformEvidenceCollateralKindVlek          PlatformEvidenceCollateralKind = "vlek"
 )
 
 // Valid indicates whether the value is a known member of the PlatformEvidenceCollateralKind enum.
 func (e PlatformEvidenceCollateralKind) Valid() bool {
 	switch e {
-	case SnpCrl:
+	case PlatformEvidenceCollateralKindSnpCrl:
 		return true
-	case TdxPckCrl:
+	case PlatformEvidenceCollateralKindTdxPckCrl:
 		return true
-	case TdxQeIdentity:
+	case PlatformEvidenceCollateralKindTdxQeIdentity:
 		return true
-	case TdxRootCrl:
+	case PlatformEvidenceCollateralKindTdxRootCrl:
 		return true
-	case TdxTcbInfo:
+	case PlatformEvidenceCollateralKindTdxTcbInfo:
 		return true
-	case Vcek:
+	case PlatformEvidenceCollateralKindVcek:
 		return true
-	case Vlek:
+	case PlatformEvidenceCollateralKindVlek:
 		return true
 	default:
 		return false
@@ -564,6 +618,24 @@ func (e RecommendationStatus) Valid() bool {
 	case RecommendationStatusExempt:
 		return true
 	case RecommendationStatusResolved:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RestingHow.
+const (
+	RestingHowAttestationKey RestingHow = "attestation_key"
+	RestingHowPlatformReport RestingHow = "platform_report"
+)
+
+// Valid indicates whether the value is a known member of the RestingHow enum.
+func (e RestingHow) Valid() bool {
+	switch e {
+	case RestingHowAttestationKey:
+		return true
+	case RestingHowPlatformReport:
 		return true
 	default:
 		return false
@@ -669,6 +741,24 @@ func (e SuppressionRulePatchState) Valid() bool {
 	case SuppressionRulePatchStateDisabled:
 		return true
 	case SuppressionRulePatchStateEnabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TrustAnchorOrigin.
+const (
+	Shipped TrustAnchorOrigin = "shipped"
+	Tenant  TrustAnchorOrigin = "tenant"
+)
+
+// Valid indicates whether the value is a known member of the TrustAnchorOrigin enum.
+func (e TrustAnchorOrigin) Valid() bool {
+	switch e {
+	case Shipped:
+		return true
+	case Tenant:
 		return true
 	default:
 		return false
@@ -1065,6 +1155,47 @@ type Check struct {
 // CheckStatus defines model for Check.Status.
 type CheckStatus string
 
+// Collateral defines model for Collateral.
+type Collateral struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// Kind Endorsement keys and CRLs of AMD; TCB info, identity of the quoting enclave and CRLs of Intel.
+	Kind CollateralKind `json:"kind"`
+
+	// Name Example: ARK-Milan
+	Name CollateralName `json:"name"`
+
+	// NotAfter From then on it is not valid.
+	NotAfter time.Time `json:"not_after"`
+
+	// NotBefore When it was issued.
+	NotBefore time.Time `json:"not_before"`
+
+	// Sha256 SHA-256 of the body in hex.
+	Sha256 string `json:"sha256"`
+
+	// Source `evidence`: a machine sent it. `uploaded`: an administrator did. `fetched`: from the vendor.
+	Source CollateralSource `json:"source"`
+}
+
+// CollateralKind Endorsement keys and CRLs of AMD; TCB info, identity of the quoting enclave and CRLs of Intel.
+type CollateralKind string
+
+// CollateralList defines model for CollateralList.
+type CollateralList struct {
+	Items []Collateral `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// CollateralName Example: ARK-Milan
+type CollateralName = string
+
+// CollateralSource `evidence`: a machine sent it. `uploaded`: an administrator did. `fetched`: from the vendor.
+type CollateralSource string
+
 // Comment Free text, line breaks included.
 //
 // Example: Kernel rollout 6.12
@@ -1303,6 +1434,9 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// IssuerChain defines model for IssuerChain.
+type IssuerChain = string
 
 // JWKS defines model for JWKS.
 type JWKS = json.RawMessage
@@ -1727,6 +1861,34 @@ type RecommendationStatus string
 // ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 type ReferenceValues = json.RawMessage
 
+// RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
+type RestingHow string
+
+// RestingMachine defines model for RestingMachine.
+type RestingMachine struct {
+	// How `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
+	How       RestingHow         `json:"how"`
+	MachineID openapi_types.UUID `json:"machine_id"`
+	Name      string             `json:"name"`
+}
+
+// RestingMachineList defines model for RestingMachineList.
+type RestingMachineList struct {
+	Items []RestingMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
+type RestingMachines struct {
+	// Count All of them.
+	Count int64 `json:"count"`
+
+	// Items The first; all are at /v1/trust-anchors/{anchor_id}/machines.
+	Items []RestingMachine `json:"items"`
+}
+
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
 // Example: web
@@ -1840,6 +2002,30 @@ type SuppressionScope struct {
 	AllOf []SuppressionCondition `json:"all_of"`
 }
 
+// SwitchedTrustAnchor defines model for SwitchedTrustAnchor.
+type SwitchedTrustAnchor struct {
+	Certificates []TrustCertificate `json:"certificates"`
+	CreatedAt    time.Time          `json:"created_at"`
+	CreatedBy    string             `json:"created_by"`
+
+	// Enabled Whether anything is proved by it.
+	Enabled bool               `json:"enabled"`
+	ID      openapi_types.UUID `json:"id"`
+	Name    string             `json:"name"`
+
+	// Origin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+	Origin  TrustAnchorOrigin `json:"origin"`
+	Purpose TrustPurpose      `json:"purpose"`
+
+	// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
+	RestingMachines RestingMachines `json:"resting_machines"`
+
+	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
+	//
+	// Example: google/go-sev-guest@af1c107a648f (Apache-2.0)
+	Source string `json:"source"`
+}
+
 // TCBVersion TCB_VERSION of SEV-SNP by its parts. `fmc` exists from Turin on.
 type TCBVersion struct {
 	Bootloader *int `json:"bootloader,omitempty"`
@@ -1854,9 +2040,20 @@ type TrustAnchor struct {
 	Certificates []TrustCertificate `json:"certificates"`
 	CreatedAt    time.Time          `json:"created_at"`
 	CreatedBy    string             `json:"created_by"`
-	ID           openapi_types.UUID `json:"id"`
-	Name         string             `json:"name"`
-	Purpose      TrustPurpose       `json:"purpose"`
+
+	// Enabled Whether anything is proved by it.
+	Enabled bool               `json:"enabled"`
+	ID      openapi_types.UUID `json:"id"`
+	Name    string             `json:"name"`
+
+	// Origin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+	Origin  TrustAnchorOrigin `json:"origin"`
+	Purpose TrustPurpose      `json:"purpose"`
+
+	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
+	//
+	// Example: google/go-sev-guest@af1c107a648f (Apache-2.0)
+	Source string `json:"source"`
 }
 
 // TrustAnchorInput defines model for TrustAnchorInput.
@@ -1876,6 +2073,9 @@ type TrustAnchorList struct {
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
 }
+
+// TrustAnchorOrigin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+type TrustAnchorOrigin string
 
 // TrustCertificate defines model for TrustCertificate.
 type TrustCertificate struct {
@@ -1977,6 +2177,9 @@ type VouchRequest struct {
 
 // AlertID defines model for AlertID.
 type AlertID = openapi_types.UUID
+
+// AnchorID defines model for AnchorID.
+type AnchorID = openapi_types.UUID
 
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
@@ -2117,6 +2320,20 @@ type PromoteBaselineVersionParams struct {
 type RetireBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListCollateralParams defines parameters for ListCollateral.
+type ListCollateralParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Kind   *CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
+	Name   *CollateralName `form:"name,omitempty" json:"name,omitempty"`
+
+	// ExpiringBefore Only what is valid no longer than until then.
+	ExpiringBefore *time.Time `form:"expiring_before,omitempty" json:"expiring_before,omitempty"`
 }
 
 // ActivateEnrollmentParams defines parameters for ActivateEnrollment.
@@ -2296,6 +2513,9 @@ type ListTrustAnchorsParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
+
+	// Enabled Only those that are enabled, or only those that are not.
+	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
 
 // CreateTrustAnchorParams defines parameters for CreateTrustAnchor.
@@ -2308,6 +2528,27 @@ type CreateTrustAnchorParams struct {
 type DeleteTrustAnchorParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
+type DisableTrustAnchorParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// EnableTrustAnchorParams defines parameters for EnableTrustAnchor.
+type EnableTrustAnchorParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListTrustAnchorMachinesParams defines parameters for ListTrustAnchorMachines.
+type ListTrustAnchorMachinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
@@ -2417,6 +2658,9 @@ type ServerInterface interface {
 	// RetireBaselineVersion Retire a version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 	RetireBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params RetireBaselineVersionParams)
+	// ListCollateral List collateral
+	// (GET /v1/collateral)
+	ListCollateral(w http.ResponseWriter, r *http.Request, params ListCollateralParams)
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams)
@@ -2498,9 +2742,18 @@ type ServerInterface interface {
 	// CreateTrustAnchor Trust roots and intermediates for a purpose
 	// (POST /v1/trust-anchors)
 	CreateTrustAnchor(w http.ResponseWriter, r *http.Request, params CreateTrustAnchorParams)
-	// DeleteTrustAnchor Stop trusting an anchor
+	// DeleteTrustAnchor Delete an anchor
 	// (DELETE /v1/trust-anchors/{anchor_id})
-	DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID openapi_types.UUID, params DeleteTrustAnchorParams)
+	DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DeleteTrustAnchorParams)
+	// DisableTrustAnchor Withdraw an anchor
+	// (POST /v1/trust-anchors/{anchor_id}/disable)
+	DisableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DisableTrustAnchorParams)
+	// EnableTrustAnchor Trust an anchor again
+	// (POST /v1/trust-anchors/{anchor_id}/enable)
+	EnableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params EnableTrustAnchorParams)
+	// ListTrustAnchorMachines List the machines that rest on an anchor
+	// (GET /v1/trust-anchors/{anchor_id}/machines)
+	ListTrustAnchorMachines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorMachinesParams)
 	// GetVerdict Get a verdict
 	// (GET /v1/verdicts/{verdict_id})
 	GetVerdict(w http.ResponseWriter, r *http.Request, verdictID VerdictID)
@@ -2630,6 +2883,12 @@ func (_ Unimplemented) PromoteBaselineVersion(w http.ResponseWriter, r *http.Req
 // RetireBaselineVersion Retire a version
 // (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 func (_ Unimplemented) RetireBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params RetireBaselineVersionParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListCollateral List collateral
+// (GET /v1/collateral)
+func (_ Unimplemented) ListCollateral(w http.ResponseWriter, r *http.Request, params ListCollateralParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2795,9 +3054,27 @@ func (_ Unimplemented) CreateTrustAnchor(w http.ResponseWriter, r *http.Request,
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// DeleteTrustAnchor Stop trusting an anchor
+// DeleteTrustAnchor Delete an anchor
 // (DELETE /v1/trust-anchors/{anchor_id})
-func (_ Unimplemented) DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID openapi_types.UUID, params DeleteTrustAnchorParams) {
+func (_ Unimplemented) DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DeleteTrustAnchorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DisableTrustAnchor Withdraw an anchor
+// (POST /v1/trust-anchors/{anchor_id}/disable)
+func (_ Unimplemented) DisableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DisableTrustAnchorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// EnableTrustAnchor Trust an anchor again
+// (POST /v1/trust-anchors/{anchor_id}/enable)
+func (_ Unimplemented) EnableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params EnableTrustAnchorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListTrustAnchorMachines List the machines that rest on an anchor
+// (GET /v1/trust-anchors/{anchor_id}/machines)
+func (_ Unimplemented) ListTrustAnchorMachines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorMachinesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3794,6 +4071,91 @@ func (siw *ServerInterfaceWrapper) RetireBaselineVersion(w http.ResponseWriter, 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.RetireBaselineVersion(w, r, baselineID, version, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListCollateral operation middleware
+func (siw *ServerInterfaceWrapper) ListCollateral(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListCollateralParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", r.URL.Query(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "name"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "expiring_before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "expiring_before", r.URL.Query(), &params.ExpiringBefore, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "expiring_before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "expiring_before", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListCollateral(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5139,6 +5501,19 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchors(w http.ResponseWriter, r *ht
 		return
 	}
 
+	// ------------- Optional query parameter "enabled" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "enabled", r.URL.Query(), &params.Enabled, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "enabled"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "enabled", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTrustAnchors(w, r, params)
 	}))
@@ -5198,7 +5573,7 @@ func (siw *ServerInterfaceWrapper) DeleteTrustAnchor(w http.ResponseWriter, r *h
 	_ = err
 
 	// ------------- Path parameter "anchor_id" -------------
-	var anchorID openapi_types.UUID
+	var anchorID AnchorID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "anchor_id", chi.URLParam(r, "anchor_id"), &anchorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
 	if err != nil {
@@ -5232,6 +5607,161 @@ func (siw *ServerInterfaceWrapper) DeleteTrustAnchor(w http.ResponseWriter, r *h
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.DeleteTrustAnchor(w, r, anchorID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DisableTrustAnchor operation middleware
+func (siw *ServerInterfaceWrapper) DisableTrustAnchor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "anchor_id" -------------
+	var anchorID AnchorID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "anchor_id", chi.URLParam(r, "anchor_id"), &anchorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "anchor_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DisableTrustAnchorParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DisableTrustAnchor(w, r, anchorID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// EnableTrustAnchor operation middleware
+func (siw *ServerInterfaceWrapper) EnableTrustAnchor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "anchor_id" -------------
+	var anchorID AnchorID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "anchor_id", chi.URLParam(r, "anchor_id"), &anchorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "anchor_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EnableTrustAnchorParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EnableTrustAnchor(w, r, anchorID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListTrustAnchorMachines operation middleware
+func (siw *ServerInterfaceWrapper) ListTrustAnchorMachines(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "anchor_id" -------------
+	var anchorID AnchorID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "anchor_id", chi.URLParam(r, "anchor_id"), &anchorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "anchor_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTrustAnchorMachinesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTrustAnchorMachines(w, r, anchorID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5540,6 +6070,18 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/trust-anchors/{anchor_id}", wrapper.DeleteTrustAnchor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/trust-anchors/{anchor_id}/disable", wrapper.DisableTrustAnchor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/trust-anchors/{anchor_id}/enable", wrapper.EnableTrustAnchor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/trust-anchors/{anchor_id}/machines", wrapper.ListTrustAnchorMachines)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/collateral", wrapper.ListCollateral)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/policies", wrapper.ListPolicies)
@@ -6338,6 +6880,45 @@ type RetireBaselineVersiondefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RetireBaselineVersiondefaultApplicationProblemPlusJSONResponse) VisitRetireBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCollateralRequestObject struct {
+	Params ListCollateralParams
+}
+
+type ListCollateralResponseObject interface {
+	VisitListCollateralResponse(w http.ResponseWriter) error
+}
+
+type ListCollateral200JSONResponse CollateralList
+
+func (response ListCollateral200JSONResponse) VisitListCollateralResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCollateraldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListCollateraldefaultApplicationProblemPlusJSONResponse) VisitListCollateralResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7406,7 +7987,7 @@ func (response CreateTrustAnchordefaultApplicationProblemPlusJSONResponse) Visit
 }
 
 type DeleteTrustAnchorRequestObject struct {
-	AnchorID openapi_types.UUID `json:"anchor_id"`
+	AnchorID AnchorID `json:"anchor_id"`
 	Params   DeleteTrustAnchorParams
 }
 
@@ -7428,6 +8009,126 @@ type DeleteTrustAnchordefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response DeleteTrustAnchordefaultApplicationProblemPlusJSONResponse) VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DisableTrustAnchorRequestObject struct {
+	AnchorID AnchorID `json:"anchor_id"`
+	Params   DisableTrustAnchorParams
+}
+
+type DisableTrustAnchorResponseObject interface {
+	VisitDisableTrustAnchorResponse(w http.ResponseWriter) error
+}
+
+type DisableTrustAnchor200JSONResponse SwitchedTrustAnchor
+
+func (response DisableTrustAnchor200JSONResponse) VisitDisableTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DisableTrustAnchordefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DisableTrustAnchordefaultApplicationProblemPlusJSONResponse) VisitDisableTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EnableTrustAnchorRequestObject struct {
+	AnchorID AnchorID `json:"anchor_id"`
+	Params   EnableTrustAnchorParams
+}
+
+type EnableTrustAnchorResponseObject interface {
+	VisitEnableTrustAnchorResponse(w http.ResponseWriter) error
+}
+
+type EnableTrustAnchor200JSONResponse SwitchedTrustAnchor
+
+func (response EnableTrustAnchor200JSONResponse) VisitEnableTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EnableTrustAnchordefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response EnableTrustAnchordefaultApplicationProblemPlusJSONResponse) VisitEnableTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustAnchorMachinesRequestObject struct {
+	AnchorID AnchorID `json:"anchor_id"`
+	Params   ListTrustAnchorMachinesParams
+}
+
+type ListTrustAnchorMachinesResponseObject interface {
+	VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error
+}
+
+type ListTrustAnchorMachines200JSONResponse RestingMachineList
+
+func (response ListTrustAnchorMachines200JSONResponse) VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustAnchorMachinesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTrustAnchorMachinesdefaultApplicationProblemPlusJSONResponse) VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7579,6 +8280,9 @@ type StrictServerInterface interface {
 	// RetireBaselineVersion Retire a version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 	RetireBaselineVersion(ctx context.Context, request RetireBaselineVersionRequestObject) (RetireBaselineVersionResponseObject, error)
+	// ListCollateral List collateral
+	// (GET /v1/collateral)
+	ListCollateral(ctx context.Context, request ListCollateralRequestObject) (ListCollateralResponseObject, error)
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(ctx context.Context, request ActivateEnrollmentRequestObject) (ActivateEnrollmentResponseObject, error)
@@ -7660,9 +8364,18 @@ type StrictServerInterface interface {
 	// CreateTrustAnchor Trust roots and intermediates for a purpose
 	// (POST /v1/trust-anchors)
 	CreateTrustAnchor(ctx context.Context, request CreateTrustAnchorRequestObject) (CreateTrustAnchorResponseObject, error)
-	// DeleteTrustAnchor Stop trusting an anchor
+	// DeleteTrustAnchor Delete an anchor
 	// (DELETE /v1/trust-anchors/{anchor_id})
 	DeleteTrustAnchor(ctx context.Context, request DeleteTrustAnchorRequestObject) (DeleteTrustAnchorResponseObject, error)
+	// DisableTrustAnchor Withdraw an anchor
+	// (POST /v1/trust-anchors/{anchor_id}/disable)
+	DisableTrustAnchor(ctx context.Context, request DisableTrustAnchorRequestObject) (DisableTrustAnchorResponseObject, error)
+	// EnableTrustAnchor Trust an anchor again
+	// (POST /v1/trust-anchors/{anchor_id}/enable)
+	EnableTrustAnchor(ctx context.Context, request EnableTrustAnchorRequestObject) (EnableTrustAnchorResponseObject, error)
+	// ListTrustAnchorMachines List the machines that rest on an anchor
+	// (GET /v1/trust-anchors/{anchor_id}/machines)
+	ListTrustAnchorMachines(ctx context.Context, request ListTrustAnchorMachinesRequestObject) (ListTrustAnchorMachinesResponseObject, error)
 	// GetVerdict Get a verdict
 	// (GET /v1/verdicts/{verdict_id})
 	GetVerdict(ctx context.Context, request GetVerdictRequestObject) (GetVerdictResponseObject, error)
@@ -8261,6 +8974,32 @@ func (sh *strictHandler) RetireBaselineVersion(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(RetireBaselineVersionResponseObject); ok {
 		if err := validResponse.VisitRetireBaselineVersionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListCollateral operation middleware
+func (sh *strictHandler) ListCollateral(w http.ResponseWriter, r *http.Request, params ListCollateralParams) {
+	var request ListCollateralRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListCollateral(ctx, request.(ListCollateralRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListCollateral")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListCollateralResponseObject); ok {
+		if err := validResponse.VisitListCollateralResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -9060,7 +9799,7 @@ func (sh *strictHandler) CreateTrustAnchor(w http.ResponseWriter, r *http.Reques
 }
 
 // DeleteTrustAnchor operation middleware
-func (sh *strictHandler) DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID openapi_types.UUID, params DeleteTrustAnchorParams) {
+func (sh *strictHandler) DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DeleteTrustAnchorParams) {
 	var request DeleteTrustAnchorRequestObject
 
 	request.AnchorID = anchorID
@@ -9079,6 +9818,87 @@ func (sh *strictHandler) DeleteTrustAnchor(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(DeleteTrustAnchorResponseObject); ok {
 		if err := validResponse.VisitDeleteTrustAnchorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DisableTrustAnchor operation middleware
+func (sh *strictHandler) DisableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DisableTrustAnchorParams) {
+	var request DisableTrustAnchorRequestObject
+
+	request.AnchorID = anchorID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DisableTrustAnchor(ctx, request.(DisableTrustAnchorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DisableTrustAnchor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DisableTrustAnchorResponseObject); ok {
+		if err := validResponse.VisitDisableTrustAnchorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// EnableTrustAnchor operation middleware
+func (sh *strictHandler) EnableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params EnableTrustAnchorParams) {
+	var request EnableTrustAnchorRequestObject
+
+	request.AnchorID = anchorID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.EnableTrustAnchor(ctx, request.(EnableTrustAnchorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "EnableTrustAnchor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(EnableTrustAnchorResponseObject); ok {
+		if err := validResponse.VisitEnableTrustAnchorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListTrustAnchorMachines operation middleware
+func (sh *strictHandler) ListTrustAnchorMachines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorMachinesParams) {
+	var request ListTrustAnchorMachinesRequestObject
+
+	request.AnchorID = anchorID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTrustAnchorMachines(ctx, request.(ListTrustAnchorMachinesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTrustAnchorMachines")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTrustAnchorMachinesResponseObject); ok {
+		if err := validResponse.VisitListTrustAnchorMachinesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -34,6 +34,8 @@ func TestContract(t *testing.T) {
 		{"findings", findings},
 		{"suppression", suppression},
 		{"administration", administration},
+		{"anchors", anchors},
+		{"collateral", collateral},
 		{"revocation", revocation},
 		{"malformed", malformed},
 		{"idempotency", idempotency},

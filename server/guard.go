@@ -195,6 +195,9 @@ func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, erro
 	case "putEventLog": // not JSON
 		b.limit, b.encodings, b.jsonOnly = maxEventLog, []string{"gzip", "zstd"}, false
 		return b, nil
+	case "putCollateral": // tee.ParseCollateral reads it; JSON too, whose exact bytes were signed
+		b.jsonOnly = false
+		return b, nil
 	}
 	content := op.RequestBody.Value.Content["application/json"]
 	if content == nil || len(b.mediaTypes) != 1 {

@@ -39,7 +39,7 @@ func compileParameters(where string, op *openapi3.Operation) (parameters, error)
 // check refuses parameters that do not fit, that are repeated, or that the operation does not have.
 func (p *parameters) check(r *http.Request) error {
 	for name, rule := range p.path {
-		if why := rule.refusesParameter(chi.URLParam(r, name)); why != "" {
+		if why := rule.refusesParameter(pathParameter(r, name)); why != "" {
 			return refuseParameter(codeInvalidField, name, why)
 		}
 	}
@@ -74,6 +74,20 @@ func (p *parameters) check(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// pathParameter is a parameter of the path as it was meant. chi routes by the escaped path where the client has
+// escaped what need not be (a "/" within a parameter), and then gives its parameters escaped.
+func pathParameter(r *http.Request, name string) string {
+	text := chi.URLParam(r, name)
+	if r.URL.RawPath == "" {
+		return text
+	}
+	plain, err := url.PathUnescape(text)
+	if err != nil { // net/http has parsed the path, so this is not reached
+		return text
+	}
+	return plain
 }
 
 // refusesParameter says why the text of a parameter does not fit; empty if it does.

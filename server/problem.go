@@ -38,6 +38,7 @@ const (
 	codeBodyTooLarge        = "body_too_large"
 	codeUnsupportedMedia    = "unsupported_media_type"
 	codeUnsupportedEncoding = "unsupported_encoding"
+	codeCollateralInvalid   = "collateral_invalid"
 	codeInternal            = "internal"
 	codeOverloaded          = "overloaded"
 	codeNotReady            = "not_ready"

@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/store"
@@ -53,17 +56,17 @@ func certificatesOf(text string) ([]store.TrustCertificate, error) {
 
 func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
 	return openapi.TrustAnchor{
-		ID: a.ID, Name: a.Name, Purpose: openapi.TrustPurpose(a.Purpose), CreatedBy: a.CreatedBy, CreatedAt: utc(a.CreatedAt),
+		ID: a.ID, Name: a.Name, Purpose: openapi.TrustPurpose(a.Purpose), Origin: openapi.TrustAnchorOrigin(a.Origin), Enabled: a.Enabled, Source: a.Source, CreatedBy: a.CreatedBy, CreatedAt: utc(a.CreatedAt),
 		Certificates: each(a.Certificates, func(c store.TrustCertificate) openapi.TrustCertificate {
 			return openapi.TrustCertificate{Subject: c.Subject, Fingerprint: c.Fingerprint, NotAfter: utc(c.NotAfter)}
 		}),
 	}
 }
 
-// ListTrustAnchors lists what is trusted, for one purpose or all.
+// ListTrustAnchors lists the anchors, for one purpose or all.
 func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnchorsRequestObject) (openapi.ListTrustAnchorsResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, store.TrustAnchorFilter{Purpose: text(q.Purpose)}, pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, store.TrustAnchorFilter{Purpose: text(q.Purpose), Enabled: q.Enabled}, pageOf(q.Limit, q.Cursor))
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +87,70 @@ func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustA
 	return openapi.CreateTrustAnchor201JSONResponse(anchorDTO(a)), nil
 }
 
-// DeleteTrustAnchor ends the trust in an anchor for what is enrolled from now on.
+// DeleteTrustAnchor ends the trust in an anchor of the tenant's own.
 func (s *Server) DeleteTrustAnchor(ctx context.Context, req openapi.DeleteTrustAnchorRequestObject) (openapi.DeleteTrustAnchorResponseObject, error) {
-	if err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx)); err != nil {
+	err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx))
+	if errors.Is(err, store.ErrConflict) {
+		return nil, refuse(codeConflict, "the anchor is shipped with the service: disable it")
+	}
+	if err != nil {
 		return nil, err
 	}
 	return openapi.DeleteTrustAnchor204Response{}, nil
+}
+
+// DisableTrustAnchor withdraws an anchor.
+func (s *Server) DisableTrustAnchor(ctx context.Context, req openapi.DisableTrustAnchorRequestObject) (openapi.DisableTrustAnchorResponseObject, error) {
+	out, err := s.switchTrustAnchor(ctx, req.AnchorID, false)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.DisableTrustAnchor200JSONResponse(out), nil
+}
+
+// EnableTrustAnchor lets chains end in an anchor again.
+func (s *Server) EnableTrustAnchor(ctx context.Context, req openapi.EnableTrustAnchorRequestObject) (openapi.EnableTrustAnchorResponseObject, error) {
+	out, err := s.switchTrustAnchor(ctx, req.AnchorID, true)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.EnableTrustAnchor200JSONResponse(out), nil
+}
+
+// maxResting is how many of the machines that rest on an anchor an answer lists.
+const maxResting = 100
+
+func (s *Server) switchTrustAnchor(ctx context.Context, id uuid.UUID, enabled bool) (openapi.SwitchedTrustAnchor, error) {
+	tenant := principalOf(ctx).tenant
+	a, err := s.store.SetTrustAnchorEnabled(ctx, tenant, id, enabled, s.now(), actorOf(ctx))
+	if err != nil {
+		return openapi.SwitchedTrustAnchor{}, err
+	}
+	count, err := s.store.CountMachinesRestingOn(ctx, tenant, id)
+	if err != nil {
+		return openapi.SwitchedTrustAnchor{}, err
+	}
+	items, _, err := s.store.MachinesRestingOn(ctx, tenant, id, store.Page{Limit: maxResting})
+	if err != nil {
+		return openapi.SwitchedTrustAnchor{}, err
+	}
+	dto := anchorDTO(a)
+	return openapi.SwitchedTrustAnchor{
+		ID: dto.ID, Name: dto.Name, Purpose: dto.Purpose, Origin: dto.Origin, Enabled: dto.Enabled, Source: dto.Source,
+		Certificates: dto.Certificates, CreatedBy: dto.CreatedBy, CreatedAt: dto.CreatedAt,
+		RestingMachines: openapi.RestingMachines{Count: count, Items: each(items, restingDTO)},
+	}, nil
+}
+
+func restingDTO(m store.RestingMachine) openapi.RestingMachine {
+	return openapi.RestingMachine{MachineID: m.MachineID, Name: m.Name, How: openapi.RestingHow(m.How)}
+}
+
+// ListTrustAnchorMachines lists the machines that rest on an anchor.
+func (s *Server) ListTrustAnchorMachines(ctx context.Context, req openapi.ListTrustAnchorMachinesRequestObject) (openapi.ListTrustAnchorMachinesResponseObject, error) {
+	items, next, err := s.store.MachinesRestingOn(ctx, principalOf(ctx).tenant, req.AnchorID, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListTrustAnchorMachines200JSONResponse{Items: each(items, restingDTO), NextCursor: nextCursor(next)}, nil
 }

@@ -35,6 +35,7 @@ type StoredCollateral struct {
 // CollateralFilter narrows ListCollateral.
 type CollateralFilter struct {
 	Kind           tee.Kind
+	Name           string
 	ExpiringBefore *time.Time
 }
 
@@ -232,6 +233,7 @@ func (s *Store) ListCollateral(ctx context.Context, tenant uuid.UUID, f Collater
 	}
 	q := newQuery(`SELECT kind, name, sha256(body), not_before, not_after, source, created_at, created_by FROM collateral WHERE tenant_id = $1`, tenant)
 	q.text("kind = ?", string(f.Kind))
+	q.text("name = ?", f.Name)
 	if f.ExpiringBefore != nil {
 		q.and("not_after < ?", *f.ExpiringBefore)
 	}

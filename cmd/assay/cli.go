@@ -19,6 +19,7 @@ type CLI struct {
 	Baselines    BaselinesCommand    `cmd:"" group:"reference" help:"What machines are meant to boot."`
 	Policies     PoliciesCommand     `cmd:"" group:"reference" help:"What evidence must cover and what machines must be."`
 	TrustAnchors TrustAnchorsCommand `cmd:"" group:"reference" help:"Roots that keys and reports must chain to."`
+	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
 
 	JoinTokens JoinTokensCommand `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
 	APITokens  APITokensCommand  `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`

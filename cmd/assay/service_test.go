@@ -389,8 +389,76 @@ func testAdministration(t *testing.T, s *liveService) {
 	if r := as("assay_adm_wrong", "machines"); r.code != 1 || !strings.Contains(r.stderr, "401 unauthenticated") || !strings.Contains(r.stderr, "request ") || !strings.Contains(r.stderr, "--token-file") {
 		t.Errorf("a wrong token: %+v", r)
 	}
-	s.run(0, "trust-anchors", "delete", "vendor")
+	s.wants(0, []string{"vendor: deleted", "rested on it"}, "trust-anchors", "delete", "vendor")
 	s.wants(1, []string{"There is no trust anchor"}, "trust-anchors", "delete", "vendor")
+	collateralCommands(t, s)
+}
+
+// collateralCommands is what people do about the roots that are shipped and about collateral.
+func collateralCommands(t *testing.T, s *liveService) {
+	const amd = "AMD SEV-SNP (Milan, Genoa, Turin)"
+	s.wants(0, []string{amd, "shipped", "Intel SGX and TDX", "Google Cloud attestation keys"}, "trust-anchors", "list", "--all")
+	s.wants(0, []string{"CN=ARK-Milan", "in "}, "trust-anchors", "list", "--purpose", "snp", "--certificates")
+	s.wants(1, []string{"409 conflict", "disable it"}, "trust-anchors", "delete", amd)
+	s.wants(0, []string{amd + ": disabled", "0 machines rested on it"}, "trust-anchors", "disable", amd)
+	var off struct {
+		Items []struct{ Name string }
+	}
+	if s.json(&off, "trust-anchors", "list", "--state", "disabled"); len(off.Items) != 1 || off.Items[0].Name != amd {
+		t.Errorf("disabled are %+v", off)
+	}
+	specimens := filepath.Join("..", "..", "verifier", "tee", "testdata")
+	vcek := filepath.Join(specimens, "snp", "vcek.testcer")
+	s.wants(1, []string{"422 collateral_invalid", vcek}, "collateral", "import", vcek)
+	s.wants(0, []string{amd + ": enabled"}, "trust-anchors", "enable", amd)
+	if out := s.run(0, "trust-anchors", "machines", amd); out != "" {
+		t.Errorf("on it rests %s", out)
+	}
+
+	s.wants(0, []string{"vcek milan/", "stored"}, "collateral", "import", vcek)
+	s.wants(0, []string{"nothing newer"}, "collateral", "import", vcek)
+	var list struct {
+		Items []struct{ Kind, Name, Source string }
+	}
+	if s.json(&list, "collateral"); len(list.Items) != 1 || list.Items[0].Kind != "vcek" || list.Items[0].Source != "uploaded" {
+		t.Fatalf("held are %+v", list)
+	}
+	name := list.Items[0].Name
+	s.wants(0, []string{"vcek " + name, "sha256"}, "collateral", "show", "vcek", name)
+	want, err := os.ReadFile(vcek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.run(0, "collateral", "show", "vcek", name, "--raw"); got != string(want) {
+		t.Error("--raw is not what was imported")
+	}
+	s.wants(1, []string{"There is no vlek"}, "collateral", "show", "vlek", name)
+	s.wants(1, []string{"404 not_found"}, "collateral", "show", "vlek", name, "--raw")
+	s.wants(0, []string{"deleted"}, "collateral", "delete", "vcek", name)
+	s.wants(1, []string{"404 not_found"}, "collateral", "delete", "vcek", name)
+
+	// What no service needs to be asked for.
+	info := filepath.Join(specimens, "tdx", "sample_tcbInfo_response")
+	s.wants(2, []string{"needs the chain", "--issuer-chain"}, "collateral", "import", info)
+	s.wants(2, []string{"trust-anchors add"}, "collateral", "import", filepath.Join(specimens, "tdx", "intel_sgx_root.pem"))
+	s.wants(2, []string{"tcbInfo"}, "collateral", "import", writeFile(t, []byte(`{}`)))
+	s.wants(2, []string{"no CRL"}, "collateral", "import", writeFile(t, []byte("text")))
+}
+
+// TestKindOfCollateral: the kind is told by the content.
+func TestKindOfCollateral(t *testing.T) {
+	for file, want := range map[string]string{
+		"snp/vcek.testcer": "vcek", "snp/test-vlek.der": "vlek", "tdx/sample_tcbInfo_response": "tdx_tcb_info",
+		"tdx/sample_qeIdentity_response": "tdx_qe_identity", "tdx/pckcrl": "tdx_pck_crl", "tdx/rootcrl.der": "tdx_root_crl",
+	} {
+		body, err := os.ReadFile(filepath.Join("..", "..", "verifier", "tee", "testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind, err := kindOf(body); err != nil || string(kind) != want {
+			t.Errorf("%s: %q, %v; want %s", file, kind, err, want)
+		}
+	}
 }
 
 // TestRetryOnlyGet: a GET that fails for a passing reason is repeated, a write never is.

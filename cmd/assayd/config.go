@@ -67,6 +67,14 @@ type Config struct {
 	// issuer, and cookies of the pages are Secure where it is https. Empty: no issuer in results.
 	PublicURL string `env:"ASSAY_PUBLIC_URL" placeholder:"URL" help:"Address that clients use, https://assay.example: the issuer in signed results. With https, the cookies of the pages are Secure."`
 
+	// TrustBundle says how the roots of TPM vendors, clouds, AMD and Intel that this version ships begin in the
+	// database: enabled, disabled, or none, which leaves them out. What is there already keeps its switch, whatever is
+	// set here: assay trust-anchors disable withdraws one.
+	//
+	// Danger: what is enabled can prove a machine's identity. With disabled nothing can until somebody has enabled what
+	// the fleet needs.
+	TrustBundle string `env:"ASSAY_TRUST_BUNDLE" enum:"enabled,disabled,none" default:"enabled" help:"How newly shipped roots of TPM vendors, clouds, AMD and Intel begin: enabled, disabled, or none to leave them out. Those that are there keep their switch."`
+
 	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
 	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
 	// logged.

@@ -97,6 +97,29 @@ func TestDev(t *testing.T) {
 	d.stop()
 }
 
+// TestTrustBundle: what is shipped begins as it is set, and what is there keeps its switch.
+func TestTrustBundle(t *testing.T) {
+	t.Parallel()
+	data := dataFolder(t)
+	run := func(setting string) (enabled, disabled int) {
+		d := start(t, []string{"ASSAY_TRUST_BUNDLE=" + setting}, "serve", "--data-dir", data, "--log-level", "warn")
+		defer d.stop()
+		status, body := d.get(d.url+"/v1/trust-anchors?limit=500", readToken(t, filepath.Join(data, "admin.token")))
+		if status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+		return strings.Count(body, `"enabled":true`), strings.Count(body, `"enabled":false`)
+	}
+	for _, c := range []struct {
+		setting           string
+		enabled, disabled int
+	}{{"none", 0, 0}, {"disabled", 0, 13}, {"enabled", 0, 13}} {
+		if on, off := run(c.setting); on != c.enabled || off != c.disabled {
+			t.Errorf("%s: %d anchors are enabled and %d are not, want %d and %d", c.setting, on, off, c.enabled, c.disabled)
+		}
+	}
+}
+
 // TestGracefulShutdown: a request that is being sent when SIGTERM comes is answered, and then the service
 // ends.
 func TestGracefulShutdown(t *testing.T) {

@@ -72,6 +72,9 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	}
 	closers = append(closers, func() error { st.Close(); return nil })
 
+	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
+		return err
+	}
 	srv, err := newServer(p.ctx, c, st, traces, log)
 	if err != nil {
 		return err

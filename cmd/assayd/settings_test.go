@@ -75,6 +75,7 @@ func TestUnusableSettings(t *testing.T) {
 		{"certificate without key", 2, "go together", []string{"serve", "--tls-cert", cert}},
 		{"certificate that is none", 2, "--tls-cert", []string{"serve", "--tls-cert", file, "--tls-key", file}},
 		{"log level", 2, "--log-level", []string{"serve", "--log-level", "loud"}},
+		{"trust bundle", 2, "--trust-bundle", []string{"serve", "--trust-bundle", "some"}},
 		{"ratio", 2, "outside 0 to 1", []string{"serve", "--trace-ratio", "2"}},
 		{"endpoint", 2, "--otlp-endpoint", []string{"serve", "--otlp-endpoint", "collector"}},
 		{"public URL with a password", 2, "--public-url", []string{"serve", "--public-url", "https://u:hunter2@assay.example"}},

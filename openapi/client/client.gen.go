@@ -282,6 +282,60 @@ func (e CheckStatus) Valid() bool {
 	}
 }
 
+// Defines values for CollateralKind.
+const (
+	CollateralKindSnpCrl        CollateralKind = "snp_crl"
+	CollateralKindTdxPckCrl     CollateralKind = "tdx_pck_crl"
+	CollateralKindTdxQeIdentity CollateralKind = "tdx_qe_identity"
+	CollateralKindTdxRootCrl    CollateralKind = "tdx_root_crl"
+	CollateralKindTdxTcbInfo    CollateralKind = "tdx_tcb_info"
+	CollateralKindVcek          CollateralKind = "vcek"
+	CollateralKindVlek          CollateralKind = "vlek"
+)
+
+// Valid indicates whether the value is a known member of the CollateralKind enum.
+func (e CollateralKind) Valid() bool {
+	switch e {
+	case CollateralKindSnpCrl:
+		return true
+	case CollateralKindTdxPckCrl:
+		return true
+	case CollateralKindTdxQeIdentity:
+		return true
+	case CollateralKindTdxRootCrl:
+		return true
+	case CollateralKindTdxTcbInfo:
+		return true
+	case CollateralKindVcek:
+		return true
+	case CollateralKindVlek:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CollateralSource.
+const (
+	CollateralSourceEvidence CollateralSource = "evidence"
+	CollateralSourceFetched  CollateralSource = "fetched"
+	CollateralSourceUploaded CollateralSource = "uploaded"
+)
+
+// Valid indicates whether the value is a known member of the CollateralSource enum.
+func (e CollateralSource) Valid() bool {
+	switch e {
+	case CollateralSourceEvidence:
+		return true
+	case CollateralSourceFetched:
+		return true
+	case CollateralSourceUploaded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DeviationKind.
 const (
 	Added   DeviationKind = "added"
@@ -464,31 +518,31 @@ func (e Platform) Valid() bool {
 
 // Defines values for PlatformEvidenceCollateralKind.
 const (
-	SnpCrl        PlatformEvidenceCollateralKind = "snp_crl"
-	TdxPckCrl     PlatformEvidenceCollateralKind = "tdx_pck_crl"
-	TdxQeIdentity PlatformEvidenceCollateralKind = "tdx_qe_identity"
-	TdxRootCrl    PlatformEvidenceCollateralKind = "tdx_root_crl"
-	TdxTcbInfo    PlatformEvidenceCollateralKind = "tdx_tcb_info"
-	Vcek          PlatformEvidenceCollateralKind = "vcek"
-	Vlek          PlatformEvidenceCollateralKind = "vlek"
+	PlatformEvidenceCollateralKindSnpCrl        PlatformEvidenceCollateralKind = "snp_crl"
+	PlatformEvidenceCollateralKindTdxPckCrl     PlatformEvidenceCollateralKind = "tdx_pck_crl"
+	PlatformEvidenceCollateralKindTdxQeIdentity PlatformEvidenceCollateralKind = "tdx_qe_identity"
+	PlatformEvidenceCollateralKindTdxRootCrl    PlatformEvidenceCollateralKind = "tdx_root_crl"
+	PlatformEvidenceCollateralKindTdxTcbInfo    PlatformEvidenceCollateralKind = "tdx_tcb_info"
+	PlatformEvidenceCollateralKindVcek          PlatformEvidenceCollateralKind = "vcek"
+	PlatformEvidenceCollateralKindVlek          PlatformEvidenceCollateralKind = "vlek"
 )
 
 // Valid indicates whether the value is a known member of the PlatformEvidenceCollateralKind enum.
 func (e PlatformEvidenceCollateralKind) Valid() bool {
 	switch e {
-	case SnpCrl:
+	case PlatformEvidenceCollateralKindSnpCrl:
 		return true
-	case TdxPckCrl:
+	case PlatformEvidenceCollateralKindTdxPckCrl:
 		return true
-	case TdxQeIdentity:
+	case PlatformEvidenceCollateralKindTdxQeIdentity:
 		return true
-	case TdxRootCrl:
+	case PlatformEvidenceCollateralKindTdxRootCrl:
 		return true
-	case TdxTcbInfo:
+	case PlatformEvidenceCollateralKindTdxTcbInfo:
 		return true
-	case Vcek:
+	case PlatformEvidenceCollateralKindVcek:
 		return true
-	case Vlek:
+	case PlatformEvidenceCollateralKindVlek:
 		return true
 	default:
 		return false
@@ -564,6 +618,24 @@ func (e RecommendationStatus) Valid() bool {
 	case RecommendationStatusExempt:
 		return true
 	case RecommendationStatusResolved:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RestingHow.
+const (
+	RestingHowAttestationKey RestingHow = "attestation_key"
+	RestingHowPlatformReport RestingHow = "platform_report"
+)
+
+// Valid indicates whether the value is a known member of the RestingHow enum.
+func (e RestingHow) Valid() bool {
+	switch e {
+	case RestingHowAttestationKey:
+		return true
+	case RestingHowPlatformReport:
 		return true
 	default:
 		return false
@@ -669,6 +741,24 @@ func (e SuppressionRulePatchState) Valid() bool {
 	case SuppressionRulePatchStateDisabled:
 		return true
 	case SuppressionRulePatchStateEnabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TrustAnchorOrigin.
+const (
+	Shipped TrustAnchorOrigin = "shipped"
+	Tenant  TrustAnchorOrigin = "tenant"
+)
+
+// Valid indicates whether the value is a known member of the TrustAnchorOrigin enum.
+func (e TrustAnchorOrigin) Valid() bool {
+	switch e {
+	case Shipped:
+		return true
+	case Tenant:
 		return true
 	default:
 		return false
@@ -1065,6 +1155,47 @@ type Check struct {
 // CheckStatus defines model for Check.Status.
 type CheckStatus string
 
+// Collateral defines model for Collateral.
+type Collateral struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// Kind Endorsement keys and CRLs of AMD; TCB info, identity of the quoting enclave and CRLs of Intel.
+	Kind CollateralKind `json:"kind"`
+
+	// Name Example: ARK-Milan
+	Name CollateralName `json:"name"`
+
+	// NotAfter From then on it is not valid.
+	NotAfter time.Time `json:"not_after"`
+
+	// NotBefore When it was issued.
+	NotBefore time.Time `json:"not_before"`
+
+	// Sha256 SHA-256 of the body in hex.
+	Sha256 string `json:"sha256"`
+
+	// Source `evidence`: a machine sent it. `uploaded`: an administrator did. `fetched`: from the vendor.
+	Source CollateralSource `json:"source"`
+}
+
+// CollateralKind Endorsement keys and CRLs of AMD; TCB info, identity of the quoting enclave and CRLs of Intel.
+type CollateralKind string
+
+// CollateralList defines model for CollateralList.
+type CollateralList struct {
+	Items []Collateral `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// CollateralName Example: ARK-Milan
+type CollateralName = string
+
+// CollateralSource `evidence`: a machine sent it. `uploaded`: an administrator did. `fetched`: from the vendor.
+type CollateralSource string
+
 // Comment Free text, line breaks included.
 //
 // Example: Kernel rollout 6.12
@@ -1303,6 +1434,9 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// IssuerChain defines model for IssuerChain.
+type IssuerChain = string
 
 // JWKS defines model for JWKS.
 type JWKS = json.RawMessage
@@ -1727,6 +1861,34 @@ type RecommendationStatus string
 // ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 type ReferenceValues = json.RawMessage
 
+// RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
+type RestingHow string
+
+// RestingMachine defines model for RestingMachine.
+type RestingMachine struct {
+	// How `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
+	How       RestingHow         `json:"how"`
+	MachineID openapi_types.UUID `json:"machine_id"`
+	Name      string             `json:"name"`
+}
+
+// RestingMachineList defines model for RestingMachineList.
+type RestingMachineList struct {
+	Items []RestingMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
+type RestingMachines struct {
+	// Count All of them.
+	Count int64 `json:"count"`
+
+	// Items The first; all are at /v1/trust-anchors/{anchor_id}/machines.
+	Items []RestingMachine `json:"items"`
+}
+
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
 // Example: web
@@ -1840,6 +2002,30 @@ type SuppressionScope struct {
 	AllOf []SuppressionCondition `json:"all_of"`
 }
 
+// SwitchedTrustAnchor defines model for SwitchedTrustAnchor.
+type SwitchedTrustAnchor struct {
+	Certificates []TrustCertificate `json:"certificates"`
+	CreatedAt    time.Time          `json:"created_at"`
+	CreatedBy    string             `json:"created_by"`
+
+	// Enabled Whether anything is proved by it.
+	Enabled bool               `json:"enabled"`
+	ID      openapi_types.UUID `json:"id"`
+	Name    string             `json:"name"`
+
+	// Origin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+	Origin  TrustAnchorOrigin `json:"origin"`
+	Purpose TrustPurpose      `json:"purpose"`
+
+	// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
+	RestingMachines RestingMachines `json:"resting_machines"`
+
+	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
+	//
+	// Example: google/go-sev-guest@af1c107a648f (Apache-2.0)
+	Source string `json:"source"`
+}
+
 // TCBVersion TCB_VERSION of SEV-SNP by its parts. `fmc` exists from Turin on.
 type TCBVersion struct {
 	Bootloader *int `json:"bootloader,omitempty"`
@@ -1854,9 +2040,20 @@ type TrustAnchor struct {
 	Certificates []TrustCertificate `json:"certificates"`
 	CreatedAt    time.Time          `json:"created_at"`
 	CreatedBy    string             `json:"created_by"`
-	ID           openapi_types.UUID `json:"id"`
-	Name         string             `json:"name"`
-	Purpose      TrustPurpose       `json:"purpose"`
+
+	// Enabled Whether anything is proved by it.
+	Enabled bool               `json:"enabled"`
+	ID      openapi_types.UUID `json:"id"`
+	Name    string             `json:"name"`
+
+	// Origin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+	Origin  TrustAnchorOrigin `json:"origin"`
+	Purpose TrustPurpose      `json:"purpose"`
+
+	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
+	//
+	// Example: google/go-sev-guest@af1c107a648f (Apache-2.0)
+	Source string `json:"source"`
 }
 
 // TrustAnchorInput defines model for TrustAnchorInput.
@@ -1876,6 +2073,9 @@ type TrustAnchorList struct {
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
 }
+
+// TrustAnchorOrigin `tenant`: added by an administrator. `shipped`: came with the service; it can be disabled, not deleted.
+type TrustAnchorOrigin string
 
 // TrustCertificate defines model for TrustCertificate.
 type TrustCertificate struct {
@@ -1977,6 +2177,9 @@ type VouchRequest struct {
 
 // AlertID defines model for AlertID.
 type AlertID = openapi_types.UUID
+
+// AnchorID defines model for AnchorID.
+type AnchorID = openapi_types.UUID
 
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
@@ -2115,6 +2318,47 @@ type PromoteBaselineVersionParams struct {
 
 // RetireBaselineVersionParams defines parameters for RetireBaselineVersion.
 type RetireBaselineVersionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListCollateralParams defines parameters for ListCollateral.
+type ListCollateralParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Kind   *CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
+	Name   *CollateralName `form:"name,omitempty" json:"name,omitempty"`
+
+	// ExpiringBefore Only what is valid no longer than until then.
+	ExpiringBefore *time.Time `form:"expiring_before,omitempty" json:"expiring_before,omitempty"`
+}
+
+// PutCollateralJSONBody defines parameters for PutCollateral.
+type PutCollateralJSONBody = interface{}
+
+// PutCollateralParams defines parameters for PutCollateral.
+type PutCollateralParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+
+	// TCBInfoIssuerChain Chain of `tdx_tcb_info`: URL-encoded PEM, signer first.
+	TCBInfoIssuerChain *IssuerChain `json:"TCB-Info-Issuer-Chain,omitempty"`
+
+	// SGXTCBInfoIssuerChain The same by its name in earlier versions of the PCS.
+	SGXTCBInfoIssuerChain *IssuerChain `json:"SGX-TCB-Info-Issuer-Chain,omitempty"`
+
+	// SGXEnclaveIdentityIssuerChain Chain of `tdx_qe_identity`.
+	SGXEnclaveIdentityIssuerChain *IssuerChain `json:"SGX-Enclave-Identity-Issuer-Chain,omitempty"`
+
+	// SGXPCKCRLIssuerChain Chain of `tdx_pck_crl`.
+	SGXPCKCRLIssuerChain *IssuerChain `json:"SGX-PCK-CRL-Issuer-Chain,omitempty"`
+}
+
+// DeleteCollateralParams defines parameters for DeleteCollateral.
+type DeleteCollateralParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -2314,6 +2558,9 @@ type ListTrustAnchorsParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
+
+	// Enabled Only those that are enabled, or only those that are not.
+	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
 
 // CreateTrustAnchorParams defines parameters for CreateTrustAnchor.
@@ -2328,6 +2575,27 @@ type DeleteTrustAnchorParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
+type DisableTrustAnchorParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// EnableTrustAnchorParams defines parameters for EnableTrustAnchor.
+type EnableTrustAnchorParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListTrustAnchorMachinesParams defines parameters for ListTrustAnchorMachines.
+type ListTrustAnchorMachinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
 type CreateAPITokenJSONRequestBody = APITokenInput
 
@@ -2339,6 +2607,9 @@ type CreateBaselineVersionJSONRequestBody = BaselineVersionInput
 
 // PromoteBaselineVersionJSONRequestBody defines body for PromoteBaselineVersion for application/json ContentType.
 type PromoteBaselineVersionJSONRequestBody = PromoteRequest
+
+// PutCollateralJSONRequestBody defines body for PutCollateral for application/json ContentType.
+type PutCollateralJSONRequestBody = PutCollateralJSONBody
 
 // CreateEnrollmentJSONRequestBody defines body for CreateEnrollment for application/json ContentType.
 type CreateEnrollmentJSONRequestBody = EnrollmentRequest
@@ -2631,6 +2902,52 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 	RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListCollateral List collateral
+	//
+	// What hardware evidence is checked with beside itself, by kind and name.
+	//
+	// Corresponds with GET /v1/collateral (the `ListCollateral` operationId).
+	ListCollateral(ctx context.Context, params *ListCollateralParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutCollateralWithBody Upload collateral
+	//
+	// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+	// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+	// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+	// statement cannot be brought back. At most 1 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+	PutCollateralWithBody(ctx context.Context, kind CollateralKind, params *PutCollateralParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutCollateral Upload collateral
+	//
+	// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+	// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+	// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+	// statement cannot be brought back. At most 1 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+	PutCollateral(ctx context.Context, kind CollateralKind, params *PutCollateralParams, body PutCollateralJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteCollateral Delete collateral
+	//
+	// A machine whose evidence brings it, or the job that fetches, may store it again.
+	//
+	// Corresponds with DELETE /v1/collateral/{kind}/{name} (the `DeleteCollateral` operationId).
+	DeleteCollateral(ctx context.Context, kind CollateralKind, name CollateralName, params *DeleteCollateralParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCollateral Get collateral as it is
+	//
+	// DER of certificates and CRLs, the exact JSON of the others. Names may hold `/`, which is written `%2F` in the path.
+	// A chain that is held with it is answered in the header in which it was sent.
+	//
+	// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
+	GetCollateral(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateEnrollmentWithBody Enrol a machine
 	//
@@ -2971,6 +3288,9 @@ type ClientInterface interface {
 
 	// CreateTrustAnchorWithBody Trust roots and intermediates for a purpose
 	//
+	// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+	// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -2978,15 +3298,40 @@ type ClientInterface interface {
 
 	// CreateTrustAnchor Trust roots and intermediates for a purpose
 	//
+	// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+	// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
 	CreateTrustAnchor(ctx context.Context, params *CreateTrustAnchorParams, body CreateTrustAnchorJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DeleteTrustAnchor Stop trusting an anchor
+	// DeleteTrustAnchor Delete an anchor
+	//
+	// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
 	//
 	// Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
-	DeleteTrustAnchor(ctx context.Context, anchorID openapi_types.UUID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DisableTrustAnchor Withdraw an anchor
+	//
+	// From now on nothing is proved by it. The answer says which machines rested on it.
+	//
+	// Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
+	DisableTrustAnchor(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EnableTrustAnchor Trust an anchor again
+	//
+	// Corresponds with POST /v1/trust-anchors/{anchor_id}/enable (the `EnableTrustAnchor` operationId).
+	EnableTrustAnchor(ctx context.Context, anchorID AnchorID, params *EnableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTrustAnchorMachines List the machines that rest on an anchor
+	//
+	// Those whose active attestation key was proved by a chain that ends in it, and those whose last verdict's
+	// hardware evidence did. A machine that rests on it both ways is listed twice. In the order of their ids.
+	//
+	// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
+	ListTrustAnchorMachines(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVerdict Get a verdict
 	//
@@ -3420,6 +3765,102 @@ func (c *Client) PromoteBaselineVersion(ctx context.Context, baselineID Baseline
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 func (c *Client) RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRetireBaselineVersionRequest(c.Server, baselineID, version, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListCollateral List collateral
+//
+// What hardware evidence is checked with beside itself, by kind and name.
+//
+// Corresponds with GET /v1/collateral (the `ListCollateral` operationId).
+func (c *Client) ListCollateral(ctx context.Context, params *ListCollateralParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCollateralRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutCollateralWithBody Upload collateral
+//
+// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+// statement cannot be brought back. At most 1 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+func (c *Client) PutCollateralWithBody(ctx context.Context, kind CollateralKind, params *PutCollateralParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutCollateralRequestWithBody(c.Server, kind, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutCollateral Upload collateral
+//
+// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+// statement cannot be brought back. At most 1 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+func (c *Client) PutCollateral(ctx context.Context, kind CollateralKind, params *PutCollateralParams, body PutCollateralJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutCollateralRequest(c.Server, kind, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteCollateral Delete collateral
+//
+// A machine whose evidence brings it, or the job that fetches, may store it again.
+//
+// Corresponds with DELETE /v1/collateral/{kind}/{name} (the `DeleteCollateral` operationId).
+func (c *Client) DeleteCollateral(ctx context.Context, kind CollateralKind, name CollateralName, params *DeleteCollateralParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteCollateralRequest(c.Server, kind, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCollateral Get collateral as it is
+//
+// DER of certificates and CRLs, the exact JSON of the others. Names may hold `/`, which is written `%2F` in the path.
+// A chain that is held with it is answered in the header in which it was sent.
+//
+// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
+func (c *Client) GetCollateral(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCollateralRequest(c.Server, kind, name)
 	if err != nil {
 		return nil, err
 	}
@@ -4179,6 +4620,9 @@ func (c *Client) ListTrustAnchors(ctx context.Context, params *ListTrustAnchorsP
 
 // CreateTrustAnchorWithBody Trust roots and intermediates for a purpose
 //
+// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -4196,6 +4640,9 @@ func (c *Client) CreateTrustAnchorWithBody(ctx context.Context, params *CreateTr
 
 // CreateTrustAnchor Trust roots and intermediates for a purpose
 //
+// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -4211,11 +4658,63 @@ func (c *Client) CreateTrustAnchor(ctx context.Context, params *CreateTrustAncho
 	return c.Client.Do(req)
 }
 
-// DeleteTrustAnchor Stop trusting an anchor
+// DeleteTrustAnchor Delete an anchor
+//
+// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
 //
 // Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
-func (c *Client) DeleteTrustAnchor(ctx context.Context, anchorID openapi_types.UUID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDeleteTrustAnchorRequest(c.Server, anchorID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DisableTrustAnchor Withdraw an anchor
+//
+// From now on nothing is proved by it. The answer says which machines rested on it.
+//
+// Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
+func (c *Client) DisableTrustAnchor(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDisableTrustAnchorRequest(c.Server, anchorID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EnableTrustAnchor Trust an anchor again
+//
+// Corresponds with POST /v1/trust-anchors/{anchor_id}/enable (the `EnableTrustAnchor` operationId).
+func (c *Client) EnableTrustAnchor(ctx context.Context, anchorID AnchorID, params *EnableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEnableTrustAnchorRequest(c.Server, anchorID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrustAnchorMachines List the machines that rest on an anchor
+//
+// Those whose active attestation key was proved by a chain that ends in it, and those whose last verdict's
+// hardware evidence did. A machine that rests on it both ways is listed twice. In the order of their ids.
+//
+// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
+func (c *Client) ListTrustAnchorMachines(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrustAnchorMachinesRequest(c.Server, anchorID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -5427,6 +5926,311 @@ func NewRetireBaselineVersionRequest(server string, baselineID BaselineID, versi
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewListCollateralRequest constructs an http.Request for the ListCollateral method
+func NewListCollateralRequest(server string, params *ListCollateralParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/collateral")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Kind != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ExpiringBefore != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "expiring_before", *params.ExpiringBefore, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutCollateralRequest calls the generic PutCollateral builder with application/json body
+func NewPutCollateralRequest(server string, kind CollateralKind, params *PutCollateralParams, body PutCollateralJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutCollateralRequestWithBody(server, kind, params, "application/json", bodyReader)
+}
+
+// NewPutCollateralRequestWithBody constructs an http.Request for the PutCollateral method, with any body, and a specified content type
+func NewPutCollateralRequestWithBody(server string, kind CollateralKind, params *PutCollateralParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/collateral/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+		if params.TCBInfoIssuerChain != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "TCB-Info-Issuer-Chain", *params.TCBInfoIssuerChain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("TCB-Info-Issuer-Chain", headerParam1)
+		}
+
+		if params.SGXTCBInfoIssuerChain != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "SGX-TCB-Info-Issuer-Chain", *params.SGXTCBInfoIssuerChain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("SGX-TCB-Info-Issuer-Chain", headerParam2)
+		}
+
+		if params.SGXEnclaveIdentityIssuerChain != nil {
+			var headerParam3 string
+
+			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "SGX-Enclave-Identity-Issuer-Chain", *params.SGXEnclaveIdentityIssuerChain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("SGX-Enclave-Identity-Issuer-Chain", headerParam3)
+		}
+
+		if params.SGXPCKCRLIssuerChain != nil {
+			var headerParam4 string
+
+			headerParam4, err = runtime.StyleParamWithOptions("simple", false, "SGX-PCK-CRL-Issuer-Chain", *params.SGXPCKCRLIssuerChain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("SGX-PCK-CRL-Issuer-Chain", headerParam4)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteCollateralRequest constructs an http.Request for the DeleteCollateral method
+func NewDeleteCollateralRequest(server string, kind CollateralKind, name CollateralName, params *DeleteCollateralParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/collateral/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetCollateralRequest constructs an http.Request for the GetCollateral method
+func NewGetCollateralRequest(server string, kind CollateralKind, name CollateralName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/collateral/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -7229,6 +8033,18 @@ func NewListTrustAnchorsRequest(server string, params *ListTrustAnchorsParams) (
 
 		}
 
+		if params.Enabled != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "enabled", *params.Enabled, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -7299,7 +8115,7 @@ func NewCreateTrustAnchorRequestWithBody(server string, params *CreateTrustAncho
 }
 
 // NewDeleteTrustAnchorRequest constructs an http.Request for the DeleteTrustAnchor method
-func NewDeleteTrustAnchorRequest(server string, anchorID openapi_types.UUID, params *DeleteTrustAnchorParams) (*http.Request, error) {
+func NewDeleteTrustAnchorRequest(server string, anchorID AnchorID, params *DeleteTrustAnchorParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -7342,6 +8158,177 @@ func NewDeleteTrustAnchorRequest(server string, anchorID openapi_types.UUID, par
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewDisableTrustAnchorRequest constructs an http.Request for the DisableTrustAnchor method
+func NewDisableTrustAnchorRequest(server string, anchorID AnchorID, params *DisableTrustAnchorParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "anchor_id", anchorID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/trust-anchors/%s/disable", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewEnableTrustAnchorRequest constructs an http.Request for the EnableTrustAnchor method
+func NewEnableTrustAnchorRequest(server string, anchorID AnchorID, params *EnableTrustAnchorParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "anchor_id", anchorID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/trust-anchors/%s/enable", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListTrustAnchorMachinesRequest constructs an http.Request for the ListTrustAnchorMachines method
+func NewListTrustAnchorMachinesRequest(server string, anchorID AnchorID, params *ListTrustAnchorMachinesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "anchor_id", anchorID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/trust-anchors/%s/machines", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -7671,6 +8658,58 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 	RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error)
+
+	// ListCollateralWithResponse List collateral
+	//
+	// What hardware evidence is checked with beside itself, by kind and name.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/collateral (the `ListCollateral` operationId).
+	ListCollateralWithResponse(ctx context.Context, params *ListCollateralParams, reqEditors ...RequestEditorFn) (*ListCollateralResponse, error)
+
+	// PutCollateralWithBodyWithResponse Upload collateral
+	//
+	// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+	// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+	// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+	// statement cannot be brought back. At most 1 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+	PutCollateralWithBodyWithResponse(ctx context.Context, kind CollateralKind, params *PutCollateralParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCollateralResponse, error)
+
+	// PutCollateralWithResponse Upload collateral
+	//
+	// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+	// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+	// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+	// statement cannot be brought back. At most 1 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+	PutCollateralWithResponse(ctx context.Context, kind CollateralKind, params *PutCollateralParams, body PutCollateralJSONRequestBody, reqEditors ...RequestEditorFn) (*PutCollateralResponse, error)
+
+	// DeleteCollateralWithResponse Delete collateral
+	//
+	// A machine whose evidence brings it, or the job that fetches, may store it again.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/collateral/{kind}/{name} (the `DeleteCollateral` operationId).
+	DeleteCollateralWithResponse(ctx context.Context, kind CollateralKind, name CollateralName, params *DeleteCollateralParams, reqEditors ...RequestEditorFn) (*DeleteCollateralResponse, error)
+
+	// GetCollateralWithResponse Get collateral as it is
+	//
+	// DER of certificates and CRLs, the exact JSON of the others. Names may hold `/`, which is written `%2F` in the path.
+	// A chain that is held with it is answered in the header in which it was sent.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
+	GetCollateralWithResponse(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*GetCollateralResponse, error)
 
 	// CreateEnrollmentWithBodyWithResponse Enrol a machine
 	//
@@ -8043,6 +9082,9 @@ type ClientWithResponsesInterface interface {
 
 	// CreateTrustAnchorWithBodyWithResponse Trust roots and intermediates for a purpose
 	//
+	// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+	// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -8050,17 +9092,48 @@ type ClientWithResponsesInterface interface {
 
 	// CreateTrustAnchorWithResponse Trust roots and intermediates for a purpose
 	//
+	// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+	// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
 	CreateTrustAnchorWithResponse(ctx context.Context, params *CreateTrustAnchorParams, body CreateTrustAnchorJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTrustAnchorResponse, error)
 
-	// DeleteTrustAnchorWithResponse Stop trusting an anchor
+	// DeleteTrustAnchorWithResponse Delete an anchor
+	//
+	// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
-	DeleteTrustAnchorWithResponse(ctx context.Context, anchorID openapi_types.UUID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*DeleteTrustAnchorResponse, error)
+	DeleteTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*DeleteTrustAnchorResponse, error)
+
+	// DisableTrustAnchorWithResponse Withdraw an anchor
+	//
+	// From now on nothing is proved by it. The answer says which machines rested on it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
+	DisableTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*DisableTrustAnchorResponse, error)
+
+	// EnableTrustAnchorWithResponse Trust an anchor again
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/trust-anchors/{anchor_id}/enable (the `EnableTrustAnchor` operationId).
+	EnableTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *EnableTrustAnchorParams, reqEditors ...RequestEditorFn) (*EnableTrustAnchorResponse, error)
+
+	// ListTrustAnchorMachinesWithResponse List the machines that rest on an anchor
+	//
+	// Those whose active attestation key was proved by a chain that ends in it, and those whose last verdict's
+	// hardware evidence did. A machine that rests on it both ways is listed twice. In the order of their ids.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
+	ListTrustAnchorMachinesWithResponse(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*ListTrustAnchorMachinesResponse, error)
 
 	// GetVerdictWithResponse Get a verdict
 	//
@@ -9074,6 +10147,198 @@ func (r RetireBaselineVersionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RetireBaselineVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListCollateralResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CollateralList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCollateralResponse) GetJSON200() *CollateralList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCollateralResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCollateralResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCollateralResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCollateralResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCollateralResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutCollateralResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Collateral
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Collateral
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutCollateralResponse) GetJSON200() *Collateral {
+	return r.JSON200
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r PutCollateralResponse) GetJSON201() *Collateral {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutCollateralResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutCollateralResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutCollateralResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutCollateralResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutCollateralResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteCollateralResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteCollateralResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteCollateralResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteCollateralResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteCollateralResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteCollateralResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCollateralResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *interface{}
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCollateralResponse) GetJSON200() *interface{} {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCollateralResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCollateralResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCollateralResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCollateralResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCollateralResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10533,6 +11798,150 @@ func (r DeleteTrustAnchorResponse) ContentType() string {
 	return ""
 }
 
+type DisableTrustAnchorResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SwitchedTrustAnchor
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DisableTrustAnchorResponse) GetJSON200() *SwitchedTrustAnchor {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DisableTrustAnchorResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DisableTrustAnchorResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DisableTrustAnchorResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DisableTrustAnchorResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DisableTrustAnchorResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type EnableTrustAnchorResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SwitchedTrustAnchor
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r EnableTrustAnchorResponse) GetJSON200() *SwitchedTrustAnchor {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r EnableTrustAnchorResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r EnableTrustAnchorResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EnableTrustAnchorResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EnableTrustAnchorResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EnableTrustAnchorResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListTrustAnchorMachinesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestingMachineList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrustAnchorMachinesResponse) GetJSON200() *RestingMachineList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrustAnchorMachinesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrustAnchorMachinesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrustAnchorMachinesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrustAnchorMachinesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrustAnchorMachinesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetVerdictResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10990,6 +12399,88 @@ func (c *ClientWithResponses) RetireBaselineVersionWithResponse(ctx context.Cont
 		return nil, err
 	}
 	return ParseRetireBaselineVersionResponse(rsp)
+}
+
+// ListCollateralWithResponse List collateral
+//
+// What hardware evidence is checked with beside itself, by kind and name.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/collateral (the `ListCollateral` operationId).
+func (c *ClientWithResponses) ListCollateralWithResponse(ctx context.Context, params *ListCollateralParams, reqEditors ...RequestEditorFn) (*ListCollateralResponse, error) {
+	rsp, err := c.ListCollateral(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCollateralResponse(rsp)
+}
+
+// PutCollateralWithBodyWithResponse Upload collateral
+//
+// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+// statement cannot be brought back. At most 1 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+func (c *ClientWithResponses) PutCollateralWithBodyWithResponse(ctx context.Context, kind CollateralKind, params *PutCollateralParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCollateralResponse, error) {
+	rsp, err := c.PutCollateralWithBody(ctx, kind, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutCollateralResponse(rsp)
+}
+
+// PutCollateralWithResponse Upload collateral
+//
+// A certificate or CRL as DER or PEM, or the exact answer of Intel's PCS, with the signer's chain in the header in
+// which Intel sends it. Its name is read from its content. It must be signed up to one of the tenant's enabled
+// trust anchors and be valid now. What is held is replaced only by what was issued later, so that a withdrawn
+// statement cannot be brought back. At most 1 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/collateral/{kind} (the `PutCollateral` operationId).
+func (c *ClientWithResponses) PutCollateralWithResponse(ctx context.Context, kind CollateralKind, params *PutCollateralParams, body PutCollateralJSONRequestBody, reqEditors ...RequestEditorFn) (*PutCollateralResponse, error) {
+	rsp, err := c.PutCollateral(ctx, kind, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutCollateralResponse(rsp)
+}
+
+// DeleteCollateralWithResponse Delete collateral
+//
+// A machine whose evidence brings it, or the job that fetches, may store it again.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/collateral/{kind}/{name} (the `DeleteCollateral` operationId).
+func (c *ClientWithResponses) DeleteCollateralWithResponse(ctx context.Context, kind CollateralKind, name CollateralName, params *DeleteCollateralParams, reqEditors ...RequestEditorFn) (*DeleteCollateralResponse, error) {
+	rsp, err := c.DeleteCollateral(ctx, kind, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteCollateralResponse(rsp)
+}
+
+// GetCollateralWithResponse Get collateral as it is
+//
+// DER of certificates and CRLs, the exact JSON of the others. Names may hold `/`, which is written `%2F` in the path.
+// A chain that is held with it is answered in the header in which it was sent.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
+func (c *ClientWithResponses) GetCollateralWithResponse(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*GetCollateralResponse, error) {
+	rsp, err := c.GetCollateral(ctx, kind, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCollateralResponse(rsp)
 }
 
 // CreateEnrollmentWithBodyWithResponse Enrol a machine
@@ -11609,6 +13100,9 @@ func (c *ClientWithResponses) ListTrustAnchorsWithResponse(ctx context.Context, 
 
 // CreateTrustAnchorWithBodyWithResponse Trust roots and intermediates for a purpose
 //
+// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -11622,6 +13116,9 @@ func (c *ClientWithResponses) CreateTrustAnchorWithBodyWithResponse(ctx context.
 
 // CreateTrustAnchorWithResponse Trust roots and intermediates for a purpose
 //
+// For `ek`, `ak` and `reference_values` each certificate is trusted as it stands. For `snp` and `tdx` only
+// self-signed certificates are roots; the others help to build a chain to one, and prove nothing by themselves.
+//
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/trust-anchors (the `CreateTrustAnchor` operationId).
@@ -11633,17 +13130,63 @@ func (c *ClientWithResponses) CreateTrustAnchorWithResponse(ctx context.Context,
 	return ParseCreateTrustAnchorResponse(rsp)
 }
 
-// DeleteTrustAnchorWithResponse Stop trusting an anchor
+// DeleteTrustAnchorWithResponse Delete an anchor
+//
+// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
-func (c *ClientWithResponses) DeleteTrustAnchorWithResponse(ctx context.Context, anchorID openapi_types.UUID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*DeleteTrustAnchorResponse, error) {
+func (c *ClientWithResponses) DeleteTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*DeleteTrustAnchorResponse, error) {
 	rsp, err := c.DeleteTrustAnchor(ctx, anchorID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseDeleteTrustAnchorResponse(rsp)
+}
+
+// DisableTrustAnchorWithResponse Withdraw an anchor
+//
+// From now on nothing is proved by it. The answer says which machines rested on it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
+func (c *ClientWithResponses) DisableTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*DisableTrustAnchorResponse, error) {
+	rsp, err := c.DisableTrustAnchor(ctx, anchorID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDisableTrustAnchorResponse(rsp)
+}
+
+// EnableTrustAnchorWithResponse Trust an anchor again
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/trust-anchors/{anchor_id}/enable (the `EnableTrustAnchor` operationId).
+func (c *ClientWithResponses) EnableTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *EnableTrustAnchorParams, reqEditors ...RequestEditorFn) (*EnableTrustAnchorResponse, error) {
+	rsp, err := c.EnableTrustAnchor(ctx, anchorID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEnableTrustAnchorResponse(rsp)
+}
+
+// ListTrustAnchorMachinesWithResponse List the machines that rest on an anchor
+//
+// Those whose active attestation key was proved by a chain that ends in it, and those whose last verdict's
+// hardware evidence did. A machine that rests on it both ways is listed twice. In the order of their ids.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
+func (c *ClientWithResponses) ListTrustAnchorMachinesWithResponse(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*ListTrustAnchorMachinesResponse, error) {
+	rsp, err := c.ListTrustAnchorMachines(ctx, anchorID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrustAnchorMachinesResponse(rsp)
 }
 
 // GetVerdictWithResponse Get a verdict
@@ -12357,6 +13900,144 @@ func ParseRetireBaselineVersionResponse(rsp *http.Response) (*RetireBaselineVers
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListCollateralResponse parses an HTTP response from a ListCollateralWithResponse call
+func ParseListCollateralResponse(rsp *http.Response) (*ListCollateralResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCollateralResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CollateralList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutCollateralResponse parses an HTTP response from a PutCollateralWithResponse call
+func ParsePutCollateralResponse(rsp *http.Response) (*PutCollateralResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutCollateralResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Collateral
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Collateral
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteCollateralResponse parses an HTTP response from a DeleteCollateralWithResponse call
+func ParseDeleteCollateralResponse(rsp *http.Response) (*DeleteCollateralResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteCollateralResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetCollateralResponse parses an HTTP response from a GetCollateralWithResponse call
+func ParseGetCollateralResponse(rsp *http.Response) (*GetCollateralResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCollateralResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest interface{}
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/pkix-crl) unsupported
 
 	}
 
@@ -13353,6 +15034,105 @@ func ParseDeleteTrustAnchorResponse(rsp *http.Response) (*DeleteTrustAnchorRespo
 	switch {
 	case rsp.StatusCode == 204:
 		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDisableTrustAnchorResponse parses an HTTP response from a DisableTrustAnchorWithResponse call
+func ParseDisableTrustAnchorResponse(rsp *http.Response) (*DisableTrustAnchorResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DisableTrustAnchorResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SwitchedTrustAnchor
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseEnableTrustAnchorResponse parses an HTTP response from a EnableTrustAnchorWithResponse call
+func ParseEnableTrustAnchorResponse(rsp *http.Response) (*EnableTrustAnchorResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EnableTrustAnchorResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SwitchedTrustAnchor
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrustAnchorMachinesResponse parses an HTTP response from a ListTrustAnchorMachinesWithResponse call
+func ParseListTrustAnchorMachinesResponse(rsp *http.Response) (*ListTrustAnchorMachinesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrustAnchorMachinesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestingMachineList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
