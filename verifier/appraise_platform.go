@@ -177,7 +177,7 @@ func (a *appraiser) bindingNonce(result *tee.Result) []byte {
 // software in the guest raises a key that is known to be in a TPM already: it could as well have made one up.
 func (a *appraiser) raise(kind tee.Binding) {
 	switch {
-	case a.ev.NoTPM, kind == tee.BoundRuntime && a.out.Quote != nil,
+	case a.ev.NoTPM && a.in.Freshness.Fault == "", kind == tee.BoundRuntime && a.out.Quote != nil,
 		kind == tee.BoundKey && a.out.Quote != nil && (a.in.AK.Assurance == EKActivated || a.in.AK.Assurance == AKCertified):
 		a.out.Assurance = TEEBound
 	}

@@ -2,7 +2,6 @@ package attest
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"strings"
 	"sync"
 	"testing"

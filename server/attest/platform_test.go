@@ -15,6 +15,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tee/teetest"
 	"github.com/assay-verifier/assay/verifier/tpm"
@@ -512,7 +513,9 @@ func TestReportOfTheGuestsOwnMaking(t *testing.T) {
 
 	// A key on an administrator's word is not raised: the guest could have made it up.
 	other := newMachine(t, "sb-on-1")
-	machines, err := b.store.UpsertMachines(b.ctx, b.tenant, []store.MachineInput{{Name: "vouched", ExternalID: "vouched"}}, InventoryFindings, b.now(), admin)
+	machines, err := b.store.UpsertMachines(b.ctx, b.tenant, []store.MachineInput{{Name: "vouched", ExternalID: "vouched"}}, func(m store.Machine) finding.Result {
+		return InventoryFindings(m, verifier.DefaultPolicy())
+	}, b.now(), admin)
 	if err != nil {
 		t.Fatal(err)
 	}
