@@ -53,19 +53,12 @@ func (r *hclReport) names(public []byte) error {
 	return nil
 }
 
-// azure reads the HCL report and adds what it is verified with.
+// azure reads the HCL report and adds what it is verified with. What a guest may put into the report (user data, NV
+// index 0x01400002) is left alone: the quote is over the challenge already, and a report that stays the same need not
+// be sent again.
 func (c *Collector) azure(ctx context.Context, device *tpmdevice.Device, b Binding) (*client.PlatformEvidence, error) {
 	if device == nil {
 		return nil, errors.New("azure evidence lies in the machine's vTPM, and no TPM is there")
-	}
-	data, err := b.ReportData()
-	if err != nil {
-		return nil, err
-	}
-	// Where the guest has defined this index, the paravisor puts its content into the report. It is of use, and not
-	// needed: the quote is over the challenge already.
-	if _, err := device.WriteNV(userDataIndex, data[:]); err != nil {
-		c.options.Warn(fmt.Sprintf("the HCL report's user data: %v; going on without", err))
 	}
 	report, err := readHCL(device)
 	if err != nil {

@@ -17,11 +17,10 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 )
 
-// Where Azure's paravisor puts its report, what a guest may put into it, and its attestation key.
+// Where Azure's paravisor puts its report, and its attestation key.
 const (
-	hclIndex      = 0x01400001
-	userDataIndex = 0x01400002
-	hclAKHandle   = 0x81000003
+	hclIndex    = 0x01400001
+	hclAKHandle = 0x81000003
 )
 
 // The report: a header that begins with "HCLA", the hardware report, then the description of the runtime data (size,

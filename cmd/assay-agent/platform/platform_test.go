@@ -557,32 +557,6 @@ func TestAzureIMDSWithoutProxy(t *testing.T) {
 	}
 }
 
-// Where the guest has defined the index, what the evidence is for goes into the report; where not, nothing is missed.
-func TestAzureUserData(t *testing.T) {
-	box, d, b := azureBox(t, specimen(t, "trustee-snp-v0.hcl")[hclHeader:hclDescription], hclTypeSNP)
-	c, w := collector(t, Options{})
-	b.Nonce = bytes.Repeat([]byte{3}, 32)
-	if _, err := c.Collect(t.Context(), client.AzureHCL, d, b); err != nil {
-		t.Fatal(err)
-	}
-	if err := box.WriteNV(userDataIndex, make([]byte, 64)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Collect(t.Context(), client.AzureHCL, d, b); err != nil {
-		t.Fatal(err)
-	}
-	want, err := b.ReportData()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := box.ReadNV(userDataIndex); err != nil || !bytes.Equal(got, want[:]) {
-		t.Errorf("%x, %v", got, err)
-	}
-	if len(*w) != 0 {
-		t.Errorf("%v", *w)
-	}
-}
-
 // table makes a certificate table.
 func table(entries ...any) []byte {
 	var head, body []byte

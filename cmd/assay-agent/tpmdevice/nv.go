@@ -86,28 +86,6 @@ func (d *Device) ReadNV(index uint32) ([]byte, error) {
 	return out, nil
 }
 
-// WriteNV writes an ordinary NV index, of exactly the data's size, that may be written with an empty password
-// of the owner or of its own. It tells false, and no error, when there is no such index.
-func (d *Device) WriteNV(index uint32, data []byte) (written bool, err error) {
-	contents, nv, err := d.nvPublic(index)
-	if err != nil || contents == nil {
-		return false, err
-	}
-	a := contents.Attributes
-	if int(contents.DataSize) != len(data) || a.NT != tpm2.TPMNTOrdinary || a.WriteLocked || (!a.OwnerWrite && !a.AuthWrite) {
-		return false, nil
-	}
-	auth := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
-	if !a.OwnerWrite {
-		auth = tpm2.AuthHandle{Handle: nv.Handle, Name: nv.Name, Auth: tpm2.PasswordAuth(nil)}
-	}
-	_, err = tpm2.NVWrite{AuthHandle: auth, NVIndex: *nv, Data: tpm2.TPM2BMaxNVBuffer{Buffer: data}}.Execute(d.tpm)
-	if err != nil {
-		return false, explain(fmt.Sprintf("TPM2_NV_Write 0x%08x", index), err)
-	}
-	return true, nil
-}
-
 // EK certificate chain indices (EK profile, section 2.2.1.5.2).
 const (
 	nvChainFirst = 0x01c00100
