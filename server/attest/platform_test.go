@@ -2,10 +2,17 @@ package attest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -569,4 +576,65 @@ func TestEnrolmentByAReportIsRefused(t *testing.T) {
 			t.Errorf("%s: %d rows, %d before", table, after[table], before[table])
 		}
 	}
+}
+
+// A Google VM enrols by the certificate of its AK, which names the instance: that is what the machine is known by.
+func TestInstanceOfAnAKCertificate(t *testing.T) {
+	b := newBench(t)
+	m := newMachine(t, "sb-on-1")
+	public, err := tpm.ParsePublic(m.ak.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cloud"}, NotBefore: start.Add(-time.Hour), NotAfter: start.Add(1000 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca := teetest.Issue(t, withKey(template, &caKey.PublicKey), withKey(template, &caKey.PublicKey), caKey)
+	type security struct {
+		Production bool `asn1:"explicit,tag:1"`
+	}
+	identity := teetest.DER(t, struct {
+		Zone      string `asn1:"utf8"`
+		Project   int64
+		ProjectID string `asn1:"utf8"`
+		ID        int64
+		Name      string   `asn1:"utf8"`
+		Security  security `asn1:"explicit"`
+	}{"europe-west4-a", 42, "p", 4711, "web-1", security{true}})
+	end := start.Add(500 * time.Hour)
+	ak := teetest.Issue(t, withKey(&x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: start.Add(-time.Hour), NotAfter: end, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 1, 21}, Value: identity}}}, public.Key()), ca, caKey)
+	if _, err := b.store.CreateTrustAnchor(b.ctx, b.tenant, store.TrustAnchor{Name: "cloud", Purpose: "ak", Enabled: true,
+		Certificates: []store.TrustCertificate{{DER: ca.Raw, Subject: "cloud", Fingerprint: fingerprintOf(ca.Raw), NotAfter: ca.NotAfter}}}, b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]any{"machine": map[string]any{"name": "web-1", "os": "linux"}, "ak_public": b64(m.ak.public), "ak_certificate": b64(ak.Raw)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := ParseEnrolRequest(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := b.admit(m, req); e.Assurance != verifier.AKCertified {
+		t.Errorf("%+v", e)
+	}
+	known := mustMachine(b, m.id)
+	if known.ExternalID != "//compute.googleapis.com/projects/42/zones/europe-west4-a/instances/4711" || known.Platform != "gcp" || !strings.Contains(string(known.Instance), `"web-1"`) {
+		t.Errorf("%+v %s", known, known.Instance)
+	}
+	in, err := b.store.AppraisalInputs(b.ctx, b.tenant, m.id, b.now())
+	if err != nil || in.Key.CertificateNotAfter == nil || !in.Key.CertificateNotAfter.Equal(end.Truncate(time.Second)) || in.Key.AnchorFingerprint != fingerprintOf(ca.Raw) {
+		t.Errorf("%+v, %v", in.Key, err)
+	}
+	expect(t, b.attest(m), verifier.Affirming, verifier.NoReason)
+}
+
+func withKey(template *x509.Certificate, key any) *x509.Certificate {
+	c := *template
+	c.PublicKey = key
+	return &c
 }
