@@ -287,6 +287,17 @@ func TestDeviationsOfRegisters(t *testing.T) {
 	}
 }
 
+func TestRegisterOfDeviation(t *testing.T) {
+	for _, c := range []struct {
+		d    Deviation
+		want string
+	}{{Deviation{PCR: 4}, "PCR 4"}, {Deviation{PCR: 14, Bank: "sha256"}, "PCR 14"}, {Deviation{PCR: 1, Bank: "rtmr"}, "RTMR 1"}, {Deviation{PCR: -1, Bank: "rtmr"}, ""}} {
+		if got := c.d.Register(); got != c.want {
+			t.Errorf("%+v: %q", c.d, got)
+		}
+	}
+}
+
 func itoa(n int) string {
 	if n < 0 {
 		return "-1"
