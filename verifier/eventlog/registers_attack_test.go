@@ -450,6 +450,8 @@ func TestContradictedCCEvents(t *testing.T) {
 		"an image":                     {ccRecord(2, EvEFIBootServicesApplication, []byte("x"), nil), false},
 		"the EFI stub's command line":  {ccRecord(3, EvEventTag, []byte("x"), join(le32(tagLoadOptions), le32(0))), false},
 		"a command line in UTF-16":     {ccRecord(3, EvIPL, []byte("x"), utf16Bytes("quiet splash")), false}, // or the name of a section's contents
+		"a tag that is not known":      {ccRecord(3, EvEventTag, []byte("x"), join(le32(0x1234), le32(0))), false},
+		"a hash of firmware's":         {ccRecord(3, EvCompactHash, []byte("x"), []byte("setting")), false},
 		"an early stub's command line": {ccRecord(3, EvEventTag, []byte("x"), []byte("LOADED_IMAGE::LoadOptions\x00")), false},
 	} {
 		_, report := measureCC(t, ccLog(c.record))
