@@ -300,6 +300,9 @@ func TestPassedOverInRegisters(t *testing.T) {
 				got += "-"
 			}
 		}
+		if claims := m.Claims(); !strings.Contains(got, "~") && (claims.BootOrder != nil || claims.BootEntries != nil || claims.GPT != nil) {
+			t.Errorf("%s: claims of what is not the machine's own: %+v", name, claims)
+		}
 		if got != c.want || report.Outcome != Replayed {
 			t.Errorf("%s: %s, want %s (%s)", name, got, c.want, report.Detail)
 		}
