@@ -1,6 +1,8 @@
 package verifier
 
 import (
+	"fmt"
+
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
@@ -23,6 +25,15 @@ var (
 	rtmrKind = &registerKind{name: "RTMR", count: tpm.NumRTMRs, notShown: "is in the baseline but not shown",
 		bank: tpm.RTMR.String(), component: rtmrComponent, meaning: rtmrMeaning}
 )
+
+// Register names the register that the deviation is in, "PCR 4" or "RTMR 1"; empty where it is in none.
+func (d *Deviation) Register() string {
+	if d.PCR < 0 {
+		return ""
+	}
+	alg, _ := tpm.ParseHashAlg(d.Bank)
+	return fmt.Sprintf("%s %d", kindOf(alg).name, d.PCR)
+}
 
 // kindOf is the kind of register that a bank has.
 func kindOf(alg tpm.HashAlg) *registerKind {

@@ -30,6 +30,10 @@ func TestReferenceRefuses(t *testing.T) {
 		"IMA digest":          {`{"ima": {"allow": [{"path": "/a", "digests": ["00"]}]}}`, "/ima/allow/0/digests/0"},
 		"IMA exclude":         {`{"ima": {"exclude": ["("]}}`, "/ima/exclude/0"},
 		"launch measurement":  {`{"launch_measurements": ["00"]}`, "/launch_measurements/0"},
+		"RTMR 4":              {`{"pcrs": {"rtmr": {"4": ["` + zeroPCR + zeroPCR[:32] + `"]}}}`, "/pcrs/rtmr/4"},
+		"RTMR value":          {`{"pcrs": {"rtmr": {"0": ["` + zeroPCR + `"]}}}`, "/pcrs/rtmr/0/0"},
+		"event RTMR":          {`{"events": [{"pcr": 4, "digests": {"rtmr": ["` + zeroPCR + zeroPCR[:32] + `"]}}]}`, "/events/0/pcr"},
+		"event RTMR, mixed":   {`{"events": [{"pcr": 7, "digests": {"rtmr": ["` + zeroPCR + zeroPCR[:32] + `"], "sha256": ["` + zeroPCR + `"]}}]}`, "/events/0/pcr"},
 		"PCR values of a map": {`{"pcrs": {"sha256": {"0": "` + zeroPCR + `"}}}`, "/pcrs/sha256/0"},
 	}
 	for name, tt := range tests {

@@ -131,7 +131,8 @@ const (
 )
 
 // Deviation is one difference between what was measured and what was expected.
-// PCR is -1 where the deviation is in a claim and no single PCR carries it.
+// PCR is -1 where the deviation is in a claim and no single PCR carries it. With bank "rtmr" it is the index of a TDX
+// guest's RTMR.
 type Deviation struct {
 	PCR         int                `json:"pcr"`
 	Kind        DeviationKind      `json:"kind"`

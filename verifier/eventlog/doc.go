@@ -16,11 +16,17 @@
 // The event type is not: no claim is decided by it. The data is proven only where the digest is the
 // hash of it (Event.Covered); the file name of a boot loader, for example, is not.
 //
+// # Registers of TDX guests
+//
+// A CC event log is proven by ReplayRTMR against the run-time measurement registers of a *tee.Report, which only
+// tee.Verify makes. Its events are decoded as those of a TPM's log are, and its claims are fewer: what a TPM keeps
+// apart in PCRs shares a register, where more can be dressed up (registers.go, claims_registers.go).
+//
 // # Formats
 //
 // Parse reads the SHA-1 log of TCG 1.2 (TCG_PCR_EVENT), the crypto-agile log of TPM 2.0
 // (TCG_PCR_EVENT2 after a Spec ID Event03 header), the Windows WBCL and CC event logs (CCEL, whose
-// "PCR" is a measurement register index; they are parsed, not replayed here). Several logs in one
+// "PCR" is a measurement register index). Several logs in one
 // buffer, as Windows keeps them, are separate logs: the last one that replays counts.
 //
 // # Sources

@@ -84,7 +84,7 @@ func (d *decoder) byType(e *Event) meaning {
 	case EvIPLPartitionData:
 		return meaning{component: ComponentPartitionTable, key: "ipl_partition_data", description: "partition table of the boot disk (legacy boot)"}
 	case EvCompactHash:
-		d.mustCover = e.PCR == 11 && !d.registers
+		d.mustCover = e.PCR == 11
 		return compactHash(e, d.componentOf(e.PCR))
 	case EvEFIGPTEvent:
 		d.mustCover = true

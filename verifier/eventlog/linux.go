@@ -203,7 +203,7 @@ func (d *decoder) tagged(e *Event) (meaning, bool) {
 	tag, value, ok := parseTag(e.Data)
 	m, known := tags[tag]
 	if !ok || !known {
-		d.mustCover = d.mustCover || e.Type == EvEventTag && e.PCR >= 12 && !d.registers // Windows
+		d.mustCover = d.mustCover || e.Type == EvEventTag && e.PCR >= 12 // Windows
 		return meaning{}, false
 	}
 	if !e.Covered {

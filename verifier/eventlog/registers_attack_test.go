@@ -252,6 +252,8 @@ func TestPassedOverInRegisters(t *testing.T) {
 	}
 	notPath := join(le32(1), le16(4), utf16Bytes("disk\x00"), []byte{4, 4, 4, 0})
 	arguments := join(option, utf16Bytes("init=/bin/sh"))
+	afterEnd := join(le32(1), le16(8), utf16Bytes("disk\x00"), []byte{0x7F, 0xFF, 4, 0}, []byte("junk"))
+	shortNode := join(le32(1), le16(8), utf16Bytes("disk\x00"), []byte{0x7F, 0xFF, 4, 0, 4, 4, 0, 0})
 	category := join(le32(0x10001), option[4:])
 	textGPT := gptData(2)
 	copy(textGPT[8:], " init=/bin/sh\x00")
@@ -267,6 +269,9 @@ func TestPassedOverInRegisters(t *testing.T) {
 		"... with one too many":                    {[][]byte{order, valueOnly(1, "Boot0007", option), valueOnly(1, "Boot0008", option)}, "-~~"},
 		"... with something between":               {[][]byte{order, ccSeparator(1), valueOnly(1, "Boot0007", option)}, "--~"},
 		"an order of what follows itself":          {[][]byte{order, order, valueOnly(1, "Boot0007", option)}, "-~~"},
+		"... whose option has arguments":           {[][]byte{order, valueOnly(1, "Boot0007", arguments)}, "--"},
+		"a path that goes on after its end":        {[][]byte{valueOnly(1, "Boot0007", afterEnd)}, "-"},
+		"a path of nodes too short":                {[][]byte{valueOnly(1, "Boot0007", shortNode)}, "-"},
 		"text as a boot order":                     {[][]byte{valueOnly(1, "BootOrder", text)}, "-"},
 		"text as the next boot":                    {[][]byte{valueOnly(1, "BootNext", text)}, "-"},
 		"boot options in RTMR 1":                   {[][]byte{valueOnly(2, "BootOrder", []byte{7, 0}), valueOnly(2, "Boot0007", option)}, "--"},
@@ -294,6 +299,9 @@ func TestPassedOverInRegisters(t *testing.T) {
 			} else {
 				got += "-"
 			}
+		}
+		if claims := m.Claims(); !strings.Contains(got, "~") && (claims.BootOrder != nil || claims.BootEntries != nil || claims.GPT != nil) {
+			t.Errorf("%s: claims of what is not the machine's own: %+v", name, claims)
 		}
 		if got != c.want || report.Outcome != Replayed {
 			t.Errorf("%s: %s, want %s (%s)", name, got, c.want, report.Detail)
@@ -445,6 +453,8 @@ func TestContradictedCCEvents(t *testing.T) {
 		"an image":                     {ccRecord(2, EvEFIBootServicesApplication, []byte("x"), nil), false},
 		"the EFI stub's command line":  {ccRecord(3, EvEventTag, []byte("x"), join(le32(tagLoadOptions), le32(0))), false},
 		"a command line in UTF-16":     {ccRecord(3, EvIPL, []byte("x"), utf16Bytes("quiet splash")), false}, // or the name of a section's contents
+		"a tag that is not known":      {ccRecord(3, EvEventTag, []byte("x"), join(le32(0x1234), le32(0))), false},
+		"a hash of firmware's":         {ccRecord(3, EvCompactHash, []byte("x"), []byte("setting")), false},
 		"an early stub's command line": {ccRecord(3, EvEventTag, []byte("x"), []byte("LOADED_IMAGE::LoadOptions\x00")), false},
 	} {
 		_, report := measureCC(t, ccLog(c.record))

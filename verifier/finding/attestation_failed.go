@@ -74,13 +74,14 @@ func explain(in *Input, a *verifier.Appraisal) string {
 	return b.String()
 }
 
-// describe gives one deviation in its own plain words, with the PCR.
+// describe gives one deviation in its own plain words, with its register.
 func describe(d *verifier.Deviation) string {
 	text := strings.TrimSuffix(d.Description, ".")
-	if d.PCR < 0 || strings.HasPrefix(text, "PCR ") {
+	register := d.Register()
+	if register == "" || strings.HasPrefix(text, "PCR ") || strings.HasPrefix(text, "RTMR ") {
 		return text
 	}
-	return fmt.Sprintf("%s (PCR %d)", text, d.PCR)
+	return fmt.Sprintf("%s (%s)", text, register)
 }
 
 // failuresBeside lists failed checks other than those whose deviations are listed.

@@ -275,3 +275,16 @@ func BenchmarkDerive(b *testing.B) {
 		Derive(in)
 	}
 }
+
+func TestDescribeNamesTheRegister(t *testing.T) {
+	for want, d := range map[string]verifier.Deviation{
+		"kernel changed: b (PCR 9)":  {PCR: 9, Bank: "sha256", Description: "kernel changed: b."},
+		"kernel changed: b (RTMR 2)": {PCR: 2, Bank: "rtmr", Description: "kernel changed: b."},
+		"RTMR 2 (kernel, command line, initrd) is in the baseline but not shown": {PCR: 2, Bank: "rtmr", Description: "RTMR 2 (kernel, command line, initrd) is in the baseline but not shown"},
+		"claim kernel_cmdline is unknown":                                        {PCR: -1, Description: "claim kernel_cmdline is unknown"},
+	} {
+		if got := describe(&d); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -41,6 +41,12 @@ func TestSelectionStep(t *testing.T) {
 			*p = append(*p, b)
 		}, detail: "alg_0x7777"},
 
+		{name: "an RTMR as a bank", quoted: []Selection{sha256(1)}, claimed: []Selection{sha256(1)}, change: func(p *PCRs) {
+			b := Bank{Alg: RTMR, Mask: 1}
+			b.Values[0] = make([]byte, 48)
+			*p = append(*p, b)
+		}, detail: "rtmr is no PCR bank of a TPM"},
+
 		{name: "only sha1", quoted: []Selection{{SHA1, 0xff}}, claimed: []Selection{{SHA1, 0xff}}, detail: "only the sha1 bank"},
 		{name: "only sha1, allowed", quoted: []Selection{{SHA1, 0xff}}, claimed: []Selection{{SHA1, 0xff}}, sha1: true, banks: []HashAlg{SHA1}},
 		{name: "sha1 beside sha256", quoted: []Selection{{SHA1, 0xff}, sha256(0xff)}, claimed: []Selection{{SHA1, 0xff}, sha256(0xff)}, banks: []HashAlg{SHA256}},
