@@ -37,6 +37,12 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	serverURL = pg.URL()
+	if err := exec(`CREATE DATABASE template_assay`); err != nil {
+		panic(err)
+	}
+	if err := store.Migrate(context.Background(), databaseURL("template_assay")); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	if err := pg.Stop(context.Background()); err != nil {
 		panic(err)
@@ -50,33 +56,38 @@ func run(m *testing.M) int {
 	return code
 }
 
-func exec(t testing.TB, sql string) {
-	t.Helper()
+func exec(sql string) error {
 	conn, err := pgx.Connect(context.Background(), serverURL)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if _, err := conn.Exec(context.Background(), sql); err != nil {
-		t.Fatal(err)
+	_, err = conn.Exec(context.Background(), sql)
+	return err
+}
+
+func databaseURL(name string) string {
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		panic(err)
 	}
+	u.Path = "/" + name
+	return u.String()
 }
 
 // newStore is a store on a database of the test's own.
 func newStore(t testing.TB) *store.Store {
 	t.Helper()
 	name := fmt.Sprintf("t%d", databases.Add(1))
-	exec(t, `CREATE DATABASE `+name)
-	t.Cleanup(func() { exec(t, `DROP DATABASE `+name+` WITH (FORCE)`) })
-	u, err := url.Parse(serverURL)
-	if err != nil {
+	if err := exec(`CREATE DATABASE ` + name + ` TEMPLATE template_assay`); err != nil {
 		t.Fatal(err)
 	}
-	u.Path = "/" + name
-	if err := store.Migrate(t.Context(), u.String()); err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.Open(t.Context(), u.String(), store.Options{})
+	t.Cleanup(func() {
+		if err := exec(`DROP DATABASE ` + name + ` WITH (FORCE)`); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := store.Open(t.Context(), databaseURL(name), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
