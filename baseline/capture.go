@@ -17,16 +17,20 @@ var ErrNotGenuine = errors.New("the evidence is not proven to come from the mach
 // ErrNothingToCapture is returned where none of the PCRs that the policy judges was quoted.
 var ErrNothingToCapture = errors.New("none of the PCRs that the policy judges was quoted")
 
+// capturedRTMRs are the run-time measurement registers that the boot extends.
+const capturedRTMRs = 3
+
 // windowsVolatile are the PCRs that Windows extends with what differs at every boot: counters, random
 // seeds and the drivers loaded so far (SIPA events). Their state is judged by claims instead.
 const windowsVolatile = 1<<11 | 1<<12 | 1<<13
 
 // Capture makes reference values of a machine that is known to be good, from the appraisal of its
 // evidence: for each PCR that the policy judges, the quoted value and, where the log explains it, the
-// events behind it. Events that name the machine and not its software are left out, so that the same
-// values fit the machine after a reboot and other machines of its kind.
+// events behind it; of a TDX guest the same of RTMR 0 to 2, since the running system extends RTMR 3; of a confidential
+// VM its launch measurement. Events that name the machine and not its software are left out, so that the same values
+// fit the machine after a reboot and other machines of its kind.
 func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues, error) {
-	if a == nil || !a.Genuine || a.Quote == nil {
+	if a == nil || !a.Genuine || a.Quote == nil && a.Platform == nil {
 		return verifier.ReferenceValues{}, ErrNotGenuine
 	}
 	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{}}
@@ -37,7 +41,13 @@ func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues
 		}
 		capturePCR(&out, a, pcr)
 	}
-	if len(out.PCRs) == 0 {
+	for index := range capturedRTMRs {
+		captureRTMR(&out, a, index)
+	}
+	if a.Platform != nil {
+		out.LaunchMeasurements = []string{hex.EncodeToString(a.Platform.Measurement())}
+	}
+	if len(out.PCRs) == 0 && len(out.LaunchMeasurements) == 0 {
 		return verifier.ReferenceValues{}, ErrNothingToCapture
 	}
 	captureClaims(&out, a)
@@ -45,41 +55,61 @@ func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues
 }
 
 func capturePCR(out *verifier.ReferenceValues, a *verifier.Appraisal, pcr int) {
-	key := strconv.Itoa(pcr)
-	explained := false
-	for _, alg := range a.Quote.Banks() {
-		value, quoted := a.Quote.PCR(alg, pcr)
-		if !quoted {
-			continue
-		}
-		bank := out.PCRs[alg.String()]
-		if bank == nil {
-			bank = map[string][]string{}
-			out.PCRs[alg.String()] = bank
-		}
-		bank[key] = []string{hex.EncodeToString(value)}
-		explained = explained || a.Measurements != nil && a.Measurements.Verified(pcr)
-	}
-	if !explained {
+	if a.Quote == nil {
 		return
 	}
-	events := a.Measurements.Events()
-	seen := map[string]bool{} // firmware measures some images twice; matching goes by digest, so once is enough
-	for i := range events {
-		e := &events[i]
-		if e.PCR != pcr || !e.Extended || e.MachineSpecific || len(e.Digests) == 0 || seen[string(e.Digests[0].Bytes)] {
-			continue
+	captured := false
+	for _, alg := range a.Quote.Banks() {
+		if value, quoted := a.Quote.PCR(alg, pcr); quoted {
+			captureValue(out, alg, pcr, value)
+			captured = true
 		}
-		seen[string(e.Digests[0].Bytes)] = true
-		out.Events = append(out.Events, referenceEvent(e, a.Quote))
+	}
+	if captured {
+		captureEvents(out, a.Measurements, pcr, a.Quote.Banks())
 	}
 }
 
-// referenceEvent keeps the digests of the banks that the quote proved.
-func referenceEvent(e *eventlog.Event, q *tpm.VerifiedQuote) verifier.ReferenceEvent {
+func captureRTMR(out *verifier.ReferenceValues, a *verifier.Appraisal, index int) {
+	value, shown := a.RTMRs.RTMR(index)
+	if !shown {
+		return
+	}
+	captureValue(out, tpm.RTMR, index, value)
+	captureEvents(out, a.RTMRMeasurements, index, []tpm.HashAlg{tpm.RTMR})
+}
+
+func captureValue(out *verifier.ReferenceValues, alg tpm.HashAlg, index int, value []byte) {
+	bank := out.PCRs[alg.String()]
+	if bank == nil {
+		bank = map[string][]string{}
+		out.PCRs[alg.String()] = bank
+	}
+	bank[strconv.Itoa(index)] = []string{hex.EncodeToString(value)}
+}
+
+// captureEvents keeps the events of a register that its log explains.
+func captureEvents(out *verifier.ReferenceValues, m *eventlog.Measurements, index int, banks []tpm.HashAlg) {
+	if m == nil || !m.Verified(index) {
+		return
+	}
+	events := m.Events()
+	seen := map[string]bool{} // firmware measures some images twice; matching goes by digest, so once is enough
+	for i := range events {
+		e := &events[i]
+		if e.PCR != index || !e.Extended || e.MachineSpecific || len(e.Digests) == 0 || seen[string(e.Digests[0].Bytes)] {
+			continue
+		}
+		seen[string(e.Digests[0].Bytes)] = true
+		out.Events = append(out.Events, referenceEvent(e, banks))
+	}
+}
+
+// referenceEvent keeps the digests of the banks that are proven.
+func referenceEvent(e *eventlog.Event, banks []tpm.HashAlg) verifier.ReferenceEvent {
 	ref := verifier.ReferenceEvent{PCR: e.PCR, Type: e.Type.String(), Digests: map[string][]string{},
 		Description: e.Description, Component: string(e.Component), Key: e.Key, Required: true}
-	for _, alg := range q.Banks() {
+	for _, alg := range banks {
 		for _, d := range e.Digests {
 			if d.Alg == alg {
 				ref.Digests[alg.String()] = []string{hex.EncodeToString(d.Bytes)}

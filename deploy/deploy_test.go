@@ -248,6 +248,16 @@ func TestUnits(t *testing.T) {
 	if !strings.Contains(agent, "DevicePolicy=closed\n") || !strings.Contains(agent, "DeviceAllow=/dev/tpmrm0 rw\n") {
 		t.Error("the agent may use the TPM and no other device")
 	}
+	// Outside of its own state the drop-in opens one path, and no capability but the one that this path needs.
+	dropIn := read(t, "systemd/assay-agent.service.d/confidential.conf")
+	for _, setting := range []string{"CapabilityBoundingSet=", "AmbientCapabilities=", "ReadWritePaths=", "DeviceAllow="} {
+		if strings.Count(dropIn, "\n"+setting) != 1 {
+			t.Errorf("confidential.conf: %s", setting)
+		}
+	}
+	if strings.Count(dropIn, "CAP_") != 2 || !strings.Contains(dropIn, "\nReadWritePaths=-/sys/kernel/config/tsm/report\n") {
+		t.Error("confidential.conf opens more than it needs")
+	}
 }
 
 // TestLint runs the linter of this folder, so that it cannot rot.

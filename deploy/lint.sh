@@ -21,7 +21,7 @@ if command -v systemd-analyze >/dev/null 2>&1; then
     printf '#!/bin/true\n' >"$root/usr/bin/$program"
     chmod 755 "$root/usr/bin/$program"
   done
-  cp systemd/*.service "$root/etc/systemd/system/"
+  cp -r systemd/*.service systemd/*.service.d "$root/etc/systemd/system/"
   for target in network-online sysinit basic multi-user shutdown network; do
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$target" >"$root/etc/systemd/system/$target.target"
   done

@@ -140,7 +140,7 @@ func selectorDTO(s verifier.Selector) openapi.Selector {
 func challengeDTO(c *attest.Challenge) openapi.Challenge {
 	return openapi.Challenge{
 		Nonce: c.Nonce[:], ExpiresAt: utc(c.ExpiresAt), PcrSelection: c.PCRSelection,
-		KnownEventLog: c.KnownEventLog, ImaLogOffset: c.IMALogOffset,
+		KnownEventLog: c.KnownEventLog, KnownPlatformEvidence: c.KnownPlatformEvidence, ImaLogOffset: c.IMALogOffset,
 	}
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -33,6 +34,13 @@ func machineDTO(m store.Machine) openapi.Machine {
 	if m.LastVerdict != nil {
 		out.Status = textOrNull(m.Status.String())
 	}
+	if len(m.Instance) > 0 {
+		var instance map[string]any
+		if json.Unmarshal(m.Instance, &instance) == nil { // it was written by us
+			out.Instance = &instance
+		}
+	}
+	out.PlatformEvidenceType, out.VMID = &m.PlatformEvidenceType, &m.VMID
 	return out
 }
 

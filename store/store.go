@@ -97,12 +97,23 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		size = 100
 	}
 	s.inputs = startGatherer(size, func(ctx context.Context, group []machineKey) ([]*inputsRow, error) {
-		return s.readInputs(ctx, s.grouped, group)
+		return retryUnsent(func() ([]*inputsRow, error) { return s.readInputs(ctx, s.grouped, group) })
 	})
 	s.bootLogs = startGatherer(size, s.putBootLogs)
 	s.steady = startCommitter(size, s.commitSteady)
 	s.changed = startCommitter(size, s.commitChanged)
 	return s, nil
+}
+
+// retryUnsent repeats a statement that never left because its connection had died, as all have after Postgres was
+// restarted: each of the pool's may be tried once, then comes a new one.
+func retryUnsent[T any](f func() (T, error)) (T, error) {
+	for range groupedConns {
+		if out, err := f(); !pgconn.SafeToRetry(err) {
+			return out, err
+		}
+	}
+	return f()
 }
 
 // groupedConns is one connection for each committer and gatherer.

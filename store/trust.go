@@ -19,13 +19,13 @@ type TenantTrust struct {
 	EK, AK, SNP, TDX []*x509.Certificate
 	// AnchorFingerprints has the SHA-256, in lower-case hex, of every certificate of every enabled anchor.
 	AnchorFingerprints map[string]bool
-	// Collateral is what is held of CRLs, TCB info and QE identities, whether still valid or not. Endorsement keys are
+	// Collateral is what is held but for VCEKs, whether still valid or not. Those, one a chip and TCB, are
 	// too many: see Store.Collateral.
 	Collateral []tee.Collateral
 }
 
 // shared tells whether collateral of that kind is part of TenantTrust.
-func shared(c tee.Collateral) bool { return c.Kind != tee.KindVCEK && c.Kind != tee.KindVLEK }
+func shared(c tee.Collateral) bool { return c.Kind != tee.KindVCEK }
 
 // TenantTrust reads what the tenant trusts, from memory unless it has changed. ErrNotFound: no such tenant.
 func (s *Store) TenantTrust(ctx context.Context, tenant uuid.UUID) (*TenantTrust, error) {
@@ -74,7 +74,7 @@ func loadTrust(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, generation int6
 		return nil, fmt.Errorf("read trust anchors: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `SELECT kind, name, body, issuer_chain, not_before, not_after FROM collateral
-		WHERE tenant_id = $1 AND kind NOT IN ('vcek', 'vlek') ORDER BY kind, name`, tenant)
+		WHERE tenant_id = $1 AND kind <> 'vcek' ORDER BY kind, name`, tenant)
 	t.Collateral, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (tee.Collateral, error) {
 		var c tee.Collateral
 		err := row.Scan(&c.Kind, &c.Name, &c.Body, &c.IssuerChain, &c.NotBefore, &c.NotAfter)

@@ -81,11 +81,16 @@ func Appraise(ev *Evidence, in Inputs) *Appraisal {
 		Policy:     in.PolicyRef,
 		Claims:     Claims{Claims: &eventlog.Claims{}},
 	}}
+	if in.AK.Assurance == TEEBound {
+		// What bound the key once is to be shown each time (raise).
+		a.out.Assurance = FirstUse
+	}
 	a.verifyQuote()
 	a.checkAK()
 	a.checkPlatform()
 	a.checkQuote()
 	a.checkEventLog()
+	a.replayBeside()
 	a.checkConfiguration()
 	a.checkSecureBoot()
 	a.checkBaseline()
@@ -364,7 +369,7 @@ func (a *appraiser) checkBaseline() {
 		a.record(CheckBaselineMatch, Skipped, "no baseline applies to this machine")
 		return
 	}
-	m := measured{quote: a.out.Quote, log: a.out.Measurements, claims: &a.out.Claims}
+	m := measured{quote: a.out.Quote, log: a.out.Measurements, rtmrs: a.out.RTMRs, rtmrLog: a.out.RTMRMeasurements, claims: &a.out.Claims}
 	var first []Deviation
 	for i := range a.in.Candidates {
 		c := &a.in.Candidates[i]

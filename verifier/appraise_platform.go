@@ -54,8 +54,6 @@ func (a *appraiser) checkPlatform() {
 	steps := result.Steps
 	if result.Report != nil {
 		steps = mergeSteps(steps, result.Report.Judge(&a.in.Policy.PlatformEvidence))
-		a.out.Platform = result.Report
-		a.out.Claims.Platform = result.Report.Claims()
 	}
 	failed := false
 	for _, s := range steps {
@@ -65,10 +63,13 @@ func (a *appraiser) checkPlatform() {
 	a.configurationAt = len(a.out.Checks)
 	binding, kind := a.bind(result)
 	a.recordStep(binding)
-	if failed || binding.Outcome != tee.Pass {
-		return
+	if binding.Outcome != tee.Pass {
+		return // a report that could be of another machine says nothing of this one
 	}
-	a.raise(kind)
+	a.out.Platform, a.out.Claims.Platform = result.Report, result.Report.Claims()
+	if !failed {
+		a.raise(kind)
+	}
 }
 
 // platformAbsent judges that no hardware evidence was sent.
@@ -176,7 +177,7 @@ func (a *appraiser) bindingNonce(result *tee.Result) []byte {
 // software in the guest raises a key that is known to be in a TPM already: it could as well have made one up.
 func (a *appraiser) raise(kind tee.Binding) {
 	switch {
-	case a.ev.NoTPM, kind == tee.BoundRuntime && a.out.Quote != nil,
+	case a.ev.NoTPM && a.in.Freshness.Fault == "", kind == tee.BoundRuntime && a.out.Quote != nil,
 		kind == tee.BoundKey && a.out.Quote != nil && (a.in.AK.Assurance == EKActivated || a.in.AK.Assurance == AKCertified):
 		a.out.Assurance = TEEBound
 	}
@@ -358,18 +359,29 @@ func (a *appraiser) relying() *RelyingClaims {
 
 // replayWithoutTPM judges the boot log of a machine whose registers are in its hardware report.
 func (a *appraiser) replayWithoutTPM() {
-	switch {
-	case a.out.Platform.Technology() != tee.TDX:
+	if a.out.Platform.Technology() != tee.TDX {
 		a.record(CheckEventLogReplay, Skipped, "an SEV-SNP machine without a TPM has no registers that a boot log could be compared with: only its launch measurement can be judged")
-	case a.in.Log == nil || a.in.Log.Empty():
-		if a.in.Policy.RequireEventLog {
-			a.record(CheckEventLogReplay, Fail, "the policy requires an event log, and none was sent")
-			return
-		}
-		a.record(CheckEventLogReplay, Skipped, "no CC event log was sent: only the values of the RTMRs can be judged, and what a log would tell is unknown")
-	default:
-		a.in.CCLog, a.in.CCLogFault = a.in.Log, a.in.LogFault
-		status, detail := a.replayCC(a.out.Platform)
-		a.record(CheckEventLogReplay, status, detail)
+		return
+	}
+	a.in.CCLog, a.in.CCLogFault = a.in.Log, a.in.LogFault
+	status, detail := a.replayCC(a.out.Platform)
+	a.record(CheckEventLogReplay, status, detail)
+}
+
+// replayBeside judges the CC event log of a machine that has a TPM too, once its report is bound to it. What fails
+// there fails eventlog.replay, whatever the TPM's log says; else both are told.
+func (a *appraiser) replayBeside() {
+	if a.ev.NoTPM || a.out.Quote == nil || a.out.Platform == nil || a.out.Platform.Technology() != tee.TDX ||
+		!a.passed(CheckPlatformBinding) || a.platformFailed() {
+		return
+	}
+	status, detail := a.replayCC(a.out.Platform)
+	c := &a.out.Checks[len(a.out.Checks)-1]
+	if c.Code != CheckEventLogReplay || status == Skipped {
+		return
+	}
+	c.Detail += "; CC event log: " + detail
+	if status == Fail || status == Warn && c.Status != Fail {
+		c.Status = status
 	}
 }

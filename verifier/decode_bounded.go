@@ -113,7 +113,7 @@ func (b *pcrBanks) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	return readObject(dec, maxBanks, func(name string) error {
 		pointer := string(dec.StackPointer())
 		alg, ok := tpm.ParseHashAlg(name)
-		if !ok {
+		if !ok || !alg.PCRBank() {
 			return invalidField(pointer, "%q is no PCR bank", name)
 		}
 		bank := tpm.Bank{Alg: alg}

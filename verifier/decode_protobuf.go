@@ -155,7 +155,7 @@ func decodeProtobufPCRs(where string, b []byte) (*tpm.Bank, error) {
 	err := eachField(where+" pcrs", b, func(num protowire.Number, typ protowire.Type, value []byte, number uint64) error {
 		switch {
 		case num == pbPCRsHash && typ == protowire.VarintType:
-			if number > 0xffff || tpm.HashAlg(number).Size() == 0 {
+			if number > 0xffff || !tpm.HashAlg(number).PCRBank() {
 				return malformedProtobuf("%s: hash %d is no PCR bank", where, number)
 			}
 			bank.Alg = tpm.HashAlg(number)

@@ -10,45 +10,55 @@ import (
 	"strings"
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 // measured is what one piece of evidence proves, as matching needs it.
 type measured struct {
-	quote  *tpm.VerifiedQuote
-	log    *eventlog.Measurements // nil: no log, or it did not replay at all
-	claims *Claims
+	quote   *tpm.VerifiedQuote     // nil: the machine has no TPM
+	log     *eventlog.Measurements // nil: no log, or it did not replay at all
+	rtmrs   *tee.Report            // nil: no TDX report
+	rtmrLog *eventlog.Measurements // the same of the CC event log
+	claims  *Claims
 }
 
 // match compares what was measured with the reference values: no deviation means that all of it is as
 // expected.
 //
-// A PCR that the reference names matches by value, in every quoted bank that the reference has values
-// for; or else by its events, each of which must be allowed by digest. Event types take no part: no
+// A register (PCR or RTMR) that the reference names matches by value, in every quoted bank that the reference
+// has values for; or else by its events, each of which must be allowed by digest. Event types take no part: no
 // digest covers them. Events that name the machine and not its software are passed over, where covered
 // data proves that they do.
 func (r *Reference) match(m measured) []Deviation {
-	var out []Deviation
-	byValue := uint32(0) // PCRs that matched by value
-	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
-		if !r.Judges(pcr) {
+	out, byValue := r.pcrs.match(&m)
+	rtmrs, rtmrsByValue := r.rtmrs.match(&m)
+	out = append(out, rtmrs...)
+	return append(out, r.matchClaims(m, byValue, rtmrsByValue, out)...)
+}
+
+// match compares the registers of one kind; byValue has bit i set where register i has one of the values.
+func (r *expected) match(m *measured) (out []Deviation, byValue uint32) {
+	values, log := m.shown(r.kind)
+	for index := range r.kind.count {
+		if !r.judges(index) {
 			continue
 		}
-		if r.matchValue(m.quote, pcr) {
-			byValue |= 1 << uint(pcr)
+		if r.matchValue(values, index) {
+			byValue |= 1 << uint(index)
 			continue
 		}
-		out = append(out, r.matchEvents(m, pcr)...)
+		out = append(out, r.matchEvents(values, log, index)...)
 	}
-	return append(out, r.matchClaims(m, byValue, out)...)
+	return out, byValue
 }
 
 // matchValue is true where the reference lists values of the PCR in at least one quoted bank and the
 // quoted value is among them in each such bank.
-func (r *Reference) matchValue(q *tpm.VerifiedQuote, pcr int) bool {
+func (r *expected) matchValue(q shown, pcr int) bool {
 	found := false
 	for _, alg := range q.Banks() {
-		table := r.pcrs[alg]
+		table := r.values[alg]
 		if table == nil || len(table[pcr]) == 0 {
 			continue
 		}
@@ -73,26 +83,26 @@ func containsDigest(set [][]byte, digest []byte) bool {
 	return false
 }
 
-func (r *Reference) matchEvents(m measured, pcr int) []Deviation {
-	alg, value, quoted := strongestQuoted(m.quote, pcr)
+func (r *expected) matchEvents(q shown, log *eventlog.Measurements, pcr int) []Deviation {
+	alg, value, quoted := strongestQuoted(q, pcr)
 	if !quoted {
-		return []Deviation{{PCR: pcr, Kind: Removed, Component: pcrComponent(pcr), Expected: r.expectedValues(0, pcr),
-			Description: fmt.Sprintf("PCR %d (%s) is in the baseline but was not quoted", pcr, pcrMeaning(pcr))}}
+		return []Deviation{{PCR: pcr, Kind: Removed, Component: r.kind.component(pcr), Bank: r.kind.bank, Expected: r.expectedValues(0, pcr),
+			Description: fmt.Sprintf("%s %d (%s) %s", r.kind.name, pcr, r.kind.meaning(pcr), r.kind.notShown)}}
 	}
-	alg, comparable := r.comparableBank(m.quote, pcr, alg)
+	alg, comparable := r.comparableBank(q, pcr, alg)
 	if comparable {
-		value, _ = m.quote.PCR(alg, pcr)
+		value, _ = q.PCR(alg, pcr)
 	}
 	if !comparable {
 		return []Deviation{r.valueDeviation(alg, pcr, value, fmt.Sprintf("cannot be compared: the baseline has no reference values for the quoted bank %s", alg))}
 	}
-	if !explains(m.log, alg, pcr) {
+	if !explains(log, alg, pcr) {
 		return []Deviation{r.valueDeviation(alg, pcr, value, "has another value than the baseline, and no event log explains which event changed")}
 	}
 	if !r.hasEvents(alg, pcr) && !r.expectsReset(alg, pcr) {
 		return []Deviation{r.valueDeviation(alg, pcr, value, "has another value than the baseline, which lists no events for it")}
 	}
-	return r.diffEvents(m.log.Events(), alg, pcr)
+	return r.diffEvents(log.Events(), alg, pcr)
 }
 
 // explains tells whether the log replayed to the PCR in the bank, so that its events are proven.
@@ -100,7 +110,7 @@ func explains(m *eventlog.Measurements, alg tpm.HashAlg, pcr int) bool {
 	return m != nil && m.Verified(pcr) && slices.Contains(m.Banks(), alg)
 }
 
-func strongestQuoted(q *tpm.VerifiedQuote, pcr int) (alg tpm.HashAlg, value []byte, ok bool) {
+func strongestQuoted(q shown, pcr int) (alg tpm.HashAlg, value []byte, ok bool) {
 	for _, a := range q.Banks() {
 		if v, quoted := q.PCR(a, pcr); quoted && (!ok || a.Size() > alg.Size()) {
 			alg, value, ok = a, v, true
@@ -111,14 +121,14 @@ func strongestQuoted(q *tpm.VerifiedQuote, pcr int) (alg tpm.HashAlg, value []by
 
 // comparableBank picks the quoted bank that the reference can judge the PCR in: the strongest with
 // event digests, else the strongest with values, else none (preferred is returned with false).
-func (r *Reference) comparableBank(q *tpm.VerifiedQuote, pcr int, preferred tpm.HashAlg) (tpm.HashAlg, bool) {
+func (r *expected) comparableBank(q shown, pcr int, preferred tpm.HashAlg) (tpm.HashAlg, bool) {
 	best, rank := preferred, 0
 	for _, alg := range q.Banks() {
 		if _, quoted := q.PCR(alg, pcr); !quoted {
 			continue
 		}
 		score := 0
-		if table := r.pcrs[alg]; table != nil && len(table[pcr]) > 0 {
+		if table := r.values[alg]; table != nil && len(table[pcr]) > 0 {
 			score = alg.Size()
 		}
 		if r.hasEvents(alg, pcr) {
@@ -131,7 +141,7 @@ func (r *Reference) comparableBank(q *tpm.VerifiedQuote, pcr int, preferred tpm.
 	return best, rank > 0
 }
 
-func (r *Reference) hasEvents(alg tpm.HashAlg, pcr int) bool {
+func (r *expected) hasEvents(alg tpm.HashAlg, pcr int) bool {
 	for i := range r.events[pcr] {
 		if len(r.events[pcr][i].digests[alg]) > 0 {
 			return true
@@ -140,9 +150,9 @@ func (r *Reference) hasEvents(alg tpm.HashAlg, pcr int) bool {
 	return false
 }
 
-func (r *Reference) expectedValues(alg tpm.HashAlg, pcr int) []string {
+func (r *expected) expectedValues(alg tpm.HashAlg, pcr int) []string {
 	out := []string{}
-	for a, table := range r.pcrs {
+	for a, table := range r.values {
 		if alg != 0 && a != alg {
 			continue
 		}
@@ -154,16 +164,16 @@ func (r *Reference) expectedValues(alg tpm.HashAlg, pcr int) []string {
 	return out
 }
 
-func (r *Reference) valueDeviation(alg tpm.HashAlg, pcr int, value []byte, why string) Deviation {
-	return Deviation{PCR: pcr, Kind: Changed, Component: pcrComponent(pcr), Bank: alg.String(),
+func (r *expected) valueDeviation(alg tpm.HashAlg, pcr int, value []byte, why string) Deviation {
+	return Deviation{PCR: pcr, Kind: Changed, Component: r.kind.component(pcr), Bank: alg.String(),
 		Expected: r.expectedValues(alg, pcr), Actual: hex.EncodeToString(value),
-		Description: fmt.Sprintf("PCR %d (%s) %s", pcr, pcrMeaning(pcr), why)}
+		Description: fmt.Sprintf("%s %d (%s) %s", r.kind.name, pcr, r.kind.meaning(pcr), why)}
 }
 
 // expectsReset tells whether the reference knows the PCR only as never extended, so that every event in
 // it is one too many.
-func (r *Reference) expectsReset(alg tpm.HashAlg, pcr int) bool {
-	table := r.pcrs[alg]
+func (r *expected) expectsReset(alg tpm.HashAlg, pcr int) bool {
+	table := r.values[alg]
 	if table == nil || len(table[pcr]) == 0 {
 		return false
 	}
@@ -176,7 +186,7 @@ func (r *Reference) expectsReset(alg tpm.HashAlg, pcr int) bool {
 }
 
 // diffEvents compares the PCR's events with the reference events of one bank.
-func (r *Reference) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int) []Deviation {
+func (r *expected) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int) []Deviation {
 	refs := r.events[pcr]
 	present := make([]bool, len(refs))
 	matched := false
@@ -195,14 +205,14 @@ func (r *Reference) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int
 			}
 		}
 		matched = matched || allowed
-		if !allowed && !e.MachineSpecific && !(lenient && namesNoSoftware(e)) {
+		if !allowed && !e.MachineSpecific && !(lenient && eventlog.FixedText(e)) {
 			strangers = append(strangers, observedEvent{component: e.Component, typ: e.Type.String(), key: e.Key, description: e.Description, digest: digest})
 		}
 	}
 	if !matched && len(strangers) == 0 && lenient {
 		// Nothing that the reference names was measured. "Each of no events is allowed" must not pass.
-		return []Deviation{{PCR: pcr, Kind: Removed, Component: pcrComponent(pcr), Bank: alg.String(), Expected: r.expectedValues(alg, pcr),
-			Description: fmt.Sprintf("PCR %d (%s) holds none of the events that the baseline expects", pcr, pcrMeaning(pcr))}}
+		return []Deviation{{PCR: pcr, Kind: Removed, Component: r.kind.component(pcr), Bank: alg.String(), Expected: r.expectedValues(alg, pcr),
+			Description: fmt.Sprintf("%s %d (%s) holds none of the events that the baseline expects", r.kind.name, pcr, r.kind.meaning(pcr))}}
 	}
 	var missing []*referenceEvent
 	for j := range refs {
@@ -211,11 +221,6 @@ func (r *Reference) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int
 		}
 	}
 	return pairDeviations(strangers, missing, refs, alg, pcr)
-}
-
-// namesNoSoftware is true for separators and firmware actions whose digest is that of their fixed text.
-func namesNoSoftware(e *eventlog.Event) bool {
-	return e.Covered && (e.Component == eventlog.ComponentSeparator || e.Component == eventlog.ComponentAction)
 }
 
 // observedEvent is an event that the reference does not allow.
@@ -254,7 +259,7 @@ func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []
 		}
 		component := eventlog.Component(ref.source.Component)
 		if component == "" {
-			component = pcrComponent(pcr)
+			component = kindOf(alg).component(pcr)
 		}
 		out = append(out, Deviation{PCR: pcr, Kind: Removed, Component: component, EventType: ref.source.Type, Bank: alg.String(),
 			Expected: hexDigests(ref.digests[alg]), Description: sentence(component, "no longer measured", ref.source.Description)})
@@ -355,8 +360,8 @@ func wordDifference(a, b string) []string {
 
 // matchClaims compares the claims that the reference names. A claim that only a log can tell is
 // unknown without one; it then counts as proven if the PCRs that carry it have exactly the values of
-// the reference, since equal PCRs mean equal events. A claim whose PCR deviates is not told twice.
-func (r *Reference) matchClaims(m measured, byValue uint32, already []Deviation) []Deviation {
+// the reference, since equal PCRs mean equal events. Of RTMRs a log does not tell all claims either. A claim whose PCR deviates is not told twice.
+func (r *Reference) matchClaims(m measured, byValue, rtmrsByValue uint32, already []Deviation) []Deviation {
 	if len(r.claims) == 0 {
 		return nil
 	}
@@ -375,14 +380,14 @@ func (r *Reference) matchClaims(m measured, byValue uint32, already []Deviation)
 			if c.holds(actual) {
 				continue
 			}
-		} else if (m.log == nil || m.log.Empty()) && r.provenByValue(c.name, byValue) {
+		} else if (m.unexplained() || m.quote == nil) && r.provenByValue(c.name, m.quote != nil, byValue, rtmrsByValue) {
 			continue
 		}
-		component, pcr := claimHome(c.name)
-		if deviates(already, pcr) {
+		component, pcr, bank := m.claimHome(c.name)
+		if deviates(already, pcr, bank) {
 			continue
 		}
-		d := Deviation{PCR: pcr, Kind: Changed, Component: component, Expected: []string{c.text}, Actual: claimText(actual)}
+		d := Deviation{PCR: pcr, Kind: Changed, Component: component, Bank: bank, Expected: []string{c.text}, Actual: claimText(actual)}
 		if actual == nil {
 			d.Kind = Removed
 			d.Description = fmt.Sprintf("claim %s is expected to be %s, but nothing in the evidence proves it", c.name, c.text)
@@ -394,9 +399,30 @@ func (r *Reference) matchClaims(m measured, byValue uint32, already []Deviation)
 	return out
 }
 
-func deviates(deviations []Deviation, pcr int) bool {
+// unexplained tells whether there is no log that claims are drawn from: the boot log, or the CC event log of a
+// machine without a TPM.
+func (m *measured) unexplained() bool {
+	log := m.log
+	if m.quote == nil {
+		log = m.rtmrLog
+	}
+	return log == nil || log.Empty()
+}
+
+// claimHome is the register that carries a claim, -1 if no single one does. The claims of a machine without a TPM
+// are drawn from its RTMRs.
+func (m *measured) claimHome(name string) (component eventlog.Component, index int, bank string) {
+	component, index = claimHome(name)
+	if index == 7 && m.quote == nil && m.rtmrs != nil {
+		return component, 0, tpm.RTMR.String()
+	}
+	return component, index, ""
+}
+
+func deviates(deviations []Deviation, pcr int, bank string) bool {
+	rtmr := bank == tpm.RTMR.String()
 	for i := range deviations {
-		if pcr >= 0 && deviations[i].PCR == pcr {
+		if pcr >= 0 && deviations[i].PCR == pcr && (deviations[i].Bank == tpm.RTMR.String()) == rtmr {
 			return true
 		}
 	}
@@ -417,13 +443,21 @@ func (c *referenceClaim) holds(actual any) bool {
 	return false
 }
 
-// provenByValue tells whether PCRs that matched by value settle the claim.
-func (r *Reference) provenByValue(name string, byValue uint32) bool {
+// provenByValue tells whether registers that matched by value settle the claim: PCRs, or of a machine without a TPM
+// its RTMRs.
+func (r *Reference) provenByValue(name string, hasTPM bool, byValue, rtmrsByValue uint32) bool {
+	if !hasTPM {
+		need := uint32(1<<0 | 1<<1 | 1<<2)
+		if strings.HasPrefix(name, "secure_boot") {
+			need = 1<<0 | 1<<1 // firmware's and shim's variables, and shim itself
+		}
+		return rtmrsByValue&need == need
+	}
 	need := uint32(1<<4 | 1<<8 | 1<<9 | 1<<11 | 1<<12)
 	if strings.HasPrefix(name, "secure_boot") {
 		need = 1 << 7
 	}
-	listed := need & r.judged
+	listed := need & r.pcrs.judged
 	return listed != 0 && byValue&listed == listed && (need == 1<<7 || listed&(1<<4|1<<8|1<<9) == 1<<4|1<<8|1<<9)
 }
 
@@ -433,7 +467,7 @@ func (r *Reference) secureBootByValue(q *tpm.VerifiedQuote) bool {
 	for i := range r.claims {
 		c := &r.claims[i]
 		if (c.name == "secure_boot" || c.name == "secure_boot_effective") && c.pattern == nil && len(c.literal) == 1 && c.literal[0] == true {
-			return r.matchValue(q, 7)
+			return r.pcrs.matchValue(q, 7)
 		}
 	}
 	return false

@@ -7,33 +7,17 @@ import (
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
-// Merge lays upper over lower: for each PCR, claim, the file list and the launch measurements, what
+// Merge lays upper over lower: for each PCR, RTMR, claim, the file list and the launch measurements, what
 // upper names replaces what lower names, and what only lower names stays.
 func Merge(upper, lower *Reference) *Reference {
 	out := &Reference{
 		values: mergeValues(upper, lower),
-		pcrs:   make(map[tpm.HashAlg]*[tpm.NumPCRs][][]byte),
-		judged: upper.judged | lower.judged,
+		pcrs:   upper.pcrs.over(&lower.pcrs),
+		rtmrs:  upper.rtmrs.over(&lower.rtmrs),
 		ima:    upper.ima,
 	}
 	if out.ima == nil {
 		out.ima = lower.ima
-	}
-	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
-		from := lower
-		if upper.Judges(pcr) {
-			from = upper
-		}
-		out.events[pcr] = from.events[pcr]
-		for alg, table := range from.pcrs {
-			if len(table[pcr]) == 0 {
-				continue
-			}
-			if out.pcrs[alg] == nil {
-				out.pcrs[alg] = new([tpm.NumPCRs][][]byte)
-			}
-			out.pcrs[alg][pcr] = table[pcr]
-		}
 	}
 	named := make(map[string]bool, len(upper.claims))
 	for _, c := range upper.claims {
@@ -48,9 +32,32 @@ func Merge(upper, lower *Reference) *Reference {
 	return out
 }
 
-// Overlaps tells whether both judge some PCR, or the same claim.
+// over is what r expects, and of the registers that r does not judge what lower does.
+func (r *expected) over(lower *expected) expected {
+	out := newExpected(r.kind)
+	out.judged = r.judged | lower.judged
+	for index := range r.kind.count {
+		from := lower
+		if r.judges(index) {
+			from = r
+		}
+		out.events[index] = from.events[index]
+		for alg, table := range from.values {
+			if len(table[index]) == 0 {
+				continue
+			}
+			if out.values[alg] == nil {
+				out.values[alg] = new([tpm.NumPCRs][][]byte)
+			}
+			out.values[alg][index] = table[index]
+		}
+	}
+	return out
+}
+
+// Overlaps tells whether both judge some PCR or RTMR, or the same claim.
 func (r *Reference) Overlaps(other *Reference) bool {
-	if r.judged&other.judged != 0 {
+	if r.pcrs.judged&other.pcrs.judged != 0 || r.rtmrs.judged&other.rtmrs.judged != 0 {
 		return true
 	}
 	for _, a := range r.claims {
@@ -75,7 +82,7 @@ func mergeValues(upper, lower *Reference) ReferenceValues {
 	for _, from := range []*Reference{lower, upper} {
 		for bank, values := range from.values.PCRs {
 			for key, list := range values {
-				if from == lower && upper.judgesKey(key) {
+				if from == lower && upper.judgesKey(bank, key) {
 					continue
 				}
 				if out.PCRs[bank] == nil {
@@ -85,7 +92,10 @@ func mergeValues(upper, lower *Reference) ReferenceValues {
 			}
 		}
 		for _, e := range from.values.Events {
-			if from == upper || !upper.Judges(e.PCR) {
+			if from == lower {
+				e.Digests = upper.unjudged(&e)
+			}
+			if len(e.Digests) > 0 {
 				out.Events = append(out.Events, e)
 			}
 		}
@@ -96,13 +106,30 @@ func mergeValues(upper, lower *Reference) ReferenceValues {
 	return out
 }
 
-func (r *Reference) judgesKey(key string) bool {
-	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
-		if r.Judges(pcr) && pcrKeys[pcr] == key {
+// judgesKey tells whether r judges a register, of the kind that the bank has.
+func (r *Reference) judgesKey(bank, key string) bool {
+	for index, name := range pcrKeys {
+		if name == key && r.judges(bank, index) {
 			return true
 		}
 	}
 	return false
+}
+
+func (r *Reference) judges(bank string, index int) bool {
+	alg, _ := tpm.ParseHashAlg(bank)
+	return r.of(kindOf(alg)).judges(index)
+}
+
+// unjudged are the digests of an event that are of a register which r does not judge.
+func (r *Reference) unjudged(e *ReferenceEvent) map[string][]string {
+	out := make(map[string][]string, len(e.Digests))
+	for bank, digests := range e.Digests {
+		if !r.judges(bank, e.PCR) {
+			out[bank] = digests
+		}
+	}
+	return out
 }
 
 // pcrKeys are the PCR indices as JSON spells them.
@@ -110,24 +137,29 @@ var pcrKeys = [tpm.NumPCRs]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "
 	"13", "14", "15", "16", "17", "18", "19", "20", "21", "22", "23"}
 
 // Diff tells in plain words what `after` expects otherwise than `before`: events that are new, gone or
-// changed, PCR values where there are no events, and claims.
+// changed, PCR and RTMR values where there are no events, and claims.
 func Diff(before, after *Reference) []Deviation {
 	out := []Deviation{}
-	for pcr := 0; pcr < tpm.NumPCRs; pcr++ {
-		out = append(out, diffPCR(before, after, pcr)...)
+	for _, kind := range [...]*registerKind{pcrKind, rtmrKind} {
+		for index := range kind.count {
+			out = append(out, diffRegister(before.of(kind), after.of(kind), index)...)
+		}
 	}
 	return append(out, diffClaims(before, after)...)
 }
 
-func diffPCR(before, after *Reference, pcr int) []Deviation {
+func (r *expected) judges(index int) bool { return r.judged&(1<<uint(index)) != 0 }
+
+func diffRegister(before, after *expected, pcr int) []Deviation {
 	alg, ok := sharedBank(before, after, pcr)
 	if !ok {
-		if before.Judges(pcr) == after.Judges(pcr) && sameValues(before, after, pcr) {
+		if before.judges(pcr) == after.judges(pcr) && sameValues(before, after, pcr) {
 			return nil
 		}
-		return []Deviation{{PCR: pcr, Kind: valueKind(before, after, pcr), Component: pcrComponent(pcr),
+		kind := before.kind
+		return []Deviation{{PCR: pcr, Kind: valueKind(before, after, pcr), Component: kind.component(pcr), Bank: kind.bank,
 			Expected: before.expectedValues(0, pcr), Actual: firstOf(after.expectedValues(0, pcr)),
-			Description: "PCR values differ (" + pcrMeaning(pcr) + ")"}}
+			Description: kind.name + " values differ (" + kind.meaning(pcr) + ")"}}
 	}
 	var strangers []observedEvent
 	present := make([]bool, len(before.events[pcr]))
@@ -141,7 +173,7 @@ func diffPCR(before, after *Reference, pcr int) []Deviation {
 				}
 			}
 			if !known {
-				strangers = append(strangers, observedEvent{component: componentOf(e.source, pcr), typ: e.source.Type,
+				strangers = append(strangers, observedEvent{component: componentOf(e.source, before.kind, pcr), typ: e.source.Type,
 					key: e.source.Key, description: e.source.Description, digest: digest})
 			}
 		}
@@ -156,8 +188,8 @@ func diffPCR(before, after *Reference, pcr int) []Deviation {
 }
 
 // sharedBank is the strongest bank in which both list events of the PCR.
-func sharedBank(a, b *Reference, pcr int) (tpm.HashAlg, bool) {
-	for _, alg := range [...]tpm.HashAlg{tpm.SHA512, tpm.SHA384, tpm.SHA256, tpm.SHA1} {
+func sharedBank(a, b *expected, pcr int) (tpm.HashAlg, bool) {
+	for _, alg := range [...]tpm.HashAlg{tpm.SHA512, tpm.SHA384, tpm.SHA256, tpm.SHA1, tpm.RTMR} {
 		if a.hasEvents(alg, pcr) && b.hasEvents(alg, pcr) {
 			return alg, true
 		}
@@ -165,7 +197,7 @@ func sharedBank(a, b *Reference, pcr int) (tpm.HashAlg, bool) {
 	return 0, false
 }
 
-func sameValues(a, b *Reference, pcr int) bool {
+func sameValues(a, b *expected, pcr int) bool {
 	have, want := a.expectedValues(0, pcr), b.expectedValues(0, pcr)
 	if len(have) != len(want) {
 		return false
@@ -178,11 +210,11 @@ func sameValues(a, b *Reference, pcr int) bool {
 	return true
 }
 
-func valueKind(before, after *Reference, pcr int) DeviationKind {
+func valueKind(before, after *expected, pcr int) DeviationKind {
 	switch {
-	case !before.Judges(pcr):
+	case !before.judges(pcr):
 		return Added
-	case !after.Judges(pcr):
+	case !after.judges(pcr):
 		return Removed
 	}
 	return Changed
@@ -195,11 +227,11 @@ func firstOf(list []string) string {
 	return list[0]
 }
 
-func componentOf(e *ReferenceEvent, pcr int) eventlog.Component {
+func componentOf(e *ReferenceEvent, kind *registerKind, index int) eventlog.Component {
 	if e.Component != "" {
 		return eventlog.Component(e.Component)
 	}
-	return pcrComponent(pcr)
+	return kind.component(index)
 }
 
 func diffClaims(before, after *Reference) []Deviation {

@@ -109,7 +109,7 @@ func (p *Policy) Validate() error {
 	sort.Strings(banks)
 	for _, bank := range banks {
 		alg, ok := tpm.ParseHashAlg(bank)
-		if !ok || alg.Hash() == 0 {
+		if !ok || !alg.PCRBank() || alg.Hash() == 0 {
 			return fieldErrorf("/pcrs/"+bank, "%q is no PCR bank that can be judged (sha1, sha256, sha384, sha512)", bank)
 		}
 		if alg == tpm.SHA1 && !p.AllowSHA1PCRs {

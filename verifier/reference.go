@@ -20,7 +20,8 @@ import (
 // ReferenceValues are what a machine is meant to measure: the wire form of API.md, "reference_values".
 type ReferenceValues struct {
 	// PCRs lists acceptable values: bank -> PCR index -> lower-case hex. A PCR listed here matches if its
-	// value is one of those given, or if each of its events is allowed by Events.
+	// value is one of those given, or if each of its events is allowed by Events. The bank "rtmr" stands for the
+	// run-time measurement registers of a TDX guest, 0 to 3.
 	PCRs map[string]map[string][]string `json:"pcrs,omitempty"`
 	// Events are acceptable log events.
 	Events []ReferenceEvent `json:"events,omitempty"`
@@ -37,7 +38,7 @@ type ReferenceValues struct {
 type ReferenceEvent struct {
 	PCR         int                 `json:"pcr"`
 	Type        string              `json:"type,omitempty"`
-	Digests     map[string][]string `json:"digests"` // bank -> lower-case hex
+	Digests     map[string][]string `json:"digests"` // bank -> lower-case hex; those of "rtmr" are of the RTMR of that index
 	Description string              `json:"description,omitempty"`
 	Component   string              `json:"component,omitempty"`
 	// Key pairs this event with its successor when it changes (see eventlog.Event.Key).
@@ -71,12 +72,31 @@ const (
 // immutable and safe for concurrent use.
 type Reference struct {
 	values ReferenceValues
-	pcrs   map[tpm.HashAlg]*[tpm.NumPCRs][][]byte
-	events [tpm.NumPCRs][]referenceEvent
-	// judged has bit i set where PCR i is named by pcrs or by events.
-	judged uint32
+	pcrs   expected
+	rtmrs  expected
 	claims []referenceClaim
 	ima    *ima.CompiledPolicy
+}
+
+// expected is what a reference expects of one kind of register.
+type expected struct {
+	kind   *registerKind
+	values map[tpm.HashAlg]*[tpm.NumPCRs][][]byte
+	events [tpm.NumPCRs][]referenceEvent
+	// judged has bit i set where register i is named by values or by events.
+	judged uint32
+}
+
+// of is what the reference expects of the kind of register that a bank has.
+func (r *Reference) of(kind *registerKind) *expected {
+	if kind == rtmrKind {
+		return &r.rtmrs
+	}
+	return &r.pcrs
+}
+
+func newExpected(kind *registerKind) expected {
+	return expected{kind: kind, values: make(map[tpm.HashAlg]*[tpm.NumPCRs][][]byte)}
 }
 
 type referenceEvent struct {
@@ -95,7 +115,10 @@ type referenceClaim struct {
 func (r *Reference) Values() ReferenceValues { return r.values }
 
 // Judges tells whether PCR index is compared at all.
-func (r *Reference) Judges(index int) bool { return r.judged&(1<<uint(index)) != 0 }
+func (r *Reference) Judges(index int) bool { return r.pcrs.judged&(1<<uint(index)) != 0 }
+
+// JudgesRTMR tells whether the run-time measurement register is compared at all.
+func (r *Reference) JudgesRTMR(index int) bool { return r.rtmrs.judged&(1<<uint(index)) != 0 }
 
 // ParseReferenceValues reads the wire form, refuses unknown fields and compiles it. The error is a
 // *DecodeError or a *FieldError.
@@ -111,7 +134,7 @@ func ParseReferenceValues(b []byte) (*Reference, error) {
 // *FieldError whose pointer is relative to the reference_values object. A set that judges nothing is
 // refused: it would match every machine.
 func CompileReference(rv ReferenceValues) (*Reference, error) {
-	r := &Reference{values: rv, pcrs: make(map[tpm.HashAlg]*[tpm.NumPCRs][][]byte)}
+	r := &Reference{values: rv, pcrs: newExpected(pcrKind), rtmrs: newExpected(rtmrKind)}
 	if err := r.compilePCRs(rv.PCRs); err != nil {
 		return nil, err
 	}
@@ -131,7 +154,7 @@ func CompileReference(rv ReferenceValues) (*Reference, error) {
 			return nil, fieldErrorf("/launch_measurements/"+strconv.Itoa(i), "96 hex digits (SHA-384) are needed")
 		}
 	}
-	if r.judged == 0 && len(r.claims) == 0 && r.ima == nil && len(rv.LaunchMeasurements) == 0 {
+	if r.pcrs.judged == 0 && r.rtmrs.judged == 0 && len(r.claims) == 0 && r.ima == nil && len(rv.LaunchMeasurements) == 0 {
 		return nil, fieldErrorf("", "the reference values judge nothing: give pcrs, events, claims, ima or launch_measurements")
 	}
 	return r, nil
@@ -161,12 +184,14 @@ func (r *Reference) compilePCRs(banks map[string]map[string][]string) error {
 		if !ok {
 			return fieldErrorf(pointer, "%q is no PCR bank", bank)
 		}
+		kind := kindOf(alg)
+		e := r.of(kind)
 		table := new([tpm.NumPCRs][][]byte)
 		for _, key := range sortedKeys(banks[bank]) {
 			at := pointer + "/" + escapePointer(key)
 			index, err := strconv.Atoi(key)
-			if err != nil || strconv.Itoa(index) != key || index < 0 || index >= tpm.NumPCRs {
-				return fieldErrorf(at, "%q is no PCR index (0 to 23)", key)
+			if err != nil || strconv.Itoa(index) != key || index < 0 || index >= kind.count {
+				return fieldErrorf(at, "%q is no %s index (0 to %d)", key, kind.name, kind.count-1)
 			}
 			values := banks[bank][key]
 			if count += len(values); count > maxReferenceValues {
@@ -179,9 +204,9 @@ func (r *Reference) compilePCRs(banks map[string]map[string][]string) error {
 				}
 				table[index] = append(table[index], digest)
 			}
-			r.judged |= 1 << uint(index)
+			e.judged |= 1 << uint(index)
 		}
-		r.pcrs[alg] = table
+		e.values[alg] = table
 	}
 	return nil
 }
@@ -199,12 +224,22 @@ func (r *Reference) compileEvents(events []ReferenceEvent) error {
 		if len(e.Digests) == 0 {
 			return fieldErrorf(pointer+"/digests", "at least one digest is needed")
 		}
-		compiled := referenceEvent{source: e, digests: make(map[tpm.HashAlg][][]byte, len(e.Digests))}
+		var compiled [2]map[tpm.HashAlg][][]byte // of PCR and RTMR: digests of the one say nothing of the other
 		for _, bank := range sortedKeys(e.Digests) {
 			at := pointer + "/digests/" + escapePointer(bank)
 			alg, ok := bankAlg(bank)
 			if !ok {
 				return fieldErrorf(at, "%q is no PCR bank", bank)
+			}
+			kind, of := kindOf(alg), 0
+			if kind == rtmrKind {
+				of = 1
+			}
+			if e.PCR >= kind.count {
+				return fieldErrorf(pointer+"/pcr", "%s %d is outside 0 to %d", kind.name, e.PCR, kind.count-1)
+			}
+			if compiled[of] == nil {
+				compiled[of] = make(map[tpm.HashAlg][][]byte, len(e.Digests))
 			}
 			if len(e.Digests[bank]) == 0 || len(e.Digests[bank]) > maxReferenceValues {
 				return fieldErrorf(at, "1 to %d digests are needed", maxReferenceValues)
@@ -214,11 +249,15 @@ func (r *Reference) compileEvents(events []ReferenceEvent) error {
 				if err != nil {
 					return fieldErrorf(at+"/"+strconv.Itoa(j), "%s", err)
 				}
-				compiled.digests[alg] = append(compiled.digests[alg], digest)
+				compiled[of][alg] = append(compiled[of][alg], digest)
 			}
 		}
-		r.events[e.PCR] = append(r.events[e.PCR], compiled)
-		r.judged |= 1 << uint(e.PCR)
+		for of, into := range [...]*expected{&r.pcrs, &r.rtmrs} {
+			if compiled[of] != nil {
+				into.events[e.PCR] = append(into.events[e.PCR], referenceEvent{source: e, digests: compiled[of]})
+				into.judged |= 1 << uint(e.PCR)
+			}
+		}
 	}
 	return nil
 }

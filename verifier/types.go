@@ -223,7 +223,9 @@ type Inputs struct {
 	HadLog bool
 	// Platform is what tee.Verify made of the evidence's hardware report, under the anchors and the collateral of the
 	// tenant; nil where none was sent. It must be of Evidence.Platform, and still valid at Now.
-	Platform   *tee.Result
+	Platform *tee.Result
+	// CCLog is the parsed CC event log of a TDX guest; nil when there is none. CCLogFault says why it could not be
+	// parsed.
 	CCLog      *eventlog.Log
 	CCLogFault string
 	// IMA is the parsed list (nil: none sent), IMAState the entries already folded in.
@@ -247,10 +249,13 @@ type Appraisal struct {
 	// IMA state be remembered, and only then may a baseline be captured from it.
 	Genuine bool               `json:"-"`
 	Quote   *tpm.VerifiedQuote `json:"-"`
-	// Platform is the proven hardware report; nil where there is none.
+	// Platform is the hardware report, where it is proven and bound to this machine's key or challenge; else nil.
 	Platform     *tee.Report            `json:"-"`
 	Measurements *eventlog.Measurements `json:"-"`
-	NextIMA      *ima.State             `json:"-"`
+	// RTMRs is the proven report of a TDX guest, RTMRMeasurements what its CC event log proves; nil without.
+	RTMRs            *tee.Report            `json:"-"`
+	RTMRMeasurements *eventlog.Measurements `json:"-"`
+	NextIMA          *ima.State             `json:"-"`
 }
 
 // Claims is what the evidence proves about the machine. Unknown is null, never assumed.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 	"github.com/assay-verifier/assay/integration/swtpm"
 	"github.com/assay-verifier/assay/verifier/ima"
@@ -28,6 +29,8 @@ type host struct {
 	eventLog, imaLog string
 	server           *verifierServer
 	externalID       string
+	seams            platform.Options // of a confidential VM that is not there
+	flags            []string
 }
 
 func newHost(t *testing.T, box *swtpm.TPM, s *verifierServer) *host {
@@ -41,8 +44,12 @@ func newHost(t *testing.T, box *swtpm.TPM, s *verifierServer) *host {
 // agent runs the command as a shell would.
 func (h *host) agent(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errOut syncBuffer
-	code = run(ctx, append(args, "--tpm", h.tpm.Socket, "--state-dir", h.dir, "--server", h.server.URL,
-		"--event-log", h.eventLog, "--ima-log", h.imaLog), &out, &errOut)
+	socket := tpmdevice.None
+	if h.tpm != nil {
+		socket = h.tpm.Socket
+	}
+	code = runOn(ctx, append(append(args, h.flags...), "--tpm", socket, "--state-dir", h.dir, "--server", h.server.URL,
+		"--event-log", h.eventLog, "--ima-log", h.imaLog), &out, &errOut, h.seams)
 	return code, out.String(), errOut.String()
 }
 

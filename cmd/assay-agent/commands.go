@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,9 @@ import (
 type enrollCmd struct {
 	JoinToken     string            `name:"join-token" placeholder:"TOKEN" xor:"token" help:"Join token. On the command line every user of the machine can see it: prefer ASSAY_JOIN_TOKEN or a file."`
 	JoinTokenFile string            `name:"join-token-file" placeholder:"FILE" xor:"token" help:"File with the join token."`
-	AKAlg         string            `name:"ak-alg" enum:"ecdsa,rsassa,rsapss" default:"ecdsa" help:"Attestation key: ecdsa (P-256), rsassa or rsapss (RSA-2048)."`
+	AKAlg         string            `name:"ak-alg" enum:"ecdsa,rsassa,rsapss" default:"ecdsa" help:"Attestation key that the agent makes: ecdsa (P-256), rsassa or rsapss (RSA-2048). Where the cloud made one, that is used, of this kind if there are several."`
 	EKChain       string            `name:"ek-certificate-chain" placeholder:"FILE" help:"PEM intermediates of the EK certificate that the TPM does not hold itself."`
+	AKChain       string            `name:"ak-chain" placeholder:"FILE" help:"PEM intermediates of an attestation key that the cloud certified (Google Compute Engine)."`
 	Name          string            `name:"name" help:"Name in the inventory. Default: the host name."`
 	ExternalID    string            `name:"external-id" placeholder:"ID" help:"Id that the cloud or the inventory gives this machine. Default: /etc/machine-id."`
 	ScaleSet      string            `name:"scale-set" placeholder:"NAME" help:"Uniform scale set that the machine belongs to."`
@@ -43,16 +45,22 @@ func (c *enrollCmd) Run(ctx context.Context, a *app) error {
 		}
 		token = string(text)
 	}
-	var chain [][]byte
+	var ekChain, akChain [][]byte
 	if c.EKChain != "" {
-		if _, chain, err = readCertificates(c.EKChain); err != nil {
+		if _, ekChain, err = readCertificates(c.EKChain); err != nil {
+			return err
+		}
+	}
+	if c.AKChain != "" {
+		if _, akChain, err = readCertificates(c.AKChain); err != nil {
 			return err
 		}
 	}
 	enrolled, err := at.Enroll(ctx, attester.Enrollment{
 		JoinToken:          strings.TrimSpace(token),
 		AKAlg:              tpmdevice.AKAlg(c.AKAlg),
-		EKCertificateChain: chain,
+		EKCertificateChain: ekChain,
+		AKCertificateChain: akChain,
 		Machine: client.Machine{
 			Name: c.Name, ExternalID: c.ExternalID, ScaleSet: c.ScaleSet, Labels: c.Label,
 			Platform: c.Platform, SecurityType: c.SecurityType,
@@ -68,9 +76,15 @@ func (c *enrollCmd) Run(ctx context.Context, a *app) error {
 	a.printf("  server     %s\n", enrolled.Server)
 	a.printf("  assurance  %s\n", enrolled.Assurance)
 	a.printf("  EK         %s\n", enrolled.EK)
-	a.printf("  AK         %s\n", enrolled.AK)
+	a.printf("  AK         %s\n", enrolled.AKText)
 	a.printf("  platform   %s, %s\n", enrolled.Machine.Platform, enrolled.Machine.SecurityType)
+	a.printf("  evidence   %s\n", evidenceText(enrolled.PlatformEvidence))
 	return nil
+}
+
+// evidenceText is the type of platform evidence for people.
+func evidenceText(kind string) string {
+	return cmp.Or(kind, "of the TPM alone")
 }
 
 type attestCmd struct{}
@@ -173,7 +187,7 @@ func (statusCmd) Run(_ context.Context, a *app) error {
 	if a.cli.Output == "json" {
 		if err := a.json(map[string]any{
 			"enrolled": s.Enrolled(), "server": at.Server(), "machine_id": s.MachineID, "assurance": s.Assurance,
-			"enrolled_at": s.EnrolledAt, "ek": s.EK, "ak": s.AK.Alg, "last": s.Last,
+			"enrolled_at": s.EnrolledAt, "ek": s.EK, "ak": s.AK.Alg, "last": s.Last, "platform_evidence": s.Platform,
 		}); err != nil {
 			return err
 		}
@@ -195,7 +209,8 @@ func (a *app) status(at *attester.Attester, s *attester.State) {
 	a.printf("server     %s\n", at.Server())
 	a.printf("enrolled   %s, assurance %s\n", s.EnrolledAt.Format(time.RFC3339), s.Assurance)
 	a.printf("EK         %s\n", s.EK)
-	a.printf("AK         %s\n", s.AK.Alg)
+	a.printf("AK         %s\n", s.AK.Text())
+	a.printf("evidence   %s\n", evidenceText(s.Platform))
 	if s.Last == nil {
 		a.printf("verdict    none yet\n")
 		return

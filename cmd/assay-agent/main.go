@@ -1,5 +1,5 @@
 // Command assay-agent attests the machine that it runs on to an Assay server: it enrols the machine's TPM
-// once, and then proves at the interval that the server sets what the machine booted.
+// once, or the confidential VM that it is, and then proves at the interval that the server sets what the machine booted.
 //
 //	assay-agent enroll --server https://assay.example:8440 --join-token TOKEN
 //	assay-agent run
@@ -24,6 +24,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/attester"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -40,15 +41,21 @@ const (
 
 // cli is the whole configuration.
 type cli struct {
-	TPM      string `name:"tpm" placeholder:"PATH-OR-SOCKET" help:"TPM device, or unix socket of a software TPM. Default: /dev/tpmrm0, else /dev/tpm0."`
+	TPM      string `name:"tpm" placeholder:"PATH-OR-SOCKET" help:"TPM device, or unix socket of a software TPM; none to do without, as a confidential VM can. Default: /dev/tpmrm0, else /dev/tpm0."`
 	StateDir string `name:"state-dir" placeholder:"DIR" default:"${state_dir}" help:"Where attestation key, machine id and machine token are kept (${default})."`
 	Server   string `name:"server" placeholder:"URL" help:"The Assay server. Default: that of the enrolment."`
 	CA       string `name:"ca" placeholder:"FILE" help:"PEM certificates that the server's certificate must chain to. Default: those of the system."`
 	EventLog string `name:"event-log" placeholder:"FILE" help:"Boot log; an absent or empty one is not sent. Default: ${event_log}."`
 	IMALog   string `name:"ima-log" placeholder:"FILE" help:"IMA list, binary or ASCII; an absent or empty one is not sent. Default: ${ima_log}."`
-	Output   string `name:"output" enum:"text,json" default:"text" help:"text for people, json for programs."`
 
-	Enroll  enrollCmd  `cmd:"" help:"Enrol this machine: prove that its attestation key is in its TPM."`
+	PlatformEvidence  string `name:"platform-evidence" enum:"auto,none,azure,sev-snp,tdx" default:"auto" help:"Hardware evidence of a confidential VM: auto (at enrolment what there is, from then on the same), azure (the vTPM's HCL report), sev-snp or tdx (through configfs-tsm or /dev/sev-guest); none for the TPM alone, with a key that the agent makes."`
+	FetchEndorsements bool   `name:"fetch-endorsements" help:"Allow requests to the cloud's metadata service (169.254.169.254, nothing else): on Azure for the chip's certificates (SEV-SNP; else the server has to have them) and for the TD quote (TDX; there is no other way). The answers are kept in the state directory."`
+	TSMReportDir      string `name:"tsm-report-dir" placeholder:"DIR" default:"${tsm_dir}" help:"Where configfs-tsm makes reports (${default})."`
+	CCEventLog        string `name:"cc-event-log" placeholder:"FILE" default:"${cc_event_log}" help:"Boot log of a TDX machine; an absent or empty one is not sent (${default})."`
+
+	Output string `name:"output" enum:"text,json" default:"text" help:"text for people, json for programs."`
+
+	Enroll  enrollCmd  `cmd:"" help:"Enrol this machine: prove that its attestation key is in its TPM, or in a confidential VM's."`
 	Attest  attestCmd  `cmd:"" help:"Attest once and print the verdict. Exits 0 for affirming, 1 for any other verdict, 2 for an error."`
 	Run     runCmd     `cmd:"" help:"Attest now and at the interval that the server sets, until SIGTERM."`
 	Status  statusCmd  `cmd:"" help:"Print what this agent knows. Exits 2 when the machine is not enrolled."`
@@ -59,6 +66,7 @@ type cli struct {
 type app struct {
 	cli            *cli
 	stdout, stderr io.Writer
+	seams          platform.Options
 }
 
 func main() {
@@ -75,13 +83,19 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	return runOn(ctx, args, stdout, stderr, platform.Options{})
+}
+
+// runOn is run with seams for tests, where there is neither a confidential VM nor a cloud.
+func runOn(ctx context.Context, args []string, stdout, stderr io.Writer, seams platform.Options) (code int) {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
 		kong.Name("assay-agent"),
 		kong.Description(programDescription),
 		kong.DefaultEnvars("ASSAY"),
-		kong.Vars{"state_dir": defaultStateDir, "event_log": attester.DefaultEventLog, "ima_log": attester.DefaultIMALog},
+		kong.Vars{"state_dir": defaultStateDir, "event_log": attester.DefaultEventLog, "ima_log": attester.DefaultIMALog,
+			"tsm_dir": platform.DefaultTSMDir, "cc_event_log": platform.DefaultCCEventLog},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
@@ -98,7 +112,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		_, _ = fmt.Fprintln(stderr, "assay-agent:", err)
 		return exitError
 	}
-	err = kctx.Run(ctx, &app{cli: &c, stdout: stdout, stderr: stderr})
+	err = kctx.Run(ctx, &app{cli: &c, stdout: stdout, stderr: stderr, seams: seams})
 	var only exitCode
 	switch {
 	case err == nil:
@@ -114,8 +128,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 func (a *app) attester() (*attester.Attester, error) {
 	config := attester.Config{
 		Server: a.cli.Server, StateDir: a.cli.StateDir, TPM: a.cli.TPM,
-		EventLog: a.cli.EventLog, IMALog: a.cli.IMALog, Version: versionText(),
+		EventLog: a.cli.EventLog, IMALog: a.cli.IMALog, Version: versionText(), Platform: a.seams,
 	}
+	p := &config.Platform
+	p.Mode, p.FetchEndorsements = platform.Mode(a.cli.PlatformEvidence), a.cli.FetchEndorsements
+	p.TSMDir, p.CCEventLog = a.cli.TSMReportDir, a.cli.CCEventLog
+	p.Warn = func(text string) { a.warnf("%s", text) }
 	if a.cli.CA != "" {
 		pool, _, err := readCertificates(a.cli.CA)
 		if err != nil {

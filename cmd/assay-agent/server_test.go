@@ -3,17 +3,22 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/subtle"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,12 +32,13 @@ import (
 )
 
 // verifierServer speaks the agent's side of the API and judges for real: EK chain, credential, nonce,
-// quote, IMA list. It keeps one machine by external id.
+// quote, IMA list; of hardware evidence only what it is bound to. It keeps one machine by external id.
 type verifierServer struct {
 	*httptest.Server
 	t         *testing.T
 	roots     []*x509.Certificate
 	inters    []*x509.Certificate
+	akRoots   []*x509.Certificate
 	joinToken string
 
 	mu          sync.Mutex
@@ -40,7 +46,9 @@ type verifierServer struct {
 	inventory   map[string]client.Machine
 	enrollments map[string]*enrollment
 	logs        map[string][]byte
-	calls       map[string]int // "POST evidence", …
+	platforms   map[string]bool           // digests of the platform evidence that is held
+	enrolled    *client.EnrollmentRequest // the last one
+	calls       map[string]int            // "POST evidence", …
 	connections int
 	interval    int
 	lifetime    time.Duration // of a challenge that comes with a verdict
@@ -51,7 +59,9 @@ type verifierServer struct {
 
 type machine struct {
 	id, token string
-	ak        *tpm.Public
+	assurance string
+	ak        *tpm.Public // nil: it has no TPM
+	platform  string      // digest of its last platform evidence
 	nonces    map[string]bool
 	log       string // digest of the last log
 	ima       *ima.State
@@ -68,7 +78,7 @@ func newServer(t *testing.T, box *swtpm.TPM, useTLS bool) *verifierServer {
 	t.Helper()
 	s := &verifierServer{
 		t: t, joinToken: "join-me", machines: map[string]*machine{}, inventory: map[string]client.Machine{}, enrollments: map[string]*enrollment{},
-		logs: map[string][]byte{}, calls: map[string]int{}, interval: 300, lifetime: time.Minute,
+		logs: map[string][]byte{}, platforms: map[string]bool{}, calls: map[string]int{}, interval: 300, lifetime: time.Minute,
 	}
 	root, err := box.RootPEM()
 	if err != nil {
@@ -166,21 +176,51 @@ func (s *verifierServer) enroll(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &in) {
 		return
 	}
-	ak, err := tpm.ParsePublic(in.AKPublic)
-	if err == nil {
-		err = tpm.CheckAK(ak)
+	s.enrolled = &in
+	if in.AKPublic == nil && in.PlatformEvidence == nil {
+		refuse(w, 422, "ak_refused", "neither a key nor platform evidence")
+		return
 	}
-	if err != nil {
-		refuse(w, 422, "ak_refused", err.Error())
+	var ak *tpm.Public
+	var err error
+	if in.AKPublic != nil {
+		if ak, err = tpm.ParsePublic(in.AKPublic); err == nil {
+			err = tpm.CheckAK(ak)
+		}
+		if err != nil {
+			refuse(w, 422, "ak_refused", err.Error())
+			return
+		}
+	}
+	if known := s.machines[in.Machine.ExternalID]; known != nil && ak != nil && !known.ak.SameKey(ak) {
+		refuse(w, 409, "identity_conflict", "machine "+known.id+" has another attestation key")
+		return
+	}
+	assurance := ""
+	switch {
+	case in.PlatformEvidence != nil:
+		if err := bound(in.PlatformEvidence, ak, make([]byte, 32)); err != nil {
+			refuse(w, 422, "platform_evidence_untrusted", err.Error())
+			return
+		}
+		assurance = "tee_bound"
+	case in.AKCertificate != nil:
+		if err := s.checkAKCertificate(&in, ak); err != nil {
+			refuse(w, 422, "ak_untrusted", err.Error())
+			return
+		}
+		assurance = "ak_certified"
+	}
+	if assurance != "" {
+		s.inventory[in.Machine.ExternalID] = in.Machine
+		m := s.activated(in.Machine.ExternalID, ak, assurance)
+		answer(w, 201, map[string]any{"enrollment_id": "e", "machine_id": m.id, "status": "active", "assurance": assurance,
+			"challenge": s.challenge(m, s.lifetime), "machine_token": m.token})
 		return
 	}
 	ek, err := s.checkEK(&in)
 	if err != nil {
 		refuse(w, 422, "ek_untrusted", err.Error())
-		return
-	}
-	if known := s.machines[in.Machine.ExternalID]; known != nil && !known.ak.SameKey(ak) {
-		refuse(w, 409, "identity_conflict", "machine "+known.id+" has another attestation key")
 		return
 	}
 	secret := random(32)
@@ -194,6 +234,65 @@ func (s *verifierServer) enroll(w http.ResponseWriter, r *http.Request) {
 	s.enrollments[id] = &enrollment{externalID: in.Machine.ExternalID, ak: ak, secret: secret}
 	answer(w, 201, map[string]any{"enrollment_id": id, "machine_id": "m-" + in.Machine.ExternalID, "status": "activation_required",
 		"credential_blob": blob, "encrypted_secret": encrypted})
+}
+
+func (s *verifierServer) activated(externalID string, ak *tpm.Public, assurance string) *machine {
+	m := &machine{id: "m-" + externalID, token: "token-" + hex.EncodeToString(random(8)), assurance: assurance, ak: ak, nonces: map[string]bool{}}
+	s.machines[externalID] = m
+	return m
+}
+
+// bound checks what hardware evidence is over, and nothing else of it: an HCL report names the key, the others hold
+// what DESIGN says.
+func bound(e *client.PlatformEvidence, ak *tpm.Public, nonce []byte) error {
+	want := append(bytes.Clone(nonce), make([]byte, 32)...)
+	if ak != nil {
+		sum := sha512.Sum512(slices.Concat([]byte("assay-platform-binding-v1\x00"), nonce, ak.Name()))
+		want = sum[:]
+	}
+	var got []byte
+	switch {
+	case e.Type == client.AzureHCL:
+		modulus := base64.RawURLEncoding.EncodeToString(ak.Key().(*rsa.PublicKey).N.Bytes())
+		if !bytes.Contains(e.HCLReport, []byte(`"n":"`+modulus+`"`)) {
+			return errors.New("the HCL report names another key")
+		}
+		return nil
+	case e.Type == client.SEVSNP && len(e.Report) == 1184:
+		got = e.Report[0x50:0x90]
+	case e.Type == client.TDX && len(e.Quote) > 632:
+		got = e.Quote[568:632]
+	}
+	if !bytes.Equal(got, want) {
+		return errors.New("the report is over other data")
+	}
+	return nil
+}
+
+func (s *verifierServer) checkAKCertificate(in *client.EnrollmentRequest, ak *tpm.Public) error {
+	cert, err := x509.ParseCertificate(in.AKCertificate)
+	if err != nil {
+		return err
+	}
+	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	for _, c := range s.akRoots {
+		o.Roots.AddCert(c)
+	}
+	for _, der := range in.AKCertificateChain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		o.Intermediates.AddCert(c)
+	}
+	if _, err := cert.Verify(o); err != nil {
+		return err
+	}
+	certified, err := tpm.PublicFromCertificate(cert)
+	if err == nil && !certified.SameKey(ak) {
+		err = errors.New("the certificate is of another key")
+	}
+	return err
 }
 
 func (s *verifierServer) checkEK(in *client.EnrollmentRequest) (*tpm.Public, error) {
@@ -236,8 +335,7 @@ func (s *verifierServer) activate(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 403, "activation_failed", "the secret is wrong")
 		return
 	}
-	m := &machine{id: "m-" + e.externalID, token: "token-" + hex.EncodeToString(random(8)), ak: e.ak, nonces: map[string]bool{}}
-	s.machines[e.externalID] = m
+	m := s.activated(e.externalID, e.ak, "ek_activated")
 	answer(w, 200, map[string]any{"machine_id": m.id, "status": "active", "assurance": "ek_activated",
 		"challenge": s.challenge(m, s.lifetime), "machine_token": m.token})
 }
@@ -249,11 +347,15 @@ func (s *verifierServer) challenge(m *machine, lifetime time.Duration) map[strin
 	if m.log != "" {
 		known = m.log
 	}
+	var platform any
+	if m.platform != "" {
+		platform = m.platform
+	}
 	offset := 0
 	if m.ima != nil {
 		offset = m.ima.Entries
 	}
-	return map[string]any{"nonce": nonce, "expires_at": time.Now().Add(lifetime).UTC(), "known_event_log": known, "ima_log_offset": offset,
+	return map[string]any{"nonce": nonce, "expires_at": time.Now().Add(lifetime).UTC(), "known_event_log": known, "known_platform_evidence": platform, "ima_log_offset": offset,
 		"pcr_selection": map[string][]int{"sha256": {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}}}
 }
 
@@ -312,21 +414,54 @@ func (s *verifierServer) evidence(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 409, "event_log_required", "the named log is not held")
 		return
 	}
-	nonce, err := tpm.PeekExtraData(in.Quotes[0].Message)
+	digest := in.PlatformEvidenceDigest
+	if in.PlatformEvidence != nil {
+		digest = in.PlatformEvidence.Digest()
+		s.platforms[digest] = true
+	} else if digest != "" && !s.platforms[digest] {
+		refuse(w, 409, "platform_evidence_required", "the named evidence is not held")
+		return
+	}
+	m.platform = digest
+	nonce, err := nonceOf(&in)
 	if err != nil || !m.nonces[string(nonce)] {
 		refuse(w, 409, "unknown_challenge", "the nonce was never issued here")
 		return
 	}
 	delete(m.nonces, string(nonce))
+	if in.PlatformEvidence != nil {
+		if err := bound(in.PlatformEvidence, m.ak, nonce); err != nil {
+			refuse(w, 422, "platform_evidence_untrusted", err.Error())
+			return
+		}
+	}
 	status, checks := s.judge(m, &in, nonce)
 	m.log = in.EventLogDigest
 	s.verdicts = append(s.verdicts, status)
 	answer(w, 201, map[string]any{"id": "v-" + strconv.Itoa(len(s.verdicts)), "machine_id": m.id, "received_at": time.Now().UTC(),
-		"status": status, "reason": nil, "assurance": "ek_activated", "checks": checks, "deviations": []any{}, "claims": map[string]any{},
+		"status": status, "reason": nil, "assurance": m.assurance, "checks": checks, "deviations": []any{}, "claims": map[string]any{},
 		"next_challenge": s.challenge(m, s.lifetime), "next_attestation_after_seconds": s.interval})
 }
 
+// nonceOf reads the nonce where the evidence has it.
+func nonceOf(in *client.Evidence) ([]byte, error) {
+	switch e := in.PlatformEvidence; {
+	case len(in.Quotes) > 0:
+		return tpm.PeekExtraData(in.Quotes[0].Message)
+	case e == nil:
+		return nil, errors.New("neither a quote nor platform evidence")
+	case len(e.Report) == 1184:
+		return e.Report[0x50:0x70], nil
+	case len(e.Quote) > 632:
+		return e.Quote[568:600], nil
+	}
+	return nil, errors.New("no report")
+}
+
 func (s *verifierServer) judge(m *machine, in *client.Evidence, nonce []byte) (status string, checks []client.Check) {
+	if m.ak == nil {
+		return "affirming", []client.Check{{Code: "platform.binding", Status: "pass", Detail: "the report is over the nonce"}}
+	}
 	var pcrs tpm.PCRs
 	for name, values := range in.PCRs {
 		alg, _ := tpm.ParseHashAlg(name)

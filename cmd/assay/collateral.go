@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
@@ -81,23 +82,11 @@ func (c *CollateralImport) Run(a *app) error {
 	}
 	var uploads []upload
 	for _, file := range c.Files { // all are read before any is sent
-		body, err := readFile(file, maxSmallFile, a.stdin)
+		read, err := readCollateral(file, c.IssuerChain, a.stdin)
 		if err != nil {
-			return unreadable(file, "collateral", err)
+			return err
 		}
-		kind, err := kindOf(body)
-		if err != nil {
-			return unreadable(file, "collateral", err)
-		}
-		u := upload{file: file, c: tee.Collateral{Kind: kind, Body: body}}
-		if chainHeader[kind] != "" {
-			if u.c.IssuerChain, err = c.chainOf(a, file); err != nil {
-				return err
-			}
-		}
-		if _, err := tee.ParseCollateral(kind, body, u.c.IssuerChain); err != nil {
-			return unreadable(file, "collateral", err)
-		}
+		u := upload{file, read}
 		uploads = append(uploads, u)
 	}
 	api, err := a.api()
@@ -136,16 +125,16 @@ func (c *CollateralImport) Run(a *app) error {
 	return nil
 }
 
-// chainOf is the chain that belongs to a file; none where none is there.
-func (c *CollateralImport) chainOf(a *app, file string) ([]byte, error) {
-	from := c.IssuerChain
+// chainOf is the chain that belongs to a file: that of chainFile, else of FILE.chain.pem.
+func chainOf(file, chainFile string, stdin io.Reader) ([]byte, error) {
+	from := chainFile
 	if from == "" {
 		from = file + ".chain.pem"
 	}
-	chain, err := readFile(from, maxSmallFile, a.stdin)
-	if errors.Is(err, fs.ErrNotExist) && c.IssuerChain == "" {
+	chain, err := readFile(from, maxSmallFile, stdin)
+	if errors.Is(err, fs.ErrNotExist) && chainFile == "" {
 		return nil, &problem{Title: file + " needs the chain of whoever signed it", Code: "unreadable_input", exit: exitBadCall,
-			Detail: "there is no " + from, Hint: "--issuer-chain PEM: what Intel's PCS sent in the header that ends in Issuer-Chain, URL-decoded"}
+			Detail: "there is no " + from, Hint: "what Intel's PCS sent in the header that ends in Issuer-Chain, URL-decoded"}
 	}
 	if err != nil {
 		return nil, unreadable(from, "a certificate chain", err)

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -34,6 +36,7 @@ type offlineInput struct {
 	baselineFile string
 	policyFile   string
 	anchorsFile  string
+	collateral   []string // files
 	at           time.Time
 }
 
@@ -56,6 +59,10 @@ func judgeOffline(in offlineInput, stdin io.Reader) (*verifier.Appraisal, verifi
 	ev, err := verifier.DecodeOffline(body)
 	if err != nil {
 		return nil, none, unreadable(in.evidenceFile, "evidence", err)
+	}
+	if ev.PlatformDigest != nil {
+		return nil, none, unreadable(in.evidenceFile, "evidence", &verifier.DecodeError{Code: "platform_evidence_required", Pointer: "/platform_evidence_digest",
+			Detail: "the hardware evidence is only named here, and without a service there is nobody to ask for it: put it into platform_evidence"})
 	}
 	if ev.EventLogDigest != nil {
 		return nil, none, unreadable(in.evidenceFile, "evidence", &verifier.DecodeError{Code: "event_log_required", Pointer: "/event_log_digest",
@@ -86,7 +93,15 @@ func judgeOffline(in offlineInput, stdin io.Reader) (*verifier.Appraisal, verifi
 			return nil, none, err
 		}
 	}
-	if inputs.AK, err = offlineKey(ev, anchors, in.at); err != nil {
+	if ev.Platform != nil {
+		trust, err := platformTrust(anchors, in.collateral, stdin)
+		if err != nil {
+			return nil, none, err
+		}
+		trust.RequireCRL = inputs.Policy.PlatformEvidence.RequireCRL
+		inputs.Platform = tee.Verify(ev.Platform, trust, in.at)
+	}
+	if inputs.AK, err = offlineKey(ev, inputs.Platform, anchors, in.at); err != nil {
 		return nil, none, unreadable(in.evidenceFile, "evidence", err)
 	}
 	parseLogs(ev, &inputs)
@@ -102,6 +117,13 @@ func parseLogs(ev *verifier.Evidence, in *verifier.Inputs) {
 		}
 		in.Log = log
 	}
+	if ev.Platform != nil && len(ev.Platform.EventLog) > 0 {
+		log, err := eventlog.Parse(ev.Platform.EventLog)
+		if err != nil {
+			in.CCLogFault = err.Error()
+		}
+		in.CCLog = log
+	}
 	if len(ev.IMALog) > 0 {
 		list, err := ima.Parse(ev.IMALog)
 		if err != nil {
@@ -111,17 +133,62 @@ func parseLogs(ev *verifier.Evidence, in *verifier.Inputs) {
 	}
 }
 
-// offlineKey decides what is known of the attestation key: that the caller names it (first_use), or that
-// its certificate chains to an anchor the caller trusts (ak_certified). An error means that the file's
+// platformTrust is what hardware reports may lead to: the vendors' roots that come with this command, or in place of
+// those of AMD or Intel the ones among the caller's anchors.
+func platformTrust(anchors []*x509.Certificate, files []string, stdin io.Reader) (*tee.Trust, error) {
+	trust := &tee.Trust{}
+	for _, c := range anchors {
+		switch {
+		case slices.Contains(c.Subject.Organization, "Advanced Micro Devices"):
+			trust.SNP = append(trust.SNP, c)
+		case c.Subject.CommonName == "Intel SGX Root CA":
+			trust.TDX = append(trust.TDX, c)
+		}
+	}
+	for _, shipped := range []struct {
+		purpose string
+		into    *[]*x509.Certificate
+	}{{"snp", &trust.SNP}, {"tdx", &trust.TDX}} {
+		if len(*shipped.into) == 0 {
+			*shipped.into = shippedAnchors(shipped.purpose)
+		}
+	}
+	for _, file := range files {
+		c, err := readCollateral(file, "", stdin)
+		if err != nil {
+			return nil, err
+		}
+		trust.Collateral = append(trust.Collateral, c)
+	}
+	return trust, nil
+}
+
+// platformKey is the key of evidence whose hardware report has to tell it.
+func platformKey(ev *verifier.Evidence, platform *tee.Result) verifier.AttestationKey {
+	if ev.NoTPM {
+		return verifier.AttestationKey{NoTPM: true, Assurance: verifier.FirstUse}
+	}
+	ak := platform.AK()
+	if ak == nil {
+		return verifier.AttestationKey{Fault: fmt.Sprintf("nothing identifies the attestation key: the evidence has no enrollment, and its %s evidence names none", ev.Platform.Type)}
+	}
+	key := verifier.AttestationKey{Public: ak, Assurance: verifier.TEEBound}
+	if platform.Report == nil {
+		key.Assurance, key.Fault = verifier.FirstUse, "the attestation key is named by a hardware report that does not hold"
+	}
+	return key
+}
+
+// offlineKey decides what is known of the attestation key: that the caller names it (first_use), that
+// its certificate chains to an anchor the caller trusts (ak_certified), or that a hardware report names it. An error means that the file's
 // certificates cannot be read; a key or chain that does not hold is a Fault.
-func offlineKey(ev *verifier.Evidence, anchors []*x509.Certificate, at time.Time) (verifier.AttestationKey, error) {
+func offlineKey(ev *verifier.Evidence, platform *tee.Result, anchors []*x509.Certificate, at time.Time) (verifier.AttestationKey, error) {
 	k := ev.Enrollment
 	if k == nil || (k.AKPublic == nil && len(k.AKCertificate) == 0) {
-		fault := "nothing identifies the attestation key: the evidence has no enrollment.ak_public and no enrollment.ak_certificate"
-		if ev.Platform != nil {
-			fault += fmt.Sprintf(", and this version does not take the key from %s evidence", ev.Platform.Type)
+		if platform != nil {
+			return platformKey(ev, platform), nil
 		}
-		return verifier.AttestationKey{Fault: fault}, nil
+		return verifier.AttestationKey{Fault: "nothing identifies the attestation key: the evidence has no enrollment.ak_public and no enrollment.ak_certificate"}, nil
 	}
 	if len(k.AKCertificate) == 0 {
 		key := verifier.AttestationKey{Public: k.AKPublic, Assurance: verifier.FirstUse, Note: "named in the evidence file"}
@@ -168,6 +235,9 @@ func offlineKey(ev *verifier.Evidence, anchors []*x509.Certificate, at time.Time
 		subject = "serial number " + leaf.SerialNumber.Text(16)
 	}
 	key.Note = fmt.Sprintf("%s, by %s, SHA-256 %s", subject, root.Subject, hex.EncodeToString(sum[:8]))
+	if instance, err := tpm.InstanceOf(leaf); err == nil && instance != nil {
+		key.Note += ", instance " + instance.ResourceName()
+	}
 	return key, nil
 }
 

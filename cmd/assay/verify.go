@@ -15,7 +15,8 @@ type VerifyCommand struct {
 	Nonce        string    `placeholder:"HEX" help:"The nonce that the quote must carry. Without it freshness is not checked, and the verdict is at best warning."`
 	Baseline     string    `type:"path" placeholder:"FILE" help:"Reference values to compare with."`
 	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy; the default policy otherwise."`
-	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to."`
+	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to; those of AMD or Intel among them take the place of the ones that come with this command, for hardware reports."`
+	Collateral   []string  `type:"path" placeholder:"FILE" help:"What hardware reports are checked with: a VCEK or VLEK, a CRL, TCB info or QE identity. Intel's JSON needs its issuer chain beside it, in FILE.chain.pem. May be repeated."`
 	At           time.Time `placeholder:"TIME" help:"Judge as of this time (RFC 3339); now otherwise."`
 }
 
@@ -26,7 +27,7 @@ func (c *VerifyCommand) Help() string {
 
 // Run judges and prints the verdict.
 func (c *VerifyCommand) Run(a *app) error {
-	in := offlineInput{evidenceFile: c.Evidence, baselineFile: c.Baseline, policyFile: c.Policy, anchorsFile: c.TrustAnchors, at: c.At}
+	in := offlineInput{evidenceFile: c.Evidence, baselineFile: c.Baseline, policyFile: c.Policy, anchorsFile: c.TrustAnchors, collateral: c.Collateral, at: c.At}
 	if in.at.IsZero() {
 		in.at = a.now()
 	}
@@ -74,7 +75,8 @@ func (a *app) printOfflineVerdict(document offlineVerdict) error {
 type CaptureCommand struct {
 	Evidence     string    `required:"" type:"path" placeholder:"FILE" help:"As for verify."`
 	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy whose baseline_pcrs are captured; the default policy otherwise."`
-	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to."`
+	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to; those of AMD or Intel among them take the place of the ones that come with this command, for hardware reports."`
+	Collateral   []string  `type:"path" placeholder:"FILE" help:"What hardware reports are checked with: a VCEK or VLEK, a CRL, TCB info or QE identity. Intel's JSON needs its issuer chain beside it, in FILE.chain.pem. May be repeated."`
 	At           time.Time `placeholder:"TIME" help:"Judge certificates as of this time (RFC 3339); now otherwise."`
 }
 
@@ -90,7 +92,7 @@ func (c *CaptureCommand) Run(a *app) error {
 	if at.IsZero() {
 		at = a.now()
 	}
-	appraisal, policy, err := judgeOffline(offlineInput{evidenceFile: c.Evidence, policyFile: c.Policy, anchorsFile: c.TrustAnchors, at: at.UTC()}, a.stdin)
+	appraisal, policy, err := judgeOffline(offlineInput{evidenceFile: c.Evidence, policyFile: c.Policy, anchorsFile: c.TrustAnchors, collateral: c.Collateral, at: at.UTC()}, a.stdin)
 	if err != nil {
 		return err
 	}

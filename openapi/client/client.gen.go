@@ -284,31 +284,31 @@ func (e CheckStatus) Valid() bool {
 
 // Defines values for CollateralKind.
 const (
-	SnpCrl        CollateralKind = "snp_crl"
-	TdxPckCrl     CollateralKind = "tdx_pck_crl"
-	TdxQeIdentity CollateralKind = "tdx_qe_identity"
-	TdxRootCrl    CollateralKind = "tdx_root_crl"
-	TdxTcbInfo    CollateralKind = "tdx_tcb_info"
-	Vcek          CollateralKind = "vcek"
-	Vlek          CollateralKind = "vlek"
+	CollateralKindSnpCrl        CollateralKind = "snp_crl"
+	CollateralKindTdxPckCrl     CollateralKind = "tdx_pck_crl"
+	CollateralKindTdxQeIdentity CollateralKind = "tdx_qe_identity"
+	CollateralKindTdxRootCrl    CollateralKind = "tdx_root_crl"
+	CollateralKindTdxTcbInfo    CollateralKind = "tdx_tcb_info"
+	CollateralKindVcek          CollateralKind = "vcek"
+	CollateralKindVlek          CollateralKind = "vlek"
 )
 
 // Valid indicates whether the value is a known member of the CollateralKind enum.
 func (e CollateralKind) Valid() bool {
 	switch e {
-	case SnpCrl:
+	case CollateralKindSnpCrl:
 		return true
-	case TdxPckCrl:
+	case CollateralKindTdxPckCrl:
 		return true
-	case TdxQeIdentity:
+	case CollateralKindTdxQeIdentity:
 		return true
-	case TdxRootCrl:
+	case CollateralKindTdxRootCrl:
 		return true
-	case TdxTcbInfo:
+	case CollateralKindTdxTcbInfo:
 		return true
-	case Vcek:
+	case CollateralKindVcek:
 		return true
-	case Vlek:
+	case CollateralKindVlek:
 		return true
 	default:
 		return false
@@ -516,6 +516,39 @@ func (e Platform) Valid() bool {
 	}
 }
 
+// Defines values for PlatformEvidenceCollateralKind.
+const (
+	PlatformEvidenceCollateralKindSnpCrl        PlatformEvidenceCollateralKind = "snp_crl"
+	PlatformEvidenceCollateralKindTdxPckCrl     PlatformEvidenceCollateralKind = "tdx_pck_crl"
+	PlatformEvidenceCollateralKindTdxQeIdentity PlatformEvidenceCollateralKind = "tdx_qe_identity"
+	PlatformEvidenceCollateralKindTdxRootCrl    PlatformEvidenceCollateralKind = "tdx_root_crl"
+	PlatformEvidenceCollateralKindTdxTcbInfo    PlatformEvidenceCollateralKind = "tdx_tcb_info"
+	PlatformEvidenceCollateralKindVcek          PlatformEvidenceCollateralKind = "vcek"
+	PlatformEvidenceCollateralKindVlek          PlatformEvidenceCollateralKind = "vlek"
+)
+
+// Valid indicates whether the value is a known member of the PlatformEvidenceCollateralKind enum.
+func (e PlatformEvidenceCollateralKind) Valid() bool {
+	switch e {
+	case PlatformEvidenceCollateralKindSnpCrl:
+		return true
+	case PlatformEvidenceCollateralKindTdxPckCrl:
+		return true
+	case PlatformEvidenceCollateralKindTdxQeIdentity:
+		return true
+	case PlatformEvidenceCollateralKindTdxRootCrl:
+		return true
+	case PlatformEvidenceCollateralKindTdxTcbInfo:
+		return true
+	case PlatformEvidenceCollateralKindVcek:
+		return true
+	case PlatformEvidenceCollateralKindVlek:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PlatformEvidenceType.
 const (
 	PlatformEvidenceTypeAzureHcl PlatformEvidenceType = "azure_hcl"
@@ -531,6 +564,39 @@ func (e PlatformEvidenceType) Valid() bool {
 	case PlatformEvidenceTypeSevSnp:
 		return true
 	case PlatformEvidenceTypeTdx:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PlatformPolicyTdxAllowedTcbStatuses.
+const (
+	PlatformPolicyTdxAllowedTcbStatusesConfigurationAndSWHardeningNeeded PlatformPolicyTdxAllowedTcbStatuses = "ConfigurationAndSWHardeningNeeded"
+	PlatformPolicyTdxAllowedTcbStatusesConfigurationNeeded               PlatformPolicyTdxAllowedTcbStatuses = "ConfigurationNeeded"
+	PlatformPolicyTdxAllowedTcbStatusesOutOfDate                         PlatformPolicyTdxAllowedTcbStatuses = "OutOfDate"
+	PlatformPolicyTdxAllowedTcbStatusesOutOfDateConfigurationNeeded      PlatformPolicyTdxAllowedTcbStatuses = "OutOfDateConfigurationNeeded"
+	PlatformPolicyTdxAllowedTcbStatusesRevoked                           PlatformPolicyTdxAllowedTcbStatuses = "Revoked"
+	PlatformPolicyTdxAllowedTcbStatusesSWHardeningNeeded                 PlatformPolicyTdxAllowedTcbStatuses = "SWHardeningNeeded"
+	PlatformPolicyTdxAllowedTcbStatusesUpToDate                          PlatformPolicyTdxAllowedTcbStatuses = "UpToDate"
+)
+
+// Valid indicates whether the value is a known member of the PlatformPolicyTdxAllowedTcbStatuses enum.
+func (e PlatformPolicyTdxAllowedTcbStatuses) Valid() bool {
+	switch e {
+	case PlatformPolicyTdxAllowedTcbStatusesConfigurationAndSWHardeningNeeded:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesConfigurationNeeded:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesOutOfDate:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesOutOfDateConfigurationNeeded:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesRevoked:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesSWHardeningNeeded:
+		return true
+	case PlatformPolicyTdxAllowedTcbStatusesUpToDate:
 		return true
 	default:
 		return false
@@ -1053,6 +1119,9 @@ type Challenge struct {
 	// Example: sha256:51349501a3d1ff83836437d2b365fd2d57f2feb8642d315e5181dec23d4c3275
 	KnownEventLog *string `json:"known_event_log"`
 
+	// KnownPlatformEvidence The hardware evidence that need not be sent again, by digest (see `platform_evidence_digest`).
+	KnownPlatformEvidence *string `json:"known_platform_evidence,omitempty"`
+
 	// Nonce 32 bytes, to be the quote's extraData.
 	//
 	// Example: AAABmMDeWh4REREREREREREREREREREREREREREREREQ==
@@ -1071,7 +1140,7 @@ type Check struct {
 	// Example: TPM 2.0 Library Part 1, section 31
 	Citation string `json:"citation"`
 
-	// Code In order: ak.trusted platform.report platform.binding quote.signature quote.type quote.nonce quote.selection quote.digest quote.clock eventlog.replay secure_boot.enabled baseline.match ima.replay ima.policy policy.rules.
+	// Code In order: ak.trusted platform.report platform.binding quote.signature quote.type quote.nonce quote.selection quote.digest quote.clock eventlog.replay secure_boot.enabled baseline.match ima.replay ima.policy policy.rules. Where a hardware report was judged, these stand between platform.report and platform.binding, as far as they apply: platform.chip_id platform.tcb platform.vmpl platform.debug platform.migration platform.measurement platform.signer platform.configuration.
 	//
 	// Example: quote.signature
 	Code string `json:"code"`
@@ -1249,8 +1318,8 @@ type EnrollmentRequest struct {
 	// AkCertificateChain Intermediates, issuer first.
 	AkCertificateChain *[][]byte `json:"ak_certificate_chain,omitempty"`
 
-	// AkPublic TPMT_PUBLIC or TPM2B_PUBLIC.
-	AkPublic []byte `json:"ak_public"`
+	// AkPublic TPMT_PUBLIC or TPM2B_PUBLIC. Needed unless `platform_evidence` is there: an Azure HCL report names the key, and a confidential VM without a TPM has none.
+	AkPublic *[]byte `json:"ak_public,omitempty"`
 
 	// EkCertificate DER; the 7-byte header of the TPM's NV index and trailing padding are tolerated.
 	EkCertificate *[]byte `json:"ek_certificate,omitempty"`
@@ -1264,11 +1333,16 @@ type EnrollmentRequest struct {
 	// Machine What is not given stays as the inventory has it.
 	Machine EnrollmentMachine `json:"machine"`
 
-	// PlatformEvidence Hardware evidence of a confidential VM.
+	// PlatformEvidence Hardware evidence of a confidential VM. `azure_hcl` takes `hcl_report`, and of a TDX machine `quote` too; `sev_snp`
+	// takes `report`, `tdx` takes `quote`.
+	//
+	// `report_data` of a `sev_snp` or `tdx` report of the guest's own making binds it to challenge and key: with a TPM
+	// quote it is SHA-512 over the ASCII text `assay-platform-binding-v1`, a zero byte, the nonce and the AK's Name; without
+	// a TPM it is the nonce, then zeros. At enrolment there is no challenge, and the nonce is 32 zero bytes.
 	PlatformEvidence *PlatformEvidence `json:"platform_evidence,omitempty"`
 }
 
-// Evidence defines model for Evidence.
+// Evidence `quotes` and `pcrs` are needed unless `platform_evidence` is of a confidential VM without a TPM (`sev_snp`, `tdx`).
 type Evidence struct {
 	// Agent What the agent says of itself. Nothing is decided by it.
 	Agent *struct {
@@ -1293,17 +1367,26 @@ type Evidence struct {
 	// Pcrs The quoted values: bank, PCR index, lower-case hex.
 	//
 	// Example: {"sha256":{"7":"65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068"}}
-	Pcrs map[string]map[string]string `json:"pcrs"`
+	Pcrs *map[string]map[string]string `json:"pcrs,omitempty"`
 
-	// PlatformEvidence Hardware evidence of a confidential VM.
+	// PlatformEvidence Hardware evidence of a confidential VM. `azure_hcl` takes `hcl_report`, and of a TDX machine `quote` too; `sev_snp`
+	// takes `report`, `tdx` takes `quote`.
+	//
+	// `report_data` of a `sev_snp` or `tdx` report of the guest's own making binds it to challenge and key: with a TPM
+	// quote it is SHA-512 over the ASCII text `assay-platform-binding-v1`, a zero byte, the nonce and the AK's Name; without
+	// a TPM it is the nonce, then zeros. At enrolment there is no challenge, and the nonce is 32 zero bytes.
 	PlatformEvidence *PlatformEvidence `json:"platform_evidence,omitempty"`
-	Quotes           []struct {
+
+	// PlatformEvidenceDigest Instead of `platform_evidence`, when the verifier already holds it: SHA-256 over type, HCL report, report, quote,
+	// event log and each certificate, in this order, each preceded by its length as 8 bytes big-endian.
+	PlatformEvidenceDigest *string `json:"platform_evidence_digest,omitempty"`
+	Quotes                 *[]struct {
 		// Message TPMS_ATTEST.
 		Message []byte `json:"message"`
 
 		// Signature TPMT_SIGNATURE.
 		Signature []byte `json:"signature"`
-	} `json:"quotes"`
+	} `json:"quotes,omitempty"`
 }
 
 // Exemption defines model for Exemption.
@@ -1429,7 +1512,10 @@ type Machine struct {
 	Declared   Posture            `json:"declared"`
 	ExternalID string             `json:"external_id"`
 	ID         openapi_types.UUID `json:"id"`
-	Labels     map[string]string  `json:"labels"`
+
+	// Instance The cloud's identity of the VM, proven by its AK certificate: zone, project_id, project_number, instance_name, instance_id.
+	Instance *map[string]interface{} `json:"instance,omitempty"`
+	Labels   map[string]string       `json:"labels"`
 
 	// LastSeenAt Last accepted evidence.
 	LastSeenAt    *time.Time          `json:"last_seen_at"`
@@ -1450,6 +1536,11 @@ type Machine struct {
 	// Platform As in the request; empty where nobody said.
 	Platform string `json:"platform"`
 
+	// PlatformEvidenceType Type of its last genuine hardware evidence; empty without.
+	//
+	// Example: azure_hcl
+	PlatformEvidenceType *string `json:"platform_evidence_type,omitempty"`
+
 	// Reason `origin_unverified`, `baseline_deviation`, or null.
 	//
 	// Example: baseline_deviation
@@ -1465,6 +1556,9 @@ type Machine struct {
 	// Status Status of the last verdict; null before the first.
 	Status    *string   `json:"status"`
 	UpdatedAt time.Time `json:"updated_at"`
+
+	// VMID The cloud's id of the VM in that evidence; empty without.
+	VMID *string `json:"vm_id,omitempty"`
 }
 
 // MachineState `registered` (inventory only), `enrolling` or `active`.
@@ -1546,9 +1640,28 @@ type PCRSelection map[string][]int
 // Platform Where the machine runs.
 type Platform string
 
-// PlatformEvidence Hardware evidence of a confidential VM.
+// PlatformEvidence Hardware evidence of a confidential VM. `azure_hcl` takes `hcl_report`, and of a TDX machine `quote` too; `sev_snp`
+// takes `report`, `tdx` takes `quote`.
+//
+// `report_data` of a `sev_snp` or `tdx` report of the guest's own making binds it to challenge and key: with a TPM
+// quote it is SHA-512 over the ASCII text `assay-platform-binding-v1`, a zero byte, the nonce and the AK's Name; without
+// a TPM it is the nonce, then zeros. At enrolment there is no challenge, and the nonce is 32 zero bytes.
 type PlatformEvidence struct {
+	// Certificates VCEK or VLEK and what belongs to its chain, in any order.
 	Certificates *[][]byte `json:"certificates,omitempty"`
+
+	// Collateral What the report is checked with, where the machine was given it.
+	Collateral *[]struct {
+		// Body DER or PEM; of the TDX kinds the JSON exactly as Intel's service answered it.
+		Body []byte `json:"body"`
+
+		// IssuerChain PEM, as in the header of Intel's answer.
+		IssuerChain *string                        `json:"issuer_chain,omitempty"`
+		Kind        PlatformEvidenceCollateralKind `json:"kind"`
+	} `json:"collateral,omitempty"`
+
+	// EventLog CC event log (CCEL) of a TDX machine that has a vTPM with a log of its own. A machine without a TPM sends it as its `event_log`.
+	EventLog *[]byte `json:"event_log,omitempty"`
 
 	// HclReport Azure HCL report from NV index 0x01400001.
 	HclReport *[]byte `json:"hcl_report,omitempty"`
@@ -1561,8 +1674,69 @@ type PlatformEvidence struct {
 	Type   PlatformEvidenceType `json:"type"`
 }
 
+// PlatformEvidenceCollateralKind defines model for PlatformEvidence.Collateral.Kind.
+type PlatformEvidenceCollateralKind string
+
 // PlatformEvidenceType defines model for PlatformEvidence.Type.
 type PlatformEvidenceType string
+
+// PlatformPolicy What the hardware reports of confidential VMs are asked. By default a report has to be genuine, of a guest that cannot be debugged or migrated, and at the privilege level of a paravisor where there is one.
+type PlatformPolicy struct {
+	AllowDebug     *bool `json:"allow_debug,omitempty"`
+	AllowMigration *bool `json:"allow_migration,omitempty"`
+
+	// LaunchMeasurements Allowed MEASUREMENT or MRTD; empty allows any.
+	LaunchMeasurements *[]string `json:"launch_measurements,omitempty"`
+
+	// Require Fails machines that send no hardware evidence.
+	Require *bool `json:"require,omitempty"`
+
+	// RequireCrl Fails reports whose chain no valid CRL was held for.
+	RequireCrl *bool `json:"require_crl,omitempty"`
+	Snp        *struct {
+		// AllowVlek False where only keys of the chip itself count.
+		AllowVlek *bool `json:"allow_vlek,omitempty"`
+
+		// AuthorKeyDigests Allowed signers of the ID key; empty allows any.
+		AuthorKeyDigests *[]string `json:"author_key_digests,omitempty"`
+
+		// HostData Allowed HOST_DATA; empty allows any.
+		HostData *[]string `json:"host_data,omitempty"`
+
+		// IDKeyDigests Allowed signers of the launch; empty allows any.
+		IDKeyDigests *[]string `json:"id_key_digests,omitempty"`
+
+		// MaxVmpl Null is 0 for the report of a paravisor and 3 for others.
+		MaxVmpl         *int `json:"max_vmpl,omitempty"`
+		MinimumGuestSvn *int `json:"minimum_guest_svn,omitempty"`
+
+		// MinimumTcb The least reported TCB, by product.
+		MinimumTcb *map[string]TCBVersion `json:"minimum_tcb,omitempty"`
+
+		// RecommendedTcb Raises a recommendation below it, by product; fails nothing.
+		RecommendedTcb *map[string]TCBVersion `json:"recommended_tcb,omitempty"`
+	} `json:"snp,omitempty"`
+	Tdx *struct {
+		// AllowedTcbStatuses Empty allows all but Revoked, and an unknown one. Else TCB info and QE identity have to be held.
+		AllowedTcbStatuses *[]PlatformPolicyTdxAllowedTcbStatuses `json:"allowed_tcb_statuses,omitempty"`
+		MinimumTeeTcbSvn   *string                                `json:"minimum_tee_tcb_svn,omitempty"`
+
+		// MrConfigIds Allowed MRCONFIGID; empty allows any.
+		MrConfigIds *[]string `json:"mr_config_ids,omitempty"`
+
+		// MrOwnerConfigs Allowed MROWNERCONFIG; empty allows any.
+		MrOwnerConfigs *[]string `json:"mr_owner_configs,omitempty"`
+
+		// MrOwners Allowed MROWNER; empty allows any.
+		MrOwners *[]string `json:"mr_owners,omitempty"`
+
+		// MrSignerSeams Allowed signers of the TDX module; empty allows Intel's alone.
+		MrSignerSeams *[]string `json:"mr_signer_seams,omitempty"`
+	} `json:"tdx,omitempty"`
+}
+
+// PlatformPolicyTdxAllowedTcbStatuses defines model for PlatformPolicy.Tdx.AllowedTcbStatuses.
+type PlatformPolicyTdxAllowedTcbStatuses string
 
 // Policy What a quote must cover and what a machine must be.
 type Policy = json.RawMessage
@@ -1850,6 +2024,15 @@ type SwitchedTrustAnchor struct {
 	//
 	// Example: google/go-sev-guest@af1c107a648f (Apache-2.0)
 	Source string `json:"source"`
+}
+
+// TCBVersion TCB_VERSION of SEV-SNP by its parts. `fmc` exists from Turin on.
+type TCBVersion struct {
+	Bootloader *int `json:"bootloader,omitempty"`
+	Fmc        *int `json:"fmc,omitempty"`
+	Microcode  *int `json:"microcode,omitempty"`
+	Snp        *int `json:"snp,omitempty"`
+	Tee        *int `json:"tee,omitempty"`
 }
 
 // TrustAnchor defines model for TrustAnchor.

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/assay-verifier/assay/verifier/ear"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -39,6 +41,12 @@ type appraisal struct {
 	imaList  *ima.List
 	imaFault string
 	imaState *ima.State
+	// platform is the hardware evidence and what was made of it; platformHeld: the store has it already.
+	platform       provenPlatform
+	platformDigest [32]byte
+	platformHeld   bool
+	wants          []tee.Want
+	collateral     []tee.Collateral
 }
 
 // Appraise judges one piece of evidence and records the judgement: steps 1 to 9 of the package
@@ -107,7 +115,10 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.ReferenceValues, err error) {
 	in := verifier.Inputs{
 		Now:        a.now,
-		AK:         verifier.AttestationKey{Public: a.key.public, Fault: a.key.fault},
+		AK:         verifier.AttestationKey{Public: a.key.public, NoTPM: a.key.noTPM, Fault: a.key.fault},
+		Platform:   a.platform.result,
+		CCLog:      a.platform.ccLog.log,
+		CCLogFault: a.platform.ccLog.fault,
 		Freshness:  a.freshness,
 		LastClock:  a.inputs.LastClock,
 		Policy:     a.inputs.Policy,
@@ -157,7 +168,7 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		ReceivedAt:    a.now,
 		NextDueAt:     a.now.Add(interval(&a.inputs.Policy)),
 		Appraisal:     judged,
-		Fingerprint:   fingerprint(judged, a.logDigest),
+		Fingerprint:   fingerprint(judged, &findings, a.logDigest),
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
@@ -172,17 +183,41 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 	if a.inputs.Key != nil {
 		r.KeyID = a.inputs.Key.ID
 	}
+	a.recordPlatform(judged, &r)
 	// A challenge is redeemed once a quote signed by the machine's key has carried it, whatever else is
 	// wrong with the evidence. A quote of anybody else's leaves it to be answered.
 	if passed(judged, verifier.CheckQuoteNonce) {
 		r.ChallengeKey = a.nonce[:orderKeySize]
 	}
 	if judged.Genuine {
-		clock := judged.Quote.Clock()
-		r.Clock = &clock
+		if judged.Quote != nil {
+			clock := judged.Quote.Clock()
+			r.Clock = &clock
+		}
 		r.IMAState = a.nextIMA(judged)
 	}
 	return r
+}
+
+// recordPlatform adds what the hardware evidence changes. Evidence that a machine sends again and again is kept by
+// digest, so that it need not be sent again; other evidence is in the body that the verdict keeps.
+func (a *appraisal) recordPlatform(judged *verifier.Appraisal, r *store.AppraisalRecord) {
+	r.CollateralWants, r.Collateral = a.wants, a.collateral
+	if judged.Platform == nil {
+		return
+	}
+	r.PlatformType = a.evidence.Platform.Type
+	if vm, told := judged.Platform.VM(); told {
+		r.VMID = vm.VMID
+	}
+	if !repeats(a.evidence.Platform) {
+		return
+	}
+	r.PlatformDigest = a.platformDigest[:]
+	if !a.platformHeld {
+		// Text, numbers and bytes: it cannot fail.
+		r.PlatformEvidence, _ = json.Marshal(a.platform.evidence)
+	}
 }
 
 // nextIMA is how far the list has been read. It does not move past a file that the baseline refuses, so
@@ -203,13 +238,17 @@ func (a *appraisal) nextIMA(judged *verifier.Appraisal) *ima.State {
 // answer signs what is recorded and makes the next challenge.
 func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded store.Recorded) (*Result, error) {
 	policy := &a.inputs.Policy
-	next := known{policy: policy, redeemed: a.inputs.LastChallenge, log: a.inputs.LastLog}
+	next := known{policy: policy, redeemed: a.inputs.LastChallenge, log: a.inputs.LastLog, platform: a.inputs.LastPlatform}
 	state := a.inputs.IMAState
 	if passed(judged, verifier.CheckQuoteNonce) {
 		next.redeemed = a.nonce
 	}
 	if judged.Genuine {
 		next.log = a.logDigest
+		next.platform = nil
+		if judged.Platform != nil && repeats(a.evidence.Platform) {
+			next.platform = a.platformDigest[:]
+		}
 		state = a.nextIMA(judged)
 	}
 	if state != nil {

@@ -2,7 +2,6 @@ package attest
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"strings"
 	"sync"
 	"testing"
@@ -446,26 +445,5 @@ func TestMachineWithoutKey(t *testing.T) {
 	expect(t, r, verifier.Contraindicated, verifier.OriginUnverified)
 	if c := checkOf(r.Appraisal, verifier.CheckAKTrusted); c.Status != verifier.Fail {
 		t.Errorf("%+v", c)
-	}
-}
-
-// Platform evidence is kept and not judged by this version.
-func TestPlatformEvidenceIsSkipped(t *testing.T) {
-	b := newBench(t)
-	m := b.enrolled("sb-on-1")
-	e := m.quote(b.nonce(m))
-	e.Platform = map[string]string{"type": "sev_snp", "report": "AAAA"}
-	r, err := b.post(m, e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expect(t, r, verifier.Affirming, verifier.NoReason)
-	if c := checkOf(r.Appraisal, verifier.CheckPlatformReport); c.Status != verifier.Skipped || r.Appraisal.Assurance != verifier.EKActivated {
-		t.Errorf("%+v", c)
-	}
-	stored, err := b.store.GetEvidence(b.ctx, b.tenant, r.ID)
-	var kept evidence
-	if err != nil || json.Unmarshal(stored.Body, &kept) != nil || kept.Platform["report"] != "AAAA" {
-		t.Errorf("%s, %v", stored.Body, err)
 	}
 }

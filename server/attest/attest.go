@@ -13,6 +13,7 @@ import (
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // Config is what a Service is made of. Store, Token, Now and Random are needed.
@@ -30,6 +31,9 @@ type Config struct {
 	// LogCacheBytes bounds the memory for parsed event logs. A log that is not cached is read from the
 	// store and parsed again. 0 means 64 MiB.
 	LogCacheBytes int64
+	// PlatformCacheBytes bounds the memory for verified hardware reports; one that is not cached is verified again.
+	// 0 means 64 MiB.
+	PlatformCacheBytes int64
 	// Observe, where given, is called once for every appraisal, for metrics.
 	Observe func(Observation)
 }
@@ -57,6 +61,9 @@ type Service struct {
 	logs     *lru[logKey, parsedLog]
 	keys     *lru[uuid.UUID, parsedKey]
 	compiled *lru[versionKey, *verifier.Reference]
+	// platforms are verified hardware reports, chains verified chains of certificates.
+	platforms *lru[platformKey, provenPlatform]
+	chains    *lru[chainsKey, *tee.Chains]
 }
 
 // purposeNonce is the service key under which challenges are authenticated.
@@ -73,6 +80,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.LogCacheBytes == 0 {
 		cfg.LogCacheBytes = 64 << 20
+	}
+	if cfg.PlatformCacheBytes == 0 {
+		cfg.PlatformCacheBytes = 64 << 20
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(Observation) {}
@@ -100,6 +110,9 @@ func New(cfg Config) (*Service, error) {
 		logs:     newLRU[logKey, parsedLog](cfg.LogCacheBytes),
 		keys:     newLRU[uuid.UUID, parsedKey](maxCachedKeys),
 		compiled: newLRU[versionKey, *verifier.Reference](maxCachedReferences),
+
+		platforms: newLRU[platformKey, provenPlatform](cfg.PlatformCacheBytes),
+		chains:    newLRU[chainsKey, *tee.Chains](maxCachedTenants),
 	}, nil
 }
 
@@ -136,6 +149,9 @@ type Challenge struct {
 	PCRSelection map[string][]int // what the quote has to cover at least, by bank
 	// KnownEventLog ("sha256:<hex>") is the machine's log that the verifier already holds; nil if none.
 	KnownEventLog *string
+	// KnownPlatformEvidence ("sha256:<hex>") is the machine's hardware evidence that the verifier already holds; nil if
+	// none.
+	KnownPlatformEvidence *string
 	// IMALogOffset is the number of IMA entries that the verifier has read of this boot.
 	IMALogOffset int
 }

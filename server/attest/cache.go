@@ -26,6 +26,7 @@ type (
 	// parsedKey is a parsed AK, or why it cannot be.
 	parsedKey struct {
 		public *tpm.Public
+		noTPM  bool // the machine has no TPM: its hardware report stands in place of a key
 		fault  string
 	}
 	versionKey struct {
@@ -37,6 +38,7 @@ type (
 const (
 	maxCachedKeys       = 100_000 // about 1 KB each
 	maxCachedReferences = 2_000
+	maxCachedTenants    = 64 // of verified chains
 	// logOverhead estimates what a parsed log holds beside its raw bytes, as a multiple of them.
 	logOverhead = 3
 )

@@ -22,7 +22,7 @@ func (s *Service) Challenge(ctx context.Context, tenant, machineID uuid.UUID, _ 
 	if err := collect(opts).admits(in.Key); err != nil {
 		return nil, err
 	}
-	c := known{policy: &in.Policy, redeemed: in.LastChallenge, log: in.LastLog}
+	c := known{policy: &in.Policy, redeemed: in.LastChallenge, log: in.LastLog, platform: in.LastPlatform}
 	if in.IMAState != nil {
 		c.imaEntries = in.IMAState.Entries
 	}
@@ -34,6 +34,7 @@ type known struct {
 	policy     *verifier.Policy
 	redeemed   []byte // order key of the last redeemed challenge; nil if none
 	log        []byte // digest of the machine's last genuine log; nil if none
+	platform   []byte // digest of its last genuine hardware evidence; nil if none
 	imaEntries int
 }
 
@@ -51,6 +52,10 @@ func (s *Service) challenge(tenant, machineID uuid.UUID, now time.Time, k known,
 	if len(k.log) > 0 {
 		text := "sha256:" + hex.EncodeToString(k.log)
 		c.KnownEventLog = &text
+	}
+	if len(k.platform) > 0 {
+		text := "sha256:" + hex.EncodeToString(k.platform)
+		c.KnownPlatformEvidence = &text
 	}
 	return c, nil
 }

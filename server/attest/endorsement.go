@@ -20,6 +20,8 @@ type endorsement struct {
 	identity    []byte // DER SubjectPublicKeyInfo: the same EK however it was sent
 	certificate []byte // DER; nil where only the public area is known
 	pointer     string // where the request gave it
+	anchor      string // SHA-256 of the anchor that its chain ended in, hex; empty without certificate
+	notAfter    *time.Time
 	proof       keyProof
 }
 
@@ -68,7 +70,8 @@ func (s *Service) checkEK(ctx context.Context, tenant uuid.UUID, req EnrolReques
 	}
 	proof := proofOf("credential_activation", cert, chain)
 	proof.EKCertified = true
-	return &endorsement{public: public, identity: identity, certificate: cert.Raw, pointer: "/ek_certificate", proof: proof}, nil
+	return &endorsement{public: public, identity: identity, certificate: cert.Raw, pointer: "/ek_certificate",
+		anchor: proof.RootSHA256, notAfter: proof.NotAfter, proof: proof}, nil
 }
 
 // uncertifiedEK admits an EK of which nobody says who made it, where the policy does. The policy is
@@ -115,24 +118,22 @@ func (s *Service) proveAKByCertificate(ctx context.Context, tenant uuid.UUID, re
 		return nil, "the AK certificate does not chain to a trust anchor of purpose \"ak\": " + err.Error(), nil //nolint:nilerr // a refusal, not a failure
 	}
 	p := proofOf("ak_certificate", cert, chain)
+	if p.Instance, err = tpm.InstanceOf(cert); err != nil {
+		return nil, "", fieldErrorf("/ak_certificate", "%s", err)
+	}
 	return &p, "", nil
 }
 
 // anchors are the tenant's anchors of a purpose, and as intermediates the chain that came with the
 // request. An anchor is trusted as it stands, whether or not it is self-signed.
 func (s *Service) anchors(ctx context.Context, tenant uuid.UUID, purpose, pointer string, chain [][]byte) (roots, intermediates []*x509.Certificate, err error) {
-	stored, err := s.store.TrustAnchorsFor(ctx, tenant, purpose)
+	trust, err := s.store.TenantTrust(ctx, tenant)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read trust anchors: %w", err)
 	}
-	for _, a := range stored {
-		for _, c := range a.Certificates {
-			cert, err := x509.ParseCertificate(c.DER)
-			if err != nil {
-				return nil, nil, fmt.Errorf("trust anchor %s: %w", a.ID, err)
-			}
-			roots = append(roots, cert)
-		}
+	roots = trust.AK
+	if purpose == "ek" {
+		roots = trust.EK
 	}
 	for i, der := range chain {
 		cert, err := tpm.ParseEKCertificate(der)
@@ -146,11 +147,15 @@ func (s *Service) anchors(ctx context.Context, tenant uuid.UUID, purpose, pointe
 
 func proofOf(method string, cert *x509.Certificate, chain []*x509.Certificate) keyProof {
 	sum := sha256.Sum256(cert.Raw)
+	end := cert.NotAfter.UTC()
 	p := keyProof{
-		Method: method, Subject: cert.Subject.String(), Issuer: cert.Issuer.String(), Fingerprint: hex.EncodeToString(sum[:]),
+		NotAfter: &end,
+		Method:   method, Subject: cert.Subject.String(), Issuer: cert.Issuer.String(), Fingerprint: hex.EncodeToString(sum[:]),
 	}
 	if len(chain) > 0 {
-		p.Root = chain[len(chain)-1].Subject.String()
+		root := chain[len(chain)-1]
+		sum := sha256.Sum256(root.Raw)
+		p.Root, p.RootSHA256 = root.Subject.String(), hex.EncodeToString(sum[:])
 	}
 	return p
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -54,15 +55,21 @@ type ActivateResult struct {
 
 // keyProof is kept with the attestation key, for people: what proved it.
 type keyProof struct {
-	Method        string `json:"method"` // ak_certificate, credential_activation, vouched
-	Subject       string `json:"subject,omitempty"`
-	Issuer        string `json:"issuer,omitempty"`
-	Fingerprint   string `json:"fingerprint,omitempty"` // SHA-256 of the certificate, hex
-	Root          string `json:"root,omitempty"`
-	EKCertified   bool   `json:"ek_certified"`
-	Comment       string `json:"comment,omitempty"`
-	VouchedBy     string `json:"vouched_by,omitempty"`
-	AKCertificate string `json:"ak_certificate,omitempty"` // why a given AK certificate was not enough
+	Method        string     `json:"method"` // ak_certificate, credential_activation, platform_evidence, vouched
+	Subject       string     `json:"subject,omitempty"`
+	Issuer        string     `json:"issuer,omitempty"`
+	Fingerprint   string     `json:"fingerprint,omitempty"` // SHA-256 of the certificate, hex
+	NotAfter      *time.Time `json:"not_after,omitempty"`   // of the certificate
+	Root          string     `json:"root,omitempty"`
+	RootSHA256    string     `json:"root_sha256,omitempty"` // of the anchor that the chain ended in, hex
+	EKCertified   bool       `json:"ek_certified"`
+	Comment       string     `json:"comment,omitempty"`
+	VouchedBy     string     `json:"vouched_by,omitempty"`
+	AKCertificate string     `json:"ak_certificate,omitempty"` // why a given AK certificate was not enough
+	// Instance is the cloud's identity of the VM in its AK certificate.
+	Instance *tpm.Instance `json:"instance,omitempty"`
+	// Platform is what the hardware report proved.
+	Platform *tee.Claims `json:"platform,omitempty"`
 }
 
 // Enrol admits a machine by what proves its keys (see the package documentation). joinTokenHash is the
@@ -70,6 +77,9 @@ type keyProof struct {
 // request that is refused costs none. The checks, in order:
 //
 //   - the AK keeps the rules of tpm.CheckAK, and the join token is good
+//   - hardware evidence, where given, is genuine and passes the policy that fits the join token; that of a paravisor names
+//     the AK and proves it (tee_bound), that of a machine without an AK stands in place of one, and other evidence
+//     proves no key, since software in the guest made it
 //   - an AK certificate, where given, is of this AK and chains to an anchor of purpose "ak": active at once
 //   - else there is an EK: its certificate chains to an anchor of purpose "ek" now, and an EK public, where
 //     given too, is the certificate's; without certificate, only if the policy does not require one
@@ -82,23 +92,27 @@ type keyProof struct {
 // The error is an *Error, or a failure of ours.
 func (s *Service) Enrol(ctx context.Context, tenant uuid.UUID, req EnrolRequest, joinTokenHash []byte, actor store.Actor) (*EnrolResult, error) {
 	now := s.now()
-	if req.PlatformEvidence != "" {
-		return nil, &Error{Code: CodePlatformUnsupported, Pointer: "/platform_evidence",
-			Detail: "this version does not enrol by a hardware report; enrol by AK certificate or credential activation"}
-	}
-	ak, err := parseAK(req.AKPublic)
-	if err != nil {
-		return nil, err
-	}
-	in := store.EnrollmentInput{
-		JoinTokenHash: joinTokenHash,
-		Machine:       req.Machine,
-		AKPublic:      ak.Raw(),
-		AKName:        ak.Name(),
+	var ak *tpm.Public
+	in := store.EnrollmentInput{JoinTokenHash: joinTokenHash, Machine: req.Machine}
+	if len(req.AKPublic) > 0 {
+		var err error
+		if ak, err = parseAK(req.AKPublic); err != nil {
+			return nil, err
+		}
+		in.AKPublic, in.AKName = ak.Raw(), ak.Name()
 	}
 	token, err := s.joinToken(ctx, tenant, joinTokenHash, now)
 	if err != nil {
 		return nil, err
+	}
+	if req.Platform != nil {
+		proof, err := s.proveByPlatform(ctx, tenant, req, ak, token, &in, now)
+		if err != nil {
+			return nil, err
+		}
+		if proof != nil {
+			return s.enrolProved(ctx, tenant, in, *proof, now, actor)
+		}
 	}
 	ek, err := s.checkEK(ctx, tenant, req, token, now)
 	if err != nil {
@@ -106,6 +120,7 @@ func (s *Service) Enrol(ctx context.Context, tenant uuid.UUID, req EnrolRequest,
 	}
 	if ek != nil {
 		in.EKPublic, in.EKCertificate = ek.identity, ek.certificate
+		in.AnchorFingerprint, in.CertificateNotAfter = ek.anchor, ek.notAfter
 	}
 	proof, refused, err := s.proveAKByCertificate(ctx, tenant, req, ak, now)
 	if err != nil {
@@ -115,6 +130,8 @@ func (s *Service) Enrol(ctx context.Context, tenant uuid.UUID, req EnrolRequest,
 		in.Proved, in.Assurance = true, verifier.AKCertified
 		// An EK is bound by activation alone: its certificate is public and proves no possession.
 		in.EKPublic, in.EKCertificate = nil, nil
+		in.AnchorFingerprint, in.CertificateNotAfter = proof.RootSHA256, proof.NotAfter
+		describeInstance(&in.Machine, proof.Instance)
 		return s.enrolProved(ctx, tenant, in, *proof, now, actor)
 	}
 	if ek == nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -131,8 +132,10 @@ func TestEnrolRefusals(t *testing.T) {
 		"certificate is garbage":    {func(r *EnrolRequest) { r.EKCertificate = []byte{1, 2, 3} }, b.join, CodeInvalidField},
 		"chain is garbage":          {func(r *EnrolRequest) { r.EKCertificateChain = [][]byte{{1}} }, b.join, CodeInvalidField},
 		"AK certificate of the EK":  {func(r *EnrolRequest) { r.AKCertificate = r.EKCertificate }, b.join, CodeInvalidField},
-		"hardware report":           {func(r *EnrolRequest) { r.PlatformEvidence = "sev_snp" }, b.join, CodePlatformUnsupported},
-		"unknown join token":        {func(*EnrolRequest) {}, unknownToken[:], CodeForbidden},
+		"hardware report that does not hold": {func(r *EnrolRequest) {
+			r.Platform = &tee.Evidence{Type: tee.TypeSEVSNP, Report: make([]byte, 1184)}
+		}, b.join, CodePlatformUnsupported},
+		"unknown join token": {func(*EnrolRequest) {}, unknownToken[:], CodeForbidden},
 	} {
 		r := m.request("web-1")
 		c.change(&r)

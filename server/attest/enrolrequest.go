@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // EnrolRequest is a decoded and bounded POST /v1/enrollments: what a machine says of itself, and the
@@ -19,8 +20,8 @@ type EnrolRequest struct {
 	AKPublic           []byte             // TPMT_PUBLIC or TPM2B_PUBLIC
 	AKCertificate      []byte             // DER; nil if none
 	AKCertificateChain [][]byte           // DER, issuer first
-	// PlatformEvidence is the type of hardware evidence that came along; empty if none.
-	PlatformEvidence string
+	// Platform is the hardware evidence of a confidential VM; nil if none came along.
+	Platform *tee.Evidence
 }
 
 // Bounds of an enrolment.
@@ -45,23 +46,15 @@ type wireMachine struct {
 	Labels       map[string]string `json:"labels"`
 }
 
-type wirePlatformEvidence struct {
-	Type         string   `json:"type"`
-	HCLReport    []byte   `json:"hcl_report"`
-	Report       []byte   `json:"report"`
-	Quote        []byte   `json:"quote"`
-	Certificates [][]byte `json:"certificates"`
-}
-
 type wireEnrolment struct {
-	Machine            *wireMachine          `json:"machine"`
-	EKCertificate      []byte                `json:"ek_certificate"`
-	EKCertificateChain [][]byte              `json:"ek_certificate_chain"`
-	EKPublic           []byte                `json:"ek_public"`
-	AKPublic           []byte                `json:"ak_public"`
-	AKCertificate      []byte                `json:"ak_certificate"`
-	AKCertificateChain [][]byte              `json:"ak_certificate_chain"`
-	PlatformEvidence   *wirePlatformEvidence `json:"platform_evidence"`
+	Machine            *wireMachine           `json:"machine"`
+	EKCertificate      []byte                 `json:"ek_certificate"`
+	EKCertificateChain [][]byte               `json:"ek_certificate_chain"`
+	EKPublic           []byte                 `json:"ek_public"`
+	AKPublic           []byte                 `json:"ak_public"`
+	AKCertificate      []byte                 `json:"ak_certificate"`
+	AKCertificateChain [][]byte               `json:"ak_certificate_chain"`
+	PlatformEvidence   *verifier.WirePlatform `json:"platform_evidence"`
 }
 
 // ParseEnrolRequest reads the JSON body of an enrolment. Unknown and repeated fields are refused; base64 is
@@ -87,11 +80,8 @@ func ParseEnrolRequest(body []byte) (EnrolRequest, error) {
 		AKPublic: w.AKPublic, AKCertificate: w.AKCertificate, AKCertificateChain: w.AKCertificateChain,
 	}
 	if w.PlatformEvidence != nil {
-		switch w.PlatformEvidence.Type {
-		case "azure_hcl", "sev_snp", "tdx":
-			req.PlatformEvidence = w.PlatformEvidence.Type
-		default:
-			return EnrolRequest{}, fieldErrorf("/platform_evidence/type", "%q is none of azure_hcl, sev_snp, tdx", w.PlatformEvidence.Type)
+		if req.Platform, err = w.PlatformEvidence.Evidence(); err != nil {
+			return EnrolRequest{}, fromDecode(err)
 		}
 	}
 	return req, nil
@@ -99,7 +89,19 @@ func ParseEnrolRequest(body []byte) (EnrolRequest, error) {
 
 func (w *wireEnrolment) checkKeys() error {
 	if len(w.AKPublic) == 0 {
-		return fieldErrorf("/ak_public", "a TPMT_PUBLIC or TPM2B_PUBLIC is needed")
+		if w.PlatformEvidence == nil {
+			return fieldErrorf("/ak_public", "a TPMT_PUBLIC or TPM2B_PUBLIC is needed")
+		}
+		for _, f := range []struct {
+			pointer string
+			given   bool
+		}{
+			{"/ak_certificate", len(w.AKCertificate) > 0}, {"/ek_certificate", len(w.EKCertificate) > 0}, {"/ek_public", len(w.EKPublic) > 0},
+		} {
+			if f.given {
+				return fieldErrorf("/ak_public", "a TPMT_PUBLIC or TPM2B_PUBLIC is needed beside %s", f.pointer[1:])
+			}
+		}
 	}
 	for _, f := range []struct {
 		pointer string

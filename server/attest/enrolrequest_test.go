@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"github.com/assay-verifier/assay/verifier"
 	"strings"
 	"testing"
 )
@@ -103,8 +104,9 @@ func FuzzParseEnrolRequest(f *testing.F) {
 			SecurityType: m.SecurityType, ScaleSet: m.ScaleSet, Labels: m.Labels},
 			EKCertificate: r.EKCertificate, EKCertificateChain: r.EKCertificateChain, EKPublic: r.EKPublic,
 			AKPublic: r.AKPublic, AKCertificate: r.AKCertificate, AKCertificateChain: r.AKCertificateChain}
-		if r.PlatformEvidence != "" {
-			w.PlatformEvidence = &wirePlatformEvidence{Type: r.PlatformEvidence}
+		if p := r.Platform; p != nil {
+			w.PlatformEvidence = &verifier.WirePlatform{Type: p.Type, HCLReport: p.HCLReport, Report: p.Report, Quote: p.Quote,
+				Certificates: p.Certificates, EventLog: p.EventLog}
 		}
 		written, err := json.Marshal(w)
 		if err != nil {

@@ -138,15 +138,21 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 	}
 	// A list that continues an earlier one cannot be replayed alone, and no baseline is taken from it.
 	ev.IMALog, ev.IMALogOffset = nil, 0
-	key := s.attestationKey(inputs.Key)
+	key := s.attestationKey(inputs.Key, inputs.Trust)
 	in := verifier.Inputs{
 		Now:       now,
-		AK:        verifier.AttestationKey{Public: key.public, Fault: key.fault, Assurance: inputs.Key.Assurance},
+		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Fault: key.fault, Assurance: inputs.Key.Assurance},
 		Policy:    inputs.Policy,
 		PolicyRef: inputs.PolicyRef,
 		Log:       log,
 	}
-	if nonce, err := tpm.PeekExtraData(ev.Quotes[0].Message); err == nil {
+	again := &appraisal{tenant: tenant, machineID: verdict.MachineID, now: now, evidence: ev, inputs: inputs}
+	var refused *Error
+	if err := s.findPlatform(ctx, again); err != nil && !errors.As(err, &refused) {
+		return nil, policy, err
+	}
+	in.Platform, in.CCLog, in.CCLogFault = again.platform.result, again.platform.ccLog.log, again.platform.ccLog.fault
+	if nonce, err := again.peekNonce(); err == nil {
 		if _, err := s.nonces.check(tenant, verdict.MachineID, nonce, now); err == nil {
 			in.Freshness = tpm.Freshness{Nonce: nonce}
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -16,12 +17,14 @@ import (
 //   - the deviations
 //   - the boot: the TPM's reset count and firmware version, the log, and which PCRs the log explains.
 //     The claims follow from these, so they need not be read
+//   - what the hardware report proves
 //   - how many measured files were refused
+//   - which recommendations follow, since some come with time alone
 //
 // and leaves out what moves by itself: the TPM's clock and restart count, the length of the IMA list,
 // and the words of a clock that went back (they hold both times). Values that no check speaks of do not
 // count either; PCR 10 differs at every reading.
-func fingerprint(a *verifier.Appraisal, logDigest []byte) [32]byte {
+func fingerprint(a *verifier.Appraisal, findings *finding.Result, logDigest []byte) [32]byte {
 	f := fields{buf: make([]byte, 0, 1024)}
 	f.number(uint64(a.Status))
 	f.text(string(a.Reason))
@@ -47,11 +50,26 @@ func fingerprint(a *verifier.Appraisal, logDigest []byte) [32]byte {
 		f.number(uint64(clock.ResetCount))
 		f.number(clock.FirmwareVersion)
 	}
+	if a.Platform != nil {
+		f.text(string(a.Platform.ClaimsJSON()))
+	}
+	for i := range findings.Recommendations {
+		f.text(findings.Recommendations[i].Code)
+	}
 	if a.Measurements != nil {
 		explained := uint64(0)
 		for pcr := range tpm.NumPCRs {
 			if a.Measurements.Verified(pcr) {
 				explained |= 1 << uint(pcr)
+			}
+		}
+		f.number(explained)
+	}
+	if a.RTMRMeasurements != nil {
+		explained := uint64(0)
+		for i := range 4 {
+			if a.RTMRMeasurements.Verified(i) {
+				explained |= 1 << uint(i)
 			}
 		}
 		f.number(explained)

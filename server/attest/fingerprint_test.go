@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 func judgement(change func(*verifier.Appraisal)) *verifier.Appraisal {
@@ -27,7 +28,7 @@ func judgement(change func(*verifier.Appraisal)) *verifier.Appraisal {
 // Whatever a reader of the verdict would call another judgement has another fingerprint.
 func TestFingerprintTellsJudgementsApart(t *testing.T) {
 	log := make([]byte, 32)
-	base := fingerprint(judgement(func(*verifier.Appraisal) {}), log)
+	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, log)
 	for name, change := range map[string]func(*verifier.Appraisal){
 		"status":            func(a *verifier.Appraisal) { a.Status = verifier.Warning },
 		"reason":            func(a *verifier.Appraisal) { a.Reason = verifier.OriginUnverified },
@@ -53,24 +54,27 @@ func TestFingerprintTellsJudgementsApart(t *testing.T) {
 		"another policy":    func(a *verifier.Appraisal) { a.Policy.ID = "q" },
 		"text moved across": func(a *verifier.Appraisal) { a.Deviations[0].Description, a.Deviations[0].EventType = "dE", "V_IPL" },
 	} {
-		if fingerprint(judgement(change), log) == base {
+		if fingerprint(judgement(change), &finding.Result{}, log) == base {
 			t.Errorf("%s: the fingerprint is the same", name)
 		}
 	}
-	if fingerprint(judgement(func(*verifier.Appraisal) {}), nil) == base {
+	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: []finding.Recommendation{{Code: "c"}}}, log) == base {
+		t.Error("with a recommendation more the fingerprint is the same")
+	}
+	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil) == base {
 		t.Error("without a log the fingerprint is the same")
 	}
 }
 
 // What moves by itself on an unchanged machine does not make another judgement.
 func TestFingerprintLeavesOutWhatMoves(t *testing.T) {
-	base := fingerprint(judgement(func(*verifier.Appraisal) {}), nil)
+	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil)
 	for name, change := range map[string]func(*verifier.Appraisal){
 		"clock in words":  func(a *verifier.Appraisal) { a.Checks[1].Detail = "from 19 to 15" },
 		"passing detail":  func(a *verifier.Appraisal) { a.Checks[3].Detail = "140 entries" },
 		"IMA list length": func(a *verifier.Appraisal) { a.Claims.IMA.Entries = 140 },
 	} {
-		if fingerprint(judgement(change), nil) != base {
+		if fingerprint(judgement(change), &finding.Result{}, nil) != base {
 			t.Errorf("%s: another fingerprint", name)
 		}
 	}
@@ -78,7 +82,7 @@ func TestFingerprintLeavesOutWhatMoves(t *testing.T) {
 
 func TestFingerprintIsCheap(t *testing.T) {
 	a := judgement(func(*verifier.Appraisal) {})
-	if n := testing.AllocsPerRun(100, func() { fingerprint(a, nil) }); n > 1 {
+	if n := testing.AllocsPerRun(100, func() { fingerprint(a, &finding.Result{}, nil) }); n > 1 {
 		t.Errorf("%v allocations, want at most 1", n)
 	}
 }

@@ -3,6 +3,7 @@ package attest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -251,10 +252,15 @@ func (b *bench) trust(m *machine, purpose string) {
 	}
 	block, _ := pem.Decode(text)
 	_, err = b.store.CreateTrustAnchor(b.ctx, b.tenant, store.TrustAnchor{Name: "swtpm " + uuid.NewString(), Purpose: purpose, CreatedAt: b.now(),
-		Certificates: []store.TrustCertificate{{DER: block.Bytes, Subject: "test", Fingerprint: hex.EncodeToString(block.Bytes[:32])}}}, b.now(), admin)
+		Certificates: []store.TrustCertificate{{DER: block.Bytes, Subject: "test", Fingerprint: fingerprintOf(block.Bytes)}}}, b.now(), admin)
 	if err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+func fingerprintOf(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
 }
 
 // open decrypts a credential in the TPM (TPM2_ActivateCredential).
@@ -316,13 +322,14 @@ func (b *bench) enrolled(boot string) *machine {
 
 // evidence is the JSON body of an evidence POST.
 type evidence struct {
-	Quotes         []map[string]string          `json:"quotes"`
-	PCRs           map[string]map[string]string `json:"pcrs"`
+	Quotes         []map[string]string          `json:"quotes,omitempty"`
+	PCRs           map[string]map[string]string `json:"pcrs,omitempty"`
 	EventLog       string                       `json:"event_log,omitempty"`
 	EventLogDigest string                       `json:"event_log_digest,omitempty"`
 	IMALog         string                       `json:"ima_log,omitempty"`
 	IMALogOffset   int                          `json:"ima_log_offset,omitempty"`
-	Platform       map[string]string            `json:"platform_evidence,omitempty"`
+	Platform       map[string]any               `json:"platform_evidence,omitempty"`
+	PlatformDigest string                       `json:"platform_evidence_digest,omitempty"`
 }
 
 func (e *evidence) body(t testing.TB) []byte {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +34,10 @@ func (s *Service) prepare(ctx context.Context, a *appraisal) error {
 	if a.candidates, err = s.candidates(a.inputs.Versions); err != nil {
 		return err
 	}
-	a.key = s.attestationKey(a.inputs.Key)
+	a.key = s.attestationKey(a.inputs.Key, a.inputs.Trust)
+	if err := s.findPlatform(ctx, a); err != nil {
+		return err
+	}
 	if err := s.findLog(ctx, a); err != nil {
 		return err
 	}
@@ -43,15 +47,9 @@ func (s *Service) prepare(ctx context.Context, a *appraisal) error {
 // readNonce finds which challenge the evidence answers. A nonce that is not ours for this machine is
 // written to the audit record and refused; one that is ours but late or used is left to the judgement.
 func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
-	message := a.evidence.Quotes[0].Message
-	nonce, err := tpm.PeekExtraData(message)
+	nonce, err := a.peekNonce()
 	if err != nil {
-		return fieldErrorf("/quotes/0/message", "no TPMS_ATTEST: %s", err)
-	}
-	if attest, err := tpm.ParseAttest(message); err == nil {
-		// Not verified yet. It decides only whether a log or an IMA offset is expected; where it lies,
-		// the signature does not hold and nothing else counts.
-		a.resetCount = &attest.Clock.ResetCount
+		return err
 	}
 	expires, err := s.nonces.check(a.tenant, a.machineID, nonce, a.now)
 	if err != nil {
@@ -71,6 +69,25 @@ func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
 		a.freshness = tpm.Freshness{Nonce: nonce}
 	}
 	return nil
+}
+
+// peekNonce is the nonce that the evidence carries, of a quote or, for a machine without a TPM, of its hardware report.
+// Nothing of it is verified yet.
+func (a *appraisal) peekNonce() ([]byte, error) {
+	if a.evidence.NoTPM {
+		return a.evidence.Platform.PeekNonce(), nil
+	}
+	message := a.evidence.Quotes[0].Message
+	nonce, err := tpm.PeekExtraData(message)
+	if err != nil {
+		return nil, fieldErrorf("/quotes/0/message", "no TPMS_ATTEST: %s", err)
+	}
+	if attest, err := tpm.ParseAttest(message); err == nil {
+		// It decides only whether a log or an IMA offset is expected; where it lies, the signature does not hold and
+		// nothing else counts.
+		a.resetCount = &attest.Clock.ResetCount
+	}
+	return nonce, nil
 }
 
 // readIMA parses the list and finds the state that it continues. A list that starts where nothing was
@@ -111,20 +128,37 @@ func (a *appraisal) sameBoot() bool {
 }
 
 // attestationKey parses the machine's active key, or says why there is none to trust.
-func (s *Service) attestationKey(key *store.AttestationKey) parsedKey {
+func (s *Service) attestationKey(key *store.AttestationKey, trust *store.TenantTrust) parsedKey {
 	if key == nil {
 		return parsedKey{fault: "no attestation key of this machine is enrolled"}
 	}
-	if k, ok := s.keys.get(key.ID); ok {
-		return k
+	k, ok := s.keys.get(key.ID)
+	if !ok {
+		k = parseKey(key)
+		s.keys.put(key.ID, k, 1)
 	}
-	k := parsedKey{}
-	var err error
-	if k.public, err = tpm.ParsePublic(key.Public); err != nil {
-		k = parsedKey{fault: "the enrolled attestation key cannot be read: " + err.Error()}
+	if key.AnchorFingerprint != "" && !trust.AnchorFingerprints[key.AnchorFingerprint] {
+		k.fault = "the trust anchor that the key's proof ended in (SHA-256 " + key.AnchorFingerprint[:min(16, len(key.AnchorFingerprint))] + "…) is not trusted any more; enrol the machine again"
 	}
-	s.keys.put(key.ID, k, 1)
 	return k
+}
+
+// parseKey reads a stored key: a TPMT_PUBLIC, or the bare public key that a paravisor's runtime data names.
+func parseKey(key *store.AttestationKey) parsedKey {
+	if key.Kind == store.KeyTEE {
+		return parsedKey{noTPM: true}
+	}
+	public, err := tpm.ParsePublic(key.Public)
+	if err == nil {
+		return parsedKey{public: public}
+	}
+	if bare, bareErr := x509.ParsePKIXPublicKey(key.Public); bareErr == nil {
+		public, err = tpm.PublicFromCrypto(bare)
+	}
+	if err != nil {
+		return parsedKey{fault: "the enrolled attestation key cannot be read: " + err.Error()}
+	}
+	return parsedKey{public: public}
 }
 
 // candidates compiles the reference values that apply. Versions are immutable, so each is compiled

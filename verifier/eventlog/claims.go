@@ -31,7 +31,8 @@ type Claims struct {
 	// BootAuthorities are what verified the images that were booted, each once, in order.
 	BootAuthorities []Authority `json:"boot_authorities"`
 
-	// BootLoaders are the images in PCR 4. Their digests are proven, their paths are not.
+	// BootLoaders are the images in PCR 4; of a TDX guest all that RTMR 1 holds beside what explains itself. Their
+	// digests are proven, their paths are not.
 	BootLoaders   []Image `json:"boot_loaders"`
 	ShimSBATLevel *string `json:"shim_sbat_level"`
 	// MOKList are the digests of what shim measured of the machine owner's keys (PCR 14).
@@ -113,7 +114,7 @@ func (m *Measurements) Claims() *Claims {
 		return &Claims{}
 	}
 	m.view.claimsOnce.Do(func() {
-		r := claimsReader{verified: m.Verified, claims: &Claims{}}
+		r := claimsReader{verified: m.Verified, registers: m.view.key.registers, claims: &Claims{}}
 		r.read(m.view.events)
 		m.view.claims = r.claims
 	})
@@ -132,8 +133,9 @@ func (m *Measurements) ClaimsJSON() ([]byte, error) {
 
 // claimsReader draws claims from proven events.
 type claimsReader struct {
-	claims   *Claims
-	verified func(pcr int) bool
+	claims    *Claims
+	verified  func(pcr int) bool
+	registers bool // the events are of RTMRs
 
 	secure  secureBootReader
 	windows windowsReader
@@ -143,6 +145,10 @@ type claimsReader struct {
 }
 
 func (r *claimsReader) read(events []Event) {
+	if r.registers {
+		r.readRegisters(events)
+		return
+	}
 	r.windows.modules = map[string]int{}
 	for i := range events {
 		e := &events[i]

@@ -16,6 +16,7 @@ var (
 
 // secureBootReader reads PCR 7 and shim's part of PCR 14, in order.
 type secureBootReader struct {
+	mixed  bool // reads RTMR 0, which holds more than PCR 7: after the separator, only what incriminates counts
 	closed bool // the separator of PCR 7 was passed
 	failed bool // firmware measured an error in its place
 
@@ -59,7 +60,7 @@ func (s *secureBootReader) read(c *Claims, e *Event) {
 		return
 	}
 	name := utf16String(v.name)
-	if v.is(guidShim, "SbatLevel") {
+	if v.is(guidShim, "SbatLevel") && !s.mixed {
 		s.modernShim = true
 		level := string(v.value)
 		if len(level) <= maxText && isText(v.value) {
@@ -76,7 +77,7 @@ func (s *secureBootReader) read(c *Claims, e *Event) {
 	if !s.closed && (v.vendor == guidGlobal || v.vendor == guidSecurity) {
 		s.note(name, v.value, e)
 	}
-	if s.closed || v.vendor == guidShim || v.vendor == guidSecurity {
+	if !s.mixed && (s.closed || v.vendor == guidShim || v.vendor == guidSecurity) {
 		s.authority(c, name, v.value)
 	}
 }

@@ -13,36 +13,47 @@ import (
 // a cached Log stays small.
 func (l *Log) Events() []Event {
 	if len(l.segments) == 1 {
-		events, _ := l.decode(&l.segments[0], nil)
+		events, _ := l.decode(&l.segments[0], nil, false)
 		return events
 	}
 	var all []Event
 	for i := range l.segments {
-		events, _ := l.decode(&l.segments[i], nil)
+		events, _ := l.decode(&l.segments[i], nil, false)
 		all = append(all, events...)
 	}
 	return all
 }
 
 // decode decodes the records of a segment. With proven it keeps only records that extended a PCR that
-// it names, with the digests of the banks that it names. contradicted lists the events whose data
-// should be covered and is not.
-func (l *Log) decode(g *segment, proven *[tpm.NumPCRs]uint16) (events []Event, contradicted []int) {
+// it names, with the digests of the banks that it names. With registers, what the log calls PCR 1 to 4 are
+// RTMR 0 to 3. contradicted lists the events whose data should be covered and is not.
+func (l *Log) decode(g *segment, proven *[tpm.NumPCRs]uint16, registers bool) (events []Event, contradicted []int) {
 	events = make([]Event, 0, g.records)
 	digests := make([]Digest, 0, g.digests)
-	var d decoder
+	d := decoder{registers: registers}
 	l.walk(g, func(index int, r *record) {
 		banks := ^uint16(0)
 		if proven != nil {
 			if !r.extends() {
 				return
 			}
-			banks = proven[r.pcr]
+			if registers {
+				if r.pcr == 0 || r.pcr > tpm.NumRTMRs {
+					return
+				}
+				banks = proven[r.pcr-1]
+			} else {
+				banks = proven[r.pcr]
+			}
 		}
 		from := len(digests)
 		for i, a := range g.algorithms {
 			if r.digests[i] != nil && banks&(1<<i) != 0 {
-				digests = append(digests, Digest{a.id, r.digests[i]})
+				id := a.id
+				if registers {
+					id = tpm.RTMR
+				}
+				digests = append(digests, Digest{id, r.digests[i]})
 			}
 		}
 		if r.digests[0] != nil && len(g.algorithms) > 0 && index == g.first && g.agile && proven == nil {
@@ -59,19 +70,27 @@ func (l *Log) decode(g *segment, proven *[tpm.NumPCRs]uint16) (events []Event, c
 		if r.pcr != noPCR {
 			e.PCR = int(r.pcr)
 		}
+		if registers {
+			e.PCR--
+		}
 		d.decode(&e)
 		if e.Extended && !e.Covered && d.mustCover {
 			contradicted = append(contradicted, index)
 		}
 		events = append(events, e)
 	})
+	if registers {
+		confirmBootOrder(events)
+	}
 	return events, contradicted
 }
 
 // decoder decodes events in the order of the log. What it remembers of earlier ones only serves
 // descriptions and keys; claims do not use it.
 type decoder struct {
+	registers bool // the events' PCR is the index of an RTMR
 	mustCover bool // of the current event: its digest always is the hash of its data
+	booting   bool // RTMR 1: firmware has called a boot option
 
 	contents   bool     // an EV_S_CRTM_CONTENTS was seen
 	kernelPath string   // the file that GRUB's last command "linux" named
@@ -97,7 +116,12 @@ func (d *decoder) decode(e *Event) {
 		m = d.byType(e)
 	}
 	e.Component, e.Key, e.Description = m.component, m.key, m.description
-	e.MachineSpecific = m.machineSpecific && e.Covered && ownPCR(m.component, e.PCR)
+	if d.registers {
+		d.booting = d.booting || e.PCR == 1 && callingBootOption.is(e.Digests)
+		e.MachineSpecific = m.machineSpecific && e.Covered && d.ownRegister(m.component, e)
+	} else {
+		e.MachineSpecific = m.machineSpecific && e.Covered && ownPCR(m.component, e.PCR)
+	}
 	if !e.Extended {
 		e.Covered = false
 	}
@@ -127,7 +151,7 @@ func (d *decoder) bySelf(e *Event) (meaning, bool) {
 		// Before separators: the boot order 0001, 0000 has the digest of a separator with an error.
 		return d.variable(e, v), true
 	}
-	if m, ok := separator(e); ok {
+	if m, ok := d.separator(e); ok {
 		d.mustCover = true
 		return m, true
 	}
@@ -177,7 +201,7 @@ type constant struct{ digests []Digest }
 
 func newConstant(data []byte) constant {
 	var c constant
-	for _, alg := range [...]tpm.HashAlg{tpm.SHA1, tpm.SHA256, tpm.SHA384, tpm.SHA512, tpm.SHA3_256, tpm.SHA3_384, tpm.SHA3_512} {
+	for _, alg := range [...]tpm.HashAlg{tpm.SHA1, tpm.SHA256, tpm.SHA384, tpm.SHA512, tpm.SHA3_256, tpm.SHA3_384, tpm.SHA3_512, tpm.RTMR} {
 		sum := make([]byte, alg.Size())
 		hashInto(alg, sum, data)
 		c.digests = append(c.digests, Digest{alg, sum})
@@ -222,7 +246,7 @@ func isSeparator(e *Event) (found, failed bool) {
 }
 
 // separator describes a separator.
-func separator(e *Event) (meaning, bool) {
+func (d *decoder) separator(e *Event) (meaning, bool) {
 	m := meaning{component: ComponentSeparator, key: "separator"}
 	found, failed := isSeparator(e)
 	switch {
@@ -230,7 +254,7 @@ func separator(e *Event) (meaning, bool) {
 		m.description = "separator with an error: firmware could not measure all"
 	case found:
 		m.description = "separator: firmware hands over to the boot loader"
-	case e.PCR >= 11 && separatorWBCL.is(e.Digests):
+	case (e.PCR >= 11 || d.in(e, 11)) && separatorWBCL.is(e.Digests):
 		m.component, m.description = ComponentWindows, "end of the Windows boot log"
 	case e.Type == EvSeparator:
 		m.description = "separator"

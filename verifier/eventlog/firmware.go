@@ -42,7 +42,7 @@ func (d *decoder) byType(e *Event) meaning {
 	if m, ok := d.section(e); ok {
 		return m
 	}
-	if e.Covered && e.PCR >= 11 && e.PCR <= 14 && isSIPA(e.Data) {
+	if e.Covered && (e.PCR >= 11 && e.PCR <= 14 || d.in(e, 11)) && isSIPA(e.Data) {
 		return d.windows(e)
 	}
 	d.mustCover = d.mustCover || isVariableType(e.Type)
@@ -68,15 +68,15 @@ func (d *decoder) byType(e *Event) meaning {
 	case EvEFIPlatformFirmwareBlob:
 		return firmwareBlob(e.Data)
 	case EvEFIPlatformFirmwareBlob2:
-		return firmwareBlob2(e.Data)
+		return d.firmwareBlob2(e)
 	case EvCPUMicrocode:
 		return named(ComponentFirmware, "microcode", "CPU microcode", e.Data)
 	case EvPlatformConfigFlags:
-		return named(ComponentPlatformConfig, "platform_config", "platform configuration", e.Data)
+		return platformConfig(e.Data)
 	case EvTableOfDevices:
 		return named(ComponentPlatformConfig, "table_of_devices", "table of devices", e.Data)
 	case EvEFIHandoffTables, EvEFIHandoffTables2:
-		return handoff(e.Type, e.Data)
+		return d.handoff(e)
 	case EvNonhostCode, EvNonhostConfig, EvNonhostInfo:
 		return named(ComponentPlatformConfig, "nonhost", "platform code or settings outside the host CPU", e.Data)
 	case EvOmitBootDeviceEvents:
@@ -84,27 +84,33 @@ func (d *decoder) byType(e *Event) meaning {
 	case EvIPLPartitionData:
 		return meaning{component: ComponentPartitionTable, key: "ipl_partition_data", description: "partition table of the boot disk (legacy boot)"}
 	case EvCompactHash:
-		d.mustCover = e.PCR == 11
-		return compactHash(e)
+		d.mustCover = e.PCR == 11 && !d.registers
+		return compactHash(e, d.componentOf(e.PCR))
 	case EvEFIGPTEvent:
 		d.mustCover = true
 		return meaning{component: ComponentPartitionTable, key: "gpt", description: "GUID partition table (malformed)"}
 	case EvEFIVariableDriverConfig, EvEFIVariableBoot, EvEFIVariableBoot2, EvEFIVariableAuthority:
-		return named(componentOf(e.PCR), "variable", "UEFI variable (malformed)", e.Data)
+		return named(d.componentOf(e.PCR), "variable", "UEFI variable (malformed)", e.Data)
 	case EvEFISPDMFirmwareBlob, EvEFISPDMFirmwareConfig:
 		return named(ComponentOptionROM, "spdm", "device firmware or its configuration (SPDM)", nil)
 	case EvEFISPDMDevicePolicy, EvEFISPDMDeviceAuthority:
 		return named(ComponentSecureBoot, "spdm_policy", "device authentication policy or authority (SPDM)", nil)
 	case EvEventTag:
+		if string(e.Data) == "LOADED_IMAGE::LoadOptions\x00" {
+			return tags[tagLoadOptions] // an early EFI stub for CC measurement logged no tag
+		}
 		if tag, value, ok := parseTag(e.Data); ok {
-			return named(componentOf(e.PCR), fmt.Sprintf("tag:%08x", tag), fmt.Sprintf("tagged event 0x%08x", tag), value)
+			return d.unknownTag(e, tag, value)
 		}
 	}
-	return named(componentOf(e.PCR), "type:"+strings.ToLower(e.Type.String()), "event of type "+e.Type.String(), e.Data)
+	return named(d.componentOf(e.PCR), "type:"+strings.ToLower(e.Type.String()), "event of type "+e.Type.String(), e.Data)
 }
 
-// componentOf is what a PCR holds (PFP 1.06, section 3.3.4).
-func componentOf(pcr int) Component {
+// componentOf is what a PCR holds (PFP 1.06, section 3.3.4), or an RTMR.
+func (d *decoder) componentOf(pcr int) Component {
+	if d.registers {
+		return registerComponent(pcr)
+	}
 	switch pcr {
 	case 0:
 		return ComponentFirmware
@@ -187,7 +193,7 @@ func postCode(data []byte) meaning {
 	case len(data) == 16 && !isText(data):
 		m = firmwareBlob(data)
 	case len(data) > 1 && int(data[0]) < len(data) && isText(data[1:1+int(data[0])]):
-		return firmwareBlob2(data)
+		return new(decoder).firmwareBlob2(&Event{Data: data})
 	default:
 		if s := text(data); s != "" {
 			m.key, m.description = "post_code:"+s, "firmware code: "+s
@@ -212,11 +218,16 @@ func firmwareBlob(data []byte) meaning {
 
 // firmwareBlob2 reads a UEFI_PLATFORM_FIRMWARE_BLOB2: length of the description 1, description, base
 // address 8, length 8 (PFP 1.06, section 10.2.5).
-func firmwareBlob2(data []byte) meaning {
+func (d *decoder) firmwareBlob2(e *Event) meaning {
+	data := e.Data
 	if len(data) < 1 || 1+int(data[0]) > len(data) {
 		return meaning{component: ComponentFirmware, key: "firmware_blob", description: "firmware code"}
 	}
-	return named(ComponentFirmware, "firmware_blob", "firmware code", data[1:1+int(data[0])])
+	what := "firmware code"
+	if d.in(e, 1) && d.registers {
+		what = "firmware configuration that the launch did not measure" // TDVF's CFV; its code is in MRTD
+	}
+	return named(ComponentFirmware, "firmware_blob", what, data[1:1+int(data[0])])
 }
 
 // The configuration tables that handoff events name (UEFI 2.10, section 4.6).
@@ -229,13 +240,18 @@ var tableNames = map[string]string{
 
 // handoff reads a UEFI_HANDOFF_TABLE_POINTERS or ..2: (length of the description 1, description,)
 // number of tables 8, and for each a GUID and an address. The tables themselves are not in the log.
-func handoff(typ EventType, data []byte) meaning {
+func (d *decoder) handoff(e *Event) meaning {
+	typ, data := e.Type, e.Data
 	m := meaning{component: ComponentPlatformConfig, key: "handoff_tables", description: "tables that firmware hands over"}
 	if typ == EvEFIHandoffTables2 {
 		if len(data) < 1 || 1+int(data[0]) > len(data) {
 			return m
 		}
-		if s := leadingText(data[1 : 1+int(data[0])]); s != "" {
+		s := leadingText(data[1 : 1+int(data[0])])
+		if d.registers && s == "TdxTable" {
+			m.description = "TD HOB: memory and resources that the hypervisor tells firmware" // EDK II, OvmfPkg/Library/PeilessStartupLib
+		}
+		if s != "" {
 			m.key, m.description = "handoff_tables:"+s, m.description+": "+s
 		}
 		data = data[1+int(data[0]):]
@@ -261,13 +277,37 @@ func handoff(typ EventType, data []byte) meaning {
 	return m
 }
 
+// platformConfig describes EV_PLATFORM_CONFIG_FLAGS. Under QEMU firmware measures each file of the fw_cfg device that
+// it uses: "QEMU FW CFG" and the name, or the name alone (EDK II, OvmfPkg/Library/QemuFwCfgLib). The digest is that
+// of the file.
+func platformConfig(data []byte) meaning {
+	file, device := bytes.CutPrefix(data, []byte("QEMU FW CFG\x00"))
+	name := leadingText(file)
+	switch name {
+	case "ACPI DATA":
+		return meaning{component: ComponentPlatformConfig, key: "platform_config:" + name, description: "ACPI tables (digest of them)"}
+	case "kernel":
+		return meaning{component: ComponentKernel, key: "platform_config:kernel", description: "kernel that the hypervisor hands over (digest of it)"}
+	case "initrd":
+		return meaning{component: ComponentInitrd, key: "platform_config:initrd", description: "initrd that the hypervisor hands over (digest of it)"}
+	case "cmdline", "DirectBoot Command Line":
+		return meaning{component: ComponentKernelCmdline, key: "platform_config:" + name, description: "kernel command line that the hypervisor hands over (digest of it)"}
+	case "":
+	default:
+		if device || strings.HasPrefix(name, "etc/") {
+			return meaning{component: ComponentPlatformConfig, key: "platform_config:" + name, description: "file " + name + " that the hypervisor hands over (digest of it)"}
+		}
+	}
+	return named(ComponentPlatformConfig, "platform_config", "platform configuration", data)
+}
+
 // compactHash describes EV_COMPACT_HASH: in PCR 11 BitLocker locks its key with it, elsewhere firmware
 // names a setting.
-func compactHash(e *Event) meaning {
+func compactHash(e *Event, component Component) meaning {
 	if e.PCR == 11 && len(e.Data) == 4 {
 		return meaning{component: ComponentWindows, key: "windows:bitlocker:" + hex.EncodeToString(e.Data), description: "Windows closes the key of BitLocker"}
 	}
-	m := meaning{component: componentOf(e.PCR), key: "compact_hash", description: "setting of the platform manufacturer"}
+	m := meaning{component: component, key: "compact_hash", description: "setting of the platform manufacturer"}
 	if s := text(e.Data); s != "" {
 		m.key, m.description = m.key+":"+s, m.description+": "+s
 	}
@@ -349,5 +389,9 @@ func describeDigest(digests []Digest) string {
 			best = d
 		}
 	}
-	return best.Alg.String() + " " + hex.EncodeToString(best.Bytes)
+	name := best.Alg.String()
+	if best.Alg == tpm.RTMR {
+		name = tpm.SHA384.String() // what is described is a hash, not a register
+	}
+	return name + " " + hex.EncodeToString(best.Bytes)
 }

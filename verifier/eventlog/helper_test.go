@@ -50,7 +50,7 @@ func specimens(t testing.TB) []string {
 			inBoots := strings.HasPrefix(path, boots)
 			switch {
 			case inBoots && name != "binary_bios_measurements":
-			case !inBoots && (strings.HasSuffix(name, ".json") || strings.HasSuffix(name, ".pem")):
+			case !inBoots && (strings.HasSuffix(strings.TrimSuffix(name, ".gz"), ".json") || strings.HasSuffix(name, ".pem")):
 			case strings.HasPrefix(path, "testdata/quotes") && name != "eventlog.bin":
 			default:
 				out = append(out, path)

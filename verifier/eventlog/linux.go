@@ -125,12 +125,12 @@ func utf16Covered(e *Event) bool {
 // utf16CommandLine describes a command line that systemd-boot or systemd-stub measured (PCR 12; PCR 8
 // before version 251).
 func (d *decoder) utf16CommandLine(e *Event) (meaning, bool) {
-	if e.PCR != 8 && e.PCR != 12 {
+	if !d.in(e, 8) && !d.in(e, 12) {
 		return meaning{}, false
 	}
 	s, ok := utf16Text(e.Data)
 	if !ok || !utf16Covered(e) {
-		d.mustCover = e.Type == EvIPL
+		d.mustCover = e.Type == EvIPL && !d.registers // RTMR 2 has files too
 		return meaning{}, false
 	}
 	e.Covered = true
@@ -140,7 +140,7 @@ func (d *decoder) utf16CommandLine(e *Event) (meaning, bool) {
 // sectionName reads the name of a UKI section that systemd-stub measured: logged in UTF-16, hashed in
 // ASCII with a final zero.
 func sectionName(e *Event) (name string, ok bool) {
-	if e.PCR != 11 || len(e.Data) < 4 || e.Data[0] != '.' {
+	if len(e.Data) < 4 || e.Data[0] != '.' {
 		return "", false
 	}
 	s, ok := utf16Text(e.Data)
@@ -152,16 +152,16 @@ func sectionName(e *Event) (name string, ok bool) {
 
 // section describes a UKI section (systemd-stub(7)): for each, its name and then its contents.
 func (d *decoder) section(e *Event) (meaning, bool) {
+	if !d.in(e, 11) {
+		return meaning{}, false
+	}
 	if s, ok := sectionName(e); ok {
 		e.Covered, d.stubName = true, s
 		return meaning{component: ComponentUKISection, key: "section-name:" + printable(s), description: "unified kernel image has a section " + printable(s)}, true
 	}
-	if e.PCR != 11 {
-		return meaning{}, false
-	}
 	s, ok := utf16Text(e.Data)
 	if !ok || d.stubName == "" || s != d.stubName {
-		d.mustCover = e.Type == EvIPL // it stands where a name must stand
+		d.mustCover = e.Type == EvIPL && !d.registers // it stands where a name must stand
 		return meaning{}, false
 	}
 	d.stubName = ""
@@ -173,6 +173,7 @@ func (d *decoder) section(e *Event) (meaning, bool) {
 const (
 	tagInitrd      = 0x8F3B22EC
 	tagLoadOptions = 0x8F3B22ED
+	tagAAEL        = 0x4141454C
 )
 
 var tags = map[uint32]meaning{
@@ -202,7 +203,7 @@ func (d *decoder) tagged(e *Event) (meaning, bool) {
 	tag, value, ok := parseTag(e.Data)
 	m, known := tags[tag]
 	if !ok || !known {
-		d.mustCover = d.mustCover || e.Type == EvEventTag && e.PCR >= 12 // Windows
+		d.mustCover = d.mustCover || e.Type == EvEventTag && e.PCR >= 12 && !d.registers // Windows
 		return meaning{}, false
 	}
 	if !e.Covered {
@@ -235,20 +236,46 @@ func shimState(name string) (meaning, bool) {
 	return m, true
 }
 
+// fileName reads the name that GRUB logs for a file: text, after whose final zero some versions log a stray byte.
+func fileName(data []byte) string {
+	if len(data) > 2 && !isText(data) && data[len(data)-2] == 0 {
+		data = data[:len(data)-2]
+	}
+	if !isText(data) {
+		return ""
+	}
+	return printable(string(data))
+}
+
+// unknownTag describes a tagged event that nothing is known of but its text. Attestation agents extend RTMR 3 with
+// such events (AAEL, the attestation agent's event log of Confidential Containers).
+func (d *decoder) unknownTag(e *Event, tag uint32, value []byte) meaning {
+	if tag == tagAAEL && d.registers && isText(value) {
+		if !e.Covered {
+			e.Covered = covers(e.Digests, value)
+		}
+		domain, rest, _ := strings.Cut(printable(string(value)), " ")
+		operation, _, _ := strings.Cut(rest, " ")
+		return meaning{component: ComponentUnknown, key: "aael:" + domain + " " + operation, description: "attestation agent: " + printable(string(value))}
+	}
+	return named(d.componentOf(e.PCR), fmt.Sprintf("tag:%08x", tag), fmt.Sprintf("tagged event 0x%08x", tag), value)
+}
+
 // ipl describes an EV_IPL whose data did not explain itself.
 func (d *decoder) ipl(e *Event) meaning {
-	if isText(e.Data) {
-		name := printable(string(e.Data))
+	if name := fileName(e.Data); name != "" {
 		if m, ok := shimState(name); ok {
 			return m
 		}
-		// CC event logs keep GRUB's files in register 3.
-		if e.PCR == 9 || e.PCR == 3 || strings.HasPrefix(name, "grub_linuxefi") {
+		// CC event logs keep GRUB's files in register 3, which is RTMR 2.
+		if d.in(e, 9) || e.PCR == 3 && !d.registers || strings.HasPrefix(name, "grub_linuxefi") {
 			return d.grubFile(name)
 		}
 	}
 	m := meaning{component: ComponentBootLoader, key: "ipl"}
 	switch {
+	case d.registers:
+		m.component = registerComponent(e.PCR)
 	case e.PCR == 11:
 		m.component = ComponentUKISection
 	case e.PCR == 12 || e.PCR == 13 || e.PCR == 5 || e.PCR == 8:

@@ -168,7 +168,7 @@ func (g *segment) startAt(locality byte) {
 
 func computes(alg tpm.HashAlg) bool {
 	switch alg {
-	case tpm.SHA1, tpm.SHA256, tpm.SHA384, tpm.SHA512, tpm.SHA3_256, tpm.SHA3_384, tpm.SHA3_512:
+	case tpm.SHA1, tpm.SHA256, tpm.SHA384, tpm.SHA512, tpm.SHA3_256, tpm.SHA3_384, tpm.SHA3_512, tpm.RTMR:
 		return true
 	}
 	return false
@@ -194,7 +194,7 @@ func hashInto(alg tpm.HashAlg, sum, data []byte) {
 	case tpm.SHA256:
 		h := sha256.Sum256(data)
 		copy(sum, h[:])
-	case tpm.SHA384:
+	case tpm.SHA384, tpm.RTMR:
 		h := sha512.Sum384(data)
 		copy(sum, h[:])
 	case tpm.SHA512:

@@ -6,7 +6,8 @@ import (
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
-// Measurements is what a replay proved. Only Replay makes it. The zero value proves nothing.
+// Measurements is what a replay proved. Only Replay and ReplayRTMR make it. Of a TDX guest's registers, the
+// index of an RTMR stands where that of a PCR does, and tpm.RTMR where the bank does. The zero value proves nothing.
 type Measurements struct {
 	log   *Log
 	view  *view // nil: nothing was proved
@@ -16,8 +17,9 @@ type Measurements struct {
 // viewKey names a set of proven PCRs: of which segment, and for each PCR the banks (bit i is the
 // segment's i-th algorithm) in which it replayed.
 type viewKey struct {
-	segment int
-	proven  [tpm.NumPCRs]uint16
+	segment   int
+	registers bool // of RTMRs
+	proven    [tpm.NumPCRs]uint16
 }
 
 // view is the decoded log as far as a set of PCRs proves it. It is immutable but for its claims, which
@@ -41,7 +43,7 @@ func (l *Log) view(key viewKey) *view {
 		return v
 	}
 	v := &view{key: key}
-	v.events, v.contradicted = l.decode(&l.segments[key.segment], &key.proven)
+	v.events, v.contradicted = l.decode(&l.segments[key.segment], &key.proven, key.registers)
 	l.proven.Store(v)
 	return v
 }
@@ -62,6 +64,12 @@ func (m *Measurements) Banks() []tpm.HashAlg {
 	var all uint16
 	for _, banks := range m.view.key.proven {
 		all |= banks
+	}
+	if m.view.key.registers {
+		if all == 0 {
+			return nil
+		}
+		return []tpm.HashAlg{tpm.RTMR}
 	}
 	var out []tpm.HashAlg
 	for i, a := range m.log.segments[m.view.key.segment].algorithms {

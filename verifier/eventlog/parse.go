@@ -251,6 +251,9 @@ func (s *scanner) readHeader(r *record) error {
 		at := fixed + 4*i
 		id := tpm.HashAlg(binary.LittleEndian.Uint16(data[at:]))
 		size := int(binary.LittleEndian.Uint16(data[at+2:]))
+		if id == tpm.RTMR {
+			return s.fail(base+at, "algorithm 0x%04x is no hash of a log", uint16(id))
+		}
 		if known := id.Size(); known != 0 && known != size {
 			return s.fail(base+at, "%v digests of %d bytes; they have %d", id, size, known)
 		}

@@ -110,12 +110,12 @@ func (d *decoder) variable(e *Event, v variable) meaning {
 	name := utf16String(v.name)
 	m := meaning{component: ComponentPlatformConfig, key: "variable:" + name}
 	whole := v.covered(e)
-	if !whole && e.PCR != 7 {
+	if !whole && (d.registers && v.vendor == guidGlobal && bootVariable(name) || !d.registers && e.PCR != 7) {
 		// EV_EFI_VARIABLE_BOOT covers the value only (PFP 1.06, section 10.4.1): the name is unproven.
 		whole = covers(e.Digests, v.value)
 	}
 	e.Covered = whole
-	d.mustCover = e.PCR == 7 || bootVariable(name) || isVariableType(e.Type)
+	d.mustCover = d.in(e, 7) || bootVariable(name) || isVariableType(e.Type)
 	switch {
 	case v.vendor == guidShim:
 		d.shimVariable(&m, name, v.value)

@@ -155,19 +155,19 @@ func isAMD(cert *x509.Certificate) bool {
 // readEndorsement reads the certificate of a VCEK or VLEK. It verifies no signature.
 func readEndorsement(cert *x509.Certificate) (*endorsement, error) {
 	e := &endorsement{certificate: cert}
-	issuer := cert.Issuer.CommonName
+	issuer, ours := cert.Issuer.CommonName, false
 	switch cert.Subject.CommonName {
 	case "SEV-VCEK":
 		e.kind = KindVCEK
-		issuer = strings.TrimPrefix(issuer, "SEV-")
+		issuer, ours = strings.CutPrefix(issuer, "SEV-")
 	case "SEV-VLEK":
 		e.kind = KindVLEK
-		issuer = strings.TrimPrefix(issuer, "SEV-VLEK-")
+		issuer, ours = strings.CutPrefix(issuer, "SEV-VLEK-")
 	default:
 		return nil, fmt.Errorf("its subject is %q, neither SEV-VCEK nor SEV-VLEK", cert.Subject.CommonName)
 	}
 	for _, p := range [...]Product{Milan, Genoa, Turin} {
-		if issuer == p.amdName() {
+		if ours && issuer == p.amdName() {
 			e.product = p
 		}
 	}
@@ -296,6 +296,9 @@ func (t *Trust) amdChain(e *endorsement, others []*x509.Certificate, now time.Ti
 	if now.IsZero() {
 		return nil, errors.New("the time to judge at is not given")
 	}
+	if chain, ok := t.Chains.verified(e.certificate, now); ok {
+		return chain, nil
+	}
 	for _, c := range others {
 		if c.IsCA && !selfSigned(c) {
 			intermediates.AddCert(c)
@@ -306,6 +309,7 @@ func (t *Trust) amdChain(e *endorsement, others []*x509.Certificate, now time.Ti
 	if err != nil {
 		return nil, plainChainError(err)
 	}
+	t.Chains.remember(chains[0])
 	return chains[0], nil
 }
 

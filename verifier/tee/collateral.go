@@ -136,79 +136,76 @@ func parseSigned(body []byte) (signedJSON, error) {
 	return s, nil
 }
 
-func (c *Collateral) parseTCBInfo() error {
-	info, err := c.tcbInfo()
-	if err != nil {
-		return err
-	}
-	c.Name, c.NotBefore, c.NotAfter = info.Fmspc, info.IssueDate, info.NextUpdate
-	return nil
+// pcsHeader is what TCB info (Intel PCS API v4, TcbInfoV3) and a QE identity (EnclaveIdentityV2) say of themselves. The
+// rest is decoded once its signature is verified, since a few bytes of a list would cost hundreds in memory.
+type pcsHeader struct {
+	ID         string    `json:"id"`
+	Version    byte      `json:"version"`
+	IssueDate  time.Time `json:"issueDate"`
+	NextUpdate time.Time `json:"nextUpdate"`
+	FMSPC      string    `json:"fmspc"`
 }
 
-// tcbInfo decodes TCB info (Intel PCS API v4, TcbInfoV3).
-func (c *Collateral) tcbInfo() (*pcs.TcbInfo, error) {
+// header decodes the header of the object that the kind is about.
+func (c *Collateral) header() (*pcsHeader, error) {
 	s, err := parseSigned(c.Body)
 	if err != nil {
 		return nil, err
 	}
-	if len(s.TCBInfo) == 0 {
-		return nil, errors.New(`there is no "tcbInfo"`)
+	name, content := s.content(c.Kind)
+	if len(content) == 0 {
+		return nil, fmt.Errorf("there is no %q", name)
 	}
-	var info pcs.TcbInfo
-	if err := guarded("tcbInfo", func() error { return json.Unmarshal(s.TCBInfo, &info) }); err != nil {
-		return nil, err
+	var h pcsHeader
+	if err := json.Unmarshal(content, &h); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	info.Fmspc = lowerHex(info.Fmspc)
+	return &h, nil
+}
+
+// content is what the signature covers, and its name.
+func (s *signedJSON) content(kind Kind) (string, []byte) {
+	if kind == KindQEIdentity {
+		return "enclaveIdentity", s.EnclaveIdentity
+	}
+	return "tcbInfo", s.TCBInfo
+}
+
+func (c *Collateral) parseTCBInfo() error {
+	h, err := c.header()
+	if err != nil {
+		return err
+	}
+	fmspc, err := hex.DecodeString(h.FMSPC)
 	switch {
-	case info.ID != "TDX" || info.Version != 3:
-		return nil, fmt.Errorf("it is %q of version %d; TDX of version 3 is needed", info.ID, info.Version)
-	case len(info.Fmspc) != 12:
-		return nil, errors.New("its FMSPC has not 6 bytes")
+	case h.ID != "TDX" || h.Version != 3:
+		return fmt.Errorf("it is %q of version %d; TDX of version 3 is needed", h.ID, h.Version)
+	case err != nil || len(fmspc) != 6:
+		return errors.New("its FMSPC has not 6 bytes in hex")
 	}
-	return &info, nil
+	c.Name, c.NotBefore, c.NotAfter = hex.EncodeToString(fmspc), h.IssueDate, h.NextUpdate
+	return nil
 }
 
 func (c *Collateral) parseQEIdentity() error {
-	id, err := c.qeIdentity()
+	h, err := c.header()
 	if err != nil {
 		return err
 	}
-	c.Name, c.NotBefore, c.NotAfter = "td", id.IssueDate, id.NextUpdate
+	if h.ID != "TD_QE" || h.Version != 2 {
+		return fmt.Errorf("it is %q of version %d; TD_QE of version 2 is needed", h.ID, h.Version)
+	}
+	c.Name, c.NotBefore, c.NotAfter = "td", h.IssueDate, h.NextUpdate
 	return nil
-}
-
-// qeIdentity decodes a QE identity (Intel PCS API v4, EnclaveIdentityV2).
-func (c *Collateral) qeIdentity() (*pcs.EnclaveIdentity, error) {
-	s, err := parseSigned(c.Body)
-	if err != nil {
-		return nil, err
-	}
-	if len(s.EnclaveIdentity) == 0 {
-		return nil, errors.New(`there is no "enclaveIdentity"`)
-	}
-	var id pcs.EnclaveIdentity
-	if err := guarded("enclaveIdentity", func() error { return json.Unmarshal(s.EnclaveIdentity, &id) }); err != nil {
-		return nil, err
-	}
-	if id.ID != "TD_QE" || id.Version != 2 {
-		return nil, fmt.Errorf("it is %q of version %d; TD_QE of version 2 is needed", id.ID, id.Version)
-	}
-	return &id, nil
 }
 
 // CheckCollateral verifies collateral up to an anchor, at a time: signature, issuer, validity. What it does not
 // refuse may be stored; a verification checks it again all the same.
 func (t *Trust) CheckCollateral(c Collateral, now time.Time) error {
-	if now.IsZero() {
-		return errors.New("the time to judge at is not given")
+	c, err := reread(c, now)
+	if err != nil {
+		return err
 	}
-	if now.Before(c.NotBefore) {
-		return fmt.Errorf("%s: it is not valid before %s", c.Kind, c.NotBefore.UTC().Format(time.RFC3339))
-	}
-	if !now.Before(c.NotAfter) {
-		return fmt.Errorf("%s: it is not valid since %s", c.Kind, c.NotAfter.UTC().Format(time.RFC3339))
-	}
-	var err error
 	switch c.Kind {
 	case KindVCEK, KindVLEK:
 		err = t.checkEndorsement(c, now)
@@ -220,13 +217,28 @@ func (t *Trust) CheckCollateral(c Collateral, now time.Time) error {
 		err = t.checkPCKCRL(c, now)
 	case KindTCBInfo, KindQEIdentity:
 		_, err = t.checkSigned(c, now)
-	default:
-		err = errors.New("unknown kind")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Kind, err)
 	}
 	return nil
+}
+
+// reread reads collateral again, since name and dates count as its content has them, and checks the dates.
+func reread(c Collateral, now time.Time) (Collateral, error) {
+	if now.IsZero() {
+		return c, errors.New("the time to judge at is not given")
+	}
+	c, err := ParseCollateral(c.Kind, c.Body, c.IssuerChain)
+	switch {
+	case err != nil:
+		return c, err
+	case now.Before(c.NotBefore):
+		return c, fmt.Errorf("%s: it is not valid before %s", c.Kind, c.NotBefore.UTC().Format(time.RFC3339))
+	case !now.Before(c.NotAfter):
+		return c, fmt.Errorf("%s: it is not valid since %s", c.Kind, c.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return c, nil
 }
 
 func (t *Trust) checkEndorsement(c Collateral, now time.Time) error {
@@ -332,16 +344,30 @@ func (t *Trust) intelChain(leaf *x509.Certificate, others []*x509.Certificate, n
 // tcbSigner is the one key that signs TCB info and identities.
 const tcbSigner = "Intel SGX TCB Signing"
 
-// checkSigned verifies the signature of a JSON answer of Intel's PCS and answers the chain of its signer.
-func (t *Trust) checkSigned(c Collateral, now time.Time) ([]*x509.Certificate, error) {
+// pcsAnswer is TCB info or a QE identity that is verified.
+type pcsAnswer struct {
+	collateral Collateral
+	signers    []*x509.Certificate // the chain of its signer
+	tcb        *pcs.TcbInfo
+	qe         *pcs.EnclaveIdentity
+	evaluation int // tcbEvaluationDataNumber: what Intel knew
+}
+
+// newer tells whether Intel knew more when it gave this answer.
+func (a *pcsAnswer) newer(than *pcsAnswer) bool {
+	if a.evaluation != than.evaluation {
+		return a.evaluation > than.evaluation
+	}
+	return a.collateral.NotBefore.After(than.collateral.NotBefore)
+}
+
+// checkSigned verifies the signature of a JSON answer of Intel's PCS, and decodes it.
+func (t *Trust) checkSigned(c Collateral, now time.Time) (*pcsAnswer, error) {
 	s, err := parseSigned(c.Body)
 	if err != nil {
 		return nil, err
 	}
-	message := s.TCBInfo
-	if c.Kind == KindQEIdentity {
-		message = s.EnclaveIdentity
-	}
+	name, message := s.content(c.Kind)
 	chain, err := parseChain(c.IssuerChain)
 	if err != nil {
 		return nil, err
@@ -365,5 +391,21 @@ func (t *Trust) checkSigned(c Collateral, now time.Time) ([]*x509.Certificate, e
 	if !ecdsa.Verify(key, sum[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
 		return nil, errors.New("its signature does not verify")
 	}
-	return verified, nil
+	answer := &pcsAnswer{collateral: c, signers: verified}
+	err = guarded(name, func() error {
+		if c.Kind == KindQEIdentity {
+			answer.qe = &pcs.EnclaveIdentity{}
+			err := json.Unmarshal(message, answer.qe)
+			answer.evaluation = answer.qe.TcbEvaluationDataNumber
+			return err
+		}
+		answer.tcb = &pcs.TcbInfo{}
+		err := json.Unmarshal(message, answer.tcb)
+		answer.evaluation = answer.tcb.TcbEvaluationDataNumber
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
 }

@@ -13,6 +13,7 @@ const (
 	maxCRL         = 4 << 20
 	maxSignedJSON  = 512 << 10
 	maxIssuerChain = 32 << 10
+	maxSent        = 32 // certificates, and pieces of collateral: each may cost several signatures to verify
 )
 
 // guarded runs a library's decoder of untrusted input. go-sev-guest and go-tdx-guest slice by sizes that the input

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -111,7 +112,7 @@ func checkHCLSizes(header, fixed []byte, size uint32) error {
 
 // The JSON of the runtime data; what is not named here is passed over.
 type wireRuntime struct {
-	Keys []wireJWK `json:"keys"`
+	Keys wireKeys `json:"keys"`
 	VM   *struct {
 		SecureBoot     *bool  `json:"secure-boot"`
 		TPMEnabled     *bool  `json:"tpm-enabled"`
@@ -131,6 +132,28 @@ type wireJWK struct {
 
 const maxRuntimeKeys = 16
 
+// wireKeys stops at a number of keys, since an empty one takes 3 bytes in JSON and 64 in memory.
+type wireKeys []wireJWK
+
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (k *wireKeys) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	if token, err := d.ReadToken(); err != nil || token.Kind() != '[' {
+		return errors.Join(errors.New("keys is no array"), err)
+	}
+	for d.PeekKind() != ']' {
+		if len(*k) == maxRuntimeKeys {
+			return fmt.Errorf("more than %d keys", maxRuntimeKeys)
+		}
+		var key wireJWK
+		if err := json.UnmarshalDecode(d, &key); err != nil {
+			return err
+		}
+		*k = append(*k, key)
+	}
+	_, err := d.ReadToken()
+	return err
+}
+
 func parseRuntime(raw []byte, hashType uint32) (*runtimeData, error) {
 	r := &runtimeData{raw: raw}
 	switch hashType { // IGVM_ATTEST_HASH_TYPE
@@ -149,9 +172,6 @@ func parseRuntime(raw []byte, hashType uint32) (*runtimeData, error) {
 	var w wireRuntime
 	if err := json.Unmarshal(raw, &w); err != nil { // repeated names are refused
 		return nil, fmt.Errorf("the runtime data is not the JSON of a paravisor: %s", strings.TrimPrefix(err.Error(), "json: "))
-	}
-	if len(w.Keys) > maxRuntimeKeys {
-		return nil, fmt.Errorf("the runtime data holds %d keys; at most %d are accepted", len(w.Keys), maxRuntimeKeys)
 	}
 	for _, k := range w.Keys {
 		if k.KeyID != "HCLAkPub" && k.KeyID != "HCLEkPub" {

@@ -32,12 +32,27 @@ func statusRank(s string) int {
 	return len(order)
 }
 
-// worst is the worse of both words.
+// worst is the word for platform and quoting enclave together, as far as either is known.
 func (s *TCBStatus) worst() string {
-	if statusRank(s.QE) > statusRank(s.Platform) && s.QE != "" || s.Platform == "" {
+	switch {
+	case s.Platform == "":
 		return s.QE
+	case s.QE == "":
+		return s.Platform
 	}
-	return s.Platform
+	return converge(s.Platform, s.QE)
+}
+
+// converge is Intel's word for two parts together: the worse one, but a platform that needs configuration beside a part
+// that is out of date needs both (Intel PCS API v4, "TDX module TCB status"; convergeTcbStatus of Intel's QVL).
+func converge(a, b string) string {
+	if statusRank(a) > statusRank(b) {
+		a, b = b, a
+	}
+	if b == "OutOfDate" && (a == "ConfigurationNeeded" || a == "ConfigurationAndSWHardeningNeeded") {
+		return "OutOfDateConfigurationNeeded"
+	}
+	return b
 }
 
 // tdQESigner and tdQEProduct identify Intel's TD quoting enclave (MRSIGNER and ISVPRODID in every "TD_QE" identity of
@@ -136,8 +151,8 @@ func (s *TCBStatus) byTCBInfo(q *tdQuote, info *pcs.TcbInfo) error {
 	for i := range versioned.TcbLevels {
 		l := &versioned.TcbLevels[i]
 		if uint32(svn[0]) >= l.Tcb.Isvsvn {
-			if statusRank(string(l.TcbStatus)) > statusRank(s.Platform) {
-				s.Platform, s.Date = string(l.TcbStatus), l.TcbDate
+			if both := converge(s.Platform, string(l.TcbStatus)); both != s.Platform {
+				s.Platform, s.Date = both, l.TcbDate
 			}
 			s.advise(l.AdvisoryIDs)
 			return nil

@@ -194,6 +194,8 @@ func (r *Report) judgeTCB(p *Policy) (fault, fine string) {
 		return "the policy asks for a TCB status, and only a part of Intel's collateral is held", ""
 	case len(allowed) > 0 && !slices.Contains(allowed, status), len(allowed) == 0 && statusRank(status) >= statusRank("Revoked"):
 		return fmt.Sprintf("Intel says of the TCB: %s, which the policy does not allow", status), ""
+	case r.tcbStatus.Platform == "": // the quoting enclave's word says nothing of the platform
+		return "", fine
 	}
 	return "", "Intel says of the TCB: " + status
 }

@@ -78,7 +78,7 @@ func (r *snpReport) keyKind() (Kind, error) {
 // want names the certificate that the report needs; empty where the report does not tell enough to ask for it.
 func (r *snpReport) want() (Want, bool) {
 	kind, err := r.keyKind()
-	if err != nil || kind != KindVCEK || r.product == "" || r.signer.MaskChipKey {
+	if err != nil || kind != KindVCEK || r.product == "" || isZero(r.proto.GetChipId()) {
 		return Want{}, false
 	}
 	e := endorsement{kind: kind, product: r.product, chipID: r.proto.GetChipId(), tcb: r.tcb(offsetReportedTCB)}
@@ -101,7 +101,7 @@ func (v *verification) verifySNP(r *snpReport) *endorsement {
 	if len(candidates) == 0 {
 		v.fail("the certificate of the %s that signed the report was neither sent nor is it held", kindName(kind))
 		if w, ok := r.want(); ok {
-			v.result.Wants = append(v.result.Wants, w)
+			v.want(w.Kind, w.Name)
 		}
 		return nil
 	}
@@ -146,34 +146,46 @@ func (v *verification) provenBy(r *snpReport, e *endorsement) error {
 // endorsement key is named too where one ever is. A revocation counts also if the CRL has expired.
 func (v *verification) notRevoked(chain []*x509.Certificate) error {
 	root := chain[len(chain)-1]
-	held := false
-	for _, c := range v.collateral(KindSNPCRL, root.Subject.CommonName) {
-		crl, err := x509.ParseRevocationList(c.Body)
-		if err != nil || crl.CheckSignatureFrom(root) != nil {
-			continue
-		}
-		for _, revoked := range crl.RevokedCertificateEntries {
-			for _, cert := range chain[:len(chain)-1] {
-				if revoked.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-					return fmt.Errorf("the certificate of %s was revoked at %s", cert.Subject.CommonName, revoked.RevocationTime.UTC().Format(time.RFC3339))
-				}
-			}
-		}
-		if !v.now.Before(c.NotBefore) && v.now.Before(c.NotAfter) {
-			held = true
-			v.until(c.NotAfter)
-			v.used(c)
-		}
+	if held, err := v.askCRLs(KindSNPCRL, root, chain[:len(chain)-1]...); held || err != nil {
+		return err
 	}
-	if held {
-		return nil
-	}
-	v.result.Wants = append(v.result.Wants, Want{Kind: KindSNPCRL, Name: root.Subject.CommonName})
+	v.want(KindSNPCRL, root.Subject.CommonName)
 	if v.trust.RequireCRL {
 		return fmt.Errorf("no valid CRL of %s is held, and the policy requires one", root.Subject.CommonName)
 	}
 	v.note("no CRL of %s is held, so nothing tells whether a key was revoked", root.Subject.CommonName)
 	return nil
+}
+
+// askCRLs asks every CRL of an issuer that was sent or is held whether it revokes one of the certificates, and tells
+// whether one of the CRLs is valid now. Dates are the CRL's own; a revocation counts also outside of them.
+func (v *verification) askCRLs(kind Kind, issuer *x509.Certificate, certificates ...*x509.Certificate) (held bool, err error) {
+	var until time.Time
+	for _, c := range v.collateral(kind, issuer.Subject.CommonName) {
+		crl, err := x509.ParseRevocationList(c.Body)
+		if err != nil || crl.CheckSignatureFrom(issuer) != nil {
+			continue
+		}
+		for i := range crl.RevokedCertificateEntries {
+			revoked := &crl.RevokedCertificateEntries[i]
+			for _, cert := range certificates {
+				if revoked.SerialNumber.Cmp(cert.SerialNumber) == 0 {
+					return false, fmt.Errorf("the certificate of %s was revoked at %s", cert.Subject.CommonName, revoked.RevocationTime.UTC().Format(time.RFC3339))
+				}
+			}
+		}
+		if !v.now.Before(crl.ThisUpdate) && v.now.Before(crl.NextUpdate) {
+			held = true
+			if crl.NextUpdate.After(until) {
+				until = crl.NextUpdate
+			}
+			v.used(c)
+		}
+	}
+	if held {
+		v.until(until)
+	}
+	return held, nil
 }
 
 // agree checks that chip id and TCB of the report are those that the certificate was made for.
@@ -182,7 +194,7 @@ func (r *snpReport) agree(e *endorsement) (chip, tcb StepResult) {
 	switch {
 	case e.kind == KindVLEK:
 		chip.Outcome, chip.Detail = Skipped, fmt.Sprintf("signed by a VLEK of %s, which stands for no single chip", e.cspID)
-	case r.signer.MaskChipKey && isZero(r.proto.GetChipId()):
+	case isZero(r.proto.GetChipId()): // MASK_CHIP_ID of SNP_CONFIG; SIGNER_INFO does not tell it, MASK_CHIP_KEY is another thing
 		chip.Outcome, chip.Detail = Skipped, "the host masks the chip id; the signature is that of the chip's key all the same"
 	case !e.ofChip(r.proto.GetChipId()):
 		chip.Detail = fmt.Sprintf("the report is of chip %s…, its VCEK is of chip %s…", hex.EncodeToString(r.proto.GetChipId()[:8]), hex.EncodeToString(e.chipID[:8]))

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	tdxabi "github.com/google/go-tdx-guest/abi"
 	"github.com/google/go-tdx-guest/pcs"
@@ -125,11 +124,14 @@ func (v *verification) proveTDX(q *tdQuote) error {
 	if err := intelQE(q); err != nil {
 		return fmt.Errorf("the quote does not verify: %w", err)
 	}
+	if err := v.pckNotRevoked(chain); err != nil {
+		return err
+	}
 	v.result.Root = chain[len(chain)-1]
 	for _, c := range chain {
 		v.until(c.NotAfter)
 	}
-	return v.pckNotRevoked(chain)
+	return nil
 }
 
 // pckNotRevoked asks the CRLs of each issuer in the PCK chain.
@@ -140,27 +142,14 @@ func (v *verification) pckNotRevoked(chain []*x509.Certificate) error {
 		if i+1 == len(chain)-1 {
 			kind = KindRootCRL
 		}
-		held := false
-		for _, c := range v.collateral(kind, issuer.Subject.CommonName) {
-			crl, err := x509.ParseRevocationList(c.Body)
-			if err != nil || crl.CheckSignatureFrom(issuer) != nil {
-				continue
-			}
-			for _, revoked := range crl.RevokedCertificateEntries {
-				if revoked.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-					return fmt.Errorf("the certificate of %s was revoked at %s", cert.Subject.CommonName, revoked.RevocationTime.UTC().Format(time.RFC3339))
-				}
-			}
-			if !v.now.Before(c.NotBefore) && v.now.Before(c.NotAfter) {
-				held = true
-				v.until(c.NotAfter)
-				v.used(c)
-			}
+		held, err := v.askCRLs(kind, issuer, cert)
+		if err != nil {
+			return err
 		}
 		if held {
 			continue
 		}
-		v.result.Wants = append(v.result.Wants, Want{kind, issuer.Subject.CommonName})
+		v.want(kind, issuer.Subject.CommonName)
 		if v.trust.RequireCRL {
 			return fmt.Errorf("no valid CRL of %s is held, and the policy requires one", issuer.Subject.CommonName)
 		}
@@ -169,49 +158,73 @@ func (v *verification) pckNotRevoked(chain []*x509.Certificate) error {
 	return nil
 }
 
-// heldJSON finds collateral of a JSON kind that holds now.
-func (v *verification) heldJSON(kind Kind, name string) (*Collateral, string) {
+// newest finds the newest collateral of a JSON kind that holds now: what a machine sends may be valid still, and
+// older than what is held.
+func (v *verification) newest(kind Kind, name string) (*pcsAnswer, string) {
 	why := "is not held"
+	var best *pcsAnswer
 	for _, c := range v.collateral(kind, name) {
-		if err := v.trust.CheckCollateral(c, v.now); err != nil {
+		answer, err := v.holds(c, name)
+		if err != nil {
 			why = "does not hold: " + err.Error()
 			continue
 		}
-		v.until(c.NotAfter)
-		v.used(c)
-		return &c, ""
+		if best == nil || answer.newer(best) {
+			best = answer
+		}
 	}
-	v.result.Wants = append(v.result.Wants, Want{kind, name})
-	return nil, why
+	if best == nil {
+		v.want(kind, name)
+		return nil, why
+	}
+	v.until(best.collateral.NotAfter)
+	for _, cert := range best.signers {
+		v.until(cert.NotAfter)
+	}
+	v.used(best.collateral)
+	return best, ""
+}
+
+// holds checks collateral of a JSON kind, and that it is what its name says and its signer was not revoked.
+func (v *verification) holds(c Collateral, name string) (*pcsAnswer, error) {
+	c, err := reread(c, v.now)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := v.trust.checkSigned(c, v.now)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", c.Kind, err)
+	case c.Name != name:
+		return nil, fmt.Errorf("%s: it is of %s", c.Kind, c.Name)
+	}
+	for i := 0; i+1 < len(answer.signers); i++ {
+		if _, err := v.askCRLs(KindRootCRL, answer.signers[i+1], answer.signers[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Kind, err)
+		}
+	}
+	return answer, nil
 }
 
 // tcbStatus judges TCB and quoting enclave by TCB info and QE identity, as far as they are held. An error says that
 // the quote contradicts them.
 func (v *verification) tcbStatus(q *tdQuote) (*TCBStatus, error) {
-	info, why := v.heldJSON(KindTCBInfo, lowerHex(q.pck.FMSPC))
+	info, why := v.newest(KindTCBInfo, lowerHex(q.pck.FMSPC))
 	if info == nil {
 		v.note("TCB info of %s %s, so the TCB's status is unknown", lowerHex(q.pck.FMSPC), why)
 	}
-	identity, why := v.heldJSON(KindQEIdentity, "td")
+	identity, why := v.newest(KindQEIdentity, "td")
 	if identity == nil {
 		v.note("Intel's current identity of its quoting enclave %s, so the enclave's own TCB status is unknown", why)
 	}
 	status := &TCBStatus{}
 	if identity != nil {
-		id, err := identity.qeIdentity()
-		if err != nil {
-			return nil, err
-		}
-		if err := status.byQEIdentity(q, id); err != nil {
+		if err := status.byQEIdentity(q, identity.qe); err != nil {
 			return nil, fmt.Errorf("the quoting enclave is not Intel's: %w", err)
 		}
 	}
 	if info != nil {
-		decoded, err := info.tcbInfo()
-		if err != nil {
-			return nil, err
-		}
-		if err := status.byTCBInfo(q, decoded); err != nil {
+		if err := status.byTCBInfo(q, info.tcb); err != nil {
 			return nil, fmt.Errorf("the TD is not of the platform in Intel's TCB info: %w", err)
 		}
 	}

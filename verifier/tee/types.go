@@ -55,6 +55,24 @@ func (e *Evidence) Digest() [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
+// PeekNonce is the report_data of a report or quote, unread and unproven: a guest without a TPM puts the nonce of its
+// challenge there. All 64 bytes, or the first 32 where the others are zero; nil where the evidence is too short.
+func (e *Evidence) PeekNonce() []byte {
+	var data []byte
+	switch {
+	case e.Type == TypeSEVSNP && len(e.Report) >= 0x90:
+		data = e.Report[0x50:0x90]
+	case e.Type == TypeTDX && len(e.Quote) >= 48+584:
+		data = e.Quote[48+520 : 48+584]
+	default:
+		return nil
+	}
+	if isZero(data[32:]) {
+		return data[:32]
+	}
+	return data
+}
+
 // Kind is a kind of collateral.
 type Kind string
 
@@ -94,4 +112,6 @@ type Trust struct {
 	Collateral []Collateral        // held by the verifier; the evidence may bring more
 	// RequireCRL fails a chain that no valid CRL was held for.
 	RequireCRL bool
+	// Chains, where given, remembers AMD chains that were verified under these anchors.
+	Chains *Chains
 }

@@ -102,6 +102,10 @@ func Verify(e *Evidence, trust *Trust, now time.Time) *Result {
 	if trust == nil {
 		v.trust = &Trust{}
 	}
+	if len(e.Certificates) > maxSent || len(e.Collateral) > maxSent {
+		v.fail("%d certificates and %d pieces of collateral were sent; at most %d of each are accepted", len(e.Certificates), len(e.Collateral), maxSent)
+		return v.result
+	}
 	v.readCertificates(e.Certificates)
 	switch e.Type {
 	case TypeAzureHCL:
@@ -128,6 +132,13 @@ func (v *verification) fail(format string, args ...any) {
 
 func (v *verification) note(format string, args ...any) {
 	v.result.notes = append(v.result.notes, fmt.Sprintf(format, args...))
+}
+
+// want names collateral that was lacked, once.
+func (v *verification) want(kind Kind, name string) {
+	if w := (Want{kind, name}); !slices.Contains(v.result.Wants, w) {
+		v.result.Wants = append(v.result.Wants, w)
+	}
 }
 
 // until shortens how long the result may be kept.
@@ -166,7 +177,9 @@ func (v *verification) collateral(kind Kind, name string) []Collateral {
 func (v *verification) used(c Collateral) {
 	for i := range v.sent {
 		if v.sent[i].Kind == c.Kind && slices.Equal(v.sent[i].Body, c.Body) {
-			v.result.Used = append(v.result.Used, c)
+			if !slices.ContainsFunc(v.result.Used, func(u Collateral) bool { return u.Kind == c.Kind && slices.Equal(u.Body, c.Body) }) {
+				v.result.Used = append(v.result.Used, c)
+			}
 			return
 		}
 	}

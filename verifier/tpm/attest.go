@@ -114,6 +114,9 @@ func readSelections(r *reader) []Selection {
 	selections := make([]Selection, 0, count)
 	for range count {
 		s := Selection{Alg: HashAlg(r.u16("pcrSelect.hash"))}
+		if r.err == nil && s.Alg == RTMR {
+			r.failf("a PCR selection names algorithm 0x%04x, which no TPM has", uint16(s.Alg))
+		}
 		octets := int(r.u8("pcrSelect.sizeofSelect"))
 		if r.err == nil && octets > 4 {
 			r.failf("a PCR selection has %d octets, at most 4 are possible", octets)

@@ -37,6 +37,9 @@ func (v *verification) checkSelection() StepResult {
 func (v *verification) checkClaims() string {
 	for i := range v.pcrs {
 		bank := &v.pcrs[i]
+		if bank.Alg == RTMR {
+			return fmt.Sprintf("%s is no PCR bank of a TPM", bank.Alg)
+		}
 		if bank.Mask >= 1<<NumPCRs {
 			return fmt.Sprintf("a PCR beyond %d is claimed in bank %s", NumPCRs-1, bank.Alg)
 		}

@@ -23,6 +23,14 @@ const (
 	SHA3_512 HashAlg = 0x0029
 )
 
+// RTMR stands where a bank is named for the run-time measurement registers of a TDX guest: registers 0 to 3,
+// extended with SHA-384. It is no bank of a TPM: nothing that a TPM signs, a machine claims or a log's header
+// announces may name it. The TCG Algorithm Registry assigns no value from 0x8000 on (they are structure tags).
+const RTMR HashAlg = 0xFFFE
+
+// NumRTMRs is the number of run-time measurement registers of a TDX guest (Intel TDX Module ABI, TDINFO_STRUCT).
+const NumRTMRs = 4
+
 // NumPCRs is the number of PCRs of a PC Client TPM (PC Client Platform TPM Profile, section 4.7).
 const NumPCRs = 24
 
@@ -45,13 +53,16 @@ func (a HashAlg) String() string {
 		return "sha3_384"
 	case SHA3_512:
 		return "sha3_512"
+	case RTMR:
+		return "rtmr"
 	}
 	return fmt.Sprintf("alg_0x%04x", uint16(a))
 }
 
-// ParseHashAlg is the inverse of String for the named algorithms; ok is false for any other text.
+// ParseHashAlg is the inverse of String for the named algorithms; ok is false for any other text. It knows "rtmr":
+// whoever asks for a bank of a TPM must ask PCRBank too.
 func ParseHashAlg(name string) (alg HashAlg, ok bool) {
-	for _, a := range [...]HashAlg{SHA1, SHA256, SHA384, SHA512, SM3, SHA3_256, SHA3_384, SHA3_512} {
+	for _, a := range [...]HashAlg{SHA1, SHA256, SHA384, SHA512, SM3, SHA3_256, SHA3_384, SHA3_512, RTMR} {
 		if a.String() == name {
 			return a, true
 		}
@@ -66,13 +77,16 @@ func (a HashAlg) Size() int {
 		return 20
 	case SHA256, SM3, SHA3_256:
 		return 32
-	case SHA384, SHA3_384:
+	case SHA384, SHA3_384, RTMR:
 		return 48
 	case SHA512, SHA3_512:
 		return 64
 	}
 	return 0
 }
+
+// PCRBank tells whether a TPM can have a bank of the algorithm: one that is known, and no RTMR.
+func (a HashAlg) PCRBank() bool { return a.Size() > 0 && a != RTMR }
 
 // Hash is the Go implementation, or 0 when this package does not compute the algorithm.
 func (a HashAlg) Hash() crypto.Hash {

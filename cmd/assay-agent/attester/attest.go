@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
@@ -23,6 +24,7 @@ import (
 const (
 	codeUnknownChallenge = "unknown_challenge"
 	codeEventLogRequired = "event_log_required"
+	codePlatformRequired = "platform_evidence_required"
 )
 
 // Attest gathers evidence, posts it and returns the verdict. It uses the challenge that came with the
@@ -49,7 +51,7 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 			return nil, err
 		}
 	}
-	e, err := a.collect(challenge)
+	e, err := a.collect(ctx, challenge)
 	if err != nil {
 		return nil, err
 	}
@@ -64,12 +66,18 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 			e.evidence.EventLogDigest, e.evidence.EventLog = "", e.log
 		}
 	}
-	asked := time.Now()
-	verdict, err := a.client.SubmitEvidence(ctx, s.MachineID, s.Token, e.evidence)
-	if client.IsProblem(err, codeEventLogRequired) && e.log != nil {
-		e.evidence.EventLogDigest, e.evidence.EventLog = "", e.log
+	var verdict *client.Verdict
+	var asked time.Time
+	for again := true; again; {
 		asked = time.Now()
 		verdict, err = a.client.SubmitEvidence(ctx, s.MachineID, s.Token, e.evidence)
+		// What was named by its digest is sent whole when the server does not hold it; each once.
+		switch again = false; {
+		case client.IsProblem(err, codeEventLogRequired) && e.log != nil && e.evidence.EventLog == nil:
+			e.evidence.EventLogDigest, e.evidence.EventLog, again = "", e.log, true
+		case client.IsProblem(err, codePlatformRequired) && e.platform != nil && e.evidence.PlatformEvidence == nil:
+			e.evidence.PlatformEvidenceDigest, e.evidence.PlatformEvidence, again = "", e.platform, true
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -89,49 +97,115 @@ type collected struct {
 	logDigest  string // hex
 	logToSend  []byte // nil: the server has it
 	resetCount uint32
+	platform   *client.PlatformEvidence // nil: none is sent
 }
 
 // collect quotes first and reads the lists afterwards: they only grow, so that they hold all that is in
 // the quoted PCRs.
-func (a *Attester) collect(c *client.Challenge) (*collected, error) {
-	selection, err := wanted(c.PCRSelection)
+func (a *Attester) collect(ctx context.Context, c *client.Challenge) (*collected, error) {
+	kind, err := a.platformKind()
 	if err != nil {
 		return nil, err
 	}
-	var quoted *tpmdevice.Quoted
-	err = a.withAK(func(d *tpmdevice.Device, ak *tpmdevice.Key) (err error) {
-		quoted, err = d.Quote(ak, c.Nonce, selection)
-		return err
-	})
+	out := &collected{evidence: &client.Evidence{Agent: agentInfo(a.config.Host, a.config.Version)}}
+	hasTPM := a.state.AK.exists()
+	if hasTPM {
+		err = a.quote(ctx, c, kind, out)
+	} else {
+		out.platform, err = a.collector.Collect(ctx, kind, nil, platform.Binding{Nonce: c.Nonce})
+	}
 	if err != nil {
 		return nil, err
 	}
-	attest, err := tpm.ParseAttest(quoted.Message)
-	if err != nil {
-		return nil, fmt.Errorf("the TPM's quote: %w", err)
+	if kind == client.TDX && hasTPM {
+		if out.platform.EventLog, err = a.collector.EventLog(); err != nil {
+			return nil, err
+		}
 	}
-	out := &collected{resetCount: attest.Clock.ResetCount, evidence: &client.Evidence{
-		Quotes: []client.Quote{{Message: quoted.Message, Signature: quoted.Signature}},
-		PCRs:   client.PCRValues(quoted.PCRs),
-		Agent:  agentInfo(a.config.Host, a.config.Version),
-	}}
-	if err := out.addEventLog(a.config.EventLog, c); err != nil {
+	if out.platform != nil {
+		if digest := out.platform.Digest(); digest == c.KnownPlatformEvidence {
+			out.evidence.PlatformEvidenceDigest = digest
+		} else {
+			out.evidence.PlatformEvidence = out.platform
+		}
+	}
+	if !hasTPM { // its run-time measurements are in registers of the hardware, and the CC event log is all there is of lists
+		log, err := a.collector.EventLog()
+		if err != nil {
+			return nil, err
+		}
+		out.addEventLog(log, c)
+		return out, nil
+	}
+	log, err := measurements(a.config.EventLog)
+	if err != nil {
 		return nil, err
 	}
+	out.addEventLog(log, c)
 	return out, out.addIMALog(a.config.IMALog, c, a.state.Last)
 }
 
-func (o *collected) addEventLog(path string, c *client.Challenge) (err error) {
-	if o.log, err = measurements(path); err != nil || o.log == nil {
+// platformKind is the type of hardware evidence to send: what the flags say, else what the machine was enrolled with. A
+// machine that was enrolled without has a key that the server knows for something else.
+func (a *Attester) platformKind() (string, error) {
+	kind := a.collector.Mode().Kind()
+	if a.collector.Mode() == platform.Auto {
+		kind = a.state.Platform
+	}
+	switch {
+	case kind == client.AzureHCL && a.state.AK.Handle == 0:
+		return "", errors.New("the HCL report proves the paravisor's key, and this machine was enrolled with another one: enrol again with --platform-evidence azure")
+	case kind == "" && !a.state.AK.exists():
+		return "", errors.New("this machine was enrolled without a TPM: --platform-evidence none leaves nothing to attest with")
+	}
+	return kind, nil
+}
+
+// quote gets a quote, and the hardware evidence that goes with its key.
+func (a *Attester) quote(ctx context.Context, c *client.Challenge, kind string, out *collected) error {
+	selection, err := wanted(c.PCRSelection)
+	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(o.log)
-	o.logDigest = hex.EncodeToString(sum[:])
+	var quoted *tpmdevice.Quoted
+	binding := platform.Binding{Nonce: c.Nonce}
+	err = a.withAK(func(d *tpmdevice.Device, ak *tpmdevice.Key) (err error) {
+		binding.AK = ak.Public
+		if quoted, err = d.Quote(ak, c.Nonce, selection); err != nil || kind != client.AzureHCL {
+			return err
+		}
+		out.platform, err = a.collector.Collect(ctx, kind, d, binding)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if kind != "" && out.platform == nil { // it needs no TPM, which others may use meanwhile
+		if out.platform, err = a.collector.Collect(ctx, kind, nil, binding); err != nil {
+			return err
+		}
+	}
+	attest, err := tpm.ParseAttest(quoted.Message)
+	if err != nil {
+		return fmt.Errorf("the TPM's quote: %w", err)
+	}
+	out.resetCount = attest.Clock.ResetCount
+	out.evidence.Quotes = []client.Quote{{Message: quoted.Message, Signature: quoted.Signature}}
+	out.evidence.PCRs = client.PCRValues(quoted.PCRs)
+	return nil
+}
+
+// addEventLog names the log, and marks it as to be sent when the server does not hold it.
+func (o *collected) addEventLog(log []byte, c *client.Challenge) {
+	if log == nil {
+		return
+	}
+	sum := sha256.Sum256(log)
+	o.log, o.logDigest = log, hex.EncodeToString(sum[:])
 	o.evidence.EventLogDigest = "sha256:" + o.logDigest
 	if c.KnownEventLog != o.evidence.EventLogDigest {
-		o.logToSend = o.log
+		o.logToSend = log
 	}
-	return nil
 }
 
 // addIMALog sends the entries that the server has not read. It counts them by boot: when the machine
@@ -184,7 +258,7 @@ func wanted(banks map[string][]int) ([]tpm.Selection, error) {
 	var out []tpm.Selection
 	for _, name := range slices.Sorted(maps.Keys(banks)) {
 		alg, ok := tpm.ParseHashAlg(name)
-		if !ok {
+		if !ok || !alg.PCRBank() {
 			return nil, fmt.Errorf("the server wants PCR bank %q, which this agent does not know", name)
 		}
 		s := tpm.Selection{Alg: alg}

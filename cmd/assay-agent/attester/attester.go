@@ -1,5 +1,6 @@
-// Package attester is what assay-agent does: it enrols this machine with an Assay server by credential
-// activation, and attests it, once or for as long as the machine runs.
+// Package attester is what assay-agent does: it enrols this machine with an Assay server, by credential
+// activation, by a key that its cloud certified, or by hardware evidence of a confidential VM (package platform), and
+// attests it, once or for as long as the machine runs.
 //
 //	a, err := attester.New(attester.Config{Server: "https://assay.example:8440", StateDir: "/var/lib/assay-agent"})
 //	enrollment, err := a.Enroll(ctx, attester.Enrollment{JoinToken: token, Machine: machine})
@@ -12,6 +13,7 @@
 package attester
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 )
 
@@ -41,6 +44,9 @@ type Config struct {
 	IMALog   string         // default DefaultIMALog, else the ASCII list; likewise
 	Version  string         // of the agent, for the User-Agent and the evidence
 	Host     fs.FS          // the root file system, to see what machine this is; default "/"
+
+	// Platform says what hardware evidence is collected. Its StateDir is set here.
+	Platform platform.Options
 }
 
 // Attester is used by one goroutine at a time.
@@ -49,6 +55,8 @@ type Attester struct {
 	client *client.Client
 	state  *State
 	next   nextChallenge
+
+	collector *platform.Collector
 	// random is a number in [0, 1) for jitter.
 	random func() float64
 }
@@ -80,7 +88,15 @@ func New(c Config) (*Attester, error) {
 	if c.Host == nil {
 		c.Host = os.DirFS("/")
 	}
-	a := &Attester{config: c, state: state, random: rand.Float64}
+	if c.Platform.Warn == nil {
+		c.Platform.Warn = func(string) {}
+	}
+	c.Platform.StateDir = c.StateDir
+	collector, err := platform.New(c.Platform)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attester{config: c, state: state, collector: collector, random: rand.Float64}
 	if c.Server == "" {
 		return a, nil // only State is of use
 	}
@@ -111,7 +127,7 @@ func (a *Attester) withAK(use func(*tpmdevice.Device, *tpmdevice.Key) error) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	ak, err := device.LoadAK(a.state.AK.Blob)
+	ak, err := loadAK(device, &a.state.AK)
 	if errors.Is(err, tpmdevice.ErrForeignKey) {
 		return fmt.Errorf("%w: was the TPM cleared, or the state directory copied from another machine? Enrol again", err)
 	}
@@ -120,6 +136,25 @@ func (a *Attester) withAK(use func(*tpmdevice.Device, *tpmdevice.Key) error) (er
 	}
 	defer func() { err = errors.Join(err, ak.Close()) }()
 	return use(device, ak)
+}
+
+// loadAK gets the key ready. A key that the cloud made is found again, and must be the one that was enrolled.
+func loadAK(device *tpmdevice.Device, stored *AK) (key *tpmdevice.Key, err error) {
+	switch {
+	case stored.Handle != 0:
+		key, err = device.PersistentKey(stored.Handle)
+	case stored.Template != 0:
+		key, err = device.AKFromTemplate(stored.Template)
+	default:
+		return device.LoadAK(stored.Blob)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if key == nil || !bytes.Equal(key.Public, stored.Public) {
+		return nil, errors.Join(tpmdevice.ErrForeignKey, key.Close())
+	}
+	return key, nil
 }
 
 // nextChallenge is the challenge that came with the last verdict.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 )
 
 func TestIntervalHasJitter(t *testing.T) {
@@ -38,6 +39,10 @@ func TestBackOff(t *testing.T) {
 		if low, high := backOff(failures, plain, 0), backOff(failures, plain, 1); low != want/2 || high != want {
 			t.Errorf("%d failures: %s to %s, not up to %s", failures, low, high, want)
 		}
+	}
+	throttled := fmt.Errorf("TD quote: %w", &platform.RefusedError{Status: 429, RetryAfter: time.Minute})
+	if got := backOff(1, throttled, 0.5); got != time.Minute {
+		t.Errorf("the metadata service's Retry-After is not honoured: %s", got)
 	}
 	asked := fmt.Errorf("post evidence: %w", &client.Problem{Status: 503, RetryAfter: time.Hour})
 	if got := backOff(1, asked, 0.5); got != time.Hour {
@@ -139,6 +144,30 @@ func TestStateSurvives(t *testing.T) {
 	}
 	if _, err := LoadState(dir); err == nil || !strings.Contains(err.Error(), stateFile) {
 		t.Errorf("%v", err)
+	}
+}
+
+// What counts as enrolled: a key of any kind, or hardware evidence in the place of one.
+func TestEnrolled(t *testing.T) {
+	for _, c := range []struct {
+		state State
+		want  bool
+		text  string
+	}{
+		{State{AK: AK{Alg: "ecdsa", Blob: []byte{1}}}, true, "ecdsa"},
+		{State{AK: AK{Alg: "rsassa", Handle: 0x81000003}}, true, "rsassa, made by the paravisor"},
+		{State{AK: AK{Alg: "ecdsa", Template: 0x01c10003}}, true, "ecdsa, certified by the cloud"},
+		{State{Platform: client.TDX}, true, "none"},
+		{State{}, false, "none"},
+	} {
+		c.state.dir, c.state.MachineID, c.state.Token = t.TempDir(), "m", "t"
+		if err := c.state.Save(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := LoadState(c.state.dir)
+		if err != nil || again.Enrolled() != c.want || again.AK.Text() != c.text || again.Platform != c.state.Platform {
+			t.Errorf("%+v, %v", again, err)
+		}
 	}
 }
 

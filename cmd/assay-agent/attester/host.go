@@ -1,7 +1,6 @@
 package attester
 
 import (
-	"encoding/binary"
 	"io/fs"
 	"os"
 	"runtime"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 )
 
@@ -24,7 +24,7 @@ func text(host fs.FS, name string) string {
 // DetectMachine says what machine this is, as well as can be seen from within: for the inventory, and
 // never trusted. host is the root file system. device may be nil; it tells Azure's confidential VMs.
 func DetectMachine(host fs.FS, device *tpmdevice.Device) client.Machine {
-	m := client.Machine{OS: runtime.GOOS, ExternalID: text(host, "etc/machine-id"), Platform: platform(host)}
+	m := client.Machine{OS: runtime.GOOS, ExternalID: text(host, "etc/machine-id"), Platform: hostPlatform(host)}
 	if name, err := os.Hostname(); err == nil {
 		m.Name = name
 	}
@@ -35,7 +35,7 @@ func DetectMachine(host fs.FS, device *tpmdevice.Device) client.Machine {
 // azureChassis is the SMBIOS asset tag of every Azure virtual machine, and of nothing else on Hyper-V.
 const azureChassis = "7783-7084-3265-9085-8269-3286-77"
 
-func platform(host fs.FS) string {
+func hostPlatform(host fs.FS) string {
 	dmi := func(name string) string { return text(host, "sys/class/dmi/id/"+name) }
 	vendor, product := dmi("sys_vendor"), dmi("product_name")
 	hypervisor := false
@@ -62,7 +62,7 @@ func platform(host fs.FS) string {
 	return "physical"
 }
 
-func securityType(host fs.FS, platform string, device *tpmdevice.Device) string {
+func securityType(host fs.FS, where string, device *tpmdevice.Device) string {
 	exists := func(name string) bool { _, err := fs.Stat(host, name); return err == nil }
 	switch {
 	case exists("dev/sev-guest"):
@@ -70,39 +70,18 @@ func securityType(host fs.FS, platform string, device *tpmdevice.Device) string 
 	case exists("dev/tdx_guest"), exists("dev/tdx-guest"):
 		return "confidential_tdx"
 	}
-	if platform == "azure" && device != nil {
-		if t := hclReportType(device); t != "" {
+	if where == "azure" && device != nil {
+		if t := platform.AzureSecurityType(device); t != "" {
 			return t
 		}
 	}
-	switch platform {
+	switch where {
 	case "physical":
 		return "physical"
 	case "azure", "gcp", "aws": // a virtual TPM comes with their trusted-launch kinds only
 		return "trusted_launch"
 	}
 	return "standard"
-}
-
-// The HCL report of an Azure confidential VM: a header of 32 bytes, the hardware report of 1184 bytes,
-// then size, version and type of report as 32-bit little-endian numbers.
-const (
-	hclIndex      = 0x01400001
-	hclReportKind = 32 + 1184 + 8
-)
-
-func hclReportType(device *tpmdevice.Device) string {
-	b, err := device.ReadNV(hclIndex)
-	if err != nil || len(b) < hclReportKind+4 {
-		return ""
-	}
-	switch binary.LittleEndian.Uint32(b[hclReportKind:]) {
-	case 2:
-		return "confidential_snp"
-	case 4:
-		return "confidential_tdx"
-	}
-	return ""
 }
 
 // agentInfo is what evidence says of the running system.

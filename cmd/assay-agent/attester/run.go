@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 )
 
 // Hooks let the caller of Run tell people what happens. Nil hooks are not called.
@@ -69,7 +70,8 @@ func nextInterval(seconds int, random float64) time.Duration {
 }
 
 // backOff is the time to wait after so many failures in a row (from 1): doubling from a second to ten
-// minutes, half of it by chance, and never less than the server's Retry-After.
+// minutes, half of it by chance, and never less than the Retry-After of the server, or of the cloud's
+// metadata service.
 func backOff(failures int, err error, random float64) time.Duration {
 	wait := maxBackOff
 	if failures <= 10 {
@@ -79,6 +81,10 @@ func backOff(failures int, err error, random float64) time.Duration {
 	var p *client.Problem
 	if errors.As(err, &p) {
 		wait = max(wait, p.RetryAfter)
+	}
+	var refused *platform.RefusedError
+	if errors.As(err, &refused) {
+		wait = max(wait, refused.RetryAfter)
 	}
 	return wait
 }

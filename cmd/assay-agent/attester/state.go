@@ -24,6 +24,9 @@ type State struct {
 	AK         AK        `json:"ak,omitzero"`
 	Last       *Last     `json:"last,omitempty"`
 
+	// Platform is the type of the platform evidence that the machine was enrolled with; empty for none.
+	Platform string `json:"platform_evidence,omitempty"`
+
 	// Pending is a key whose enrolment has not been answered yet. It replaces AK when it is accepted; until
 	// then the earlier enrolment stays as it is.
 	Pending *AK `json:"pending_ak,omitempty"`
@@ -34,11 +37,31 @@ type State struct {
 	dir string
 }
 
-// AK is the attestation key. Blob can be loaded by the TPM that made it only.
+// AK is the attestation key: one that the agent made, or one that the cloud made with the machine. A machine without
+// TPM has none.
 type AK struct {
 	Alg    tpmdevice.AKAlg `json:"alg"`
-	Blob   []byte          `json:"blob"`
-	Public []byte          `json:"public"` // TPMT_PUBLIC
+	Blob   []byte          `json:"blob,omitempty"` // of a key of the agent's own; it can be loaded by the TPM that made it only
+	Public []byte          `json:"public"`         // TPMT_PUBLIC
+
+	Handle   uint32 `json:"handle,omitempty"`   // of a persistent key: Azure's HCLAkPub
+	Template uint32 `json:"template,omitempty"` // NV index of the template of a key that the cloud certified
+}
+
+// exists tells whether there is a key.
+func (k *AK) exists() bool { return len(k.Blob) > 0 || k.Handle != 0 || k.Template != 0 }
+
+// Text is the key for people.
+func (k *AK) Text() string {
+	switch {
+	case !k.exists():
+		return "none"
+	case k.Handle != 0:
+		return string(k.Alg) + ", made by the paravisor"
+	case k.Template != 0:
+		return string(k.Alg) + ", certified by the cloud"
+	}
+	return string(k.Alg)
 }
 
 // Last is the last verdict, and what the next attestation has to know of it.
@@ -80,7 +103,9 @@ func LoadState(dir string) (*State, error) {
 }
 
 // Enrolled tells whether the machine can attest.
-func (s *State) Enrolled() bool { return s.MachineID != "" && s.Token != "" && len(s.AK.Blob) > 0 }
+func (s *State) Enrolled() bool {
+	return s.MachineID != "" && s.Token != "" && (s.AK.exists() || s.Platform != "")
+}
 
 // Save writes the state. The token goes first: a crash in between leaves an enrolment that is not known
 // as one and is made again with the same key.

@@ -138,3 +138,22 @@ func TestPCRValues(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// The digest is the verifier's: these are its answers (tee.Evidence.Digest).
+func TestPlatformEvidenceDigest(t *testing.T) {
+	whole := &PlatformEvidence{Type: AzureHCL, HCLReport: []byte("hcl"), Report: []byte("report"), Quote: []byte("quote"), EventLog: []byte("log"),
+		Certificates: [][]byte{[]byte("one"), []byte("two")}}
+	for want, e := range map[string]*PlatformEvidence{
+		"sha256:239bbc7aa368d48a08999536354afcf2012450b1659b7caa0fcfd07b94287d8e": whole,
+		"sha256:bd05b17adc7cdb826a8fbda77529ccb0346c56d97080045e344527b5d040b9c2": {Type: TDX},
+	} {
+		if got := e.Digest(); got != want {
+			t.Errorf("%s, not %s", got, want)
+		}
+	}
+	for _, other := range []*PlatformEvidence{{Type: AzureHCL, HCLReport: []byte("ab")}, {Type: AzureHCL, HCLReport: []byte("a"), Report: []byte("b")}, {Type: AzureHCL, Report: []byte("ab")}} {
+		if other.Digest() == (&PlatformEvidence{Type: AzureHCL, Quote: []byte("ab")}).Digest() {
+			t.Errorf("%+v", other)
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"strconv"
@@ -9,15 +11,46 @@ import (
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
-// EnrollmentRequest registers a machine with its keys. Byte slices travel as base64.
+// EnrollmentRequest registers a machine with its keys. Byte slices travel as base64. A machine without TPM has
+// no keys, and platform evidence.
 type EnrollmentRequest struct {
 	Machine            Machine  `json:"machine"`
 	EKCertificate      []byte   `json:"ek_certificate,omitempty"`       // DER
 	EKCertificateChain [][]byte `json:"ek_certificate_chain,omitempty"` // DER, issuer first
 	EKPublic           []byte   `json:"ek_public,omitempty"`            // TPMT_PUBLIC
-	AKPublic           []byte   `json:"ak_public"`                      // TPMT_PUBLIC
-	AKCertificate      []byte   `json:"ak_certificate,omitempty"`
-	AKCertificateChain [][]byte `json:"ak_certificate_chain,omitempty"`
+	AKPublic           []byte   `json:"ak_public,omitempty"`            // TPMT_PUBLIC
+	AKCertificate      []byte   `json:"ak_certificate,omitempty"`       // DER
+	AKCertificateChain [][]byte `json:"ak_certificate_chain,omitempty"` // DER, issuer first
+
+	PlatformEvidence *PlatformEvidence `json:"platform_evidence,omitempty"`
+}
+
+// The types of platform evidence.
+const (
+	AzureHCL = "azure_hcl"
+	SEVSNP   = "sev_snp"
+	TDX      = "tdx"
+)
+
+// PlatformEvidence is hardware evidence of a confidential VM.
+type PlatformEvidence struct {
+	Type         string   `json:"type"`
+	HCLReport    []byte   `json:"hcl_report,omitempty"`   // azure_hcl: NV index 0x01400001
+	Report       []byte   `json:"report,omitempty"`       // sev_snp: ATTESTATION_REPORT
+	Quote        []byte   `json:"quote,omitempty"`        // tdx, and azure_hcl of a TDX machine: TD quote
+	Certificates [][]byte `json:"certificates,omitempty"` // DER
+	EventLog     []byte   `json:"event_log,omitempty"`    // CC event log of a machine that has a TPM too
+}
+
+// Digest names the evidence as the server does: "sha256:" and the SHA-256, in hex, of type, HCL report, report,
+// quote, event log and each certificate, each preceded by its length as 8 bytes big-endian.
+func (e *PlatformEvidence) Digest() string {
+	h := sha256.New()
+	for _, part := range append([][]byte{[]byte(e.Type), e.HCLReport, e.Report, e.Quote, e.EventLog}, e.Certificates...) {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
 // Machine is what a machine says of itself for the inventory.
@@ -56,17 +89,22 @@ type Challenge struct {
 	PCRSelection  map[string][]int `json:"pcr_selection"`
 	KnownEventLog string           `json:"known_event_log"` // "sha256:<hex>"; empty for null
 	IMALogOffset  int              `json:"ima_log_offset"`  // in entries
+
+	KnownPlatformEvidence string `json:"known_platform_evidence"` // "sha256:<hex>"; empty for null
 }
 
-// Evidence is one evidence POST.
+// Evidence is one evidence POST. A machine without TPM has platform evidence in the place of quotes and PCRs.
 type Evidence struct {
-	Quotes         []Quote                      `json:"quotes"`
-	PCRs           map[string]map[string]string `json:"pcrs"`
+	Quotes         []Quote                      `json:"quotes,omitempty"`
+	PCRs           map[string]map[string]string `json:"pcrs,omitempty"`
 	EventLog       []byte                       `json:"event_log,omitempty"`
 	EventLogDigest string                       `json:"event_log_digest,omitempty"`
 	IMALog         []byte                       `json:"ima_log,omitzero"` // empty, not nil: no entry since ima_log_offset
 	IMALogOffset   int                          `json:"ima_log_offset,omitempty"`
 	Agent          Agent                        `json:"agent"`
+
+	PlatformEvidence       *PlatformEvidence `json:"platform_evidence,omitempty"`
+	PlatformEvidenceDigest string            `json:"platform_evidence_digest,omitempty"` // instead, when the server holds it
 }
 
 // Quote is a TPMS_ATTEST and its TPMT_SIGNATURE.

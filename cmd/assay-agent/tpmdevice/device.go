@@ -26,6 +26,12 @@ import (
 // that other programs may use the TPM at the same time.
 var DefaultPaths = []string{"/dev/tpmrm0", "/dev/tpm0"}
 
+// ErrNoTPM is the error of Open where no TPM is named and there is none.
+var ErrNoTPM = errors.New("this machine has no TPM 2.0")
+
+// None as a path stands for no TPM, also where there is one.
+const None = "none"
+
 // Device is an open TPM. It may be used by one goroutine at a time.
 type Device struct {
 	Path string
@@ -35,6 +41,9 @@ type Device struct {
 // Open opens a TPM: a device file, a unix socket that serves plain TPM commands (swtpm), or, for an empty
 // path, the first of DefaultPaths that exists.
 func Open(path string) (*Device, error) {
+	if path == None {
+		return nil, fmt.Errorf("%w to be used", ErrNoTPM)
+	}
 	if path == "" {
 		for _, p := range DefaultPaths {
 			if _, err := os.Stat(p); err == nil {
@@ -43,7 +52,7 @@ func Open(path string) (*Device, error) {
 			}
 		}
 		if path == "" {
-			return nil, fmt.Errorf("this machine has no TPM 2.0: there is neither %s nor %s", DefaultPaths[0], DefaultPaths[1])
+			return nil, fmt.Errorf("%w: there is neither %s nor %s", ErrNoTPM, DefaultPaths[0], DefaultPaths[1])
 		}
 	}
 	info, err := os.Stat(path)
