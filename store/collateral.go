@@ -112,7 +112,7 @@ const putCollateral = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::text[], $
 		RETURNING c.tenant_id, c.kind, c.name),
 	marked AS (UPDATE tenants t SET config_generation = t.config_generation + 1
 		WHERE t.tenant_id IN (SELECT tenant_id FROM put WHERE kind <> 'vcek')),
-	satisfied AS (DELETE FROM collateral_wants w USING u WHERE w.tenant_id = u.tenant_id AND w.kind = u.kind AND w.name = u.name),
+	satisfied AS (DELETE FROM collateral_wants w USING put WHERE w.tenant_id = put.tenant_id AND w.kind = put.kind AND w.name = put.name),
 	audited AS (INSERT INTO audit_events (tenant_id, event_id, at, actor_kind, actor_id, remote_addr, request_id, action, target, after)
 		SELECT u.tenant_id, u.event_id, u.at, u.actor_kind, u.actor_id, u.remote_addr, u.request_id, 'collateral.store', 'collateral:' || u.kind || '/' || u.name,
 			json_build_object('source', u.source, 'sha256', encode(sha256(u.body), 'hex'), 'not_before', u.not_before, 'not_after', u.not_after)

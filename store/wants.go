@@ -109,6 +109,15 @@ func (s *Store) WantFailed(ctx context.Context, tenant uuid.UUID, w tee.Want, ne
 	return nil
 }
 
+// ReleaseWant lets a want that was claimed and not tried be due again.
+func (s *Store) ReleaseWant(ctx context.Context, tenant uuid.UUID, w tee.Want, now time.Time) error {
+	if _, err := s.pool.Exec(ctx, `UPDATE collateral_wants SET next_attempt_at = $4 WHERE tenant_id = $1 AND kind = $2 AND name = $3`,
+		pgUUID(tenant), string(w.Kind), w.Name, now); err != nil {
+		return fmt.Errorf("release the want of %s %s: %w", w.Kind, w.Name, err)
+	}
+	return nil
+}
+
 // PostponeWants lets no want of those kinds be due before next: their source asked to be left alone until then.
 func (s *Store) PostponeWants(ctx context.Context, tenant uuid.UUID, kinds []tee.Kind, next time.Time) error {
 	if _, err := s.pool.Exec(ctx, `UPDATE collateral_wants SET next_attempt_at = $3 WHERE tenant_id = $1 AND kind = ANY ($2) AND next_attempt_at < $3`,
@@ -116,6 +125,17 @@ func (s *Store) PostponeWants(ctx context.Context, tenant uuid.UUID, kinds []tee
 		return fmt.Errorf("postpone wanted collateral: %w", err)
 	}
 	return nil
+}
+
+// PostponedUntil is until when the source of those kinds is left alone, and after how many failures in a row: the latest
+// next attempt of a want whose last error begins with those words. The zero time: it is not.
+func (s *Store) PostponedUntil(ctx context.Context, tenant uuid.UUID, kinds []tee.Kind, words string) (until time.Time, failures int, err error) {
+	var at pgtype.Timestamptz
+	if err := s.pool.QueryRow(ctx, `SELECT max(next_attempt_at), coalesce(max(attempts), 0) FROM collateral_wants
+		WHERE tenant_id = $1 AND kind = ANY ($2) AND starts_with(last_error, $3)`, pgUUID(tenant), kinds, words).Scan(&at, &failures); err != nil {
+		return time.Time{}, 0, fmt.Errorf("read until when wanted collateral is postponed: %w", err)
+	}
+	return at.Time, failures, nil
 }
 
 // DropWants forgets the wants that were tried at least so often and first wanted before: nobody has what they name. A

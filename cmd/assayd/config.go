@@ -75,6 +75,9 @@ type Config struct {
 	// the fleet needs.
 	TrustBundle string `env:"ASSAY_TRUST_BUNDLE" enum:"enabled,disabled,none" default:"enabled" help:"How newly shipped roots of TPM vendors, clouds, AMD and Intel begin: enabled, disabled, or none to leave them out. Those that are there keep their switch."`
 
+	// Fetch is what is fetched from AMD and Intel, and whether it is.
+	Fetch FetchConfig `embed:""`
+
 	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
 	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
 	// logged.
@@ -95,6 +98,34 @@ type Config struct {
 	// Danger: the supervisor must wait longer than this (systemd TimeoutStopSec, Kubernetes
 	// terminationGracePeriodSeconds), or it kills what is being finished.
 	ShutdownTimeout time.Duration `env:"ASSAY_SHUTDOWN_TIMEOUT" default:"30s" placeholder:"DURATION" help:"How long requests in flight may take after SIGTERM (${default}). The supervisor must wait longer."`
+}
+
+// FetchConfig is the outgoing traffic of the service: none, unless CollateralFetch is set.
+type FetchConfig struct {
+	// CollateralFetch lets the service fetch what checks of hardware evidence lack (endorsement keys, CRLs, TCB info),
+	// and what expires within a week, from the addresses below. Off: it is sent by machines or uploaded.
+	//
+	// Danger: AMD and Intel learn which chips and platforms the fleet has. The service needs a way out to these
+	// addresses; it uses no proxy, also where the environment names one.
+	CollateralFetch bool `env:"ASSAY_COLLATERAL_FETCH" help:"Fetch endorsement keys, CRLs and TCB info that checks lack from AMD and Intel, who then learn of the fleet's chips. Off: no outgoing traffic."`
+
+	// AMDKDSURL is AMD's Key Distribution Service, or a mirror of it. Empty: it is not asked.
+	AMDKDSURL string `name:"amd-kds-url" env:"ASSAY_AMD_KDS_URL" default:"${amd_kds}" placeholder:"URL" help:"AMD's Key Distribution Service, or a mirror (${default})."`
+
+	// IntelPCSURL is Intel's Provisioning Certification Service, or a PCCS. Empty: it is not asked.
+	IntelPCSURL string `name:"intel-pcs-url" env:"ASSAY_INTEL_PCS_URL" default:"${intel_pcs}" placeholder:"URL" help:"Intel's Provisioning Certification Service, or a PCCS (${default})."`
+
+	// IntelRootCRLURL is where the CRL of the Intel SGX Root CA is; of a PCCS https://pccs/sgx/certification/v4/rootcacrl.
+	IntelRootCRLURL string `name:"intel-root-crl-url" env:"ASSAY_INTEL_ROOT_CRL_URL" default:"${intel_root_crl}" placeholder:"URL" help:"The CRL of the Intel SGX Root CA (${default})."`
+}
+
+func (f *FetchConfig) check() error {
+	for flag, text := range map[string]string{"--amd-kds-url": f.AMDKDSURL, "--intel-pcs-url": f.IntelPCSURL, "--intel-root-crl-url": f.IntelRootCRLURL} {
+		if err := checkURL(flag, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configError is a setting that cannot be used.
@@ -141,6 +172,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
+		return err
+	}
+	if err := c.Fetch.check(); err != nil {
 		return err
 	}
 	if c.DatabaseConnections < 2 || c.DatabaseConnections > 1000 {

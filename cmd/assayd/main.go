@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/assay-verifier/assay/server/schedule"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -31,6 +33,7 @@ type commands struct {
 	Dev         devCommand         `cmd:"" help:"Run the service for trying out: as serve, with a log for people and the admin token shown."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
 	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
+	Job         jobCommand         `cmd:"" help:"List the jobs that the service does by time, or do a round of one by hand."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
@@ -56,7 +59,7 @@ func run(args []string, p *process) int {
 		kong.Name("assayd"),
 		kong.Description("Assay, a verifier of measured boot. Each flag can be given by the environment variable named with it."),
 		kong.Writers(p.stdout, p.stderr),
-		kong.Vars{"data_dir": defaultDataDir()},
+		kong.Vars{"data_dir": defaultDataDir(), "amd_kds": schedule.DefaultAMDKDS, "intel_pcs": schedule.DefaultIntelPCS, "intel_root_crl": schedule.DefaultIntelRootCRL},
 		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 110}),
 	)
 	if err != nil {

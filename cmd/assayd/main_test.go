@@ -120,6 +120,30 @@ func TestTrustBundle(t *testing.T) {
 	}
 }
 
+// TestJobs: listed, done by hand, and nothing is fetched unless somebody says so.
+func TestJobs(t *testing.T) {
+	t.Parallel()
+	if code, out := once(t, nil, "job", "list"); code != 0 || !strings.Contains(out, "partitions") || !strings.Contains(out, "collateral-fetch   off") {
+		t.Errorf("%d %s", code, out)
+	}
+	if code, out := once(t, []string{"ASSAY_COLLATERAL_FETCH=true"}, "job", "list", "-o", "json"); code != 0 || !strings.Contains(out, `"name":"collateral-fetch","interval_seconds":300,"enabled":true`) {
+		t.Errorf("%d %s", code, out)
+	}
+	data := dataFolder(t)
+	if code, out := once(t, nil, "migrate", "--data-dir", data); code != 0 {
+		t.Fatalf("%d %s", code, out)
+	}
+	for _, want := range []string{"12 partitions made", "nothing to do"} {
+		if code, out := once(t, nil, "job", "run", "partitions", "--data-dir", data); code != 0 || strings.TrimSpace(out) != want {
+			t.Errorf("%d %s, want %q", code, out, want)
+		}
+	}
+	nowhere := "http://" + freeAddress(t)
+	if code, out := once(t, nil, "job", "run", "collateral-fetch", "--data-dir", data, "--amd-kds-url", nowhere, "--intel-pcs-url", nowhere, "--intel-root-crl-url", nowhere); code != 0 || strings.TrimSpace(out) != "nothing to do" {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
 // TestGracefulShutdown: a request that is being sent when SIGTERM comes is answered, and then the service
 // ends.
 func TestGracefulShutdown(t *testing.T) {

@@ -86,8 +86,11 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if secret != "" {
 		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
 	}
-	done := keepPartitions(p.ctx, st, log)
-	closers = append(closers, func() error { <-done; return nil })
+	stopJobs, err := startJobs(p.ctx, c, st, log)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, func() error { stopJobs(); return nil })
 
 	warnOfPlainText(c, public, log)
 	ready = true
@@ -193,43 +196,6 @@ func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog
 			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role}, nil
 		},
 	})
-}
-
-const (
-	partitionMonths   = 3 // made ahead
-	partitionInterval = 12 * time.Hour
-)
-
-// makePartitions makes the monthly partitions that are missing. Without them rows go to the default
-// partitions, so a failure loses nothing and is only logged.
-func makePartitions(ctx context.Context, st *store.Store, log *slog.Logger) {
-	if made, err := st.MakePartitions(ctx, time.Now(), partitionMonths); err != nil && ctx.Err() == nil {
-		log.Error("partitions were not made", "error", err)
-	} else if made > 0 {
-		log.Info("partitions made", "count", made)
-	}
-}
-
-// keepPartitions makes the monthly partitions ahead of time until ctx ends. The first round is over when it
-// returns: an insert that has chosen the default partition while this month's is being made is refused
-// by Postgres, so the one time that this can happen, on a fresh database, comes before the first request.
-func keepPartitions(ctx context.Context, st *store.Store, log *slog.Logger) (done <-chan struct{}) {
-	makePartitions(ctx, st, log)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(partitionInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				makePartitions(ctx, st, log)
-			}
-		}
-	}()
-	return ended
 }
 
 // warnOfPlainText says so where tokens would cross a network unencrypted.
