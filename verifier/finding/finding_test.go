@@ -259,7 +259,7 @@ func TestReportsOfRealMachines(t *testing.T) {
 		"azure-snp-v0": {"tee_console_enabled"}, "azure-snp-v2": {"tee_console_enabled"}, "azure-tdx-v0": {"tee_console_enabled"},
 		// Its platform has committed to microcode 219 and reports 217.
 		"snp-trustee-vlek": {"tee_tcb_out_of_date"},
-		// Its guest policy, 0xb0000, has the DEBUG bit.
+		// Its guest policy allows debugging.
 		"snp-go-sev-guest": {"tee_debug_enabled"},
 	}
 	files, err := filepath.Glob("../tee/testdata/claims/*.json")
