@@ -219,11 +219,21 @@ func onOff(b bool) string {
 // secureBootByParavisor tells whether, with no log to tell it, a proven and bound report of a paravisor says that the
 // VM's firmware has Secure Boot on.
 func (a *appraiser) secureBootByParavisor() bool {
+	on := a.paravisorsSecureBoot()
+	return on != nil && *on
+}
+
+// paravisorsSecureBoot is the word of a proven and bound report of a paravisor on Secure Boot, where no log tells of
+// it; nil without.
+func (a *appraiser) paravisorsSecureBoot() *bool {
 	if a.out.Platform == nil || a.in.Log != nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
-		return false
+		return nil
 	}
 	vm, told := a.out.Platform.VM()
-	return told && vm.SecureBoot != nil && *vm.SecureBoot
+	if !told {
+		return nil
+	}
+	return vm.SecureBoot
 }
 
 // platformFailed tells whether a step of the hardware report failed.
@@ -336,8 +346,8 @@ func (a *appraiser) relying() *RelyingClaims {
 	}
 	if p.VM != nil {
 		r.VMID = p.VM.VMID
-		if r.SecureBoot == nil && a.secureBootByParavisor() {
-			r.SecureBoot = p.VM.SecureBoot
+		if r.SecureBoot == nil {
+			r.SecureBoot = a.paravisorsSecureBoot()
 		}
 	}
 	switch {

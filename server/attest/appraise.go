@@ -159,8 +159,8 @@ func (a *appraisal) mayLearn() bool {
 
 // record is all that one judgement changes.
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
-	machine := findingMachine(&a.inputs.Machine, a.inputs.Key != nil)
-	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key != nil)
+	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
+	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	findings := finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
 		RefusedModules: a.refusedModules(judged), Now: a.now})
 	r := store.AppraisalRecord{

@@ -215,6 +215,11 @@ func TestPolicyOfAnEnrolmentIsNotTheMachinesChoice(t *testing.T) {
 // akCertificate certifies an AK by a CA made for the test.
 func akCertificate(t *testing.T, ak []byte) (leaf, root []byte) {
 	t.Helper()
+	return akCertificateUntil(t, ak, start.Add(time.Hour))
+}
+
+func akCertificateUntil(t *testing.T, ak []byte, until time.Time) (leaf, root []byte) {
+	t.Helper()
 	public, err := tpm.ParsePublic(ak)
 	if err != nil {
 		t.Fatal(err)
@@ -223,12 +228,12 @@ func akCertificate(t *testing.T, ak []byte) (leaf, root []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "AK CA"}, NotBefore: start.Add(-time.Hour), NotAfter: start.Add(time.Hour),
+	issuer := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "AK CA"}, NotBefore: start.Add(-time.Hour), NotAfter: until,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	if root, err = x509.CreateCertificate(rand.Reader, issuer, issuer, ca.Public(), ca); err != nil {
 		t.Fatal(err)
 	}
-	subject := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "instance 1"}, NotBefore: start.Add(-time.Hour), NotAfter: start.Add(time.Hour)}
+	subject := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "instance 1"}, NotBefore: start.Add(-time.Hour), NotAfter: until}
 	if leaf, err = x509.CreateCertificate(rand.Reader, subject, issuer, public.Key(), ca); err != nil {
 		t.Fatal(err)
 	}
@@ -247,11 +252,7 @@ func TestEnrolByAKCertificate(t *testing.T) {
 		t.Fatalf("without an anchor: %v", err)
 	}
 	for _, purpose := range []string{"ek", "ak"} {
-		anchor := store.TrustAnchor{Name: "AK CA for " + purpose, Purpose: purpose, CreatedAt: b.now(),
-			Certificates: []store.TrustCertificate{{DER: root, Subject: "AK CA", Fingerprint: purpose}}}
-		if _, err := b.store.CreateTrustAnchor(b.ctx, b.tenant, anchor, b.now(), admin); err != nil {
-			t.Fatal(err)
-		}
+		b.anchor(purpose, root)
 		if purpose == "ek" {
 			if _, err := b.Enrol(b.ctx, b.tenant, r, b.join, admin); code(err) != CodeAKRefused {
 				t.Fatalf("with an anchor of another purpose: %v", err)

@@ -19,7 +19,7 @@ import (
 //     The claims follow from these, so they need not be read
 //   - what the hardware report proves
 //   - how many measured files were refused
-//   - which recommendations follow, since some come with time alone
+//   - which recommendations follow and how pressing they are, since some come with time alone
 //
 // and leaves out what moves by itself: the TPM's clock and restart count, the length of the IMA list,
 // and the words of a clock that went back (they hold both times). Values that no check speaks of do not
@@ -55,6 +55,7 @@ func fingerprint(a *verifier.Appraisal, findings *finding.Result, logDigest []by
 	}
 	for i := range findings.Recommendations {
 		f.text(findings.Recommendations[i].Code)
+		f.text(string(findings.Recommendations[i].Severity))
 	}
 	if a.Measurements != nil {
 		explained := uint64(0)

@@ -66,6 +66,21 @@ func TestFingerprintTellsJudgementsApart(t *testing.T) {
 	}
 }
 
+// Some recommendations come, and grow more pressing, with time alone: then the same evidence is another judgement.
+func TestFingerprintCoversRecommendations(t *testing.T) {
+	seen := map[[32]byte]string{}
+	for name, list := range map[string][]finding.Recommendation{
+		"none": nil, "low": {{Code: "a", Severity: finding.Low}}, "medium": {{Code: "a", Severity: finding.Medium}},
+		"another": {{Code: "b", Severity: finding.Low}}, "two": {{Code: "a", Severity: finding.Low}, {Code: "b", Severity: finding.Low}},
+	} {
+		f := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: list}, nil)
+		if seen[f] != "" {
+			t.Errorf("%s and %s have one fingerprint", name, seen[f])
+		}
+		seen[f] = name
+	}
+}
+
 // What moves by itself on an unchanged machine does not make another judgement.
 func TestFingerprintLeavesOutWhatMoves(t *testing.T) {
 	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil)

@@ -9,34 +9,50 @@ import (
 )
 
 // InventoryFindings are the findings that follow from the inventory alone, for a machine that was
-// written without new evidence. It is handed to store.UpsertMachines.
+// written without new evidence. It is handed to store.UpsertMachines. What only its key could tell is left open.
 func InventoryFindings(m store.Machine, policy verifier.Policy) finding.Result {
-	return finding.Derive(finding.Input{Machine: findingMachine(&m, m.State == "active"), Policy: policy, Now: m.UpdatedAt})
+	machine := findingMachine(&m, nil)
+	machine.Enrolled = m.State == "active"
+	// What an active machine shows not to have, its key cannot be in.
+	machine.NoTPM = machine.Enrolled && m.Observed.VTPM != nil && !*m.Observed.VTPM
+	return finding.Derive(finding.Input{Machine: machine, Policy: policy, Now: m.UpdatedAt})
 }
 
-// findingMachine is what the rules see of a machine.
-func findingMachine(m *store.Machine, enrolled bool) finding.Machine {
-	return finding.Machine{
-		Name:         m.Name,
-		OS:           m.OS,
-		Platform:     m.Platform,
-		SecurityType: m.SecurityType,
-		ScaleSet:     m.ScaleSet,
-		Labels:       m.Labels,
-		Declared:     m.Declared,
-		Observed:     m.Observed,
-		Enrolled:     enrolled,
+// findingMachine is what the rules see of a machine; key is nil where none is enrolled.
+func findingMachine(m *store.Machine, key *store.AttestationKey) finding.Machine {
+	out := finding.Machine{
+		Name:             m.Name,
+		OS:               m.OS,
+		Platform:         m.Platform,
+		SecurityType:     m.SecurityType,
+		ScaleSet:         m.ScaleSet,
+		Labels:           m.Labels,
+		Declared:         m.Declared,
+		Observed:         m.Observed,
+		Enrolled:         key != nil,
+		NoTPM:            withoutTPM(key),
+		PlatformEvidence: m.PlatformEvidenceType,
+		InstanceProven:   len(m.Instance) > 0,
 	}
+	// Of other keys it is the end of an EK certificate or of a hardware report's proof: neither is asked for again.
+	if key != nil && key.Assurance == verifier.AKCertified {
+		out.KeyExpiresAt = key.CertificateNotAfter
+	}
+	return out
 }
+
+// withoutTPM tells whether a machine enrolled by its hardware report alone.
+func withoutTPM(key *store.AttestationKey) bool { return key != nil && key.Kind == store.KeyTEE }
 
 // observe is the posture that an appraisal shows. Evidence that is not genuine shows nothing of the
 // machine but that an agent sent it; what was observed before then stands. Genuine evidence replaces
-// it, also where it leaves open what was known before: the machine has booted since.
-func observe(before finding.Posture, a *verifier.Appraisal, enrolled bool) finding.Posture {
+// it, also where it leaves open what was known before: the machine has booted since. Key is nil where none is enrolled.
+func observe(before finding.Posture, a *verifier.Appraisal, key *store.AttestationKey) finding.Posture {
 	yes := true
 	after := before
-	if enrolled {
-		after.VTPM, after.AgentInstalled = &yes, &yes
+	if key != nil {
+		tpm := !withoutTPM(key)
+		after.VTPM, after.AgentInstalled = &tpm, &yes
 	}
 	if !a.Genuine {
 		return after
@@ -49,16 +65,18 @@ func observe(before finding.Posture, a *verifier.Appraisal, enrolled bool) findi
 }
 
 // secureBoot is whether Secure Boot was effective: on in the firmware, and shim validating. Where only
-// the firmware's part is known, off is off, and on is not yet known to be effective.
+// the firmware's part is known, off is off, and on is not yet known to be effective. Of a machine without a log, a
+// paravisor's word counts, if its report is bound to the machine: there is nothing else that could tell.
 func secureBoot(a *verifier.Appraisal) *bool {
 	c := a.Claims.Claims
-	if c == nil {
+	switch {
+	case c == nil:
 		return nil
-	}
-	if c.SecureBootEffective != nil {
+	case c.SecureBootEffective != nil:
 		return c.SecureBootEffective
-	}
-	if c.SecureBoot != nil && !*c.SecureBoot {
+	case c.SecureBoot == nil && a.Claims.Relying != nil:
+		return a.Claims.Relying.SecureBoot
+	case c.SecureBoot != nil && !*c.SecureBoot:
 		return c.SecureBoot
 	}
 	return nil

@@ -51,6 +51,22 @@ type Submod struct {
 	Status   string `json:"ear.status"` // affirming, warning, contraindicated, none
 	Vector   Vector `json:"ear.trustworthiness-vector"`
 	PolicyID string `json:"ear.appraisal-policy-id,omitempty"`
+	// Claims is a private extension, which readers that do not know it pass over: what relying parties of confidential VMs
+	// decide by, in one place. It is left out where the evidence is not genuine.
+	Claims *RelyingClaims `json:"assay.claims,omitempty"`
+}
+
+// RelyingClaims are verifier.RelyingClaims with the assurance. What is not known is left out, and never false.
+type RelyingClaims struct {
+	SecureBoot  *bool  `json:"secure_boot,omitempty"`
+	Debug       *bool  `json:"debug,omitempty"`
+	TestSigning *bool  `json:"test_signing,omitempty"`
+	TEEType     string `json:"tee_type,omitempty"`   // sev_snp, tdx
+	Compliance  string `json:"compliance,omitempty"` // compliant, noncompliant
+	VMID        string `json:"vm_id,omitempty"`
+	TCB         string `json:"tcb,omitempty"`
+	TCBStatus   string `json:"tcb_status,omitempty"`
+	Assurance   string `json:"assurance,omitempty"`
 }
 
 // Vector is the AR4SI trustworthiness vector as far as measured boot speaks to it. Zero makes no
@@ -77,8 +93,8 @@ const (
 	executablesUnknown     int8 = 33 // includes some that are not recognised
 	executablesRefused     int8 = 96
 	hardwareGenuine        int8 = 2
-	hardwareUnproven       int8 = 32
-	hardwareNotGenuine     int8 = 96
+	hardwareVulnerable     int8 = 32 // genuine, but with known vulnerabilities
+	hardwareNotGenuine     int8 = 96 // not genuine, or not to be trusted as it is run
 	cryptographyFailed     int8 = 99 // cryptographic validation of the evidence has failed
 )
 
@@ -113,9 +129,23 @@ func From(a *verifier.Appraisal, c Context) Claims {
 		submod.Vector = vector(a)
 		submod.Status = worse(a.Status, tier(submod.Vector)).String()
 		submod.PolicyID = policyURN(a.Policy)
+		submod.Claims = relying(a)
+		if submod.Claims != nil && submod.Status == verifier.Contraindicated.String() && submod.Claims.Compliance != "" {
+			submod.Claims.Compliance = "noncompliant"
+		}
 	}
 	out.Submods = map[string]Submod{Submodule: submod}
 	return out
+}
+
+// relying are the claims of genuine evidence.
+func relying(a *verifier.Appraisal) *RelyingClaims {
+	if !a.Genuine || a.Claims.Relying == nil {
+		return nil
+	}
+	r := a.Claims.Relying
+	return &RelyingClaims{SecureBoot: r.SecureBoot, Debug: r.Debug, TestSigning: r.TestSigning, TEEType: r.TEEType, Compliance: r.Compliance,
+		VMID: r.VMID, TCB: r.TCB, TCBStatus: r.TCBStatus, Assurance: string(a.Assurance)}
 }
 
 // policyURN identifies the version of the policy that judged: "urn:uuid:<id>#<version>".

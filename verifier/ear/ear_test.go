@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 var codes = []verifier.CheckCode{
-	verifier.CheckAKTrusted, verifier.CheckPlatformReport, verifier.CheckPlatformBinding, verifier.CheckQuoteSignature,
+	verifier.CheckAKTrusted, verifier.CheckPlatformReport, "platform.chip_id", "platform.tcb", "platform.vmpl", "platform.debug", "platform.migration",
+	"platform.measurement", "platform.signer", verifier.CheckPlatformConfig, verifier.CheckPlatformBinding, verifier.CheckQuoteSignature,
 	verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest,
 	verifier.CheckQuoteClock, verifier.CheckEventLogReplay, verifier.CheckSecureBoot, verifier.CheckBaselineMatch,
 	verifier.CheckIMAReplay, verifier.CheckIMAPolicy, verifier.CheckPolicyRules,
@@ -33,6 +35,20 @@ func appraisal(status verifier.Status, reason verifier.Reason, differ map[verifi
 		}
 		a.Checks = append(a.Checks, verifier.Check{Code: code, Status: st})
 	}
+	return a
+}
+
+// confidential is the appraisal of a confidential VM, with its claims for relying parties. It is genuine unless a check
+// of its hardware report fails.
+func confidential(status verifier.Status, compliance, tcbStatus string, differ map[verifier.CheckCode]verifier.CheckStatus) *verifier.Appraisal {
+	yes, no := true, false
+	a := appraisal(status, verifier.NoReason, differ)
+	if len(differ) > 0 {
+		a.Reason, a.Genuine = verifier.OriginUnverified, false
+	}
+	a.Assurance = verifier.TEEBound
+	a.Claims.Relying = &verifier.RelyingClaims{SecureBoot: &yes, Debug: &no, TEEType: "tdx", Compliance: compliance,
+		VMID: "6332533d-5649-4d02-8aa7-8f64b7c3ee21", TCB: "02010600000000000000000000000000", TCBStatus: tcbStatus}
 	return a
 }
 
@@ -67,7 +83,11 @@ func TestGolden(t *testing.T) {
 		"secure_boot_off":    appraisal(verifier.Contraindicated, verifier.BaselineDeviation, with(verifier.CheckSecureBoot, verifier.Fail)),
 		"origin_unverified":  appraisal(verifier.Contraindicated, verifier.OriginUnverified, with(verifier.CheckQuoteSignature, verifier.Fail)),
 		"key_not_enrolled":   appraisal(verifier.Contraindicated, verifier.OriginUnverified, with(verifier.CheckAKTrusted, verifier.Fail)),
-		"none":               nil,
+		"confidential":       confidential(verifier.Affirming, "compliant", "UpToDate", nil),
+		"tcb_out_of_date":    confidential(verifier.Warning, "noncompliant", "OutOfDate", nil),
+		"debug_refused": confidential(verifier.Contraindicated, "noncompliant", "UpToDate", map[verifier.CheckCode]verifier.CheckStatus{
+			"platform.debug": verifier.Fail}),
+		"none": nil,
 	} {
 		got, err := json.MarshalIndent(From(a, context()), "", "  ")
 		if err != nil {
@@ -99,10 +119,15 @@ func TestNeverBetterThanTheVerdict(t *testing.T) {
 			Status:  verifier.Status(rapid.IntRange(0, 3).Draw(t, "status")), //nolint:gosec // 0 to 3
 			Genuine: rapid.Bool().Draw(t, "genuine"),
 		}
-		failing := false
+		if rapid.Bool().Draw(t, "relying") {
+			a.Claims.Relying = &verifier.RelyingClaims{TEEType: "tdx", Compliance: rapid.SampledFrom([]string{"compliant", "noncompliant"}).Draw(t, "compliance"),
+				TCBStatus: rapid.SampledFrom([]string{"", "UpToDate", "OutOfDate", "OutOfDateConfigurationNeeded", "Revoked"}).Draw(t, "tcb status")}
+		}
+		failing, platformFailing := false, false
 		for _, code := range codes {
 			s := rapid.SampledFrom([]verifier.CheckStatus{verifier.Pass, verifier.Fail, verifier.Warn, verifier.Skipped}).Draw(t, string(code))
 			failing = failing || s == verifier.Fail
+			platformFailing = platformFailing || s == verifier.Fail && strings.HasPrefix(string(code), "platform.")
 			a.Checks = append(a.Checks, verifier.Check{Code: code, Status: s})
 		}
 		submod := From(a, context()).Submods[Submodule]
@@ -121,6 +146,18 @@ func TestNeverBetterThanTheVerdict(t *testing.T) {
 		}
 		if !a.Genuine && (submod.Vector.Configuration != noClaim || submod.Vector.Executables != noClaim) {
 			t.Fatalf("evidence that is not genuine makes claims about the machine: %+v", submod.Vector)
+		}
+		if !a.Genuine && (tierOf(submod.Vector.InstanceIdentity) == verifier.Affirming || tierOf(submod.Vector.Hardware) == verifier.Affirming || submod.Claims != nil) {
+			t.Fatalf("evidence that is not genuine affirms something: %+v, %+v", submod.Vector, submod.Claims)
+		}
+		if platformFailing && submod.Vector.Hardware != hardwareNotGenuine {
+			t.Fatalf("a check of the hardware report fails, and the hardware is %d", submod.Vector.Hardware)
+		}
+		if submod.Vector.Hardware == hardwareGenuine && knownVulnerable(a.Claims.Relying) {
+			t.Fatal("hardware with known vulnerabilities is affirmed")
+		}
+		if c := submod.Claims; c != nil && c.Compliance == "compliant" && submod.Status == "contraindicated" {
+			t.Fatalf("a compliant machine in a result that contraindicates: %+v", submod)
 		}
 	})
 }
@@ -143,7 +180,17 @@ func TestVector(t *testing.T) {
 		{verifier.CheckQuoteClock, verifier.Fail, Vector{99, 2, 2, 2}},
 		{verifier.CheckEventLogReplay, verifier.Fail, Vector{99, 2, 2, 2}},
 		{verifier.CheckIMAReplay, verifier.Fail, Vector{99, 2, 2, 2}},
-		{verifier.CheckPlatformBinding, verifier.Fail, Vector{99, 2, 2, 0}},
+		{verifier.CheckPlatformBinding, verifier.Fail, Vector{99, 2, 2, 96}},
+		{verifier.CheckPlatformBinding, verifier.Skipped, Vector{2, 2, 2, 0}},
+		{"platform.chip_id", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.tcb", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.tcb", verifier.Skipped, Vector{2, 2, 2, 2}},
+		{"platform.vmpl", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.debug", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.migration", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.measurement", verifier.Fail, Vector{2, 2, 2, 96}},
+		{"platform.signer", verifier.Fail, Vector{2, 2, 2, 96}},
+		{verifier.CheckPlatformConfig, verifier.Warn, Vector{2, 2, 2, 2}},
 		{verifier.CheckPlatformReport, verifier.Fail, Vector{2, 2, 2, 96}},
 		{verifier.CheckPlatformReport, verifier.Warn, Vector{2, 2, 2, 32}},
 		{verifier.CheckPlatformReport, verifier.Skipped, Vector{2, 2, 2, 0}},
@@ -160,6 +207,18 @@ func TestVector(t *testing.T) {
 		a := appraisal(verifier.Contraindicated, verifier.BaselineDeviation, map[verifier.CheckCode]verifier.CheckStatus{c.code: c.status})
 		if got := vector(a); got != c.want {
 			t.Errorf("%s %s: %+v, want %+v", c.code, c.status, got, c.want)
+		}
+	}
+}
+
+// Intel's word on a TCB that the policy admits shows in the hardware claim.
+func TestHardwareWithKnownVulnerabilities(t *testing.T) {
+	for status, want := range map[string]int8{
+		"": hardwareGenuine, "UpToDate": hardwareGenuine, "SWHardeningNeeded": hardwareGenuine, "ConfigurationNeeded": hardwareGenuine,
+		"OutOfDate": hardwareVulnerable, "OutOfDateConfigurationNeeded": hardwareVulnerable, "Revoked": hardwareVulnerable,
+	} {
+		if got := vector(confidential(verifier.Warning, "", status, nil)).Hardware; got != want {
+			t.Errorf("%s: %d, want %d", status, got, want)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package ear
 
 import (
+	"strings"
+
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -26,14 +28,21 @@ var originChecks = [...]verifier.CheckCode{
 }
 
 // vector maps the checks. What is not proven makes no claim: where the origin failed, only the
-// identity and the hardware are spoken of. An affirming appraisal has no value outside the affirming
+// identity and the hardware are spoken of, and neither is affirmed. An affirming appraisal has no value outside the affirming
 // tier, since its warnings were judged to be harmless.
 func vector(a *verifier.Appraisal) Vector {
 	states := checkStates(a.Checks)
-	v := Vector{InstanceIdentity: identity(states), Hardware: hardware(states)}
+	v := Vector{InstanceIdentity: identity(states), Hardware: hardware(a)}
 	if a.Genuine {
 		v.Configuration = configuration(states)
 		v.Executables = executables(states)
+	} else {
+		// A key whose hardware report was refused, say: nothing contradicts it, and nothing proves it.
+		for _, p := range [...]*int8{&v.InstanceIdentity, &v.Hardware} {
+			if tierOf(*p) == verifier.Affirming {
+				*p = noClaim
+			}
+		}
 	}
 	if a.Status == verifier.Affirming {
 		for _, p := range [...]*int8{&v.InstanceIdentity, &v.Configuration, &v.Executables, &v.Hardware} {
@@ -65,18 +74,36 @@ func identity(s checkStates) int8 {
 	return noClaim
 }
 
-func hardware(s checkStates) int8 {
-	switch s.get(verifier.CheckPlatformReport) {
-	case verifier.Pass:
-		if s.get(verifier.CheckPlatformBinding) == verifier.Pass {
-			return hardwareGenuine
+// hardware speaks of the processor of a confidential VM. Its report is genuine and this machine's, and nothing about it
+// was refused; or it is one of the things that AR4SI has the value 96 for: hardware that is recognised, and cannot be
+// trusted as it is (draft-ietf-rats-ar4si-08, section 2.3.4, hardware).
+func hardware(a *verifier.Appraisal) int8 {
+	s := checkStates(a.Checks)
+	for i := range s {
+		if s[i].Status == verifier.Fail && strings.HasPrefix(string(s[i].Code), "platform.") {
+			return hardwareNotGenuine
 		}
-	case verifier.Warn:
-		return hardwareUnproven
-	case verifier.Fail:
-		return hardwareNotGenuine
+	}
+	report, binding := s.get(verifier.CheckPlatformReport), s.get(verifier.CheckPlatformBinding)
+	switch {
+	case report == verifier.Warn, report == verifier.Pass && binding == verifier.Pass && knownVulnerable(a.Claims.Relying):
+		return hardwareVulnerable
+	case report == verifier.Pass && binding == verifier.Pass:
+		return hardwareGenuine
 	}
 	return noClaim
+}
+
+// knownVulnerable tells whether Intel says that the TCB, which the policy admits, has known vulnerabilities.
+func knownVulnerable(r *verifier.RelyingClaims) bool {
+	if r == nil {
+		return false
+	}
+	switch r.TCBStatus {
+	case "OutOfDate", "OutOfDateConfigurationNeeded", "Revoked":
+		return true
+	}
+	return false
 }
 
 func configuration(s checkStates) int8 {

@@ -8,8 +8,8 @@ import (
 )
 
 // R4 and R5: attestation failed. It is raised by every failed appraisal, periodic or after boot, where
-// vTPM is on and the agent is installed, and says which of the two reasons it was. It ends with the
-// next appraisal that does not fail.
+// vTPM is on and the agent is installed, and says which of the two reasons it was. A confidential VM that attests
+// without a TPM has its hardware report in place of one. It ends with the next appraisal that does not fail.
 var attestationFailed = &Rule{
 	Code:     "attestation_failed",
 	Title:    "Attestation failed for your virtual machine",
@@ -18,7 +18,7 @@ var attestationFailed = &Rule{
 	Steps:    attestationSteps,
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		a := in.Appraisal
-		if a == nil || !isTrue(in.vtpm()) || !isTrue(in.agent()) {
+		if a == nil || !in.Machine.NoTPM && !isTrue(in.vtpm()) || !isTrue(in.agent()) {
 			return
 		}
 		if a.Status != verifier.Contraindicated {
@@ -47,7 +47,11 @@ const maxListed = 20
 // explain says in plain words why an appraisal failed.
 func explain(in *Input, a *verifier.Appraisal) string {
 	if a.Reason == verifier.OriginUnverified {
-		return "The evidence could not be verified to come from this machine's own TPM; something may be intercepting the traffic to it. " +
+		own := "TPM"
+		if in.Machine.NoTPM {
+			own = "hardware"
+		}
+		return "The evidence could not be verified to come from this machine's own " + own + "; something may be intercepting the traffic to it. " +
 			in.name() + " failed: " + listChecks(a, verifier.Fail)
 	}
 	var b strings.Builder

@@ -38,6 +38,14 @@ type Machine struct {
 	Declared     Posture // by the inventory
 	Observed     Posture // by attestation; wins over Declared
 	Enrolled     bool    // an attestation key is active: an agent reports
+	// NoTPM: it enrolled as a confidential VM without a TPM; its hardware report answers the challenge.
+	NoTPM bool
+	// KeyExpiresAt is the end of the certificate that proves its attestation key; nil if none does, or it is not known.
+	KeyExpiresAt *time.Time
+	// PlatformEvidence is the type of its last genuine hardware evidence; empty if there was none.
+	PlatformEvidence string
+	// InstanceProven: an AK certificate proves which instance of its cloud it is.
+	InstanceProven bool
 }
 
 // Input is one evaluation. Appraisal is nil where only the inventory changed.

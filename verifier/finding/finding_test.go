@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // specimen is one file of testdata; its README tells what the fields mean.
@@ -25,6 +26,10 @@ type specimen struct {
 		Declared     Posture           `json:"declared"`
 		Observed     Posture           `json:"observed"`
 		Enrolled     bool              `json:"enrolled"`
+		NoTPM        bool              `json:"no_tpm"`
+		KeyExpiresAt *time.Time        `json:"key_expires_at"`
+		Evidence     string            `json:"platform_evidence"`
+		Instance     bool              `json:"instance_proven"`
 	} `json:"machine"`
 	Policy         json.RawMessage     `json:"policy"`
 	Genuine        bool                `json:"genuine"`
@@ -42,6 +47,7 @@ type expectation struct {
 	Alert       *struct {
 		Reason verifier.Reason `json:"reason"`
 	} `json:"alert"`
+	Severity     Severity `json:"severity"`
 	Cleared      bool     `json:"cleared"`
 	Contains     []string `json:"contains"`
 	StepsContain []string `json:"steps_contain"`
@@ -62,11 +68,15 @@ func (s *specimen) input(t *testing.T) Input {
 	m := s.Machine
 	return Input{
 		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
-			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled},
+			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
+			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
 		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules,
-		Now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+		Now: now,
 	}
 }
+
+// now is when every specimen is judged.
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // found is what a result says under one code.
 type found struct {
@@ -172,13 +182,14 @@ func testSpecimen(t *testing.T, rule *Rule, kind, file string) {
 	case want.Assessment != nil && (got.assessment.Status != want.Assessment.Status || got.assessment.Cause != want.Assessment.Cause):
 		t.Errorf("assessment %s %q, want %s %q", got.assessment.Status, got.assessment.Cause, want.Assessment.Status, want.Assessment.Cause)
 	}
-	if want.Assessment != nil {
-		switch {
-		case want.Recommended == nil && got.recommendDecided:
-			t.Error("decides on a recommendation where nothing is known")
-		case want.Recommended != nil && (!got.recommendDecided || (got.recommendation != nil) != *want.Recommended):
-			t.Errorf("recommendation raised: %t, decided: %t; want raised: %t", got.recommendation != nil, got.recommendDecided, *want.Recommended)
-		}
+	if want.Severity != "" && (got.recommendation == nil || got.recommendation.Severity != want.Severity) {
+		t.Errorf("recommendation %+v, want severity %s", got.recommendation, want.Severity)
+	}
+	switch {
+	case want.Recommended == nil && got.recommendDecided:
+		t.Error("decides on a recommendation where nothing is known")
+	case want.Recommended != nil && (!got.recommendDecided || (got.recommendation != nil) != *want.Recommended):
+		t.Errorf("recommendation raised: %t, decided: %t; want raised: %t", got.recommendation != nil, got.recommendDecided, *want.Recommended)
 	}
 	switch {
 	case want.Alert != nil && got.alert == nil:
@@ -210,6 +221,8 @@ func TestRuleMetadata(t *testing.T) {
 	severities := map[string]Severity{
 		"secure_boot_enabled": Low, "vtpm_enabled": Low, "guest_attestation_installed": Low, "guest_attestation_healthy": Medium,
 		"attestation_failed": Medium, "trusted_boot_components": Low, "kernel_module_signatures": Low, "kernel_module_refused": Low,
+		"tee_tcb_out_of_date": Medium, "tee_collateral_expiring": Low, "tee_debug_enabled": High, "tee_console_enabled": Low,
+		"ak_certificate_expiring": Low, "evidence_weaker_than_platform": Medium,
 	}
 	titles := map[string]string{
 		"secure_boot_enabled":         "Secure Boot should be enabled on supported Windows/Linux virtual machines",
@@ -235,6 +248,69 @@ func TestRuleMetadata(t *testing.T) {
 	}
 	if len(seen) != len(severities) {
 		t.Errorf("%d rules, want %d", len(seen), len(severities))
+	}
+}
+
+// The reports of real machines give the findings that are true of them, and no others. Each is judged half a year
+// before the end of what it was proven with.
+func TestReportsOfRealMachines(t *testing.T) {
+	findings := map[string][]string{
+		// Azure's default; see the rule.
+		"azure-snp-v0": {"tee_console_enabled"}, "azure-snp-v2": {"tee_console_enabled"}, "azure-tdx-v0": {"tee_console_enabled"},
+		// Its platform has committed to microcode 219 and reports 217.
+		"snp-trustee-vlek": {"tee_tcb_out_of_date"},
+		// Its guest policy allows debugging.
+		"snp-go-sev-guest": {"tee_debug_enabled"},
+	}
+	files, err := filepath.Glob("../tee/testdata/claims/*.json")
+	if err != nil || len(files) < 8 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := new(tee.Claims)
+		if err := json.Unmarshal(raw, claims); err != nil {
+			t.Fatal(err)
+		}
+		a := &verifier.Appraisal{Status: verifier.Affirming, Genuine: true, Assurance: verifier.TEEBound, Claims: verifier.Claims{Platform: claims}}
+		var got []string
+		for _, r := range Derive(Input{Appraisal: a, Policy: verifier.DefaultPolicy(), Now: claims.CollateralUntil.AddDate(0, -6, 0)}).Recommendations {
+			got = append(got, r.Code)
+		}
+		if !slices.Equal(got, findings[name]) {
+			t.Errorf("%s: %v, want %v", name, got, findings[name])
+		}
+	}
+}
+
+// Only what is told of in time can be renewed in time; and what was renewed is told of no more.
+func TestExpiryOverTime(t *testing.T) {
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		teeType string
+		left    time.Duration
+		want    Severity // empty: settled
+	}{
+		{"sev_snp", 31 * day, ""}, {"sev_snp", 30*day + time.Second, ""}, {"sev_snp", 30 * day, Low}, {"sev_snp", 7*day + time.Second, Low}, {"sev_snp", 7 * day, Medium}, {"sev_snp", -day, Medium},
+		// Intel's collateral ends 30 days after it was issued.
+		{"tdx", 30 * day, ""}, {"tdx", 15*day + time.Second, ""}, {"tdx", 15 * day, Low}, {"tdx", 7 * day, Medium},
+	} {
+		a := &verifier.Appraisal{Genuine: true, Assurance: verifier.TEEBound, Claims: verifier.Claims{Platform: &tee.Claims{TEEType: c.teeType, CollateralUntil: now.Add(c.left)}}}
+		got := under("tee_collateral_expiring", Derive(Input{Appraisal: a, Policy: verifier.DefaultPolicy(), Now: now}))
+		if !got.recommendDecided || (got.recommendation != nil) != (c.want != "") || got.recommendation != nil && got.recommendation.Severity != c.want {
+			t.Errorf("%s, %s left: %+v, want %q", c.teeType, c.left, got.recommendation, c.want)
+		}
+	}
+	for left, want := range map[time.Duration]bool{30*day + time.Second: false, 30 * day: true, 0: true, -day: true} {
+		end := now.Add(left)
+		got := under("ak_certificate_expiring", Derive(Input{Machine: Machine{KeyExpiresAt: &end}, Now: now}))
+		if !got.recommendDecided || (got.recommendation != nil) != want {
+			t.Errorf("an AK certificate with %s left: %+v", left, got.recommendation)
+		}
 	}
 }
 

@@ -1,8 +1,6 @@
 package finding
 
 import (
-	"strings"
-
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -30,6 +28,12 @@ var Rules = []*Rule{
 	trustedBootComponents,
 	kernelModuleSignatures,
 	kernelModuleRefused,
+	teeTCBOutOfDate,
+	teeCollateralExpiring,
+	teeDebugEnabled,
+	teeConsoleEnabled,
+	akCertificateExpiring,
+	evidenceWeakerThanPlatform,
 }
 
 // Derive evaluates every rule.
@@ -50,9 +54,14 @@ func (r *Rule) assess(out *Result, status AssessmentStatus, cause, description s
 
 // recommend asks for a change.
 func (r *Rule) recommend(in *Input, out *Result, description string) {
+	r.recommendAt(r.Severity, in, out, description)
+}
+
+// recommendAt asks for a change that is more pressing, or less, than the rule's usually are.
+func (r *Rule) recommendAt(severity Severity, in *Input, out *Result, description string) {
 	out.EvaluatedRecommendations = append(out.EvaluatedRecommendations, r.Code)
 	out.Recommendations = append(out.Recommendations, Recommendation{
-		Code: r.Code, DisplayName: r.Title, Severity: r.Severity, Description: description, RemediationSteps: r.steps(in),
+		Code: r.Code, DisplayName: r.Title, Severity: severity, Description: description, RemediationSteps: r.steps(in),
 	})
 }
 
@@ -96,9 +105,9 @@ func (in *Input) secureBoot() *bool {
 	return fact(in.Machine.Observed.SecureBoot, in.Machine.Declared.SecureBoot)
 }
 
-// vtpm is whether the machine has a TPM that is on; an enrolled one is.
+// vtpm is whether the machine has a TPM that is on; an enrolled one is, unless it enrolled without.
 func (in *Input) vtpm() *bool {
-	if in.Machine.Enrolled {
+	if in.Machine.Enrolled && !in.Machine.NoTPM {
 		return &in.Machine.Enrolled
 	}
 	return fact(in.Machine.Observed.VTPM, in.Machine.Declared.VTPM)
@@ -117,8 +126,6 @@ func isFalse(b *bool) bool { return b != nil && !*b }
 
 func supportedOS(in *Input) bool { return in.Machine.OS == "linux" || in.Machine.OS == "windows" }
 
-func confidential(in *Input) bool { return strings.HasPrefix(in.Machine.SecurityType, "confidential_") }
-
 // checkStatus is the status of one check of the appraisal; skipped where it is absent.
 func checkStatus(a *verifier.Appraisal, code verifier.CheckCode) verifier.CheckStatus {
 	for i := range a.Checks {
@@ -135,6 +142,14 @@ func (in *Input) name() string {
 		return "The machine"
 	}
 	return "Machine " + in.Machine.Name
+}
+
+// subject is the same inside a sentence.
+func (in *Input) subject() string {
+	if in.Machine.Name == "" {
+		return "the machine"
+	}
+	return "machine " + in.Machine.Name
 }
 
 // osName is the operating system in words.

@@ -1,7 +1,7 @@
 package finding
 
 // R1: Secure Boot should be enabled on supported virtual machines. It is asked of confidential VMs,
-// and of every machine where the policy widens it. A machine counts as supporting Secure Boot unless the
+// by the inventory's word or by that of their own hardware, and of every machine where the policy widens it. A machine counts as supporting Secure Boot unless the
 // inventory says that it does not.
 var secureBootEnabled = &Rule{
 	Code:     "secure_boot_enabled",

@@ -17,6 +17,9 @@ var vtpmEnabled = &Rule{
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		on := in.vtpm()
 		switch {
+		case in.Machine.NoTPM:
+			r.assess(out, NotApplicable, "no_tpm", "The machine is a confidential VM that attests without a TPM: its hardware report stands in place of one.")
+			r.settle(out)
 		case on == nil:
 			r.assess(out, NotApplicable, "unknown", "Neither attestation nor the inventory tells whether the machine has a TPM.")
 		case *on:

@@ -86,15 +86,25 @@ func (t TCB) key() string {
 // equal compares every part.
 func (t TCB) equal(o TCB) bool { return t.key() == o.key() }
 
-// below names the first part that is lower than the minimum's; empty if none is. A minimum of an FMC asks for a
-// processor that has one.
+// below names the first part that is lower than the minimum's; empty if none is.
 func (t TCB) below(minimum TCB) string {
+	if behind := t.behind(minimum); len(behind) > 0 {
+		return behind[0]
+	}
+	return ""
+}
+
+// behind names each part that is lower than the minimum's. A minimum of an FMC asks for a processor that has one.
+func (t TCB) behind(minimum TCB) (parts []string) {
+	lower := func(name string, have, want uint8) {
+		parts = append(parts, fmt.Sprintf("%s %d, at least %d is required", name, have, want))
+	}
 	var have uint8
 	if t.FMC != nil {
 		have = *t.FMC
 	}
 	if minimum.FMC != nil && (t.FMC == nil || have < *minimum.FMC) {
-		return fmt.Sprintf("fmc %d, at least %d is required", have, *minimum.FMC)
+		lower("fmc", have, *minimum.FMC)
 	}
 	for _, part := range [...]struct {
 		name       string
@@ -104,10 +114,10 @@ func (t TCB) below(minimum TCB) string {
 		{"snp", t.SNP, minimum.SNP}, {"microcode", t.Microcode, minimum.Microcode},
 	} {
 		if part.have < part.want {
-			return fmt.Sprintf("%s %d, at least %d is required", part.name, part.have, part.want)
+			lower(part.name, part.have, part.want)
 		}
 	}
-	return ""
+	return parts
 }
 
 // The extensions of a VCEK or VLEK (AMD 57230, VCEK Certificate and KDS Interface Specification, tables 8 to 10).

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Policy is what a group of machines is asked of its hardware reports. Its zero value is the default: a genuine
@@ -279,20 +280,45 @@ func orNone(b []byte) string {
 }
 
 // Outdated says in words why a TCB that passes is not the best one; empty if nothing tells.
-func (r *Report) Outdated(p *Policy) string {
-	if r.snp != nil {
-		if want, asked := p.SNP.RecommendedTCB[r.snp.product]; asked {
-			if below := r.snp.reported.below(want); below != "" {
-				return "the reported TCB is below the recommended one: " + below
-			}
-		}
-		if below := r.snp.reported.below(r.snp.committed); below != "" {
-			return "the platform has committed to a newer TCB than the one that it reports: " + below
-		}
+func (r *Report) Outdated(p *Policy) string { return r.claims.Outdated(p) }
+
+// Outdated says in words why the TCB is not the best one: each part that is behind, and of Intel's word the
+// advisories that it rests on. Empty if nothing tells.
+func (c *Claims) Outdated(p *Policy) string {
+	if c == nil {
 		return ""
 	}
-	if s := r.tcbStatus; s != nil && statusRank(s.worst()) >= statusRank("OutOfDate") {
-		return "Intel says of the TCB: " + s.worst()
+	if c.TCB != nil {
+		if want, asked := p.SNP.RecommendedTCB[c.Product]; asked {
+			if behind := c.TCB.behind(want); len(behind) > 0 {
+				return "the reported TCB is below the recommended one: " + strings.Join(behind, "; ")
+			}
+		}
+		if c.CommittedTCB != nil {
+			if behind := c.TCB.behind(*c.CommittedTCB); len(behind) > 0 {
+				return "the platform has committed to a newer TCB than the one that it reports: " + strings.Join(behind, "; ")
+			}
+		}
 	}
-	return ""
+	s := c.TCBStatus
+	if s == nil {
+		return ""
+	}
+	parts := make([]string, 0, 2)
+	for _, part := range [...]struct{ name, status string }{{"platform", s.Platform}, {"quoting enclave", s.QE}} {
+		if part.status != "" && statusRank(part.status) >= statusRank("OutOfDate") {
+			parts = append(parts, part.name+" "+part.status)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	text := "Intel says of the TCB: " + strings.Join(parts, ", ")
+	if s.Date != "" {
+		text += ", at the level of " + s.Date
+	}
+	if len(s.Advisories) > 0 {
+		text += "; advisories " + strings.Join(s.Advisories, ", ")
+	}
+	return text
 }

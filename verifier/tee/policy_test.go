@@ -247,6 +247,10 @@ func TestMinimumTCBOfEveryPart(t *testing.T) {
 		if got := ahead.Outdated(&Policy{}); !strings.Contains(got, "has committed to a newer TCB than the one that it reports: microcode 220, at least 221") {
 			t.Error(got)
 		}
+		both := snpOf(t, name, func(f *teetest.Report) { f.Committed.Microcode++; f.Committed.SNP++ })
+		if got := both.Outdated(&Policy{}); !strings.HasSuffix(got, ": snp 24, at least 25 is required; microcode 220, at least 221 is required") {
+			t.Errorf("every part that is behind is named: %q", got)
+		}
 	}
 }
 

@@ -220,12 +220,16 @@ func TestEveryWordOfIntelsIsToldAndJudged(t *testing.T) {
 				t.Errorf("%s where %s is allowed: %q %q", word, allowed, fault, fine)
 			}
 		}
-		if got := r.Outdated(&Policy{}); (got != "") != (rank >= 4) {
+		got := (&Claims{TCBStatus: s}).Outdated(&Policy{})
+		if (got != "") != (rank >= 4) || got != "" && (!strings.Contains(got, "platform "+word) || !strings.HasSuffix(got, "; advisories INTEL-SA-1") || strings.Contains(got, "quoting enclave")) {
 			t.Errorf("%s: %q", word, got)
 		}
 		s = status(t, intel, quote(intel), tcbInfo(t, intel), qeIdentity(t, intel, levels(teetest.SVNLevel(word, 4, "INTEL-SA-2"))))
 		if s.Platform != "UpToDate" || s.QE != word || s.worst() != word || !slices.Equal(s.Advisories, []string{"INTEL-SA-2"}) {
 			t.Errorf("%+v", s)
+		}
+		if got := (&Claims{TCBStatus: s}).Outdated(&Policy{}); (got != "") != (rank >= 4) || got != "" && !strings.Contains(got, "quoting enclave "+word) {
+			t.Errorf("%s: %q", word, got)
 		}
 	}
 }
