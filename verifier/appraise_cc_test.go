@@ -268,6 +268,8 @@ func TestDeviationsOfRegisters(t *testing.T) {
 			[]string{"changed rtmr 0 secure_boot_policy claim secure_boot is false; expected true"}},
 		"... whose register deviates is not told twice": {parsed(t, `{"claims": {"secure_boot": true}, "pcrs": {"rtmr": {"0": ["`+other+`"]}}}`), noLog,
 			[]string{"changed rtmr 0 platform_config RTMR 0 (firmware configuration and Secure Boot) has another value than the baseline, and no event log explains which event changed"}},
+		"... the PCR of the same number is another one": {parsed(t, `{"claims": {"secure_boot": true}, "pcrs": {"sha384": {"0": ["`+other+`"]}}}`), m,
+			[]string{"removed  0 firmware PCR 0 (platform firmware) is in the baseline but was not quoted", "changed rtmr 0 secure_boot_policy claim secure_boot is false; expected true"}},
 		"a claim that a register cannot prove": {parsed(t, `{"claims": {"kernel_cmdline": "quiet"}}`), m,
 			[]string{`removed  -1 kernel_command_line claim kernel_cmdline is expected to be "quiet", but nothing in the evidence proves it`}},
 		"... but equal registers do": {parsed(t, `{"claims": {"kernel_cmdline": "quiet"}, "pcrs": {"rtmr": {"0": ["`+value(0)+`"], "1": ["`+value(1)+`"], "2": ["`+value(2)+`"]}}}`), m, nil},
