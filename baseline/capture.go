@@ -30,7 +30,7 @@ const windowsVolatile = 1<<11 | 1<<12 | 1<<13
 // VM its launch measurement. Events that name the machine and not its software are left out, so that the same values
 // fit the machine after a reboot and other machines of its kind.
 func Capture(a *verifier.Appraisal, p verifier.Policy) (verifier.ReferenceValues, error) {
-	if a == nil || !a.Genuine || a.Quote == nil && a.Platform == nil {
+	if a == nil || !a.Genuine || a.Quote == nil && a.RTMRs == nil && a.Platform == nil {
 		return verifier.ReferenceValues{}, ErrNotGenuine
 	}
 	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{}}

@@ -105,7 +105,7 @@ func (s *Store) AppraisalInputs(ctx context.Context, tenant, machineID uuid.UUID
 	bound, known := s.knownVersions(tenant, r)
 	if cfg == nil || !known {
 		// Something is not in memory: read again, all in one snapshot of its own.
-		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		readAll := func(tx pgx.Tx) error {
 			rows, err := s.readInputs(ctx, tx, []machineKey{key})
 			if err != nil {
 				return fmt.Errorf("read machine %s: %w", machineID, err)
@@ -118,6 +118,9 @@ func (s *Store) AppraisalInputs(ctx context.Context, tenant, machineID uuid.UUID
 			}
 			bound, err = s.loadVersions(ctx, tx, tenant, r)
 			return err
+		}
+		_, err := retryUnsent(ctx, s.pool, func() (struct{}, error) {
+			return struct{}{}, pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, readAll)
 		})
 		if err != nil {
 			return AppraisalInputs{}, err

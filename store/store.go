@@ -97,7 +97,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		size = 100
 	}
 	s.inputs = startGatherer(size, func(ctx context.Context, group []machineKey) ([]*inputsRow, error) {
-		return retryUnsent(func() ([]*inputsRow, error) { return s.readInputs(ctx, s.grouped, group) })
+		return retryUnsent(ctx, s.grouped, func() ([]*inputsRow, error) { return s.readInputs(ctx, s.grouped, group) })
 	})
 	s.bootLogs = startGatherer(size, s.putBootLogs)
 	s.steady = startCommitter(size, s.commitSteady)
@@ -105,14 +105,14 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// retryUnsent repeats a statement that never left because its connection had died, as all have after Postgres was
-// restarted: each of the pool's may be tried once, then comes a new one.
-func retryUnsent[T any](f func() (T, error)) (T, error) {
-	for range groupedConns {
-		if out, err := f(); !pgconn.SafeToRetry(err) {
-			return out, err
-		}
+// retryUnsent repeats once what never left because its connection had died, as all have after Postgres was restarted:
+// the pool is rid of its idle connections first.
+func retryUnsent[T any](ctx context.Context, pool *pgxpool.Pool, f func() (T, error)) (T, error) {
+	out, err := f()
+	if err == nil || ctx.Err() != nil || !pgconn.SafeToRetry(err) {
+		return out, err
 	}
+	pool.Reset()
 	return f()
 }
 

@@ -320,6 +320,8 @@ func (a *appraiser) checkSecureBoot() {
 		a.record(CheckSecureBoot, Skipped, notGenuine)
 	case claims.SecureBootEffective != nil && *claims.SecureBootEffective:
 		a.record(CheckSecureBoot, Pass, "Secure Boot was on, and shim did not switch its checks off")
+	case a.secureBootByRTMRs():
+		a.record(CheckSecureBoot, Pass, "Secure Boot was on in the firmware, and RTMR 0 and 1 have values that the baseline knows")
 	case a.secureBootByParavisor():
 		a.record(CheckSecureBoot, Pass, "there is no event log, but the hardware report covers the paravisor's word that Secure Boot is on; whether shim validates is unknown")
 	case !required:

@@ -236,6 +236,25 @@ func (a *appraiser) paravisorsSecureBoot() *bool {
 	return vm.SecureBoot
 }
 
+// secureBootByRTMRs tells whether a machine without a TPM has firmware with Secure Boot on, and its boot is known: with
+// RTMR 0 and 1 at values of the reference, what they hold was judged before, also whether shim validated. Its log alone
+// cannot tell that (see eventlog's claims of registers).
+func (a *appraiser) secureBootByRTMRs() bool {
+	on := a.out.Claims.SecureBoot
+	if !a.ev.NoTPM || a.out.RTMRs == nil || on == nil || !*on || isTrue(a.out.Claims.ShimValidationDisabled) {
+		return false
+	}
+	for i := range a.in.Candidates {
+		r := a.in.Candidates[i].Reference
+		if r.rtmrs.matchValue(shownRTMRs{a.out.RTMRs}, 0) && r.rtmrs.matchValue(shownRTMRs{a.out.RTMRs}, 1) {
+			return true
+		}
+	}
+	return false
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
+
 // platformFailed tells whether a step of the hardware report failed.
 func (a *appraiser) platformFailed() bool {
 	for i := range a.out.Checks {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -302,6 +303,30 @@ func TestRealTDXMachineWithoutTPM(t *testing.T) {
 	if a.Status != verifier.Affirming || a.Assurance != verifier.TEEBound || checkOf(a, verifier.CheckEventLogReplay).Status != verifier.Pass ||
 		checkOf(a, verifier.CheckQuoteNonce).Status != verifier.Pass || a.RTMRMeasurements == nil || len(a.RTMRMeasurements.Events()) == 0 {
 		t.Fatalf("%s %s: %+v", a.Status, a.Assurance, a.Checks)
+	}
+	// Secure Boot: the log tells the firmware's part, a baseline of the registers the rest.
+	rtmr := func(i int) []string {
+		value, _ := a.RTMRs.RTMR(i)
+		return []string{hex.EncodeToString(value)}
+	}
+	secured := func(zero, one []string) verifier.Check {
+		reference, err := verifier.CompileReference(verifier.ReferenceValues{PCRs: map[string]map[string][]string{"rtmr": {"0": zero, "1": one}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return checkOf(judge(func(in *verifier.Inputs) {
+			in.Policy.RequireSecureBoot, in.Candidates = true, []verifier.Candidate{{Reference: reference}}
+		}), verifier.CheckSecureBoot)
+	}
+	other384 := []string{strings.Repeat("ab", 48)}
+	if c := secured(rtmr(0), rtmr(1)); a.Claims.SecureBoot == nil || (c.Status == verifier.Pass) != *a.Claims.SecureBoot {
+		t.Errorf("%+v", c)
+	}
+	for _, c := range []verifier.Check{secured(other384, rtmr(1)), secured(rtmr(0), other384),
+		checkOf(judge(func(in *verifier.Inputs) { in.Policy.RequireSecureBoot = true }), verifier.CheckSecureBoot)} {
+		if c.Status != verifier.Fail {
+			t.Errorf("%+v", c)
+		}
 	}
 	if a := judge(func(in *verifier.Inputs) { in.Freshness.Nonce = bytes.Repeat([]byte{1}, 64) }); a.Reason != verifier.OriginUnverified || a.Assurance == verifier.TEEBound {
 		t.Errorf("another nonce: %s", a.Status)

@@ -14,6 +14,7 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/attester"
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 type enrollCmd struct {
@@ -130,6 +131,9 @@ func (a *app) verdict(v *client.Verdict, after string) {
 		where := ""
 		if d.PCR >= 0 {
 			where = fmt.Sprintf(" in PCR %d", d.PCR)
+			if d.Bank == tpm.RTMR.String() {
+				where = fmt.Sprintf(" in RTMR %d", d.PCR)
+			}
 		}
 		a.printf("  %s %s%s: %s\n", d.Kind, d.Component, where, d.Description)
 	}

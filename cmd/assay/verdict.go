@@ -119,7 +119,7 @@ func (p *printer) deviations(title string, list []verifier.Deviation) {
 	for _, d := range list {
 		where := "claim"
 		if d.PCR >= 0 {
-			where = fmt.Sprintf("PCR %d", d.PCR)
+			where = d.Register()
 		}
 		p.line("  %s  %s", p.paint(red, pad(where, 6)), clean(d.Description))
 		for _, expected := range d.Expected {

@@ -116,6 +116,10 @@ func FuzzParseEnrolRequest(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s: %v", written, err)
 		}
+		if (again.Platform == nil) != (r.Platform == nil) || again.Platform != nil && again.Platform.Digest() != r.Platform.Digest() {
+			t.Fatalf("%+v\nthen\n%+v", r.Platform, again.Platform)
+		}
+		r.Platform, again.Platform = nil, nil
 		if fmt.Sprint(again) != fmt.Sprint(r) {
 			t.Fatalf("%+v\nthen\n%+v", r, again)
 		}

@@ -170,4 +170,5 @@ type Deviation struct {
 	EventType   string   `json:"event_type"`
 	Expected    []string `json:"expected"`
 	Actual      string   `json:"actual"`
+	Bank        string   `json:"bank"` // "rtmr" for a run-time measurement register of a TDX machine
 }
