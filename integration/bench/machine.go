@@ -34,6 +34,7 @@ type machine struct {
 	clock      uint64
 	log        []byte
 	ima        *imaList
+	platform   map[string]any // hardware evidence; nil if it has none
 }
 
 // quoted is the selection of the default policy: PCRs 0 to 14.

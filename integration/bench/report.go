@@ -20,6 +20,8 @@ type report struct {
 	Workloads   []figure   `json:"workloads"`
 	Queries     []quantity `json:"queries,omitempty"`
 	ResidentMiB float64    `json:"resident_mib,omitempty"` // of assayd after W1
+	// BoundOverPlain is what an unchanged attestation of a tee_bound machine costs as a multiple of a plain one's.
+	BoundOverPlain float64 `json:"bound_over_plain,omitempty"`
 }
 
 // figure is CPU time of one operation.
@@ -65,6 +67,9 @@ func (r *report) print(to io.Writer) error {
 	}
 	for _, q := range r.Queries {
 		fmt.Fprintf(w, "%s (%d verdicts)\t%.2f %s\t\t\t\t%s\t\n", q.Name, r.Rows, q.Value, q.Unit, q.Goal)
+	}
+	if r.BoundOverPlain > 0 {
+		fmt.Fprintf(w, "tee_bound / plain, report unchanged\t%.2f\t\t\t\t1.10\t\n", r.BoundOverPlain)
 	}
 	if r.ResidentMiB > 0 {
 		fmt.Fprintf(w, "M resident after W1 (%d machines)\t%.0f MiB\t\t\t\t150\t\n", r.Machines, r.ResidentMiB)

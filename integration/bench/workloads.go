@@ -60,7 +60,7 @@ func workloads(ctx context.Context, s *system, o options, r *report) error {
 	for _, w := range []struct {
 		name string
 		run  func(context.Context, *report) error
-	}{{"W1", f.steady}, {"W2", f.storm}, {"W3", f.ima}, {"W4", f.queries}} {
+	}{{"W1", f.steady}, {"W1T", f.confidential}, {"W2", f.storm}, {"W3", f.ima}, {"W4", f.queries}} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), w.name) {
 			continue
 		}
