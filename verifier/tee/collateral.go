@@ -101,10 +101,12 @@ func (c *Collateral) parseCRL() error {
 	if err != nil {
 		return err
 	}
-	if trimmed, err := hex.DecodeString(string(bytes.TrimSpace(der))); err == nil {
-		der = trimmed // Intel's PCS answers the root CRL in hex
+	if text := bytes.TrimSpace(der); bytes.HasPrefix(text, []byte("30")) { // Intel's PCS answers the root CRL in hex
+		if der, err = hex.AppendDecode(nil, text); err != nil {
+			return errors.New("it is neither DER nor hex")
+		}
 	}
-	crl, err := x509.ParseRevocationList(der)
+	crl, err := parseCRL(der)
 	if err != nil {
 		return plainChainError(err)
 	}
@@ -256,7 +258,7 @@ func (t *Trust) checkEndorsement(c Collateral, now time.Time) error {
 
 // checkCRL verifies a CRL that a root itself signs.
 func checkCRL(c Collateral, anchors []*x509.Certificate) error {
-	crl, err := x509.ParseRevocationList(c.Body)
+	crl, err := parseCRL(c.Body)
 	if err != nil {
 		return plainChainError(err)
 	}
@@ -283,7 +285,7 @@ func (t *Trust) checkPCKCRL(c Collateral, now time.Time) error {
 	if _, err := t.intelChain(chain[0], chain[1:], now); err != nil {
 		return err
 	}
-	crl, err := x509.ParseRevocationList(c.Body)
+	crl, err := parseCRL(c.Body)
 	if err != nil {
 		return plainChainError(err)
 	}

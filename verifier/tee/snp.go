@@ -162,16 +162,13 @@ func (v *verification) notRevoked(chain []*x509.Certificate) error {
 func (v *verification) askCRLs(kind Kind, issuer *x509.Certificate, certificates ...*x509.Certificate) (held bool, err error) {
 	var until time.Time
 	for _, c := range v.collateral(kind, issuer.Subject.CommonName) {
-		crl, err := x509.ParseRevocationList(c.Body)
+		crl, err := parseCRL(c.Body)
 		if err != nil || crl.CheckSignatureFrom(issuer) != nil {
 			continue
 		}
-		for i := range crl.RevokedCertificateEntries {
-			revoked := &crl.RevokedCertificateEntries[i]
-			for _, cert := range certificates {
-				if revoked.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-					return false, fmt.Errorf("the certificate of %s was revoked at %s", cert.Subject.CommonName, revoked.RevocationTime.UTC().Format(time.RFC3339))
-				}
+		for _, cert := range certificates {
+			if at, revoked := crl.revoked(cert); revoked {
+				return false, fmt.Errorf("the certificate of %s was revoked at %s", cert.Subject.CommonName, at.UTC().Format(time.RFC3339))
 			}
 		}
 		if !v.now.Before(crl.ThisUpdate) && v.now.Before(crl.NextUpdate) {

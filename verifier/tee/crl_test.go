@@ -1,0 +1,183 @@
+package tee
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/asn1"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/assay-verifier/assay/verifier/tee/teetest"
+)
+
+// bigCRL is an Intel root's with many entries.
+func bigCRL(t testing.TB, i *teetest.Intel, entries int) []byte {
+	t.Helper()
+	list := make([]x509.RevocationListEntry, entries)
+	for n := range list {
+		list[n] = x509.RevocationListEntry{SerialNumber: big.NewInt(int64(n % 100)), RevocationTime: teetest.CollateralFrom}
+	}
+	b, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: teetest.CollateralFrom, NextUpdate: teetest.CRLUntil,
+		RevokedCertificateEntries: list}, i.Root, i.RootKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// sameAsX509 compares with crypto/x509, the oracle.
+func sameAsX509(t *testing.T, der []byte) {
+	t.Helper()
+	want, wantErr := x509.ParseRevocationList(der)
+	got, err := parseCRL(der)
+	if err != nil {
+		return // what is refused revokes nothing, and is not held
+	}
+	if wantErr != nil {
+		return // the extensions of an entry, which are passed over here: the entry counts
+	}
+	if !bytes.Equal(got.RawTBSRevocationList, want.RawTBSRevocationList) || !bytes.Equal(got.Signature, want.Signature) || !bytes.Equal(got.RawIssuer, want.RawIssuer) ||
+		!got.ThisUpdate.Equal(want.ThisUpdate) || !got.NextUpdate.Equal(want.NextUpdate) || got.SignatureAlgorithm != want.SignatureAlgorithm {
+		t.Fatal("another CRL than x509 reads")
+	}
+	n := 0
+	for _, e := range want.RevokedCertificateEntries {
+		if e.SerialNumber.Sign() < 0 {
+			continue
+		}
+		n++
+		if _, found := got.revoked(&x509.Certificate{SerialNumber: e.SerialNumber}); !found {
+			t.Fatalf("%v is not revoked", e.SerialNumber)
+		}
+	}
+	_ = got.each(func(serial []byte, at time.Time) bool { n--; return true })
+	if n != 0 {
+		t.Fatalf("%d entries too few", n)
+	}
+}
+
+func TestACRLIsReadAsX509ReadsIt(t *testing.T) {
+	amd, intel := teetest.NewAMD(t, teetest.Milan), teetest.NewIntel(t)
+	real := collateral2023(t)
+	for _, der := range [][]byte{real[2].Body, real[3].Body, bigCRL(t, intel, 1000), amd.CRL(teetest.CollateralFrom, teetest.CRLUntil),
+		amd.CRL(teetest.CollateralFrom, teetest.CRLUntil, amd.ASK, amd.ASVK)} {
+		if _, err := parseCRL(der); err != nil {
+			t.Fatal(err)
+		}
+		sameAsX509(t, der)
+		for at := range der {
+			altered := bytes.Clone(der)
+			for _, with := range []byte{1, 0x80, 0xff} {
+				altered[at] = der[at] ^ with
+				sameAsX509(t, altered)
+			}
+			if at < 600 {
+				sameAsX509(t, der[:at])
+			}
+		}
+	}
+	c, err := parseCRL(amd.CRL(teetest.CollateralFrom, teetest.CRLUntil, amd.ASK, amd.ASVK))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, found := c.revoked(amd.ASVK); !found || !at.Equal(teetest.CollateralFrom) {
+		t.Error(at, found)
+	}
+	if _, found := c.revoked(amd.ARK); found {
+		t.Error("the root")
+	}
+}
+
+// entry is one of revokedCertificates.
+func entry(t *testing.T, parts ...any) []byte {
+	t.Helper()
+	var content []byte
+	for _, p := range parts {
+		if b, ok := p.([]byte); ok {
+			content = append(content, b...)
+			continue
+		}
+		b, err := asn1.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content = append(content, b...)
+	}
+	b, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: content})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestEntriesOfACRL(t *testing.T) {
+	when := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	generalized := []byte("\x18\x0f20510102030405Z")
+	lastCentury := []byte("\x17\x0d510102030405Z")
+	reason := []byte{0x30, 0x02, 0x05, 0x00}
+	for name, c := range map[string]struct {
+		b  []byte
+		ok bool
+		at time.Time
+	}{
+		"ordinary":            {entry(t, 7, when), true, when},
+		"with a reason":       {entry(t, 7, when, reason), true, when},
+		"in 2051":             {entry(t, 7, generalized), true, when.AddDate(25, 0, -0)},
+		"in 1951":             {entry(t, 7, lastCentury), true, when.AddDate(-75, 0, 0)},
+		"a leading zero":      {entry(t, []byte{2, 2, 0, 7}, when), true, when},
+		"no time":             {entry(t, 7), false, when},
+		"no serial":           {entry(t, when), false, when},
+		"an empty serial":     {entry(t, []byte{2, 0}, when), false, when},
+		"a time of words":     {entry(t, 7, []byte("\x17\x0dnever, really")), false, when},
+		"a time of another":   {entry(t, 7, "text"), false, when},
+		"a tail":              {entry(t, 7, when, reason, []byte{5, 0}), false, when},
+		"another tail":        {entry(t, 7, when, []byte{5, 0}), false, when},
+		"no sequence":         {[]byte{5, 0}, false, when},
+		"cut":                 {entry(t, 7, when)[:10], false, when},
+		"half an element":     {[]byte{0x30}, false, when},
+		"a long form of less": {[]byte{0x30, 0x81, 0x02, 0x02, 0x00}, false, when},
+		"an endless length":   {[]byte{0x30, 0x80, 0, 0}, false, when},
+		"a length of 5 bytes": {[]byte{0x30, 0x85, 1, 0, 0, 0, 0}, false, when},
+		"a length with zeros": {append([]byte{0x30, 0x82, 0, 0x80}, make([]byte, 128)...), false, when},
+		"a length cut":        {[]byte{0x30, 0x82, 1}, false, when},
+		"a tag of many bytes": {[]byte{0x3f, 0x00}, false, when},
+	} {
+		list := &crl{entries: c.b}
+		err := list.each(func([]byte, time.Time) bool { return true })
+		at, found := list.revoked(&x509.Certificate{SerialNumber: big.NewInt(7)})
+		if (err == nil) != c.ok || found != c.ok || found && !at.Equal(c.at) {
+			t.Errorf("%s: %v, found %v at %s", name, err, found, at)
+		}
+	}
+	negative := &crl{entries: entry(t, -7, when)}
+	if _, found := negative.revoked(&x509.Certificate{SerialNumber: big.NewInt(0xf9)}); found {
+		t.Error("-7 is not 249")
+	}
+	zero := &crl{entries: append(entry(t, 7, when), entry(t, 0, when)...)} // AMD's VCEKs have the serial number 0
+	if _, found := zero.revoked(&x509.Certificate{SerialNumber: big.NewInt(0)}); !found {
+		t.Error("0 is 0")
+	}
+}
+
+func TestALongCRLCostsLittleMemory(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	b := bigCRL(t, intel, 50_000)
+	trust := under(intel)
+	var c Collateral
+	if n := allocated(func() { c, _ = ParseCollateral(KindRootCRL, b, nil) }); n > 8*uint64(len(b)) {
+		t.Errorf("parsing %d bytes takes %d", len(b), n)
+	}
+	if n := allocated(func() {
+		if err := trust.CheckCollateral(c, teetest.Now); err != nil {
+			t.Error(err)
+		}
+	}); n > 8*uint64(len(b)) {
+		t.Errorf("checking %d bytes takes %d", len(b), n)
+	}
+	if _, err := ParseCollateral(KindRootCRL, []byte("30xy"), nil); err == nil || !strings.Contains(err.Error(), "neither DER nor hex") {
+		t.Error(err)
+	}
+}
