@@ -29,8 +29,7 @@ type newRuns struct {
 	appraisals                    []string
 	digests                       [][]byte
 	observed                      [4][]pgtype.Bool
-	platformTypes, vmIDs          []string
-	platformAppraisals            []pgtype.Text // only of records with hardware evidence
+	platformTypes, vmIDs, roots   []string
 
 	evidence evidenceTable
 	large    []*evidenceTable // each of one row
@@ -57,10 +56,10 @@ const setMachines = `UPDATE machines m SET status = u.status, reason = u.reason,
 		observed_agent_installed = CASE WHEN u.genuine THEN u.agent ELSE m.observed_agent_installed END,
 		platform_evidence_type = CASE WHEN u.genuine AND u.platform_type <> '' THEN u.platform_type ELSE m.platform_evidence_type END,
 		vm_id = CASE WHEN u.genuine AND u.vm_id <> '' THEN u.vm_id ELSE m.vm_id END,
-		platform_root = coalesce(u.appraisal::json #>> '{claims,platform,root_sha256}', '')
+		platform_root = u.platform_root
 	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::timestamptz[],
 			$9::boolean[], $10::boolean[], $11::boolean[], $12::boolean[], $13::text[], $14::text[], $15::text[])
-		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent, platform_type, vm_id, appraisal)
+		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent, platform_type, vm_id, platform_root)
 	WHERE m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id`
 
 // add notes the change that begins the run with that verdict.
@@ -73,7 +72,11 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	n.machineAssurances = append(n.machineAssurances, string(cmp.Or(a.Assurance, c.run.machine.Assurance)))
 	n.appraisals, n.digests = append(n.appraisals, string(c.p.prepared.appraisal)), append(n.digests, rec.EventLogHash)
 	n.platformTypes, n.vmIDs = append(n.platformTypes, rec.PlatformType), append(n.vmIDs, rec.VMID)
-	n.platformAppraisals = append(n.platformAppraisals, pgtype.Text{String: string(c.p.prepared.appraisal), Valid: rec.PlatformDigest != nil})
+	root := ""
+	if p := a.Claims.Platform; p != nil {
+		root = p.RootSHA256
+	}
+	n.roots = append(n.roots, root)
 	o := rec.Observed
 	for i, b := range [...]*bool{o.SecureBootSupported, o.SecureBoot, o.VTPM, o.AgentInstalled} {
 		n.observed[i] = append(n.observed[i], boolOrNull(b))
@@ -119,7 +122,7 @@ func (n *newRuns) queue(b *pgx.Batch) {
 		b.Queue(insertEvidence, e.args()...)
 	}
 	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, t.genuine, t.ats,
-		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.platformAppraisals)
+		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots)
 	a := &n.audit
 	b.Queue(insertVerdictAudit, a.tenants, a.events, a.ats, a.kinds, a.ids, a.addresses, a.requests, a.targets, a.before, a.after)
 	queueFindings(b, n.findings)

@@ -472,12 +472,13 @@ func TestActivationCarriesWhatTheProofEndedIn(t *testing.T) {
 }
 
 func TestMachinesRestingOnAnAnchor(t *testing.T) {
-	s, conn := newStore(t)
+	s, _ := newStore(t)
 	ctx := t.Context()
 	c, other := rootCertificate(t, "root"), rootCertificate(t, "other")
 	a := must[store.TrustAnchor](t)(s.CreateTrustAnchor(ctx, tenant, store.TrustAnchor{Name: "a", Purpose: "snp", Certificates: []store.TrustCertificate{other, c}}, t0, system))
 	empty := must[store.TrustAnchor](t)(s.CreateTrustAnchor(ctx, tenant, store.TrustAnchor{Name: "b", Purpose: "snp", Certificates: []store.TrustCertificate{rootCertificate(t, "x")}}, t0, system))
 	token := joinToken(t, s, "j", 9)
+	var last store.Enrollment
 	rest := func(name, print string, root string) {
 		t.Helper()
 		in := enrolment(token, store.MachineInput{Name: name}, "ek "+name, "ak "+name)
@@ -485,15 +486,10 @@ func TestMachinesRestingOnAnAnchor(t *testing.T) {
 		e := must[store.Enrollment](t)(s.CreateEnrollment(ctx, tenant, in, t0, system))
 		rec := judgement(e, t0, verifier.Affirming, "good")
 		if root != "" {
-			rec.PlatformDigest = hash(name)
+			rec.Appraisal.Claims.Platform = &tee.Claims{RootSHA256: root}
 		}
-		got := record(t, s, rec)
-		if root != "" {
-			// The claim is verifier's to make; here the column that it is read into is set.
-			if _, err := conn.Exec(ctx, `UPDATE machines SET platform_root = $3 WHERE tenant_id = $1 AND last_verdict_id = $2`, tenant, got.VerdictID, root); err != nil {
-				t.Fatal(err)
-			}
-		}
+		record(t, s, rec)
+		last = e
 	}
 	rest("by key", c.Fingerprint, "")
 	rest("by report", "", c.Fingerprint)
@@ -509,8 +505,17 @@ func TestMachinesRestingOnAnAnchor(t *testing.T) {
 	if want := "by key=attestation_key, by report=platform_report, by both=attestation_key, by both=platform_report"; !sameSet(got, strings.Split(want, ", ")) {
 		t.Errorf("resting are %q", got)
 	}
-	if n := must[int64](t)(s.CountMachinesRestingOn(ctx, tenant, a.ID)); n != 3 {
+	count := func() int64 { t.Helper(); return must[int64](t)(s.CountMachinesRestingOn(ctx, tenant, a.ID)) }
+	if n := count(); n != 3 {
 		t.Errorf("%d machines", n)
+	}
+	rest("for a while", "", c.Fingerprint)
+	if n := count(); n != 4 {
+		t.Errorf("with one more there are %d machines", n)
+	}
+	record(t, s, judgement(last, t0.Add(time.Minute), verifier.Affirming, "no hardware evidence"))
+	if n := count(); n != 3 {
+		t.Errorf("after its next verdict there are %d machines", n)
 	}
 	if items, _, err := s.MachinesRestingOn(ctx, tenant, empty.ID, store.Page{}); err != nil || len(items) != 0 {
 		t.Errorf("on another anchor rest %+v, %v", items, err)
