@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -104,8 +105,15 @@ func enrolmentRefused(b *bench, m *machine) {
 	before := b.rows()
 	b.refused("ak_refused", "", "POST", "/v1/enrollments", join, post(func(e map[string]any) { e["ak_public"] = m.ekPub }))
 	b.refused("ek_untrusted", "", "POST", "/v1/enrollments", join, post(func(e map[string]any) { delete(e, "ek_certificate_chain") }))
-	b.refused("platform_evidence_unsupported", "", "POST", "/v1/enrollments", join,
-		post(func(e map[string]any) { e["platform_evidence"] = map[string]any{"type": "sev_snp", "report": "AAAA"} }))
+	report := func(b []byte) map[string]any {
+		return post(func(e map[string]any) {
+			e["platform_evidence"] = map[string]any{"type": "sev_snp", "report": base64.StdEncoding.EncodeToString(b)}
+		})
+	}
+	b.refused("platform_evidence_refused", "/platform_evidence", "POST", "/v1/enrollments", join, report([]byte("short")))
+	later := make([]byte, 1184)
+	later[0] = 99 // of a version that nobody has published
+	b.refused("platform_evidence_unsupported", "/platform_evidence", "POST", "/v1/enrollments", join, report(later))
 	b.refused("unknown_field", "/ak", "POST", "/v1/enrollments", join, post(func(e map[string]any) { e["ak"] = "AAAA" }))
 	b.refused("invalid_field", "/machine/name", "POST", "/v1/enrollments", join,
 		post(func(e map[string]any) { e["machine"].(map[string]any)["name"] = "a\u0000b" }))
@@ -198,6 +206,7 @@ func evidenceRefused(b *bench, m *machine) {
 		})},
 		{"invalid_field", "/pcrs/sha256/0", change(func(e map[string]any) { e["pcrs"].(map[string]any)["sha256"].(map[string]any)["0"] = "abcd" })},
 		{"invalid_field", "/event_log_digest", change(func(e map[string]any) { delete(e, "event_log"); e["event_log_digest"] = "sha256:ab" })},
+		{"platform_evidence_required", "/platform_evidence_digest", change(func(e map[string]any) { e["platform_evidence_digest"] = "sha256:" + strings.Repeat("ab", 32) })},
 		{"event_log_required", "", change(func(e map[string]any) {
 			delete(e, "event_log")
 			e["event_log_digest"] = "sha256:" + strings.Repeat("ab", 32)

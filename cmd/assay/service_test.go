@@ -439,7 +439,7 @@ func collateralCommands(t *testing.T, s *liveService) {
 
 	// What no service needs to be asked for.
 	info := filepath.Join(specimens, "tdx", "sample_tcbInfo_response")
-	s.wants(2, []string{"needs the chain", "--issuer-chain"}, "collateral", "import", info)
+	s.wants(2, []string{"needs the chain", ".chain.pem", "Issuer-Chain"}, "collateral", "import", info)
 	s.wants(2, []string{"trust-anchors add"}, "collateral", "import", filepath.Join(specimens, "tdx", "intel_sgx_root.pem"))
 	s.wants(2, []string{"tcbInfo"}, "collateral", "import", writeFile(t, []byte(`{}`)))
 	s.wants(2, []string{"no CRL"}, "collateral", "import", writeFile(t, []byte("text")))
