@@ -1,6 +1,11 @@
 package ui
 
-import "github.com/assay-verifier/assay/verifier"
+import (
+	"strings"
+
+	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
+)
 
 // hop is one link of the chain of origin: what vouches for the next.
 type hop struct {
@@ -12,13 +17,16 @@ type hop struct {
 	alone  bool
 }
 
+// hardwareHop is the place of the hardware report among hops. All checks of "platform." are its.
+const hardwareHop = 0
+
 // hops are the links in order, each with its checks; a verdict's checks keep their own order inside.
 var hops = []struct {
 	name, says, fails string
 	codes             []verifier.CheckCode
 	alone             bool // stands by itself: what comes before does not vouch for it
 }{
-	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", "The processor does not vouch for this virtual machine and its TPM.", []verifier.CheckCode{verifier.CheckPlatformReport, verifier.CheckPlatformBinding}, false},
+	{"Hardware report", "The processor vouches for the virtual machine and its TPM.", "The processor does not vouch for this virtual machine and its TPM.", nil, false},
 	{"Attestation key", "The key belongs to this machine's own TPM.", "Nothing proves that the key belongs to this machine's own TPM.", []verifier.CheckCode{verifier.CheckAKTrusted}, false},
 	{"Quote", "The TPM signed these PCR values now, for our challenge.", "This machine's TPM did not sign these PCR values for our challenge.", []verifier.CheckCode{verifier.CheckQuoteSignature, verifier.CheckQuoteType, verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock}, false},
 	{"Event log", "The boot log adds up to the signed PCR values.", "The boot log does not add up to the signed PCR values.", []verifier.CheckCode{verifier.CheckEventLogReplay}, false},
@@ -42,9 +50,13 @@ func chain(checks []verifier.Check) []hop {
 	}
 	other := hop{Name: "Other checks", alone: true, Says: "Checks that this version of the page does not sort."}
 	for _, c := range checks {
-		if i, ok := place[c.Code]; ok {
+		i, ok := place[c.Code]
+		switch {
+		case ok:
 			out[i].Checks = append(out[i].Checks, c)
-		} else {
+		case strings.HasPrefix(string(c.Code), "platform."):
+			out[hardwareHop].Checks = append(out[hardwareHop].Checks, c)
+		default:
 			other.Checks = append(other.Checks, c)
 		}
 	}
@@ -61,10 +73,39 @@ func chain(checks []verifier.Check) []hop {
 		if text := failing[h.Name]; h.Status == verifier.Fail && text != "" {
 			h.Says = text
 		}
-		broken = broken || h.Status == verifier.Fail
+		if h.Name == hops[hardwareHop].name && h.Status == verifier.Fail && bound(h.Checks) {
+			h.Says = "The virtual machine that the processor vouches for is not as your policy asks."
+		}
+		broken = broken || breaks(h.Checks)
 		kept = append(kept, h)
 	}
 	return kept
+}
+
+// bound tells whether a hardware report is genuine and this machine's, whatever it says.
+func bound(checks []verifier.Check) bool {
+	proven := 0
+	for _, c := range checks {
+		if (c.Code == verifier.CheckPlatformReport || c.Code == verifier.CheckPlatformBinding) && c.Status == verifier.Pass {
+			proven++
+		}
+	}
+	return proven == 2
+}
+
+// breaks tells whether what follows is not vouched for any more. That a virtual machine was launched with something
+// else than was expected is a deviation: whose evidence it is stays proven.
+func breaks(checks []verifier.Check) bool {
+	for _, c := range checks {
+		switch c.Code {
+		case verifier.CheckCode(tee.StepMeasurement), verifier.CheckCode(tee.StepSigner), verifier.CheckPlatformConfig:
+		default:
+			if mark(c.Status) == string(verifier.Fail) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // worst is the outcome of a hop. A status that is none of the four counts as failed.
@@ -85,19 +126,29 @@ func worst(checks []verifier.Check) verifier.CheckStatus {
 var checkTitles = map[verifier.CheckCode]string{
 	verifier.CheckAKTrusted:       "The attestation key is this machine's",
 	verifier.CheckPlatformReport:  "Hardware report is genuine",
+	verifier.CheckPlatformConfig:  "The paravisor and the machine say the same",
 	verifier.CheckPlatformBinding: "Hardware report binds the attestation key",
-	verifier.CheckQuoteSignature:  "Quote is signed by the attestation key",
-	verifier.CheckQuoteType:       "Signed structure is a quote made by a TPM",
-	verifier.CheckQuoteNonce:      "Quote answers our challenge, once",
-	verifier.CheckQuoteSelection:  "Quote covers the PCRs that the policy needs",
-	verifier.CheckQuoteDigest:     "PCR values are the quoted ones",
-	verifier.CheckQuoteClock:      "TPM clock and counters move forward",
-	verifier.CheckEventLogReplay:  "Boot log replays to the quoted PCRs",
-	verifier.CheckSecureBoot:      "Secure Boot is on and effective",
-	verifier.CheckBaselineMatch:   "Boot matches the golden baseline",
-	verifier.CheckIMAReplay:       "Runtime list replays to PCR 10",
-	verifier.CheckIMAPolicy:       "Files that ran are allowed",
-	verifier.CheckPolicyRules:     "Policy rules hold",
+
+	verifier.CheckCode(tee.StepChipID):      "The report is of the certificate's chip",
+	verifier.CheckCode(tee.StepTCB):         "Firmware of the processor is as new as required",
+	verifier.CheckCode(tee.StepVMPL):        "The report was made at a trusted privilege level",
+	verifier.CheckCode(tee.StepDebug):       "The host cannot debug the guest",
+	verifier.CheckCode(tee.StepMigration):   "No migration agent can move the guest",
+	verifier.CheckCode(tee.StepMeasurement): "Launch measurement is allowed",
+	verifier.CheckCode(tee.StepSigner):      "Launch was signed by whom the policy allows",
+
+	verifier.CheckQuoteSignature: "Quote is signed by the attestation key",
+	verifier.CheckQuoteType:      "Signed structure is a quote made by a TPM",
+	verifier.CheckQuoteNonce:     "Quote answers our challenge, once",
+	verifier.CheckQuoteSelection: "Quote covers the PCRs that the policy needs",
+	verifier.CheckQuoteDigest:    "PCR values are the quoted ones",
+	verifier.CheckQuoteClock:     "TPM clock and counters move forward",
+	verifier.CheckEventLogReplay: "Boot log replays to the quoted PCRs",
+	verifier.CheckSecureBoot:     "Secure Boot is on and effective",
+	verifier.CheckBaselineMatch:  "Boot matches the golden baseline",
+	verifier.CheckIMAReplay:      "Runtime list replays to PCR 10",
+	verifier.CheckIMAPolicy:      "Files that ran are allowed",
+	verifier.CheckPolicyRules:    "Policy rules hold",
 }
 
 func checkTitle(c verifier.CheckCode) string {

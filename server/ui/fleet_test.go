@@ -2,6 +2,7 @@ package ui_test
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +21,8 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/finding"
+	"github.com/assay-verifier/assay/verifier/tee"
+	"github.com/assay-verifier/assay/verifier/tee/teetest"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -36,6 +39,9 @@ type fleet struct {
 	rule     store.SuppressionRule
 	admin    string // tokens
 	reader   string
+
+	hardware map[string]*tee.Evidence // by machine: its hardware report
+	silicon  tee.Trust                // what it is proven with
 
 	measured map[[32]byte]*eventlog.Measurements // what the quotes prove of each log
 }
@@ -126,6 +132,14 @@ func (f *fleet) judge(t testing.TB, name, variant, ak string, at time.Time, coun
 		sum := sha256.Sum256(ev.EventLog)
 		rec.EventLog, rec.EventLogHash = ev.EventLog, sum[:]
 	}
+	if e := f.hardware[name]; e != nil {
+		ev.Platform, in.Platform = e, tee.Verify(e, &f.silicon, at)
+		in.AK.Assurance, in.AK.Note = verifier.TEEBound, ""
+		rec.PlatformType = e.Type
+		if vm, told := in.Platform.Report.VM(); told {
+			rec.VMID = vm.VMID
+		}
+	}
 	a := verifier.Appraise(ev, in)
 	if len(rec.EventLogHash) > 0 && a.Measurements != nil {
 		f.measured[[32]byte(rec.EventLogHash)] = a.Measurements
@@ -141,7 +155,7 @@ func (f *fleet) judge(t testing.TB, name, variant, ak string, at time.Time, coun
 	}
 	rec.Findings = finding.Derive(finding.Input{Machine: finding.Machine{
 		Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
-		Declared: m.Declared, Observed: rec.Observed, Enrolled: true,
+		Declared: m.Declared, Observed: rec.Observed, Enrolled: true, PlatformEvidence: m.PlatformEvidenceType,
 	}, Appraisal: a, Policy: inputs.Policy, Now: at})
 	rec.Fingerprint = sha256.Sum256([]byte(variant))
 	for i := range count {
@@ -187,6 +201,8 @@ func newFleet(t testing.TB) *fleet {
 		{ExternalID: "i-5", Name: "legacy-1", OS: "linux", Platform: "vmware", SecurityType: "standard", ScaleSet: "legacy", Declared: finding.Posture{SecureBootSupported: &yes, SecureBoot: &yes, VTPM: &yes}},
 		{ExternalID: "i-6", Name: "build-7", OS: "windows", Platform: "azure", SecurityType: "confidential_tdx", Declared: finding.Posture{SecureBootSupported: &yes, SecureBoot: &yes, VTPM: &yes, AgentInstalled: &no}},
 		{ExternalID: "i-7", Name: "build-8", OS: "windows", Platform: "azure", SecurityType: "confidential_snp", Declared: finding.Posture{SecureBootSupported: &yes, SecureBoot: &no, VTPM: &yes, AgentInstalled: &no}},
+		{ExternalID: "i-8", Name: "cvm-1", OS: "linux", Platform: "azure", SecurityType: "confidential_snp", Declared: finding.Posture{SecureBootSupported: &yes, SecureBoot: &yes, VTPM: &yes},
+			Instance: json.RawMessage(`{"zone": "europe-west4-a", "project_id": "acme-prod", "project_number": 618, "instance_name": "cvm-1", "instance_id": 4231}`)},
 	}
 	machines, err := db.UpsertMachines(ctx, f.tenant, inventory, func(m store.Machine) finding.Result {
 		return attest.InventoryFindings(m, verifier.DefaultPolicy())
@@ -195,9 +211,19 @@ func newFleet(t testing.TB) *fleet {
 	for _, m := range machines {
 		f.machines[m.Name] = m.ID
 	}
+	_, _, public, _ := boot(t, "sb-on-otherbox", "rsapss")
+	amd := teetest.NewAMD(t, teetest.Genoa)
+	vm := teetest.VM()
+	vm["console-enabled"] = true
+	behind := amd.TCB // of what the platform has committed to
+	behind.Microcode--
+	f.silicon = tee.Trust{SNP: amd.Anchors()}
+	f.hardware = map[string]*tee.Evidence{"cvm-1": {Type: tee.TypeAzureHCL, Certificates: [][]byte{amd.VCEK(amd.ChipID, behind)},
+		HCLReport: amd.HCL(public.Key().(*rsa.PublicKey), vm, teetest.HCL{Fields: func(r *teetest.Report) { r.Reported = behind }})}}
 	for name, key := range map[string][2]string{
 		"web-1": {"sb-on-1", "rsassa"}, "web-2": {"sb-on-otherbox", "rsassa"}, "web-3": {"cmdline", "rsapss"},
-		"db-1": {"unlogged-extend", "ecdsa256"}, "legacy-1": {"sb-disabled", "ecdsa384"},
+		"cvm-1": {"sb-on-otherbox", "rsapss"},
+		"db-1":  {"unlogged-extend", "ecdsa256"}, "legacy-1": {"sb-disabled", "ecdsa384"},
 	} {
 		_, _, public, _ := boot(t, key[0], key[1])
 		raw, err := os.ReadFile(filepath.Join(boots, key[0], "evidence", "ak-"+key[1]+".tpmt_public"))
@@ -223,6 +249,7 @@ func newFleet(t testing.TB) *fleet {
 	f.judge(t, "web-3", "sb-on-2", "rsapss", now.Add(-5*time.Hour), 5)
 	f.judge(t, "web-3", "cmdline", "rsapss", now.Add(-50*time.Minute), 9)
 	f.judge(t, "db-1", "unlogged-extend", "ecdsa256", now.Add(-3*time.Hour), 4)
+	f.judge(t, "cvm-1", "sb-on-otherbox", "rsapss", now.Add(-90*time.Minute), 2)
 	f.judge(t, "legacy-1", "sb-disabled", "ecdsa384", now.Add(-2*time.Hour), 3)
 	alerts, _, err := db.ListAlerts(ctx, f.tenant, store.AlertFilter{IncludeSuppressed: true}, store.Page{Limit: 100}, now)
 	must(t, err)

@@ -142,14 +142,6 @@ func assuranceWord(a verifier.Assurance) [2]string {
 	return [2]string{words(string(a)), ""}
 }
 
-// pcrName is a PCR as text; a negative index belongs to no PCR.
-func pcrName(i int) string {
-	if i < 0 {
-		return "–"
-	}
-	return fmt.Sprintf("PCR %d", i)
-}
-
 // count writes a number with its noun: "1 machine", "1,204 machines".
 func count(n int64, one, many string) string {
 	if n == 1 {

@@ -1,11 +1,15 @@
 package ui
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/finding"
+	"github.com/assay-verifier/assay/verifier/tee"
+	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 type machinesView struct {
@@ -60,6 +64,7 @@ type machineView struct {
 	Verdicts        []store.Verdict
 	MoreVerdicts    bool
 	Latest          *store.Verdict
+	Cloud           *tpm.Instance // that the AK certificate proves
 }
 
 func (h *handler) machine(w http.ResponseWriter, r *http.Request, s session) error {
@@ -71,6 +76,11 @@ func (h *handler) machine(w http.ResponseWriter, r *http.Request, s session) err
 	view := machineView{}
 	if view.Machine, err = h.Store.GetMachine(ctx, s.Tenant, id); err != nil {
 		return err
+	}
+	if len(view.Instance) > 0 {
+		if err := json.Unmarshal(view.Instance, &view.Cloud); err != nil {
+			return fmt.Errorf("instance of machine %s: %w", id, err)
+		}
 	}
 	view.Posture = posture(view.Declared, view.Observed)
 	if view.Assessments, _, err = h.Store.ListAssessments(ctx, s.Tenant, store.AssessmentFilter{MachineID: &id}, store.Page{Limit: 100}); err != nil {
@@ -177,6 +187,19 @@ func platformName(s string) string {
 var securityTypeNames = map[string]string{
 	"confidential_snp": "Confidential (SEV-SNP)", "confidential_tdx": "Confidential (TDX)", "trusted_launch": "Trusted launch",
 	"standard": "Standard", "physical": "Physical",
+}
+
+// evidenceName is a type of hardware evidence in words.
+func evidenceName(s string) string {
+	switch s {
+	case tee.TypeAzureHCL:
+		return "Azure HCL report"
+	case tee.TypeSEVSNP:
+		return "SEV-SNP report"
+	case tee.TypeTDX:
+		return "TD quote"
+	}
+	return words(s)
 }
 
 func securityTypeName(s string) string {

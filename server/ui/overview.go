@@ -137,6 +137,18 @@ func recommendationName(code string) string {
 		return "Only signed and trusted boot components"
 	case "kernel_module_signatures":
 		return "Kernel module signatures should be enforced"
+	case "evidence_weaker_than_platform":
+		return "Evidence should be the strongest of the platform"
+	case "tee_tcb_out_of_date":
+		return "Processor firmware (TCB) should be up to date"
+	case "tee_collateral_expiring":
+		return "Collateral should be renewed"
+	case "tee_debug_enabled":
+		return "Debugging of confidential VMs should be off"
+	case "tee_console_enabled":
+		return "Serial console should be off where not needed"
+	case "ak_certificate_expiring":
+		return "Certificate of the attestation key should be renewed"
 	}
 	return words(code)
 }

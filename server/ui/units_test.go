@@ -1,11 +1,16 @@
 package ui
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 func TestRelative(t *testing.T) {
@@ -46,7 +51,8 @@ func TestThousands(t *testing.T) {
 // TestChain: every check finds its hop, nothing is lost, and what follows a failed link is not vouched for.
 func TestChain(t *testing.T) {
 	all := []verifier.CheckCode{
-		verifier.CheckAKTrusted, verifier.CheckPlatformReport, verifier.CheckPlatformBinding, verifier.CheckQuoteSignature, verifier.CheckQuoteType,
+		verifier.CheckAKTrusted, verifier.CheckPlatformReport, "platform.chip_id", "platform.tcb", "platform.vmpl", "platform.debug", "platform.migration",
+		"platform.measurement", "platform.signer", verifier.CheckPlatformConfig, verifier.CheckPlatformBinding, verifier.CheckQuoteSignature, verifier.CheckQuoteType,
 		verifier.CheckQuoteNonce, verifier.CheckQuoteSelection, verifier.CheckQuoteDigest, verifier.CheckQuoteClock, verifier.CheckEventLogReplay,
 		verifier.CheckSecureBoot, verifier.CheckBaselineMatch, verifier.CheckIMAReplay, verifier.CheckIMAPolicy, verifier.CheckPolicyRules, "made.up",
 	}
@@ -72,8 +78,89 @@ func TestChain(t *testing.T) {
 	if seen != len(all) {
 		t.Errorf("%d of %d checks are shown", seen, len(all))
 	}
+	for _, code := range all[:len(all)-1] {
+		if checkTitles[code] == "" {
+			t.Errorf("%s has no title", code)
+		}
+	}
 	if worst([]verifier.Check{{Status: "what"}}) != verifier.Fail || mark("what") != "fail" {
 		t.Error("an unknown outcome must look failed")
+	}
+}
+
+// TestHardwareHop: whatever is asked of a hardware report is in its hop, also what this page does not know yet. A report
+// that is proven and says something unwanted is told apart from one that is not; what it was launched with breaks no link.
+func TestHardwareHop(t *testing.T) {
+	codes := []verifier.CheckCode{verifier.CheckPlatformReport, "platform.debug", "platform.measurement", "platform.signer", "platform.new", verifier.CheckPlatformConfig,
+		verifier.CheckPlatformBinding, verifier.CheckAKTrusted}
+	for failing, want := range map[verifier.CheckCode]struct {
+		says   string
+		broken bool
+	}{
+		"": {"vouches for the virtual machine and its TPM", false}, verifier.CheckPlatformReport: {"does not vouch", true}, verifier.CheckPlatformBinding: {"does not vouch", true},
+		"platform.debug": {"not as your policy asks", true}, "platform.new": {"not as your policy asks", true}, "platform.measurement": {"not as your policy asks", false},
+		"platform.signer": {"not as your policy asks", false}, verifier.CheckPlatformConfig: {"not as your policy asks", false},
+	} {
+		var checks []verifier.Check
+		for _, code := range codes {
+			c := verifier.Check{Code: code, Status: verifier.Pass}
+			if code == failing {
+				c.Status = verifier.Fail
+			}
+			checks = append(checks, c)
+		}
+		got := chain(checks)
+		if len(got) != 2 || len(got[0].Checks) != len(codes)-1 || !strings.Contains(got[0].Says, want.says) || got[1].Broken != want.broken {
+			t.Errorf("%q fails: %+v", failing, got)
+		}
+	}
+}
+
+// TestPlatformClaims: the claims of real hardware reports, in the order in which they are read.
+func TestPlatformClaims(t *testing.T) {
+	files, err := filepath.Glob("../../verifier/tee/testdata/claims/*.json")
+	if err != nil || len(files) < 8 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := new(tee.Claims)
+		if err := json.Unmarshal(raw, claims); err != nil {
+			t.Fatal(err)
+		}
+		view, err := describeClaims(verifier.Claims{Platform: claims})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[string]claimNode{}
+		for _, n := range view.Platform {
+			shown[n.Label] = n
+		}
+		if view.Platform[0].Label != "TEE type" || !strings.HasPrefix(view.Platform[0].Value, map[string]string{"sev_snp": "AMD", "tdx": "Intel"}[claims.TEEType]) {
+			t.Errorf("%s begins with %+v", file, view.Platform[0])
+		}
+		if n := shown["Launch measurement"]; n.Value != claims.LaunchMeasurement || !n.Digest {
+			t.Errorf("%s: launch measurement %+v", file, n)
+		}
+		if claims.TCB != nil && shown["TCB"].Value != claims.TCB.String() {
+			t.Errorf("%s: TCB %+v", file, shown["TCB"])
+		}
+		if claims.VM != nil && shown["VM id"].Value != claims.VM.VMID {
+			t.Errorf("%s: VM id %+v", file, shown["VM id"])
+		}
+		if shown["Debugging allowed"].Value != yesNo(claims.Debug) || shown["Root"].Value != claims.Root || len(view.Unchecked) != len(claims.Unknown) {
+			t.Errorf("%s: %+v, unchecked %v", file, shown, view.Unchecked)
+		}
+		if last := view.Platform[len(view.Platform)-1]; last.Label != "Further fields" || !last.Long() {
+			t.Errorf("%s ends with %+v", file, last)
+		}
+	}
+	view, err := describeClaims(verifier.Claims{Claims: &eventlog.Claims{}})
+	if err != nil || view.Platform != nil || view.Unchecked != nil {
+		t.Errorf("a machine without a hardware report: %+v, %v", view, err)
 	}
 }
 
