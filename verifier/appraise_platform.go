@@ -386,14 +386,18 @@ func (a *appraiser) relying() *RelyingClaims {
 	return r
 }
 
-// replayWithoutTPM judges the boot log of a machine whose registers are in its hardware report.
+// replayWithoutTPM judges the boot log of a machine whose registers are in its hardware report. It comes as any boot
+// log does, or in the hardware evidence; where both came, both have to hold.
 func (a *appraiser) replayWithoutTPM() {
 	if a.out.Platform.Technology() != tee.TDX {
 		a.record(CheckEventLogReplay, Skipped, "an SEV-SNP machine without a TPM has no registers that a boot log could be compared with: only its launch measurement can be judged")
 		return
 	}
-	a.in.CCLog, a.in.CCLogFault = a.in.Log, a.in.LogFault
 	status, detail := a.replayCC(a.out.Platform)
+	if status != Fail && (a.in.Log != nil || a.in.LogFault != "") || a.in.CCLog == nil && a.in.CCLogFault == "" {
+		a.in.CCLog, a.in.CCLogFault = a.in.Log, a.in.LogFault
+		status, detail = a.replayCC(a.out.Platform)
+	}
 	a.record(CheckEventLogReplay, status, detail)
 }
 

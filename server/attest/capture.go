@@ -71,17 +71,17 @@ func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdic
 		}
 		log = held.log
 	}
-	judged, policy, err := s.judgeAgain(ctx, tenant, verdict, log)
+	again, err := s.judgeAgain(ctx, tenant, verdict, log)
 	if err != nil {
 		return none, err
 	}
-	if judged == nil {
+	if again == nil {
 		return none, errorf(CodeNoGenuineVerdict, "the evidence of the last genuine verdict is not kept, or its key is no longer the machine's")
 	}
-	reference, err := baseline.Capture(judged, policy)
+	reference, err := baseline.Capture(again.appraisal, again.policy)
 	switch {
 	case errors.Is(err, baseline.ErrNotGenuine):
-		return none, errorf(CodeNoGenuineVerdict, "judged again, the last genuine evidence does not stand: %s", firstFailure(judged))
+		return none, errorf(CodeNoGenuineVerdict, "judged again, the last genuine evidence does not stand: %s", firstFailure(again.appraisal))
 	case errors.Is(err, baseline.ErrNothingToCapture):
 		return none, errorf(CodeNoGenuineVerdict, "%s", err)
 	case err != nil:

@@ -62,20 +62,26 @@ func (s *Service) DecodedLog(ctx context.Context, tenant, verdictID uuid.UUID) (
 	if err != nil {
 		return nil, fromStore("read verdict", err)
 	}
-	if len(verdict.EventLogHash) != sha256.Size {
-		return []DecodedEvent{}, nil
+	var log parsedLog
+	var again *judgedAgain
+	if len(verdict.EventLogHash) == sha256.Size {
+		if log, err = s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash)); err != nil {
+			return nil, fromStore("read event log", err)
+		}
+		again, err = s.judgeAgain(ctx, tenant, &verdict, log.log)
+	} else if again, err = s.judgeAgain(ctx, tenant, &verdict, nil); again != nil {
+		log = again.ccLog // of a machine that has no TPM, or whose TPM has no log
 	}
-	log, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
-	if err != nil {
-		return nil, fromStore("read event log", err)
-	}
-	if log.log == nil {
-		return nil, errorf(CodeInvalidField, "the log that the machine sent cannot be read: %s", log.fault)
-	}
-	proven, err := s.provenEvents(ctx, tenant, &verdict, log.log)
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case log.fault != "":
+		return nil, errorf(CodeInvalidField, "the log that the machine sent cannot be read: %s", log.fault)
+	case log.log == nil:
+		return []DecodedEvent{}, nil
+	}
+	proven := again.proven(&verdict.Appraisal)
 	events := log.log.Events()
 	out := make([]DecodedEvent, 0, len(events))
 	for i := range events {
@@ -90,51 +96,59 @@ func (s *Service) DecodedLog(ctx context.Context, tenant, verdictID uuid.UUID) (
 	return out, nil
 }
 
-// provenEvents are the offsets of the events that the verdict's own quote proves. The stored quote is
-// verified again rather than believed; where the verdict failed at its origin, or the key that signed is
-// no longer the machine's, nothing is proven.
-func (s *Service) provenEvents(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (map[int]bool, error) {
-	if !passed(&verdict.Appraisal, verifier.CheckEventLogReplay) {
-		return nil, nil
+// judgedAgain is a stored verdict's evidence, appraised anew.
+type judgedAgain struct {
+	appraisal *verifier.Appraisal
+	policy    verifier.Policy
+	ccLog     parsedLog // of its hardware evidence
+}
+
+// proven are the offsets of the events that the verdict's own quote or report proves. These are verified again
+// rather than believed; where the verdict failed at its origin, or the key that signed is no longer the machine's,
+// nothing is proven.
+func (j *judgedAgain) proven(verdict *verifier.Appraisal) map[int]bool {
+	if j == nil || !passed(verdict, verifier.CheckEventLogReplay) {
+		return nil
 	}
-	judged, _, err := s.judgeAgain(ctx, tenant, verdict, log)
-	if err != nil || judged == nil || judged.Measurements == nil {
-		return nil, err
+	measurements := j.appraisal.Measurements
+	if measurements == nil {
+		measurements = j.appraisal.RTMRMeasurements
+	}
+	if measurements == nil {
+		return nil
 	}
 	proven := make(map[int]bool)
-	for _, e := range judged.Measurements.Events() {
+	for _, e := range measurements.Events() {
 		if e.Covered && e.Extended {
 			proven[e.Offset] = true
 		}
 	}
-	return proven, nil
+	return proven
 }
 
 // judgeAgain appraises the stored evidence of a verdict for its origin: key, quote and log. The nonce has
-// to be one of ours for this machine; when it was made does not matter any more. The appraisal is nil
+// to be one of ours for this machine; when it was made does not matter any more. The result is nil
 // where the evidence is not kept, or the key that signed is no longer the machine's. The policy is the
 // one that judged: the machine's of today.
-func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (*verifier.Appraisal, verifier.Policy, error) {
-	var policy verifier.Policy
+func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (*judgedAgain, error) {
 	stored, err := s.store.GetEvidence(ctx, tenant, verdict.ID)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, policy, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, policy, fmt.Errorf("read evidence: %w", err)
+		return nil, fmt.Errorf("read evidence: %w", err)
 	}
 	now := s.now()
 	inputs, err := s.store.AppraisalInputs(ctx, tenant, verdict.MachineID, now)
 	if err != nil {
-		return nil, policy, fromStore("judge stored evidence", err)
+		return nil, fromStore("judge stored evidence", err)
 	}
-	policy = inputs.Policy
 	if inputs.Key == nil || inputs.Key.ID != verdict.KeyID {
-		return nil, policy, nil
+		return nil, nil
 	}
 	ev, err := verifier.Decode(stored.ContentType, stored.Body)
 	if err != nil {
-		return nil, policy, fmt.Errorf("read stored evidence of verdict %s: %w", verdict.ID, err)
+		return nil, fmt.Errorf("read stored evidence of verdict %s: %w", verdict.ID, err)
 	}
 	// A list that continues an earlier one cannot be replayed alone, and no baseline is taken from it.
 	ev.IMALog, ev.IMALogOffset = nil, 0
@@ -149,7 +163,7 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 	again := &appraisal{tenant: tenant, machineID: verdict.MachineID, now: now, evidence: ev, inputs: inputs}
 	var refused *Error
 	if err := s.findPlatform(ctx, again); err != nil && !errors.As(err, &refused) {
-		return nil, policy, err
+		return nil, err
 	}
 	in.Platform, in.CCLog, in.CCLogFault = again.platform.result, again.platform.ccLog.log, again.platform.ccLog.fault
 	if nonce, err := again.peekNonce(); err == nil {
@@ -157,5 +171,5 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 			in.Freshness = tpm.Freshness{Nonce: nonce}
 		}
 	}
-	return verifier.Appraise(ev, in), policy, nil
+	return &judgedAgain{appraisal: verifier.Appraise(ev, in), policy: inputs.Policy, ccLog: again.platform.ccLog}, nil
 }

@@ -12,13 +12,18 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"math/big"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
@@ -65,11 +70,11 @@ func (b *bench) azure(amd *teetest.AMD, o teetest.HCL) *confidential {
 	return c
 }
 
-// trustAMD makes the roots of an AMD anchors of purpose snp.
-func (b *bench) trustAMD(amd *teetest.AMD) store.TrustAnchor {
+// trustRoots makes roots an anchor.
+func (b *bench) trustRoots(purpose string, roots []*x509.Certificate) store.TrustAnchor {
 	b.t.Helper()
-	a := store.TrustAnchor{Name: "amd " + uuid.NewString(), Purpose: "snp", Enabled: true}
-	for _, c := range amd.Anchors() {
+	a := store.TrustAnchor{Name: purpose + " " + uuid.NewString(), Purpose: purpose, Enabled: true}
+	for _, c := range roots {
 		a.Certificates = append(a.Certificates, store.TrustCertificate{DER: c.Raw, Subject: c.Subject.String(), Fingerprint: fingerprintOf(c.Raw), NotAfter: c.NotAfter})
 	}
 	a, err := b.store.CreateTrustAnchor(b.ctx, b.tenant, a, b.now(), admin)
@@ -77,6 +82,12 @@ func (b *bench) trustAMD(amd *teetest.AMD) store.TrustAnchor {
 		b.t.Fatal(err)
 	}
 	return a
+}
+
+// trustAMD makes the roots of an AMD anchors of purpose snp.
+func (b *bench) trustAMD(amd *teetest.AMD) store.TrustAnchor {
+	b.t.Helper()
+	return b.trustRoots("snp", amd.Anchors())
 }
 
 func (c *confidential) enrolment(t testing.TB, with func(map[string]any)) EnrolRequest {
@@ -471,6 +482,91 @@ func TestGuestWithoutTPM(t *testing.T) {
 	again := c.enrolment(t, func(m map[string]any) { m["machine"].(map[string]any)["name"] = mustMachine(b, c.id).Name })
 	if _, err := b.Enrol(b.ctx, b.tenant, again, b.join, admin); code(err) != CodeIdentityConflict {
 		t.Errorf("%v", err)
+	}
+}
+
+// A TDX guest without a TPM is judged by its registers, and its CC event log can be read like a TPM's.
+func TestLogOfAGuestWithoutTPM(t *testing.T) {
+	const name = "cos-113-intel-tdx.bin"
+	dir := filepath.Join("..", "..", "verifier", "eventlog", "testdata", "tdx")
+	packed, err := os.Open(filepath.Join(dir, "ccel", name+".gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = packed.Close() }()
+	unpacked, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := io.ReadAll(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rtmrs map[string]map[string]string
+	if raw, err := os.ReadFile(filepath.Join(dir, "rtmrs.json")); err != nil || json.Unmarshal(raw, &rtmrs) != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t)
+	intel := teetest.NewIntel(t)
+	b.trustRoots("tdx", intel.Anchors())
+	q := intel.Fields()
+	b.policy(func(p *verifier.Policy) {
+		p.RequireSecureBoot = false
+		p.PlatformEvidence.LaunchMeasurements = []string{hex.EncodeToString(q.MRTD)}
+	})
+	for i := range 3 {
+		if q.RTMRs[i], err = hex.DecodeString(rtmrs[name][strconv.Itoa(i)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report := func(nonce, log []byte) map[string]any {
+		q.ReportData = append(bytes.Clone(nonce), make([]byte, 64-len(nonce))...)
+		return map[string]any{"type": "tdx", "quote": b64(intel.Quote(q)), "event_log": b64(log)}
+	}
+	c := &confidential{machine: &machine{t: t}, evidence: report(make([]byte, 32), log)}
+	b.admit(c.machine, c.enrolment(t, nil))
+	decoded := func(log []byte) (*Result, []DecodedEvent, error) {
+		t.Helper()
+		r, err := b.post(c.machine, &evidence{Platform: report(b.nonce(c.machine), log)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := b.DecodedLog(b.ctx, b.tenant, r.ID)
+		return r, events, err
+	}
+	verified := func(events []DecodedEvent) (n int) {
+		for _, e := range events {
+			if e.Verified {
+				n++
+			}
+		}
+		return n
+	}
+	r, events, err := decoded(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, verifier.Affirming, verifier.NoReason)
+	if len(events) < 20 || verified(events) < 20 {
+		t.Errorf("%d events, %d of them verified", len(events), verified(events))
+	}
+	// One that the registers contradict is read all the same, and proves nothing.
+	q.RTMRs[1] = bytes.Repeat([]byte{1}, 48)
+	if r, events, err = decoded(log); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, verifier.Contraindicated, verifier.OriginUnverified)
+	if checkOf(r.Appraisal, verifier.CheckEventLogReplay).Status != verifier.Fail {
+		t.Errorf("%+v", r.Appraisal.Checks)
+	}
+	if len(events) < 20 || verified(events) != 0 {
+		t.Errorf("%d events, %d of them verified", len(events), verified(events))
+	}
+	if _, _, err = decoded([]byte("no log")); code(err) != CodeInvalidField {
+		t.Errorf("%v", err)
+	}
+	if _, events, err = decoded(nil); err != nil || events == nil || len(events) != 0 {
+		t.Errorf("%v, %v", events, err)
 	}
 }
 
