@@ -153,6 +153,17 @@ func openAlerts(all []client.Alert) []client.Alert {
 	return open
 }
 
+// instanceText names the cloud instance that an AK certificate proves.
+func instanceText(instance map[string]any) string {
+	var parts []string
+	for _, key := range []string{"project_id", "zone", "instance_name"} {
+		if v, ok := instance[key].(string); ok && v != "" {
+			parts = append(parts, clean(v))
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
 func (p *printer) machine(m *client.Machine) {
 	word := machineStatus(m)
 	p.line("%s  %s  %s", p.paint(bold, clean(m.Name)), p.paint(statusColor(word), clean(word)), clean(textOf(m.Reason)))
@@ -162,6 +173,11 @@ func (p *printer) machine(m *client.Machine) {
 	p.field("os", clean(m.Os))
 	p.field("platform", clean(m.Platform))
 	p.field("security type", clean(m.SecurityType))
+	p.field("hardware report", clean(textOf(m.PlatformEvidenceType)))
+	p.field("vm id", clean(textOf(m.VMID)))
+	if m.Instance != nil {
+		p.field("instance", instanceText(*m.Instance))
+	}
 	p.field("scale set", clean(m.ScaleSet))
 	p.field("labels", labelText(m.Labels))
 	p.field("assurance", clean(textOf(m.Assurance)))

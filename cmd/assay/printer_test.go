@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/assay-verifier/assay/openapi/client"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -51,10 +53,77 @@ func TestHostileVerdict(t *testing.T) {
 	p.verdict(&verdictView{ID: evil, MachineID: evil, MachineName: evil, Status: evil, Reason: evil, Assurance: evil,
 		Checks:     []verifier.Check{{Code: verifier.CheckCode(evil), Status: verifier.CheckStatus(evil), Detail: evil}},
 		Deviations: []verifier.Deviation{{PCR: 4, Description: evil, Expected: []string{evil}, Actual: evil}},
-		Claims:     map[string]any{evil: evil, "list": []any{evil, map[string]any{"name": evil}}, "deep": map[string]any{evil: []any{evil}}},
-		Baseline:   &verifier.VersionRef{ID: evil, Version: 1}, Policy: &verifier.VersionRef{ID: evil}})
+		Claims: map[string]any{evil: evil, "list": []any{evil, map[string]any{"name": evil}}, "deep": map[string]any{evil: []any{evil}},
+			"platform": map[string]any{evil: evil, "tcb": map[string]any{evil: evil}, "unknown": []any{evil, map[string]any{evil: evil}}}},
+		Baseline: &verifier.VersionRef{ID: evil, Version: 1}, Policy: &verifier.VersionRef{ID: evil}})
 	if strings.ContainsAny(out.String(), "\x1b\x07\r\u202e") {
 		t.Errorf("%q", out.String())
+	}
+}
+
+// TestPlatformClaims: the claims of a real hardware report, as people read them.
+func TestPlatformClaims(t *testing.T) {
+	raw, err := os.ReadFile("../../verifier/tee/testdata/claims/azure-snp-v2.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := parseVerdict([]byte(`{"claims": {"secure_boot": true, "platform": ` + string(raw) + `}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	(&printer{w: &out}).claims(v.Claims)
+	want := `
+Confidential VM, by its hardware report
+  tee_type                          sev_snp
+  product                           milan
+  launch_measurement                5b0ce64ad1c1f6375dbda5f760b98526ca1bcf91b8195091afc28e7b024251d6
+                                    8fe32e05af34048d6607678cd23283ff
+  tcb                               bootloader 4, tee 0, snp 24, microcode 219
+  committed_tcb                     bootloader 4, tee 0, snp 24, microcode 219
+  current_tcb                       bootloader 4, tee 0, snp 24, microcode 219
+  vmpl                              0
+  debug                             no
+  migratable                        no
+  vm_configuration.vm_id            7df7b373-b947-4aaa-96e5-c358f2a03d20
+  vm_configuration.secure_boot      yes
+  vm_configuration.tpm_enabled      yes
+  vm_configuration.console_enabled  yes
+  signed_by                         vcek
+  root                              ARK-Milan
+  collateral_until                  2032-01-28T16:33:43Z
+  chip_id                           2e0e62a0e6f39bc491381b091ff79cfe03ad0b42a6bbe764fd408923963d9097
+                                    440365dbf8c3412c8da4969024d81b19c1d4f12197f460bf2b5283a25e32f684
+  guest_svn                         12
+  id_key_digest                     942fd93ebde6ea7a96efadeafc60f1c6b3d10e703b1dafd7555b92f7f3d32d0e
+                                    006767648cba5b102af3d65756af4177
+  report_version                    3
+  root_sha256                       69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd
+  smt                               yes
+
+Not checked for want of collateral
+  no CRL of ARK-Milan is held, so nothing tells whether a key was revoked
+
+Claims
+  secure_boot  yes
+`
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+}
+
+// TestMachineOfACloud: which instance and which VM it is, where hardware and cloud prove it.
+func TestMachineOfACloud(t *testing.T) {
+	kind, id := "azure_hcl", "7df7b373-b947-4aaa-96e5-c358f2a03d20"
+	m := client.Machine{Name: "cvm-1", PlatformEvidenceType: &kind, VMID: &id,
+		Instance: &map[string]any{"project_id": "acme-prod", "zone": "europe-west4-a", "instance_name": "cvm-1\x1b[31m", "instance_id": 4231.0}}
+	var out bytes.Buffer
+	p := &printer{w: &out, now: time.Now}
+	p.machine(&m)
+	for _, want := range []string{"hardware report     azure_hcl", "vm id               " + id, `instance            acme-prod/europe-west4-a/cvm-1\u001b[31m`} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing:\n%s", want, out.String())
+		}
 	}
 }
 

@@ -131,10 +131,19 @@ func (p *printer) deviations(title string, list []verifier.Deviation) {
 	}
 }
 
-// claims writes what is known in one line each; the JSON form has lists, digests and certificates in full.
+// claims writes what is known in one line each; the JSON form has lists, digests and certificates in full. What a
+// hardware report proves comes first, by itself.
 func (p *printer) claims(claims map[string]any) {
+	rest := make(map[string]any, len(claims))
+	for name, value := range claims {
+		if report, ok := value.(map[string]any); ok && name == "platform" {
+			p.platform(report)
+			continue
+		}
+		rest[name] = value
+	}
 	flat := map[string]any{}
-	flatten(flat, "", claims, 0)
+	flatten(flat, "", rest, 0)
 	if len(flat) == 0 {
 		return
 	}
@@ -142,18 +151,92 @@ func (p *printer) claims(claims map[string]any) {
 	p.sorted(flat)
 }
 
+// platformFirst are the claims of a hardware report that are read most, in their order; what else there is follows by
+// its name.
+var platformFirst = []string{"tee_type", "product", "launch_measurement", "tcb", "committed_tcb", "current_tcb", "tee_tcb_svn",
+	"tcb_status.platform", "tcb_status.quoting_enclave", "tcb_status.advisories", "vmpl", "debug", "migratable", "vm_configuration.vm_id",
+	"vm_configuration.secure_boot", "vm_configuration.tpm_enabled", "vm_configuration.console_enabled", "signed_by", "root", "collateral_until"}
+
+// platform writes what the hardware report of a confidential VM proves, and what could not be checked of it.
+func (p *printer) platform(report map[string]any) {
+	flat, folded := map[string]any{}, make(map[string]any, len(report))
+	for name, value := range report {
+		switch v := value.(type) {
+		case map[string]any:
+			if text, ok := tcbText(v); ok {
+				value = text
+			}
+		case []any:
+			if name == "unknown" {
+				continue // listed below
+			}
+		}
+		folded[name] = value
+	}
+	flatten(flat, "", folded, 0)
+	p.heading("Confidential VM, by its hardware report")
+	p.ordered(flat, platformFirst)
+	unknown, ok := report["unknown"].([]any)
+	if !ok || len(unknown) == 0 {
+		return
+	}
+	p.heading("Not checked for want of collateral")
+	for _, text := range unknown {
+		p.line("  %s", clean(fmt.Sprint(text)))
+	}
+}
+
+// tcbText writes the parts of an AMD TCB in one line.
+func tcbText(tcb map[string]any) (text string, ok bool) {
+	parts := make([]string, 0, 5)
+	for _, name := range []string{"fmc", "bootloader", "tee", "snp", "microcode"} {
+		if n, known := tcb[name].(float64); known {
+			parts = append(parts, fmt.Sprintf("%s %d", name, int(n)))
+		}
+	}
+	return strings.Join(parts, ", "), len(parts) >= 4 && len(parts) == len(tcb)
+}
+
 // sorted writes "name  value" lines in the order of the names.
-func (p *printer) sorted(values map[string]any) {
+func (p *printer) sorted(values map[string]any) { p.ordered(values, nil) }
+
+// ordered writes "name  value" lines: those of first in its order, the others in the order of their names. Long hex is
+// broken into lines of 64 digits below each other.
+func (p *printer) ordered(values map[string]any, first []string) {
+	place := make(map[string]int, len(first))
+	for i, name := range first {
+		place[name] = i - len(first)
+	}
 	names := make([]string, 0, len(values))
 	width := 0
 	for name := range values {
 		names = append(names, name)
 		width = max(width, utf8.RuneCountInString(name))
 	}
-	sort.Strings(names)
+	sort.Slice(names, func(i, j int) bool {
+		a, b := place[names[i]], place[names[j]]
+		return a < b || a == b && names[i] < names[j]
+	})
 	for _, name := range names {
-		p.line("  %s  %s", pad(clean(name), width), clean(fmt.Sprint(values[name])))
+		label := pad(clean(name), width)
+		for _, text := range hexLines(clean(fmt.Sprint(values[name]))) {
+			p.line("  %s  %s", label, text)
+			label = pad("", width)
+		}
 	}
+}
+
+// hexDigits is how much of a long digest stands in one line.
+const hexDigits = 64
+
+// hexLines breaks what is nothing but hex and longer than a line; all other text stays as it is.
+func hexLines(text string) (lines []string) {
+	if len(text) > hexDigits && strings.Trim(text, "0123456789abcdef") == "" {
+		for len(text) > hexDigits {
+			lines, text = append(lines, text[:hexDigits]), text[hexDigits:]
+		}
+	}
+	return append(lines, text)
 }
 
 const maxClaimDepth = 3

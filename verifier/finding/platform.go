@@ -72,3 +72,12 @@ func technologyName(teeType string) string {
 	}
 	return "confidential VM"
 }
+
+// technologyPhrase is the same with its article.
+func technologyPhrase(teeType string) string {
+	name := technologyName(teeType)
+	if strings.HasPrefix(name, "SEV") { // spelled letter by letter
+		return "an " + name
+	}
+	return "a " + name
+}

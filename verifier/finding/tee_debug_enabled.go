@@ -22,7 +22,7 @@ var teeDebugEnabled = &Rule{
 		case c == nil:
 			r.withoutReport(in, out, true)
 		case c.Debug:
-			text := in.name() + " is a " + technologyName(c.TEEType) + " guest under a hardware policy that allows debugging: its host can read and change its memory, so nothing in it is confidential."
+			text := in.name() + " is " + technologyPhrase(c.TEEType) + " guest under a hardware policy that allows debugging: its host can read and change its memory, so nothing in it is confidential."
 			r.assess(out, Unhealthy, "debug_allowed", text)
 			r.recommend(in, out, text)
 		default:

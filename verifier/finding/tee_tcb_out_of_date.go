@@ -25,7 +25,7 @@ var teeTCBOutOfDate = &Rule{
 			return
 		}
 		if why := c.Outdated(&in.Policy.PlatformEvidence); why != "" {
-			text := in.name() + " runs on a " + technologyName(c.TEEType) + " platform whose TCB is out of date: " + why + "."
+			text := in.name() + " runs on " + technologyPhrase(c.TEEType) + " platform whose TCB is out of date: " + why + "."
 			r.assess(out, Unhealthy, "tcb_out_of_date", text)
 			r.recommend(in, out, text)
 			return
