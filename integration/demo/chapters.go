@@ -265,6 +265,20 @@ func (s *story) post(path, body string) error {
 	return nil
 }
 
+// azureNonce is what the quote of the Azure machine was made for.
+const azureNonce = "982f5c6e45df0ed3f10b6f60b02f0c8390e281300f3805e2279c16168cd6ae9aa398f647caa2338748cd0fd9f5f819ef"
+
+// confidential judges real evidence of confidential VMs, offline: first one machine's, then parts of two.
+func (s *story) confidential() error {
+	title("A real Azure confidential VM, judged offline: AMD's root vouches for the chip, the report for the TPM, the TPM for the boot.")
+	evidence := filepath.Join("integration", "demo", "testdata")
+	if err := s.verdict("verify", "--evidence", filepath.Join(evidence, "azure-snp.json"), "--nonce", azureNonce); err != nil {
+		return err
+	}
+	title("The same quote beside the genuine report of another Azure machine: each part is real, and together they prove nothing.")
+	return s.verdict("verify", "--evidence", filepath.Join(evidence, "azure-snp-mixed.json"), "--nonce", azureNonce)
+}
+
 // suppressed hides the alert of a machine that must keep Secure Boot off; its verdict stays.
 func (s *story) suppressed() error {
 	title("cvm-1 has to keep Secure Boot off for now: its alert is suppressed, its verdict is not.")
