@@ -538,7 +538,8 @@ func (a *appraiser) conclude() {
 		a.out.Status, a.out.Reason = Contraindicated, OriginUnverified
 	case deviation:
 		a.out.Status, a.out.Reason = Contraindicated, BaselineDeviation
-	case !a.passed(CheckEventLogReplay) && !a.passed(CheckSecureBoot) && !a.passed(CheckBaselineMatch) && !a.passed(CheckCode(tee.StepMeasurement)):
+	case !a.passed(CheckEventLogReplay) && !a.passed(CheckSecureBoot) && !a.passed(CheckBaselineMatch) &&
+		(!a.passed(CheckCode(tee.StepMeasurement)) || !a.passed(CheckPlatformBinding)):
 		a.out.Status = None
 	case warned:
 		a.out.Status = Warning

@@ -62,6 +62,7 @@ func (a *appraiser) checkPlatform() {
 	}
 	a.configurationAt = len(a.out.Checks)
 	binding, kind := a.bind(result)
+	a.demandBinding(&binding, kind)
 	a.recordStep(binding)
 	if binding.Outcome != tee.Pass {
 		return // a report that could be of another machine says nothing of this one
@@ -127,6 +128,9 @@ func (a *appraiser) bind(result *tee.Result) (tee.StepResult, tee.Binding) {
 		step.Outcome, step.Detail = tee.Pass, "the report covers the paravisor's runtime data, which names the key that signed the quote"
 		if a.out.Quote == nil && a.quoteSteps.Steps[tpm.StepSignature].Outcome != tpm.Pass {
 			step.Outcome, step.Detail = tee.Fail, "the quote is not signed by the key that the report names: they are not of one machine"
+		} else if !a.in.Policy.PlatformEvidence.PinsLaunch() {
+			// Any guest at VMPL 0 can write runtime data of its own: what was launched decides whose word it is.
+			step.Detail += "; whose paravisor that is only a baseline tells, since the policy names no launch measurement and no signer"
 		}
 	case tee.BoundKey:
 		step.Outcome, step.Detail = tee.Pass, "the report was made for this challenge and names the key that signed the quote"
@@ -143,6 +147,18 @@ func (a *appraiser) bind(result *tee.Result) (tee.StepResult, tee.Binding) {
 		step.Outcome, step.Detail = tee.Skipped, "the report names the key, but is not proven itself"
 	}
 	return step, kind
+}
+
+// demandBinding fails a report that binds less than the machine owes: it would else stand in for the one that was
+// withheld, since anybody who has a confidential VM can have a report of any nonce and any key's name.
+func (a *appraiser) demandBinding(binding *tee.StepResult, kind tee.Binding) {
+	switch {
+	case binding.Outcome == tee.Fail:
+	case a.in.AK.Assurance == TEEBound && !a.ev.NoTPM && kind != tee.BoundRuntime:
+		binding.Outcome, binding.Detail = tee.Fail, "the machine's key was proved by the report of its paravisor, and this report is not one that names the key: it could be of any confidential VM"
+	case a.in.Policy.PlatformEvidence.Require && binding.Outcome != tee.Pass:
+		binding.Outcome, binding.Detail = tee.Fail, "the policy requires the hardware report of this machine, and nothing shows that this one is: "+binding.Detail
+	}
 }
 
 func (a *appraiser) unbound(result *tee.Result) string {

@@ -218,6 +218,46 @@ func TestReportIsWithheld(t *testing.T) {
 	expect(t, b.prove(c, nil), verifier.Affirming, verifier.NoReason)
 }
 
+// A genuine report that names nothing of the machine does not stand in for the one that is withheld, nor for the one
+// that the policy requires.
+func TestReportOfAStrangerStandsForNone(t *testing.T) {
+	b := newBench(t)
+	amd := teetest.NewAMD(t, teetest.Milan)
+	b.trustAMD(amd)
+	stranger := func(nonce []byte) map[string]any {
+		f := amd.Fields(3)
+		f.ReportData = append(bytes.Clone(nonce), make([]byte, 64-len(nonce))...)
+		return map[string]any{"type": "sev_snp", "report": b64(amd.Report(f)), "certificates": []string{b64(amd.VCEK(amd.ChipID, amd.TCB))}}
+	}
+	swap := func(m *machine) *Result {
+		t.Helper()
+		nonce := b.nonce(m)
+		e := m.quote(nonce)
+		e.Platform = stranger(nonce)
+		r, err := b.post(m, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Appraisal.Claims.Platform != nil {
+			t.Error("a report that is bound to nothing made claims")
+		}
+		return r
+	}
+	c := b.azure(amd, teetest.HCL{})
+	b.admit(c.machine, c.enrolment(t, nil))
+	expect(t, b.prove(c, nil), verifier.Affirming, verifier.NoReason)
+	failsAt(t, swap(c.machine), verifier.CheckPlatformBinding, verifier.OriginUnverified, "of any confidential VM")
+
+	plain := b.enrolled("sb-on-1")
+	expect(t, swap(plain), verifier.Affirming, verifier.NoReason) // it raises nothing, and nothing was asked
+	b.policy(func(p *verifier.Policy) { p.PlatformEvidence.Require = true })
+	r := swap(plain)
+	expect(t, r, verifier.Contraindicated, verifier.OriginUnverified)
+	if got := checkOf(r.Appraisal, verifier.CheckPlatformBinding); got.Status != verifier.Fail || !strings.Contains(got.Detail, "the policy requires") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A genuine report of one VM beside a genuine quote of another.
 func TestReportOfAnotherMachine(t *testing.T) {
 	b := newBench(t)

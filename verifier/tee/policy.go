@@ -24,6 +24,11 @@ type Policy struct {
 	TDX        TDXPolicy `json:"tdx,omitzero"`
 }
 
+// PinsLaunch tells whether the policy says what may have been launched, or whose word on it counts.
+func (p *Policy) PinsLaunch() bool {
+	return len(p.LaunchMeasurements)+len(p.SNP.IDKeyDigests)+len(p.SNP.AuthorKeyDigests) > 0
+}
+
 // SNPPolicy is what is asked of SEV-SNP reports.
 type SNPPolicy struct {
 	// MinimumTCB is the least reported TCB by product (milan, genoa, turin).
