@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,26 +44,23 @@ func sameAsX509(t *testing.T, der []byte) {
 		!got.ThisUpdate.Equal(want.ThisUpdate) || !got.NextUpdate.Equal(want.NextUpdate) || got.SignatureAlgorithm != want.SignatureAlgorithm {
 		t.Fatal("another CRL than x509 reads")
 	}
-	n := 0
+	var revoked []string
 	for _, e := range want.RevokedCertificateEntries {
-		if e.SerialNumber.Sign() < 0 {
-			continue
-		}
-		n++
-		if _, found := got.revoked(&x509.Certificate{SerialNumber: e.SerialNumber}); !found {
-			t.Fatalf("%v is not revoked", e.SerialNumber)
+		if e.SerialNumber.Sign() >= 0 {
+			revoked = append(revoked, string(e.SerialNumber.Bytes()))
 		}
 	}
-	_ = got.each(func(serial []byte, at time.Time) bool { n--; return true })
-	if n != 0 {
-		t.Fatalf("%d entries too few", n)
+	var read []string
+	_ = got.each(func(serial []byte, _ time.Time) bool { read = append(read, string(serial)); return true })
+	if !slices.Equal(read, revoked) {
+		t.Fatalf("revoked are %x, not %x", revoked, read)
 	}
 }
 
 func TestACRLIsReadAsX509ReadsIt(t *testing.T) {
 	amd, intel := teetest.NewAMD(t, teetest.Milan), teetest.NewIntel(t)
 	real := collateral2023(t)
-	for _, der := range [][]byte{real[2].Body, real[3].Body, bigCRL(t, intel, 1000), amd.CRL(teetest.CollateralFrom, teetest.CRLUntil),
+	for _, der := range [][]byte{real[2].Body, real[3].Body, bigCRL(t, intel, 20), amd.CRL(teetest.CollateralFrom, teetest.CRLUntil),
 		amd.CRL(teetest.CollateralFrom, teetest.CRLUntil, amd.ASK, amd.ASVK)} {
 		if _, err := parseCRL(der); err != nil {
 			t.Fatal(err)
