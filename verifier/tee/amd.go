@@ -155,7 +155,7 @@ func (e *endorsement) name() string {
 // isAMD tells whether a certificate carries AMD's extensions.
 func isAMD(cert *x509.Certificate) bool {
 	for _, ext := range cert.Extensions {
-		if len(ext.Id) > len(oidAMD) && ext.Id[:len(oidAMD)].Equal(oidAMD) {
+		if ext.Id[:min(len(ext.Id), len(oidAMD))].Equal(oidAMD) {
 			return true
 		}
 	}

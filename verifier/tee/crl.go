@@ -25,73 +25,68 @@ const (
 
 var errCRL = errors.New("malformed CRL")
 
-// element takes one DER element off: its tag, its content, and what follows.
-func element(b []byte) (tag byte, content, rest []byte, err error) {
+// element takes one DER element off: its tag, its content, and what follows. The tag 0 says that there is none.
+func element(b []byte) (tag byte, content, rest []byte) {
 	if len(b) < 2 || b[0]&0x1f == 0x1f {
-		return 0, nil, nil, errCRL
+		return 0, nil, nil
 	}
-	size, head := uint64(b[1]), 2
+	size, head := int(b[1]), 2
 	if size >= 0x80 {
-		head += int(size & 0x7f)
-		if head == 2 || head > 6 || len(b) < head || b[2] == 0 {
-			return 0, nil, nil, errCRL
+		head += size & 0x7f
+		if head == 2 || head > 5 || len(b) < head || b[2] == 0 { // 3 bytes count to 16 MB
+			return 0, nil, nil
 		}
 		size = 0
 		for _, c := range b[2:head] {
-			size = size<<8 | uint64(c)
+			size = size<<8 | int(c)
 		}
 		if size < 0x80 {
-			return 0, nil, nil, errCRL
+			return 0, nil, nil
 		}
 	}
-	if size > uint64(len(b)-head) {
-		return 0, nil, nil, errCRL
+	if size > len(b)-head {
+		return 0, nil, nil
 	}
-	return b[0], b[head : head+int(size)], b[head+int(size):], nil
+	return b[0], b[head : head+size], b[head+size:]
 }
 
 // parseCRL decodes a CRL. Its signature is not verified.
 func parseCRL(der []byte) (*crl, error) {
-	tag, list, rest, err := element(der)
-	if err != nil || tag != derSequence || len(rest) != 0 {
+	tag, list, rest := element(der)
+	if tag != derSequence || len(rest) != 0 {
 		return nil, errCRL
 	}
-	tag, _, afterTBS, err := element(list)
-	if err != nil || tag != derSequence {
-		return nil, errCRL
-	}
-	tbs := list[:len(list)-len(afterTBS)]
-	entries, short, err := cutEntries(tbs)
+	_, body, afterTBS := element(list)
+	entries, without, err := cutEntries(body)
 	if err != nil {
 		return nil, err
 	}
-	without, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Join([][]byte{short, afterTBS}, nil)})
-	if err != nil {
-		return nil, errCRL
-	}
+	short := sequence(sequence(without), afterTBS)
 	c := &crl{entries: entries}
-	if c.RevocationList, err = x509.ParseRevocationList(without); err != nil {
+	if c.RevocationList, err = x509.ParseRevocationList(short); err != nil {
 		return nil, plainChainError(err)
 	}
-	c.Raw, c.RawTBSRevocationList = der, tbs // what the signature covers
-	return c, c.each(func(serial []byte, at time.Time) bool { return true })
+	c.Raw, c.RawTBSRevocationList = der, list[:len(list)-len(afterTBS)] // what the signature covers
+	return c, c.each(func([]byte, time.Time) bool { return true })
 }
 
-// cutEntries splits revokedCertificates from a TBSCertList: version, signature, issuer, thisUpdate, nextUpdate
-// (optional), revokedCertificates (optional), extensions (optional), and nothing else.
-func cutEntries(tbs []byte) (entries, without []byte, err error) {
-	_, body, _, err := element(tbs)
+// sequence encodes a SEQUENCE of what is encoded.
+func sequence(parts ...[]byte) []byte {
+	b, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Join(parts, nil)})
 	if err != nil {
-		return nil, nil, err
+		return nil // nothing that asn1 knows of
 	}
-	without = tbs
-	order := []byte{derInteger, derSequence, derSequence, derUTCTime, derUTCTime, derSequence, derExtensions}
+	return b
+}
+
+// cutEntries splits revokedCertificates from the content of a TBSCertList: version, signature, issuer, thisUpdate,
+// nextUpdate (optional), revokedCertificates (optional), extensions (optional), and nothing else.
+func cutEntries(body []byte) (entries, without []byte, err error) {
+	without = body
+	order := [...]byte{derInteger, derSequence, derSequence, derUTCTime, derUTCTime, derSequence, derExtensions}
 	const nextUpdate, revokedCertificates = 4, 5
 	for rest, place := body, 0; len(rest) > 0; place++ {
-		tag, content, after, err := element(rest)
-		if err != nil {
-			return nil, nil, err
-		}
+		tag, content, after := element(rest)
 		if tag == derGeneralTime {
 			tag = derUTCTime
 		}
@@ -102,11 +97,7 @@ func cutEntries(tbs []byte) (entries, without []byte, err error) {
 			return nil, nil, errCRL
 		}
 		if place == revokedCertificates {
-			before := body[:len(body)-len(rest)]
-			entries = content
-			if without, err = asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Join([][]byte{before, after}, nil)}); err != nil {
-				return nil, nil, errCRL
-			}
+			entries, without = content, bytes.Join([][]byte{body[:len(body)-len(rest)], after}, nil)
 		}
 		rest = after
 	}
@@ -116,24 +107,21 @@ func cutEntries(tbs []byte) (entries, without []byte, err error) {
 // each walks the entries until do answers false: the serial number's bytes, big-endian, without leading zeros.
 func (c *crl) each(do func(serial []byte, at time.Time) bool) error {
 	for rest := c.entries; len(rest) > 0; {
-		tag, entry, after, err := element(rest)
-		if err != nil || tag != derSequence {
+		tag, entry, after := element(rest)
+		if tag != derSequence {
 			return errCRL
 		}
-		tag, serial, entry, err := element(entry)
-		if err != nil || tag != derInteger || len(serial) == 0 {
+		tag, serial, entry := element(entry)
+		if tag != derInteger || len(serial) == 0 {
 			return errCRL
 		}
-		tag, when, entry, err := element(entry)
-		if err != nil || tag != derUTCTime && tag != derGeneralTime {
-			return errCRL
-		}
+		tag, when, entry := element(entry)
 		at, err := derTime(tag, when)
 		if err != nil {
 			return errCRL
 		}
-		if len(entry) > 0 { // crlEntryExtensions: when and why it was revoked do not make it valid again
-			if tag, _, entry, err = element(entry); err != nil || tag != derSequence || len(entry) != 0 {
+		if len(entry) > 0 { // crlEntryExtensions: why it was revoked does not make it valid again
+			if tag, _, entry = element(entry); tag != derSequence || len(entry) != 0 {
 				return errCRL
 			}
 		}
@@ -147,14 +135,17 @@ func (c *crl) each(do func(serial []byte, at time.Time) bool) error {
 
 // derTime reads a time as RFC 5280, section 4.1.2.5, wants it.
 func derTime(tag byte, text []byte) (time.Time, error) {
-	if tag == derGeneralTime {
+	switch tag {
+	case derUTCTime:
+		at, err := time.Parse("060102150405Z", string(text))
+		if at.Year() >= 2050 {
+			at = at.AddDate(-100, 0, 0)
+		}
+		return at, err
+	case derGeneralTime:
 		return time.Parse("20060102150405Z", string(text))
 	}
-	at, err := time.Parse("060102150405Z", string(text))
-	if at.Year() >= 2050 {
-		at = at.AddDate(-100, 0, 0)
-	}
-	return at, err
+	return time.Time{}, errCRL
 }
 
 // revoked tells when a certificate was revoked, if the list names it.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,26 +44,23 @@ func sameAsX509(t *testing.T, der []byte) {
 		!got.ThisUpdate.Equal(want.ThisUpdate) || !got.NextUpdate.Equal(want.NextUpdate) || got.SignatureAlgorithm != want.SignatureAlgorithm {
 		t.Fatal("another CRL than x509 reads")
 	}
-	n := 0
+	var revoked []string
 	for _, e := range want.RevokedCertificateEntries {
-		if e.SerialNumber.Sign() < 0 {
-			continue
-		}
-		n++
-		if _, found := got.revoked(&x509.Certificate{SerialNumber: e.SerialNumber}); !found {
-			t.Fatalf("%v is not revoked", e.SerialNumber)
+		if e.SerialNumber.Sign() >= 0 {
+			revoked = append(revoked, string(e.SerialNumber.Bytes()))
 		}
 	}
-	_ = got.each(func(serial []byte, at time.Time) bool { n--; return true })
-	if n != 0 {
-		t.Fatalf("%d entries too few", n)
+	var read []string
+	_ = got.each(func(serial []byte, _ time.Time) bool { read = append(read, string(serial)); return true })
+	if !slices.Equal(read, revoked) {
+		t.Fatalf("revoked are %x, not %x", revoked, read)
 	}
 }
 
 func TestACRLIsReadAsX509ReadsIt(t *testing.T) {
 	amd, intel := teetest.NewAMD(t, teetest.Milan), teetest.NewIntel(t)
 	real := collateral2023(t)
-	for _, der := range [][]byte{real[2].Body, real[3].Body, bigCRL(t, intel, 40), amd.CRL(teetest.CollateralFrom, teetest.CRLUntil),
+	for _, der := range [][]byte{real[2].Body, real[3].Body, bigCRL(t, intel, 20), amd.CRL(teetest.CollateralFrom, teetest.CRLUntil),
 		amd.CRL(teetest.CollateralFrom, teetest.CRLUntil, amd.ASK, amd.ASVK)} {
 		if _, err := parseCRL(der); err != nil {
 			t.Fatal(err)
@@ -113,6 +111,81 @@ func entry(t *testing.T, parts ...any) []byte {
 	return b
 }
 
+func TestElementsOfDER(t *testing.T) {
+	long := func(head []byte, size int) []byte { return append(head, make([]byte, size)...) }
+	for name, c := range map[string]struct {
+		b             []byte
+		content, rest int
+		ok            bool
+	}{
+		"empty":                     {[]byte{5, 0}, 0, 0, true},
+		"with a rest":               {[]byte{4, 1, 9, 7}, 1, 1, true},
+		"of 127 bytes":              {long([]byte{4, 0x7f}, 127), 127, 0, true},
+		"of 128 bytes":              {long([]byte{4, 0x81, 0x80}, 128), 128, 0, true},
+		"of 70000 bytes":            {long([]byte{4, 0x83, 0x01, 0x11, 0x70}, 70_001), 70_000, 1, true},
+		"a tag alone":               {[]byte{4}, 0, 0, false},
+		"nothing":                   {nil, 0, 0, false},
+		"cut":                       {[]byte{4, 2, 9}, 0, 0, false},
+		"a length without its end":  {[]byte{4, 0x82, 1}, 0, 0, false},
+		"a long form of less":       {[]byte{4, 0x81, 1, 9}, 0, 0, false},
+		"a long form with a zero":   {long([]byte{4, 0x82, 0, 0x80}, 128), 0, 0, false},
+		"an endless one":            {[]byte{4, 0x80}, 0, 0, false},
+		"a length that overflows":   {long([]byte{4, 0x89, 1, 0, 0, 0, 0, 0, 0, 0, 0x80}, 128), 0, 0, false},
+		"a tag of more than a byte": {[]byte{0x3f, 0}, 0, 0, false},
+	} {
+		tag, content, rest := element(c.b)
+		if (tag != 0) != c.ok || len(content) != c.content || len(rest) != c.rest || tag != 0 && tag != c.b[0] {
+			t.Errorf("%s: tag %d, %d and %d bytes", name, tag, len(content), len(rest))
+		}
+	}
+}
+
+// The parts of a CRL stand in their order, and nothing stands beside them.
+func TestPartsOfACRL(t *testing.T) {
+	good := teetest.NewAMD(t, teetest.Milan).CRL(teetest.CollateralFrom, teetest.CRLUntil, teetest.NewAMD(t, teetest.Milan).ASK)
+	_, list, _ := element(good)
+	_, body, after := element(list)
+	var parts [][]byte
+	for rest := body; len(rest) > 0; {
+		_, _, next := element(rest)
+		parts = append(parts, rest[:len(rest)-len(next)])
+		rest = next
+	}
+	if len(parts) != 7 {
+		t.Fatalf("%d parts", len(parts))
+	}
+	with := func(p ...[]byte) []byte { return sequence(sequence(p...), after) }
+	for name, c := range map[string]struct {
+		der []byte
+		ok  bool
+	}{
+		"whole":                      {good, true},
+		"made again":                 {with(parts...), true},
+		"no entries":                 {with(slices.Delete(slices.Clone(parts), 5, 6)...), true},
+		"no nextUpdate":              {with(slices.Delete(slices.Clone(parts), 4, 5)...), true},
+		"a tail":                     {append(bytes.Clone(good), 0), false},
+		"another tag":                {append([]byte{0x31}, good[1:]...), false},
+		"a part more":                {with(append(slices.Clone(parts), []byte{5, 0})...), false},
+		"extensions twice":           {with(append(slices.Clone(parts), parts[6])...), false},
+		"entries twice":              {with(append(slices.Clone(parts[:6]), parts[5], parts[6])...), false},
+		"entries of another tag":     {with(append(slices.Clone(parts[:5]), append([]byte{0x31}, parts[5][1:]...), parts[6])...), false},
+		"no issuer":                  {with(slices.Delete(slices.Clone(parts), 2, 3)...), false},
+		"no version":                 {with(parts[1:]...), false},
+		"half a part":                {with(append(slices.Clone(parts[:6]), []byte{0xa0})...), false},
+		"nothing":                    {with(), false},
+		"an entry that is none":      {with(append(slices.Clone(parts[:5]), sequence([]byte{5, 0}), parts[6])...), false},
+		"no algorithm, no signature": {sequence(sequence(parts...)), false},
+	} {
+		list, err := parseCRL(c.der)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.ok && !bytes.Equal(list.Raw, c.der) {
+			t.Errorf("%s: what was parsed is another", name)
+		}
+	}
+}
+
 func TestEntriesOfACRL(t *testing.T) {
 	when := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	generalized := []byte("\x18\x0f20510102030405Z")
@@ -125,7 +198,9 @@ func TestEntriesOfACRL(t *testing.T) {
 	}{
 		"ordinary":            {entry(t, 7, when), true, when},
 		"with a reason":       {entry(t, 7, when, reason), true, when},
-		"in 2051":             {entry(t, 7, generalized), true, when.AddDate(25, 0, -0)},
+		"in 2049":             {entry(t, 7, []byte("\x17\x0d490102030405Z")), true, when.AddDate(23, 0, 0)},
+		"in 1950":             {entry(t, 7, []byte("\x17\x0d500102030405Z")), true, when.AddDate(-76, 0, 0)},
+		"in 2051":             {entry(t, 7, generalized), true, when.AddDate(25, 0, 0)},
 		"in 1951":             {entry(t, 7, lastCentury), true, when.AddDate(-75, 0, 0)},
 		"a leading zero":      {entry(t, []byte{2, 2, 0, 7}, when), true, when},
 		"no time":             {entry(t, 7), false, when},
@@ -155,6 +230,14 @@ func TestEntriesOfACRL(t *testing.T) {
 	negative := &crl{entries: entry(t, -7, when)}
 	if _, found := negative.revoked(&x509.Certificate{SerialNumber: big.NewInt(0xf9)}); found {
 		t.Error("-7 is not 249")
+	}
+	several := &crl{entries: append(entry(t, 7, when), append(entry(t, 8, when.AddDate(0, 0, 1)), entry(t, 9, when.AddDate(0, 0, 2))...)...)}
+	if at, found := several.revoked(&x509.Certificate{SerialNumber: big.NewInt(8)}); !found || !at.Equal(when.AddDate(0, 0, 1)) {
+		t.Errorf("the second of three: %v at %s", found, at)
+	}
+	first := &crl{entries: append(entry(t, 0x80, when), entry(t, 0x7f, when)...)}
+	if _, found := first.revoked(&x509.Certificate{SerialNumber: big.NewInt(0x80)}); !found {
+		t.Error("128")
 	}
 	zero := &crl{entries: append(entry(t, 7, when), entry(t, 0, when)...)} // AMD's VCEKs have the serial number 0
 	if _, found := zero.revoked(&x509.Certificate{SerialNumber: big.NewInt(0)}); !found {

@@ -385,6 +385,7 @@ func TestAnEndorsementCertificateHasToSayAll(t *testing.T) {
 		"a Turin without FMC":         {vcek(turin, set(teetest.OIDFMC, nil)), "does not name the whole TCB"},
 		"no chip":                     {vcek(milan, set(teetest.OIDHWID, nil)), "it names no chip (HWID)"},
 		"a chip of 63 bytes":          {vcek(milan, set(teetest.OIDHWID, make([]byte, 63))), "a chip id of milan has 64 bytes"},
+		"a tagged chip of 63 bytes":   {vcek(milan, set(teetest.OIDHWID, der(make([]byte, 63)))), "a chip id of milan has 64 bytes"},
 		"a Turin chip of 64 bytes":    {vcek(turin, set(teetest.OIDHWID, make([]byte, 64))), "a chip id of turin has 8 bytes"},
 		"a chip with a tail":          {vcek(milan, set(teetest.OIDHWID, append(der(make([]byte, 64)), 0))), "a chip id of milan has 64 bytes"},
 		"chip and cloud":              {vcek(milan, set(teetest.OIDCSPID, der("cloud"))), "it names both a chip and a cloud provider"},
