@@ -159,7 +159,7 @@ func (a *appraiser) checkAK() {
 		return
 	}
 	detail := map[Assurance]string{
-		TEEBound:    "the AK is bound to the confidential VM by its hardware report",
+		TEEBound:    "the AK is the one that a hardware report proved at enrolment; platform.binding tells whether this evidence still shows it",
 		EKActivated: "the AK was proved to be in the TPM of the enrolled EK by credential activation",
 		AKCertified: "the AK's certificate chains to a trusted root",
 		FirstUse:    "the AK is taken on the word of an administrator or the caller",

@@ -245,7 +245,7 @@ var claimLabels = map[string]string{
 	"current_tcb": "TCB that is installed", "tcb_status": "TCB status", "tee_tcb_svn": "TEE TCB SVN", "vmpl": "VMPL", "smt": "SMT", "guest_svn": "Guest SVN",
 	"debug": "Debugging allowed", "migratable": "Migration allowed", "root": "Root", "root_sha256": "Root, SHA-256", "csp_id": "Cloud provider",
 	"chip_id": "Chip id", "fmspc": "FMSPC", "id_key_digest": "ID key digest", "author_key_digest": "Author key digest", "mr_seam": "MRSEAM",
-	"mr_signer_seam": "MRSIGNERSEAM", "mr_config_id": "MRCONFIGID", "mr_owner": "MROWNER", "mr_owner_config": "MROWNERCONFIG", "rtmrs": "RTMRs",
+	"mr_signer_seam": "MRSIGNERSEAM", "seam_attributes": "SEAMATTRIBUTES", "mr_config_id": "MRCONFIGID", "mr_owner": "MROWNER", "mr_owner_config": "MROWNERCONFIG", "rtmrs": "RTMRs",
 	"tpm_enabled": "TPM enabled", "console_enabled": "Serial console enabled", "tpm_persisted": "TPM persisted", "collateral_until": "Proven with what is valid until",
 	"fmc": "fmc", "bootloader": "bootloader", "tee": "tee", "snp": "snp", "microcode": "microcode",
 	"shim_sbat_level": "Shim SBAT level", "sha1": "SHA-1", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512",

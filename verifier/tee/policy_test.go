@@ -150,6 +150,9 @@ func TestDebugAndMigration(t *testing.T) {
 	for _, attributes := range [][]byte{{1}, {0, 0, 0, 0, 0, 0, 0, 0x80}} {
 		r := tdxOf(t, func(q *teetest.Quote) { q.SeamAttributes = attributes })
 		wants(t, r, &Policy{}, StepDebug, Fail, "SEAMATTRIBUTES")
+		if got := r.Claims().SEAMAttributes; !strings.HasPrefix(got, hex.EncodeToString(attributes)) {
+			t.Errorf("SEAMATTRIBUTES claimed as %q", got)
+		}
 		wants(t, r, lax, StepDebug, Pass, "")
 	}
 }

@@ -217,11 +217,13 @@ type Claims struct {
 	HostData          string           `json:"host_data,omitempty"`
 	MRSeam            string           `json:"mr_seam,omitempty"`
 	MRSignerSeam      string           `json:"mr_signer_seam,omitempty"`
+	SEAMAttributes    string           `json:"seam_attributes,omitempty"` // hex; set where the TDX module runs under debug
 	MRConfigID        string           `json:"mr_config_id,omitempty"`
 	MROwner           string           `json:"mr_owner,omitempty"`
 	MROwnerConfig     string           `json:"mr_owner_config,omitempty"`
 	RTMRs             []string         `json:"rtmrs,omitempty"`
 	VM                *VMConfiguration `json:"vm_configuration,omitempty"`
+	UserData          string           `json:"user_data,omitempty"` // hex: what software in the guest had the paravisor bind
 	Root              string           `json:"root,omitempty"`
 	RootSHA256        string           `json:"root_sha256,omitempty"`
 	// CollateralUntil is when the first certificate, CRL or TCB info that the proof rests on ends.
@@ -254,7 +256,7 @@ func (r *Report) makeClaims() *Claims {
 		}
 	}
 	if vm, ok := r.VM(); ok {
-		c.VM = &vm
+		c.VM, c.UserData = &vm, hexOrNone(r.runtime.userData)
 	}
 	return c
 }
@@ -267,7 +269,7 @@ func (f *snpFacts) into(c *Claims) {
 
 func (f *tdxFacts) into(c *Claims) {
 	c.TEETCBSVN, c.FMSPC = hex.EncodeToString(f.teeTCBSVN), f.fmspc
-	c.MRSeam, c.MRSignerSeam = hex.EncodeToString(f.mrSeam), hexOrNone(f.mrSignerSeam)
+	c.MRSeam, c.MRSignerSeam, c.SEAMAttributes = hex.EncodeToString(f.mrSeam), hexOrNone(f.mrSignerSeam), hexOrNone(f.seamAttributes)
 	c.MRConfigID, c.MROwner, c.MROwnerConfig = hexOrNone(f.mrConfigID), hexOrNone(f.mrOwner), hexOrNone(f.mrOwnerConfig)
 }
 
