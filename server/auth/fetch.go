@@ -19,7 +19,7 @@ import (
 
 // Bounds on what an issuer may cost.
 const (
-	fetchTimeout     = 10 * time.Second // discovery and keys together
+	fetchTimeout     = 10 * time.Second
 	maxDiscovery     = 256 << 10
 	maxKeySet        = 512 << 10
 	maxFetchedHeader = 64 << 10
@@ -38,14 +38,14 @@ var errForbiddenAddress = errors.New("its address is private, or of a kind that 
 // fetcher asks issuers. It follows no redirect, uses no proxy that the environment names, and reads no answer that
 // is larger than such documents are.
 type fetcher struct {
-	reach Reach
-	http  *http.Client
+	reach   Reach
+	timeout time.Duration // discovery and keys together
+	http    *http.Client
 }
 
 func newFetcher(reach Reach, roots *x509.CertPool) *fetcher {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: reach.control}
-	return &fetcher{reach: reach, http: &http.Client{
-		Timeout: fetchTimeout,
+	return &fetcher{reach: reach, timeout: fetchTimeout, http: &http.Client{
 		Transport: &http.Transport{
 			Proxy: nil, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 			MaxResponseHeaderBytes: maxFetchedHeader, TLSHandshakeTimeout: 5 * time.Second, DisableKeepAlives: true, DisableCompression: true,
@@ -71,7 +71,7 @@ func (e *fetchError) Unwrap() error { return e.cause }
 
 // keys fetches an issuer's key set and says how long it is good for.
 func (f *fetcher) keys(ctx context.Context, issuer string) (raw []byte, life time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	body, _, err := f.get(ctx, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", maxDiscovery, "its discovery document")
 	if err != nil {
