@@ -191,7 +191,7 @@ func (c *ci) refused() map[string]string {
 		auth.CodeAlgorithm:   authtest.Unsigned(c.b.t, claims) + "AAAA",
 		auth.CodeExpired:     c.token(map[string]any{"iat": now - 600, "exp": now - 300}),
 		auth.CodeNotYetValid: c.token(map[string]any{"iat": now + 100}),
-		auth.CodeLifetime:    c.token(map[string]any{"exp": now + 601}),
+		auth.CodeLifetime:    c.token(map[string]any{"exp": now + 660}),
 		auth.CodeClaims:      c.token(map[string]any{"sub": nil}),
 		auth.CodeKeyUnknown:  authtest.Sign(c.b.t, foreign, map[string]any{"kid": "none"}, claims),
 		auth.CodeSignature:   authtest.Sign(c.b.t, foreign, nil, claims),
