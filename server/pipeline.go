@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -128,7 +129,7 @@ var shownClaims = []string{
 // maxShownClaim is the longest value that is kept of a claim, in bytes.
 const maxShownClaim = 1024
 
-// verifiedIdentity is what is kept with a version of the pipeline that made it.
+// verifiedIdentity is what is kept with a version of the pipeline that made it, once a rule has allowed it.
 func (p *pipeline) verifiedIdentity() json.RawMessage {
 	id := &p.identity
 	v := struct {
@@ -138,12 +139,10 @@ func (p *pipeline) verifiedIdentity() json.RawMessage {
 		Rule     string            `json:"rule"`
 		Claims   map[string]string `json:"claims"`
 	}{id.ProviderName, id.Issuer, id.Subject, "", map[string]string{}}
-	names := shownClaims
-	if p.allowed != nil {
-		v.Rule = p.allowed.Name
-		for _, c := range p.allowed.Conditions {
-			names = append(names[:len(names):len(names)], c.Claim)
-		}
+	v.Rule = p.allowed.Name
+	names := slices.Clone(shownClaims)
+	for _, c := range p.allowed.Conditions {
+		names = append(names, c.Claim)
 	}
 	for _, name := range names {
 		if values := id.Claims.Values(name); len(values) == 1 && len(values[0]) <= maxShownClaim {

@@ -422,6 +422,23 @@ func TestKeysThatWereFetchedForAnEarlierProviderAreDropped(t *testing.T) {
 	}
 }
 
+func TestAPipelineCannotWriteBeforeARuleWasAsked(t *testing.T) {
+	p := &pipeline{}
+	ctx := withPrincipal(context.Background(), principal{kind: rolePipeline, pipeline: p})
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("it may write")
+			}
+		}()
+		actorOf(ctx)
+	}()
+	p.allowed = &auth.Rule{Name: "images"}
+	if actor := actorOf(ctx); !strings.Contains(string(actor.Identity), "images") {
+		t.Errorf("%s", actor.Identity)
+	}
+}
+
 func TestOnlyAVerifiedTokenMakesAVerifiedProvenance(t *testing.T) {
 	b, _, clock := newPipelineBench(t)
 	for _, forged := range []string{`{"verified": {"issuer": "x"}, "source": "y"}`, `{"Verified": {"issuer": "x"}, "VERIFIED": 1, "source": "y"}`} {

@@ -70,6 +70,10 @@ func actorOf(ctx context.Context) store.Actor {
 	t := traceOf(ctx)
 	actor := store.Actor{Kind: string(p.kind), ID: p.id, RemoteAddr: t.remote, RequestID: t.id}
 	if p.pipeline != nil {
+		// A second fence: an operation that forgot to ask writes nothing, and answers internal.
+		if p.pipeline.allowed == nil {
+			panic("server: a pipeline is about to write what no rule was asked about")
+		}
 		actor.Identity = p.pipeline.verifiedIdentity()
 	}
 	return actor
