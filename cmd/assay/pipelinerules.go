@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/openapi/client"
 )
 
@@ -189,20 +191,26 @@ type PipelineRuleShow struct {
 
 // Run shows it.
 func (c *PipelineRuleShow) Run(a *app) error {
-	id, err := a.ruleByName(c.Rule)
-	if err != nil {
-		return err
-	}
+	return a.withRule(c.Rule, func(api *client.ClientWithResponses, id uuid.UUID) error {
+		resp, err := api.GetPipelineRuleWithResponse(a.ctx, id)
+		_, raw, err := answer[client.PipelineRule](a, resp, err)
+		if err != nil {
+			return err
+		}
+		return a.printJSON(raw)
+	})
+}
+
+func (a *app) withRule(text string, f func(*client.ClientWithResponses, uuid.UUID) error) error {
 	api, err := a.api()
 	if err != nil {
 		return err
 	}
-	resp, err := api.GetPipelineRuleWithResponse(a.ctx, id)
-	_, raw, err := answer[client.PipelineRule](a, resp, err)
+	id, err := a.ruleByName(text)
 	if err != nil {
 		return err
 	}
-	return a.printJSON(raw)
+	return f(api, id)
 }
 
 // PipelineRuleRemove deletes a rule.
@@ -212,17 +220,11 @@ type PipelineRuleRemove struct {
 
 // Run deletes it.
 func (c *PipelineRuleRemove) Run(a *app) error {
-	id, err := a.ruleByName(c.Rule)
-	if err != nil {
+	return a.withRule(c.Rule, func(api *client.ClientWithResponses, id uuid.UUID) error {
+		resp, err := api.DeletePipelineRuleWithResponse(a.ctx, id, &client.DeletePipelineRuleParams{})
+		_, _, err = answer[struct{}](a, resp, err)
 		return err
-	}
-	api, err := a.api()
-	if err != nil {
-		return err
-	}
-	resp, err := api.DeletePipelineRuleWithResponse(a.ctx, id, &client.DeletePipelineRuleParams{})
-	_, _, err = answer[struct{}](a, resp, err)
-	return err
+	})
 }
 
 // PipelineRuleTest asks what the rules make of claims.

@@ -106,7 +106,7 @@ type Config struct {
 	ShutdownTimeout time.Duration `env:"ASSAY_SHUTDOWN_TIMEOUT" default:"30s" placeholder:"DURATION" help:"How long requests in flight may take after SIGTERM (${default}). The supervisor must wait longer."`
 }
 
-// FetchConfig is the outgoing traffic of the service: none, unless CollateralFetch is set.
+// FetchConfig is what the service fetches from vendors: nothing, unless CollateralFetch is set.
 type FetchConfig struct {
 	// CollateralFetch lets the service fetch what checks of hardware evidence lack (endorsement keys, CRLs, TCB info),
 	// and what expires within a week, from the addresses below. Off: it is sent by machines or uploaded.
