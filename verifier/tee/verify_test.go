@@ -1,0 +1,96 @@
+package tee
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"github.com/assay-verifier/assay/verifier/tee/teetest"
+)
+
+// A verification that comes to no end has failed, and of several reasons the first is told.
+func TestAVerificationFailsOnceAndAlways(t *testing.T) {
+	v := &verification{trust: &Trust{}, result: &Result{}}
+	v.finish()
+	said(t, v.result, StepReport, "nothing was proven")
+	v = &verification{trust: &Trust{}, result: &Result{}}
+	v.fail("the first")
+	v.fail("the second")
+	v.finish()
+	if said(t, v.result, StepReport, "the first"); len(v.result.Steps) != 1 {
+		t.Errorf("%+v", v.result.Steps)
+	}
+}
+
+// Collateral is found by kind and name both, among what was sent and what is held.
+func TestCollateralIsFoundByKindAndName(t *testing.T) {
+	sent := []Collateral{{Kind: KindTCBInfo, Name: "a", Body: []byte("1")}, {Kind: KindQEIdentity, Name: "a", Body: []byte("2")}, {Kind: KindTCBInfo, Name: "b", Body: []byte("3")}}
+	held := []Collateral{{Kind: KindTCBInfo, Name: "a", Body: []byte("4")}, {Kind: KindPCKCRL, Name: "a", Body: []byte("5")}}
+	v := &verification{trust: &Trust{Collateral: held}, sent: sent, result: &Result{}}
+	var found []byte
+	for _, c := range v.collateral(KindTCBInfo, "a") {
+		found = append(found, c.Body...)
+	}
+	if string(found) != "14" {
+		t.Errorf("%s", found)
+	}
+	// What served is kept once, what was sent under another kind or only held is not.
+	same := sent[1]
+	same.Body = sent[0].Body
+	v.sent = append(v.sent, same)
+	for range 2 {
+		for _, c := range append(held, sent[0], Collateral{Kind: KindRootCRL, Body: sent[0].Body}, same) {
+			v.used(c)
+		}
+	}
+	kinds := make([]Kind, 0, 2)
+	for _, u := range v.result.Used {
+		kinds = append(kinds, u.Kind)
+	}
+	if !slices.Equal(kinds, []Kind{KindTCBInfo, KindQEIdentity}) {
+		t.Errorf("%v", kinds)
+	}
+}
+
+// Held certificates that are labelled as something else, or that cannot be read in whole, serve nobody: they came past
+// ParseCollateral.
+func TestHeldCertificatesAreWhatTheySay(t *testing.T) {
+	amd := teetest.NewAMD(t, teetest.Milan)
+	e := genuine(amd, 3)
+	good := e.Certificates[0]
+	odd := amd.VCEK(amd.ChipID, amd.TCB, teetest.SetExtension(teetest.OIDCSPID, teetest.DER(t, "cloud")))
+	e.Certificates = nil
+	for name, c := range map[string]Collateral{"a VCEK named a VLEK": {Kind: KindVLEK, Body: good}, "a VCEK named a CRL": {Kind: KindSNPCRL, Body: good},
+		"of a chip and of a cloud": {Kind: KindVCEK, Body: odd}} {
+		if r := Verify(e, &Trust{SNP: amd.Anchors(), Collateral: []Collateral{c}}, teetest.Now); r.Report != nil {
+			t.Error(name)
+		}
+	}
+	passes(t, Verify(e, &Trust{SNP: amd.Anchors(), Collateral: []Collateral{{Kind: KindVCEK, Body: good}}}, teetest.Now))
+	// Of what was sent, the certificate that served is kept.
+	e.Certificates = [][]byte{amd.ASK.Raw, good, amd.ARK.Raw}
+	r := Verify(e, &Trust{SNP: amd.Anchors()}, teetest.Now)
+	if passes(t, r); len(r.Used) != 1 || r.Used[0].Kind != KindVCEK || !bytes.Equal(r.Used[0].Body, good) {
+		t.Errorf("%+v", r.Used)
+	}
+}
+
+// What a library might hand over beyond four registers is no register, and a report of nothing says nothing.
+func TestReportsOfOddParts(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	q, err := parseTDX(quote(intel).Quote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := q.proto.GetTdQuoteBody()
+	body.Rtmrs = append(body.Rtmrs, make([]byte, 48), make([]byte, 48))
+	if _, ok := claimTDX(q, nil).RTMR(4); ok {
+		t.Error("RTMR 4")
+	}
+	if (*Report)(nil).Paravisor() {
+		t.Error("of nothing there is no paravisor")
+	}
+	if c := (&Report{technology: SEVSNP}).makeClaims(); c.Root != "" || c.RootSHA256 != "" {
+		t.Errorf("%+v", c)
+	}
+}
