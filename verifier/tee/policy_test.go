@@ -201,7 +201,11 @@ func TestMeasurementsAndSigners(t *testing.T) {
 		c.set(p, append(other, c.actual))
 		wants(t, c.r, p, StepSigner, Pass, "by whom the policy allows")
 		c.set(p, other)
-		wants(t, c.r, p, StepSigner, Fail, c.what)
+		shown := c.actual
+		if strings.Trim(shown, "0") == "" {
+			shown = "(none)"
+		}
+		wants(t, c.r, p, StepSigner, Fail, strings.TrimSpace(c.what)+" "+shown+" is none")
 	}
 	// Of several faults the first is told.
 	wants(t, snp, &Policy{SNP: SNPPolicy{IDKeyDigests: other, HostData: other, MinimumGuestSVN: 9, AllowVLEK: ptr(false)}}, StepSigner, Fail, "the id key digest")
