@@ -56,6 +56,8 @@ func TestCollateralThatIsNotInShape(t *testing.T) {
 		"AMD's CRL as Intel's":               {KindRootCRL, crl, nil, `its issuer is "ARK-Milan"`},
 		"the root's CRL as the PCK CA's":     {KindPCKCRL, intel.CRL(intel.Root, teetest.CollateralFrom, teetest.CRLUntil), nil, `its issuer is "Intel SGX Root CA"`},
 		"no JSON":                            {KindTCBInfo, []byte("no"), nil, "tdx_tcb_info: not JSON"},
+		"an identity that is no JSON":        {KindQEIdentity, []byte("no"), nil, "tdx_qe_identity: not JSON"},
+		"hex that is cut":                    {KindRootCRL, []byte("308"), nil, "it is neither DER nor hex"},
 		"an identity as TCB info":            {KindTCBInfo, identity("id", "TD_QE"), nil, `there is no "tcbInfo"`},
 		"TCB info as an identity":            {KindQEIdentity, info("id", "TDX"), nil, `there is no "enclaveIdentity"`},
 		"TCB info that is no object":         {KindTCBInfo, []byte(`{"tcbInfo":[]}`), nil, "tdx_tcb_info: tcbInfo: "},

@@ -3,7 +3,10 @@ package tee
 import (
 	"bytes"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/assay-verifier/assay/verifier/tee/teetest"
 )
@@ -92,5 +95,64 @@ func TestReportsOfOddParts(t *testing.T) {
 	}
 	if c := (&Report{technology: SEVSNP}).makeClaims(); c.Root != "" || c.RootSHA256 != "" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A bound is the last size that is accepted, and what is cut short of its form is told as such.
+func TestBoundsAreInclusive(t *testing.T) {
+	amd, intel := teetest.NewAMD(t, teetest.Milan), teetest.NewIntel(t)
+	body, chain := intel.Signed("tcbInfo", teetest.TCBInfo())
+	padded := func(b []byte, size int, with string) []byte {
+		return append(bytes.Clone(b), bytes.Repeat([]byte(with), size-len(b))...)
+	}
+	for name, c := range map[string]struct {
+		kind        Kind
+		body, chain []byte
+	}{
+		"an issuer chain": {KindTCBInfo, body, padded(chain, maxIssuerChain, "\n")},
+		"an answer":       {KindTCBInfo, padded(body, maxSignedJSON, " "), chain},
+		"a certificate":   {KindVCEK, padded(block("CERTIFICATE", amd.VCEK(amd.ChipID, amd.TCB)), maxCertificate, "\n"), nil},
+	} {
+		if _, err := ParseCollateral(c.kind, c.body, c.chain); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	said(t, Verify(&Evidence{Type: TypeTDX, Quote: quote(intel).Quote[:1020]}, under(intel), teetest.Now), StepReport, "TD quote: ")
+
+	s := &TCBStatus{}
+	s.advise([]string{strings.Repeat("a", 64), strings.Repeat("b", 65), "c", "c"})
+	if len(s.Advisories) != 2 {
+		t.Errorf("%v", s.Advisories)
+	}
+	for i := range 2 * maxAdvisories {
+		s.advise([]string{strconv.Itoa(i)})
+	}
+	if len(s.Advisories) != maxAdvisories {
+		t.Errorf("%d advisories", len(s.Advisories))
+	}
+}
+
+// What is checked is read again, and what cannot be read is told as that, not as untrusted or out of date.
+func TestWhatIsCheckedIsReadAgain(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	trust := under(intel)
+	junk := Collateral{Kind: KindTCBInfo, Body: []byte("no")}
+	for name, c := range map[string]struct {
+		err    error
+		reason string
+	}{
+		"no time":       {trust.CheckCollateral(tcbInfo(t, intel), time.Time{}), "the time to judge at is not given"},
+		"no JSON":       {trust.CheckCollateral(junk, teetest.Now), "not JSON"},
+		"a certificate": {trust.checkEndorsement(junk, teetest.Now), "malformed certificate"},
+		"no VCEK":       {trust.checkEndorsement(Collateral{Body: intel.Root.Raw}, teetest.Now), "neither SEV-VCEK nor SEV-VLEK"},
+		"a CRL":         {checkCRL(junk, intel.Anchors()), "malformed CRL"},
+		"a PCK CRL":     {trust.checkPCKCRL(Collateral{Body: junk.Body, IssuerChain: teetest.PEM(intel.PCKCA, intel.Root)}, teetest.Now), "malformed CRL"},
+	} {
+		if c.err == nil || !strings.Contains(c.err.Error(), c.reason) {
+			t.Errorf("%s: %v, want %q", name, c.err, c.reason)
+		}
+	}
+	if _, err := trust.checkSigned(junk, teetest.Now); err == nil || !strings.Contains(err.Error(), "not JSON") {
+		t.Errorf("an answer: %v", err)
 	}
 }
