@@ -119,6 +119,17 @@ func TestBoundsAreInclusive(t *testing.T) {
 	}
 	said(t, Verify(&Evidence{Type: TypeTDX, Quote: quote(intel).Quote[:1020]}, under(intel), teetest.Now), StepReport, "TD quote: ")
 
+	for n, want := range map[int]bool{-1: false, 0: true, 255: true, 256: false} {
+		if got, err := derByte(teetest.DER(t, n)); (err == nil) != want || want && int(got) != n {
+			t.Errorf("%d as a part of a TCB version: %d, %v", n, got, err)
+		}
+	}
+	for text, want := range map[string]bool{strings.Repeat("!", 64): true, strings.Repeat("~", 64): true, strings.Repeat("a", 65): false, "a b": false, "a\x7f": false, "a/b": false} {
+		if got, err := derIA5(teetest.DER(t, text)); (err == nil) != want || want && got != text {
+			t.Errorf("%q as a name: %q, %v", text, got, err)
+		}
+	}
+
 	s := &TCBStatus{}
 	s.advise([]string{strings.Repeat("a", 64), strings.Repeat("b", 65), "c", "c"})
 	if len(s.Advisories) != 2 {
