@@ -248,6 +248,12 @@ func TestCollateralIsCheckedUpToAnAnchor(t *testing.T) {
 	if err := (&Trust{SNP: []*x509.Certificate{amd.ASK}}).CheckCollateral(snp, teetest.Now); err == nil {
 		t.Error("an intermediate is no root")
 	}
+	// Nor is a certificate of the root's name and key that another issued.
+	cross := teetest.Issue(t, &x509.Certificate{SerialNumber: intel.Root.SerialNumber, RawSubject: intel.Root.RawSubject, NotBefore: intel.Root.NotBefore, NotAfter: intel.Root.NotAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign, PublicKey: &intel.RootKey.PublicKey}, other.PCKCA, other.PCKCAKey)
+	if err := (&Trust{TDX: []*x509.Certificate{cross}}).CheckCollateral(rootCRL(t, intel), teetest.Now); err == nil || !strings.Contains(err.Error(), "is not trusted") {
+		t.Errorf("cross-signed: %v", err)
+	}
 }
 
 // Before a signature is verified, what is read costs no more than a few times its size.
