@@ -167,3 +167,23 @@ func TestWhatIsCheckedIsReadAgain(t *testing.T) {
 		t.Errorf("an answer: %v", err)
 	}
 }
+
+// What is malformed behind its last digit, or in its outermost tag alone, is malformed.
+func TestEndsAndTags(t *testing.T) {
+	intel := teetest.NewIntel(t)
+	info := tcbInfo(t, intel)
+	info.Body = append(bytes.TrimSuffix(bytes.Clone(info.Body), []byte(`"}`)), `0"}`...)
+	if err := under(intel).CheckCollateral(info, teetest.Now); err == nil || !strings.Contains(err.Error(), "its signature has not 64 bytes in hex") {
+		t.Errorf("a digit behind a signature: %v", err)
+	}
+	if chain, err := parseChain(teetest.PEM(intel.Root, intel.Root, intel.Root, intel.Root)); err != nil || len(chain) != 4 {
+		t.Errorf("4 certificates: %v", err)
+	}
+	revoked := append([]byte{derSequence, 18, derInteger, 1, 5, derUTCTime, 13}, "260101000000Z"...)
+	for tag, want := range map[byte]bool{derSequence: true, 0x31: false, derExtensions: false} {
+		revoked[0] = tag
+		if err := (&crl{entries: revoked}).each(func([]byte, time.Time) bool { return true }); (err == nil) != want {
+			t.Errorf("an entry of tag %#x: %v", tag, err)
+		}
+	}
+}
