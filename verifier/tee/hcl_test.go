@@ -85,7 +85,11 @@ func runtimeOf(t testing.TB, members string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []byte(strings.ReplaceAll(members, "AK", string(b)))
+	if members == "AK" {
+		return b
+	}
+	// Where a key can stand, and nowhere else: one modulus in twelve has these two letters in its base64.
+	return []byte(strings.NewReplacer("[AK", "["+string(b), ",AK", ","+string(b)).Replace(members))
 }
 
 func TestRuntimeDataThatIsNotAParavisors(t *testing.T) {
@@ -110,7 +114,7 @@ func TestRuntimeDataThatIsNotAParavisors(t *testing.T) {
 		"two values":            {`{"keys":[AK]}{}`, "not the JSON of a paravisor"},
 		"no object":             {`[]`, "not the JSON of a paravisor"},
 		"keys are no array":     {`{"keys":{}}`, "keys is no array"},
-		"a key is no object":    {`{"keys":[1]}`, "cannot unmarshal JSON number"},
+		"a key is no object":    {`{"keys":[1]}`, "unmarshal JSON number into"},
 		"keys that do not end":  {`{"keys":[AK`, "not the JSON of a paravisor"},
 		"a name twice":          {`{"keys":[AK],"keys":[AK]}`, "duplicate"},
 		"a name twice, inside":  {`{"keys":[AK],"vm-configuration":{"secure-boot":true,"secure-boot":false}}`, "duplicate"},
