@@ -65,6 +65,7 @@ func TestCollateralThatIsNotInShape(t *testing.T) {
 		"TCB info of SGX":                    {KindTCBInfo, info("id", "SGX"), nil, `it is "SGX" of version 3; TDX of version 3 is needed`},
 		"TCB info of version 2":              {KindTCBInfo, info("version", 2), nil, `it is "TDX" of version 2`},
 		"an FMSPC of 5 bytes":                {KindTCBInfo, info("fmspc", "50806f0000"), nil, "its FMSPC has not 6 bytes"},
+		"an FMSPC that goes on":              {KindTCBInfo, info("fmspc", "50806f0000001"), nil, "its FMSPC has not 6 bytes"},
 		"an FMSPC of words":                  {KindTCBInfo, info("fmspc", "twelve_bytes"), nil, "its FMSPC has not 6 bytes"},
 		"an identity of SGX":                 {KindQEIdentity, identity("id", "QE"), nil, `it is "QE" of version 2; TD_QE of version 2 is needed`},
 		"an identity of version 1":           {KindQEIdentity, identity("version", 1), nil, "of version 1"},

@@ -117,6 +117,9 @@ func TestBoundsAreInclusive(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	full := quote(intel)
+	full.Quote = append(full.Quote, make([]byte, maxQuote-len(full.Quote))...)
+	passes(t, Verify(full, under(intel), teetest.Now))
 	said(t, Verify(&Evidence{Type: TypeTDX, Quote: quote(intel).Quote[:1020]}, under(intel), teetest.Now), StepReport, "TD quote: ")
 
 	for n, want := range map[int]bool{-1: false, 0: true, 255: true, 256: false} {
@@ -178,6 +181,11 @@ func TestEndsAndTags(t *testing.T) {
 	}
 	if chain, err := parseChain(teetest.PEM(intel.Root, intel.Root, intel.Root, intel.Root)); err != nil || len(chain) != 4 {
 		t.Errorf("4 certificates: %v", err)
+	}
+	// From 2050 on a time is a GeneralizedTime (RFC 5280, section 5.1.2.4).
+	late := time.Date(2055, 1, 1, 0, 0, 0, 0, time.UTC)
+	if c, err := parseCRL(intel.CRL(intel.Root, late, late.AddDate(1, 0, 0), intel.PCKCA)); err != nil || !c.ThisUpdate.Equal(late) {
+		t.Errorf("a CRL of 2055: %v", err)
 	}
 	revoked := append([]byte{derSequence, 18, derInteger, 1, 5, derUTCTime, 13}, "260101000000Z"...)
 	for tag, want := range map[byte]bool{derSequence: true, 0x31: false, derExtensions: false} {
