@@ -2,6 +2,7 @@ package rim
 
 import (
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +17,9 @@ var spacesSWID = []string{
 
 const (
 	maxFiles      = 256
-	maxProvenance = 512 // characters of one entry
+	maxFacts      = 64  // of a document's origin
+	maxProvenance = 512 // bytes of one of them
+	maxNotes      = 50
 )
 
 // tag is what a SWID tag says, as far as a base RIM needs it.
@@ -26,6 +29,7 @@ type tag struct {
 	partial string
 	files   []file
 	notes   []string
+	unsaid  int // notes beyond maxNotes
 }
 
 // file is a support RIM that the payload names.
@@ -41,7 +45,9 @@ type hash struct {
 	digest    []byte
 }
 
-func isSWID(n *node, local string) bool { return n.local == local && slices.Contains(spacesSWID, n.space) }
+func isSWID(n *node, local string) bool {
+	return n.local == local && slices.Contains(spacesSWID, n.space)
+}
 
 // tagOf reads the signed element.
 func tagOf(root *node) (*tag, error) {
@@ -77,13 +83,26 @@ func tagOf(root *node) (*tag, error) {
 				return nil, err
 			}
 		default:
-			t.notes = append(t.notes, path(e)+": not an element that a base RIM is judged by")
+			t.note(e, "not an element that a base RIM is judged by")
 		}
 	}
-	if payloads != 1 {
+	switch {
+	case payloads != 1:
 		return nil, malformed(path(root), "%d Payload elements; a base RIM has exactly one", payloads)
+	case len(t.provenance) > maxFacts:
+		return nil, tooLarge(path(root), "more than %d facts of the document's origin", maxFacts)
+	case t.unsaid > 0:
+		t.notes = append(t.notes, fmt.Sprintf("and %d more elements", t.unsaid))
 	}
 	return t, nil
+}
+
+func (t *tag) note(e *node, text string) {
+	if len(t.notes) == maxNotes {
+		t.unsaid++
+		return
+	}
+	t.notes = append(t.notes, path(e)+": "+text)
 }
 
 // keep notes one fact of the document's origin; the first of a name counts.
@@ -158,7 +177,7 @@ func (t *tag) directory(e *node) error {
 			}
 			t.files = append(t.files, *f)
 		default:
-			t.notes = append(t.notes, path(c)+": only files are support RIMs")
+			t.note(c, "only files are support RIMs")
 		}
 	}
 	return nil
