@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -135,4 +136,13 @@ func validAt(cert *x509.Certificate, now time.Time) error {
 		return fmt.Errorf("the certificate of %s expired on %s", cert.Subject, cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// Shown is text of a document that nobody vouches for, cut to at most `most` bytes and so short enough for an error or a
+// note.
+func Shown(text string, most int) string {
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
 }

@@ -136,20 +136,25 @@ func (v *value) pointer() string {
 	return b.String()
 }
 
+// refuse makes an error at the value's place. Texts of the document are in it, so it is cut.
+func (v *value) refuse(kind, format string, args []any) error {
+	return baseline.ImportErrorf(kind, v.pointer(), "%s", baseline.Shown(fmt.Sprintf(format, args...), 500))
+}
+
 func (v *value) malformed(format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportMalformed, v.pointer(), format, args...)
+	return v.refuse(baseline.ImportMalformed, format, args)
 }
 
 func (v *value) untrusted(format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportUntrusted, v.pointer(), format, args...)
+	return v.refuse(baseline.ImportUntrusted, format, args)
 }
 
 func (v *value) unsupported(format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportUnsupported, v.pointer(), format, args...)
+	return v.refuse(baseline.ImportUnsupported, format, args)
 }
 
 func (v *value) tooLarge(format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportTooLarge, v.pointer(), format, args...)
+	return v.refuse(baseline.ImportTooLarge, format, args)
 }
 
 // kind is what a value is, for errors.
@@ -367,10 +372,4 @@ func (v *value) embedded() (*value, error) {
 }
 
 // shown is text of a document, short enough for an error or a note.
-func shown(text string) string {
-	const most = 120
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
-}
+func shown(text string) string { return baseline.Shown(text, 120) }

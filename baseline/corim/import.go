@@ -3,7 +3,6 @@ package corim
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/assay-verifier/assay/baseline"
@@ -99,10 +98,7 @@ func (r *reading) fact(name, text string) {
 	if text == "" || r.out.Provenance[name] != "" || len(r.out.Provenance) >= maxFacts {
 		return
 	}
-	if len(text) > maxFactSize {
-		text = strings.ToValidUTF8(text[:maxFactSize], "") + "…"
-	}
-	r.out.Provenance[name] = text
+	r.out.Provenance[name] = baseline.Shown(text, maxFactSize)
 }
 
 // factOf notes a text or an identifier.

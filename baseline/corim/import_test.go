@@ -392,3 +392,20 @@ func manyDigests(alg, size int) l {
 	}
 	return out
 }
+
+// A document cannot fill an error.
+func TestLongTexts(t *testing.T) {
+	long := strings.Repeat("n", 100000)
+	ours := func(c m) { c[3] = tag(tagURI, Profile) }
+	for _, document := range [][]byte{
+		corimOf(t, ours, comidOf(class(ourVendor, modelClaims), m{0: long, 1: m{keyClaim: "true"}})),
+		corimOf(t, ours, comidOf(class(ourVendor, modelIMA), m{1: m{keyIMA: `{"exclude":["(` + long + `"]}`}})),
+		corimOf(t, func(c m) { c[3] = tag(tagURI, long) }, comidOf(class("x", "y"), m{1: m{0: 1}})),
+		corimOf(t, nil, comidOf(class(long, long), m{0: long, 1: m{2: l{l{long, []byte{1}}}}})),
+	} {
+		_, err := Import(document, trusting())
+		if err == nil || len(err.Error()) > 1100 {
+			t.Errorf("an error of %d bytes", len(err.Error()))
+		}
+	}
+}

@@ -265,3 +265,14 @@ func TestLargeDocument(t *testing.T) {
 	_, err := Import(signed, nil, theAuthority().trust())
 	wantError(t, err, baseline.ImportTooLarge, "/SoftwareIdentity/Payload/Directory/File[257]: more than 256 files")
 }
+
+// A document cannot fill an error, nor what is told of it.
+func TestLongNames(t *testing.T) {
+	long := strings.Repeat("n", 100000)
+	for _, document := range []string{"<" + long + ">", "<a>&" + long + ";</a>", "<a " + long + `="1" ` + long + `="2"/>`, strings.Repeat("<"+long[:1000]+">", 40)} {
+		_, err := Import([]byte(document), nil, nil)
+		if err == nil || len(err.Error()) > 1100 {
+			t.Errorf("an error of %d bytes", len(err.Error()))
+		}
+	}
+}

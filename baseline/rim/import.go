@@ -1,6 +1,7 @@
 package rim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -208,6 +209,9 @@ func valuesOf(c *content) (values verifier.ReferenceValues, isLog bool, err erro
 	if strings.HasSuffix(strings.ToLower(c.file.name), ".rimpcr") {
 		values, err = pcrAssertion(c)
 		return values, false, err
+	}
+	if bytes.HasPrefix(bytes.TrimLeft(c.bytes, "\xef\xbb\xbf \t\r\n"), []byte("<")) {
+		return values, false, unsupported(c.file.element, "%s is XML, as a base RIM in a base RIM is: import it by itself", shown(c.file.name))
 	}
 	log, err := eventlog.Parse(c.bytes)
 	if err != nil {

@@ -193,6 +193,7 @@ func TestSupport(t *testing.T) {
 		{"only SHA-1", `<File name="a.rimel" xmlns:H="http://www.w3.org/2000/09/xmldsig#sha1" H:hash="da39a3ee5e6b4b0d3255bfef95601890afd80709"/>`, map[string][]byte{"a.rimel": nil}, baseline.ImportUntrusted, "has no hash by SHA-256", 0, nil},
 		{"a short hash", `<File name="a.rimel" S:hash="aa"/>`, map[string][]byte{"a.rimel": log}, baseline.ImportMalformed, place + "/@S:hash: 64 hex digits are needed", 0, nil},
 		{"no log", fileElement("a.rimel", []byte("no log at all, but some text of 40 bytes")), map[string][]byte{"a.rimel": []byte("no log at all, but some text of 40 bytes")}, baseline.ImportMalformed, place + ": a.rimel is no boot log", 0, nil},
+		{"another base RIM", fileElement("a.swidtag", []byte("<?xml?>")), map[string][]byte{"a.swidtag": []byte("<?xml?>")}, baseline.ImportUnsupported, place + ": a.swidtag is XML", 0, nil},
 		{"an empty log", fileElement("a.rimel", nil), map[string][]byte{"a.rimel": nil}, baseline.ImportNothingFound, "the support RIMs hold neither events nor PCR values", 0, nil},
 		{"no file", ``, nil, baseline.ImportNothingFound, "the support RIMs hold neither", 0, nil},
 		{"something else than a file", `<Process name="x"/>` + fileElement("a.rimel", log), map[string][]byte{"a.rimel": log}, "", "/SoftwareIdentity/Payload/Directory/Process: only files are support RIMs", 44, nil},

@@ -388,14 +388,8 @@ func (p *parts) named() string {
 	return ""
 }
 
-// shown is text of a document, short enough for an error.
-func shown(text string) string {
-	const most = 120
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
-}
+// shown is text of a document, short enough for an error or a note.
+func shown(text string) string { return baseline.Shown(text, 120) }
 
 // certificates are those in KeyInfo, in their order.
 func (p *parts) certificates() ([]*x509.Certificate, error) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/assay-verifier/assay/baseline"
 )
 
 // The namespaces of SWID tags. Some tools write elements inside the root without one.
@@ -110,10 +112,7 @@ func (t *tag) keep(name, value string) {
 	if value == "" || t.provenance[name] != "" {
 		return
 	}
-	if len(value) > maxProvenance {
-		value = strings.ToValidUTF8(value[:maxProvenance], "") + "…"
-	}
-	t.provenance[name] = value
+	t.provenance[baseline.Shown(name, maxStep)] = baseline.Shown(value, maxProvenance)
 }
 
 // entity notes who made the tag and who the software (ISO/IEC 19770-2, section 8.5.3).

@@ -20,6 +20,7 @@ const (
 	maxElements   = 20000
 	maxAttributes = 64 // of one element
 	maxNamespaces = 32 // declared in an element and those around it
+	maxStep       = 64 // bytes of a name in a place
 )
 
 const (
@@ -53,21 +54,26 @@ type child struct {
 	text    string
 }
 
-// malformed refuses what cannot be read.
+// refuse makes an error. Names and texts of the document are in it, so it is cut.
+func refuse(kind, element, format string, args []any) error {
+	const most = 500
+	return baseline.ImportErrorf(kind, baseline.Shown(element, most), "%s", baseline.Shown(fmt.Sprintf(format, args...), most))
+}
+
 func malformed(element, format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportMalformed, element, format, args...)
+	return refuse(baseline.ImportMalformed, element, format, args)
 }
 
 func untrusted(element, format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportUntrusted, element, format, args...)
+	return refuse(baseline.ImportUntrusted, element, format, args)
 }
 
 func unsupported(element, format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportUnsupported, element, format, args...)
+	return refuse(baseline.ImportUnsupported, element, format, args)
 }
 
 func tooLarge(element, format string, args ...any) error {
-	return baseline.ImportErrorf(baseline.ImportTooLarge, element, format, args...)
+	return refuse(baseline.ImportTooLarge, element, format, args)
 }
 
 // parse reads a document into a tree. What the tree cannot hold exactly as canonical XML would is refused: document
@@ -290,7 +296,7 @@ func path(n *node) string {
 	if n == nil {
 		return ""
 	}
-	step := "/" + n.local
+	step := "/" + baseline.Shown(n.local, maxStep)
 	if n.parent != nil {
 		position, total := 0, 0
 		for _, c := range n.parent.children {
