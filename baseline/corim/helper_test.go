@@ -7,9 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"math/big"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,34 +15,32 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 )
 
 var now = time.Date(2024, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func specimen(t testing.TB, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return importtest.Read(t, filepath.Join("testdata", name))
 }
 
 // veraison is the key of the specimens.
 func veraison(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
-	var jwk struct{ X, Y, D string }
+	var jwk struct{ D string }
 	if err := json.Unmarshal(specimen(t, "ec-p256.jwk"), &jwk); err != nil {
 		t.Fatal(err)
 	}
-	number := func(text string) *big.Int {
-		b, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return new(big.Int).SetBytes(b)
+	scalar, err := base64.RawURLEncoding.DecodeString(jwk.D)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return &ecdsa.PrivateKey{PublicKey: ecdsa.PublicKey{Curve: elliptic.P256(), X: number(jwk.X), Y: number(jwk.Y)}, D: number(jwk.D)}
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 func trusting(keys ...crypto.PublicKey) *baseline.ImportTrust {
@@ -54,17 +49,6 @@ func trusting(keys ...crypto.PublicKey) *baseline.ImportTrust {
 		trust.Keys = append(trust.Keys, baseline.ImportKey{Name: "test key", Key: key})
 	}
 	return trust
-}
-
-func wantError(t *testing.T, err error, kind, contains string) {
-	t.Helper()
-	var at *baseline.ImportError
-	if !errors.As(err, &at) {
-		t.Fatalf("got %v, want an ImportError %s", err, kind)
-	}
-	if at.Kind != kind || !strings.Contains(at.Error(), contains) {
-		t.Fatalf("got %s: %s\nwant %s: …%s…", at.Kind, at, kind, contains)
-	}
 }
 
 func marshal(t testing.TB, v any) []byte {

@@ -14,6 +14,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -35,15 +36,15 @@ func TestSpecimens(t *testing.T) {
 	} {
 		t.Run(test.file, func(t *testing.T) {
 			_, err := Import(specimen(t, test.file), trust)
-			wantError(t, err, test.kind, test.want)
+			importtest.WantError(t, err, test.kind, test.want)
 			// The signed ones are only read at all with their key, and in their time.
 			if strings.HasPrefix(test.file, "signed-") {
 				_, err = Import(specimen(t, test.file), trusting())
-				wantError(t, err, baseline.ImportUntrusted, "/signature: no trusted key verifies the signature")
+				importtest.WantError(t, err, baseline.ImportUntrusted, "/signature: no trusted key verifies the signature")
 				late := trusting(veraison(t).Public())
 				late.Now = now.AddDate(2, 0, 0)
 				_, err = Import(specimen(t, test.file), late)
-				wantError(t, err, baseline.ImportUntrusted, "/protected/corim-meta/signature-validity: not valid after 2025-12-31T00:00:00Z")
+				importtest.WantError(t, err, baseline.ImportUntrusted, "/protected/corim-meta/signature-validity: not valid after 2025-12-31T00:00:00Z")
 			}
 		})
 	}
@@ -236,6 +237,7 @@ func TestMalformed(t *testing.T) {
 		{"too many outer tags", marshal(t, tag(500, tag(500, tag(500, tag(501, m{}))))), baseline.ImportUnsupported, "this is tag 500"},
 		{"no map", marshal(t, tag(tagUnsigned, l{})), baseline.ImportMalformed, "a map is needed; this is an array"},
 		{"no id", corimOf(t, func(c m) { delete(c, 0) }, good), baseline.ImportMalformed, "a CoRIM has an id (0) and tags (1)"},
+		{"an id that is an array", corimOf(t, func(c m) { c[0] = l{} }, good), baseline.ImportMalformed, "/id: a text is needed; this is an array"},
 		{"no tags", corimOf(t, func(c m) { c[1] = l{} }), baseline.ImportMalformed, "/tags: an array of at least one element"},
 		{"no tag", corimOf(t, func(c m) { c[1] = l{1} }), baseline.ImportMalformed, "/tags/0: a tag is needed"},
 		{"a key twice, encoded in two ways", duplicate, baseline.ImportMalformed, "the key 0 is there twice"},
@@ -247,6 +249,7 @@ func TestMalformed(t *testing.T) {
 		{"a CoMID with a rest", corimOf(t, nil, append(marshal(t, good), 0)), baseline.ImportMalformed, "/tags/0: cbor: 1 bytes of extraneous data"},
 		{"no triples", corimOf(t, nil, m{1: m{0: "x"}}), baseline.ImportMalformed, "/tags/0: a CoMID has an identity (1) and triples (4)"},
 		{"no tag id", corimOf(t, nil, m{1: m{}, 4: m{}}), baseline.ImportMalformed, "/tags/0/tag-identity: an identity has a tag-id"},
+		{"a version of 64 bits", corimOf(t, nil, m{1: m{0: "x", 1: uint64(1) << 63}, 4: m{0: l{}}}), baseline.ImportMalformed, "/tags/0/tag-identity/tag-version: the integer has more than 63 bits"},
 		{"an empty triple", corimOf(t, nil, m{1: m{0: "x"}, 4: m{0: l{l{}}}}), baseline.ImportMalformed, "/tags/0/triples/reference-triples/0: a triple has"},
 		{"no measurements", corimOf(t, nil, m{1: m{0: "x"}, 4: m{0: l{l{m{}, l{}}}}}), baseline.ImportMalformed, "measurements: an array of at least one"},
 		{"no values", with(m{0: "x"}), baseline.ImportMalformed, "/tags/0/triples/reference-triples/0/measurements/0: a measurement has values"},
@@ -288,12 +291,12 @@ func TestMalformed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Import(test.document, trusting())
-			wantError(t, err, test.kind, test.want)
+			importtest.WantError(t, err, test.kind, test.want)
 		})
 	}
 	t.Run("no time", func(t *testing.T) {
 		_, err := Import(corimOf(t, func(c m) { c[4] = m{1: tag(1, now.Unix())} }, good), nil)
-		wantError(t, err, baseline.ImportUntrusted, "/rim-validity: the time to judge the validity at is not given")
+		importtest.WantError(t, err, baseline.ImportUntrusted, "/rim-validity: the time to judge the validity at is not given")
 		if got, err := Import(corimOf(t, nil, good), nil); err != nil || got.Signer != nil {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -372,7 +375,7 @@ func TestBombs(t *testing.T) {
 			_, err := Import(test.document, trusting())
 			runtime.ReadMemStats(&after)
 			if test.kind != "" {
-				wantError(t, err, test.kind, test.want)
+				importtest.WantError(t, err, test.kind, test.want)
 			} else if err != nil {
 				t.Fatal(err)
 			}

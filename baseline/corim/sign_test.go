@@ -17,6 +17,7 @@ import (
 	"github.com/veraison/go-cose"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -68,9 +69,9 @@ func TestSign(t *testing.T) {
 				t.Errorf("%+v, %v", got.Signer, got.Provenance)
 			}
 			_, err = Import(signed, trusting(newKey(t, elliptic.P256()).Public()))
-			wantError(t, err, baseline.ImportUntrusted, "/signature: no trusted key verifies the signature")
+			importtest.WantError(t, err, baseline.ImportUntrusted, "/signature: no trusted key verifies the signature")
 			_, err = Import(signed, nil)
-			wantError(t, err, baseline.ImportUntrusted, "the time to judge the validity at is not given")
+			importtest.WantError(t, err, baseline.ImportUntrusted, "the time to judge the validity at is not given")
 			// Another payload, another header, another signature.
 			for what, at := range map[string]int{"payload": bytes.Index(signed, hash(48, 1)), "header": bytes.Index(signed, []byte("key id")), "signature": len(signed) - 1} {
 				changed := bytes.Clone(signed)
@@ -210,7 +211,7 @@ func TestCertificateChain(t *testing.T) {
 			}
 			got, err := Import(signed, test.trust)
 			if test.want != "" {
-				wantError(t, err, baseline.ImportUntrusted, test.want)
+				importtest.WantError(t, err, baseline.ImportUntrusted, test.want)
 				return
 			}
 			if err != nil {
@@ -289,7 +290,7 @@ func TestHeaders(t *testing.T) {
 				}
 				return
 			}
-			wantError(t, err, test.kind, test.want)
+			importtest.WantError(t, err, test.kind, test.want)
 		})
 	}
 	protected := func(alg any) []byte { return marshal(t, m{1: alg, 3: "application/rim+cbor", 8: named}) }
@@ -320,7 +321,7 @@ func TestHeaders(t *testing.T) {
 				}
 				return
 			}
-			wantError(t, err, test.kind, test.want)
+			importtest.WantError(t, err, test.kind, test.want)
 		})
 	}
 	// The payload of a signature that is good must be a CoRIM all the same.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 )
 
 // The attacks begin with a document that is good.
@@ -73,7 +74,7 @@ func TestSignatureWrapping(t *testing.T) {
 				t.Fatal("the attack changed nothing")
 			}
 			_, err := Import([]byte(test.document), support, theAuthority().trust())
-			wantError(t, err, test.kind, test.want)
+			importtest.WantError(t, err, test.kind, test.want)
 		})
 	}
 	// A comment changes nothing: neither the signature nor what is read.
@@ -114,35 +115,35 @@ func TestRefusedSignatures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Import(theAuthority().sign(t, document, test.signing), map[string][]byte{"boot.rimel": log}, theAuthority().trust())
-			wantError(t, err, baseline.ImportUntrusted, test.want)
+			importtest.WantError(t, err, baseline.ImportUntrusted, test.want)
 		})
 	}
 	t.Run("a reference to the payload alone", func(t *testing.T) {
 		document := strings.Replace(document, "<Payload>", `<Payload Id="P">`, 1)
 		signed := theAuthority().sign(t, document, signing{references: reference(`URI="#P"`, "")})
 		_, err := Import(signed, map[string][]byte{"boot.rimel": log}, theAuthority().trust())
-		wantError(t, err, baseline.ImportUntrusted, "Reference[2]: the reference to /SoftwareIdentity/Payload: only parts of an Object")
+		importtest.WantError(t, err, baseline.ImportUntrusted, "Reference[2]: the reference to /SoftwareIdentity/Payload: only parts of an Object")
 	})
 	t.Run("without the enveloped transform", func(t *testing.T) {
 		signed := strings.Replace(string(theAuthority().sign(t, document, signing{transforms: []string{algorithmC14N10}})), `<Transform Algorithm="`+algorithmEnveloped+`"/>`, "", 1)
 		_, err := Import([]byte(signed), map[string][]byte{"boot.rimel": log}, theAuthority().trust())
-		wantError(t, err, baseline.ImportUntrusted, "the first transform must be enveloped-signature")
+		importtest.WantError(t, err, baseline.ImportUntrusted, "the first transform must be enveloped-signature")
 	})
 	t.Run("another's certificate", func(t *testing.T) {
 		other := newAuthority(theKey(t), nil)
 		keyInfo := `<X509Data><X509Certificate>` + base64Of(other.cert.Raw) + `</X509Certificate></X509Data>`
 		_, err := Import(theAuthority().sign(t, document, signing{keyInfo: &keyInfo}), map[string][]byte{"boot.rimel": log}, other.trust())
-		wantError(t, err, baseline.ImportUntrusted, "the signature is not that of the certificate that came with it")
+		importtest.WantError(t, err, baseline.ImportUntrusted, "the signature is not that of the certificate that came with it")
 	})
 	t.Run("many certificates", func(t *testing.T) {
 		keyInfo := `<X509Data>` + strings.Repeat(`<X509Certificate>`+base64Of(theAuthority().cert.Raw)+`</X509Certificate>`, maxCertificates+1) + `</X509Data>`
 		_, err := Import(theAuthority().sign(t, document, signing{keyInfo: &keyInfo}), nil, theAuthority().trust())
-		wantError(t, err, baseline.ImportTooLarge, "more than 16 certificates")
+		importtest.WantError(t, err, baseline.ImportTooLarge, "more than 16 certificates")
 	})
 	t.Run("many references", func(t *testing.T) {
 		signed := theAuthority().sign(t, document, signing{references: strings.Repeat(reference(`URI="#T"`, ""), maxReferences), object: property})
 		_, err := Import(signed, nil, theAuthority().trust())
-		wantError(t, err, baseline.ImportUntrusted, "what the reference points to was changed") // the second one already
+		importtest.WantError(t, err, baseline.ImportUntrusted, "what the reference points to was changed") // the second one already
 	})
 }
 
@@ -174,7 +175,7 @@ func TestRefusedSigners(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Import(test.authority.sign(t, document, signing{}), map[string][]byte{"boot.rimel": log}, test.authority.trust())
-			wantError(t, err, baseline.ImportUntrusted, test.want)
+			importtest.WantError(t, err, baseline.ImportUntrusted, test.want)
 		})
 	}
 }
@@ -230,7 +231,7 @@ func TestHostileXML(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			used := allocated(func() {
 				_, err := Import([]byte(test.document), nil, theAuthority().trust())
-				wantError(t, err, test.kind, test.want)
+				importtest.WantError(t, err, test.kind, test.want)
 			})
 			if used > 64<<20 {
 				t.Errorf("%d bytes were allocated for a document of %d", used, len(test.document))
@@ -257,13 +258,13 @@ func TestLargeDocument(t *testing.T) {
 	signed := theAuthority().sign(t, unsigned(files.String()), signing{})
 	used := allocated(func() {
 		_, err := Import(bytes.Replace(signed, []byte(`name="4999"`), []byte(`name="x"`), 1), nil, theAuthority().trust())
-		wantError(t, err, baseline.ImportUntrusted, "the digest does not match")
+		importtest.WantError(t, err, baseline.ImportUntrusted, "the digest does not match")
 	})
 	if used > 256<<20 {
 		t.Errorf("%d bytes were allocated for a document of %d", used, len(signed))
 	}
 	_, err := Import(signed, nil, theAuthority().trust())
-	wantError(t, err, baseline.ImportTooLarge, "/SoftwareIdentity/Payload/Directory/File[257]: more than 256 files")
+	importtest.WantError(t, err, baseline.ImportTooLarge, "/SoftwareIdentity/Payload/Directory/File[257]: more than 256 files")
 }
 
 // A document cannot fill an error, nor what is told of it.

@@ -10,10 +10,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,22 +19,14 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 )
 
 var now = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
-func readFile(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func specimen(t testing.TB, name string) []byte {
 	t.Helper()
-	return readFile(t, filepath.Join("testdata", name))
+	return importtest.Read(t, filepath.Join("testdata", name))
 }
 
 func certificates(t testing.TB, name string) []*x509.Certificate {
@@ -58,25 +48,13 @@ func certificates(t testing.TB, name string) []*x509.Certificate {
 // bootLog is the support RIM of the specimens.
 func bootLog(t testing.TB) []byte {
 	t.Helper()
-	return readFile(t, "../../verifier/eventlog/testdata/eventlogs/misc/hirs-TpmLog.bin")
+	return importtest.Read(t, "../../verifier/eventlog/testdata/eventlogs/misc/hirs-TpmLog.bin")
 }
 
 // hirs trusts the specimens' signer.
 func hirs(t testing.TB) *baseline.ImportTrust {
 	t.Helper()
 	return &baseline.ImportTrust{Roots: certificates(t, "RimSignCert.pem"), Now: now}
-}
-
-// wantError checks the kind and a part of an import's error.
-func wantError(t *testing.T, err error, kind, contains string) {
-	t.Helper()
-	var at *baseline.ImportError
-	if !errors.As(err, &at) {
-		t.Fatalf("got %v, want an ImportError %s", err, kind)
-	}
-	if at.Kind != kind || !strings.Contains(at.Error(), contains) {
-		t.Fatalf("got %s: %s\nwant %s: …%s…", at.Kind, at, kind, contains)
-	}
 }
 
 // authority is a CA of the tests with one signer.

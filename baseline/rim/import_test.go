@@ -15,6 +15,7 @@ import (
 	dsig "github.com/russellhaering/goxmldsig"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
@@ -51,13 +52,13 @@ func TestAlgorithms(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := Import(bytes.Replace(signed, []byte("Vendor"), []byte("Wender"), 1), map[string][]byte{"boot.rimel": log}, test.authority.trust())
-			wantError(t, err, baseline.ImportUntrusted, "the digest does not match")
+			importtest.WantError(t, err, baseline.ImportUntrusted, "the digest does not match")
 			other := newAuthority(test.authority.key, nil)
 			_, err = Import(signed, map[string][]byte{"boot.rimel": log}, other.trust())
-			wantError(t, err, baseline.ImportUntrusted, "chains to no trust anchor")
+			importtest.WantError(t, err, baseline.ImportUntrusted, "chains to no trust anchor")
 			// A signature over other bytes: SignedInfo changed, the digest of the document still right.
 			_, err = Import(bytes.Replace(signed, []byte("<SignedInfo>"), []byte(`<SignedInfo Id="x">`), 1), map[string][]byte{"boot.rimel": log}, test.authority.trust())
-			wantError(t, err, baseline.ImportUntrusted, "SignatureValue: the signature is not that of the certificate")
+			importtest.WantError(t, err, baseline.ImportUntrusted, "SignatureValue: the signature is not that of the certificate")
 		})
 	}
 }
@@ -169,7 +170,7 @@ func TestCanonicalPart(t *testing.T) {
 
 func TestSupport(t *testing.T) {
 	log := bootLog(t)
-	second := readFile(t, "../../verifier/eventlog/testdata/eventlogs/gce/arch-linux-workstation.bin")
+	second := importtest.Read(t, "../../verifier/eventlog/testdata/eventlogs/gce/arch-linux-workstation.bin")
 	text := []byte("sha256:\n  0 : 0x" + strings.Repeat("AB", 32) + "\n  14: 0x" + strings.Repeat("0c", 32) + "\nsha1:\n  0 : 0x" + strings.Repeat("11", 20) + "\n")
 	const place = "/SoftwareIdentity/Payload/Directory/File"
 	for _, test := range []struct {
@@ -210,7 +211,7 @@ func TestSupport(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := Import(theAuthority().sign(t, unsigned(test.document), signing{}), test.support, theAuthority().trust())
 			if test.kind != "" {
-				wantError(t, err, test.kind, test.want)
+				importtest.WantError(t, err, test.kind, test.want)
 				return
 			}
 			if err != nil {
@@ -226,7 +227,7 @@ func TestSupport(t *testing.T) {
 	}
 	t.Run("too much", func(t *testing.T) {
 		_, err := Import(theAuthority().sign(t, unsigned(fileElement("a", nil)), signing{}), map[string][]byte{"a": make([]byte, maxSupport+1)}, theAuthority().trust())
-		wantError(t, err, baseline.ImportTooLarge, "more than 16777216 bytes in all")
+		importtest.WantError(t, err, baseline.ImportTooLarge, "more than 16777216 bytes in all")
 	})
 	t.Run("too many", func(t *testing.T) {
 		many := map[string][]byte{}
@@ -234,7 +235,7 @@ func TestSupport(t *testing.T) {
 			many[fmt.Sprint(i)] = nil
 		}
 		_, err := Import(theAuthority().sign(t, unsigned(fileElement("a", nil)), signing{}), many, theAuthority().trust())
-		wantError(t, err, baseline.ImportTooLarge, "more than 256 support RIMs")
+		importtest.WantError(t, err, baseline.ImportTooLarge, "more than 256 support RIMs")
 	})
 }
 
@@ -280,7 +281,7 @@ func TestKindsOfTag(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := Import(theAuthority().sign(t, test.document, signing{}), support, theAuthority().trust())
 			if test.kind != "" {
-				wantError(t, err, test.kind, test.want)
+				importtest.WantError(t, err, test.kind, test.want)
 				return
 			}
 			if err != nil {
@@ -306,7 +307,7 @@ func manyLinks() string {
 
 // A log of Windows gives no values of the PCRs that differ at every boot, and one without a bank that is computed none.
 func TestOfLog(t *testing.T) {
-	log, err := eventlog.Parse(readFile(t, "../../verifier/eventlog/testdata/eventlogs/baremetal/guard-set-t480s-win10/eventlog.bin"))
+	log, err := eventlog.Parse(importtest.Read(t, "../../verifier/eventlog/testdata/eventlogs/baremetal/guard-set-t480s-win10/eventlog.bin"))
 	if err != nil {
 		t.Fatal(err)
 	}

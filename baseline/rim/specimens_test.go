@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -47,7 +48,7 @@ func TestSpecimens(t *testing.T) {
 func checkValues(t *testing.T, got verifier.ReferenceValues) {
 	t.Helper()
 	var known map[string]map[string]string
-	if err := json.Unmarshal(readFile(t, "../../verifier/eventlog/testdata/eventlogs/misc/hirs-TpmLog.bin.pcrs.json"), &known); err != nil {
+	if err := json.Unmarshal(importtest.Read(t, "../../verifier/eventlog/testdata/eventlogs/misc/hirs-TpmLog.bin.pcrs.json"), &known); err != nil {
 		t.Fatal(err)
 	}
 	if len(got.PCRs) != 1 || len(got.PCRs["sha256"]) != 8 {
@@ -99,12 +100,12 @@ func TestBadSpecimen(t *testing.T) {
 	bad := specimen(t, "laptop_badOemInstall_oem.1.swidtag")
 	const place = "/SoftwareIdentity/Payload/Directory/File"
 	_, err := Import(bad, nil, hirs(t))
-	wantError(t, err, baseline.ImportMalformed, place+": the support RIM laptop_badOemInstall_oem.1.rimel is not given")
+	importtest.WantError(t, err, baseline.ImportMalformed, place+": the support RIM laptop_badOemInstall_oem.1.rimel is not given")
 	_, err = Import(bad, map[string][]byte{"laptop_badOemInstall_oem.1.rimel": bootLog(t)}, hirs(t))
-	wantError(t, err, baseline.ImportUntrusted, place+": the support RIM laptop_badOemInstall_oem.1.rimel is not the one that was signed")
+	importtest.WantError(t, err, baseline.ImportUntrusted, place+": the support RIM laptop_badOemInstall_oem.1.rimel is not the one that was signed")
 	// The good one of the same profile is signed as well, without indentation.
 	_, err = Import(specimen(t, "laptop.default.1.swidtag"), nil, hirs(t))
-	wantError(t, err, baseline.ImportMalformed, "laptop.default.1.rimel is not given")
+	importtest.WantError(t, err, baseline.ImportMalformed, "laptop.default.1.rimel is not given")
 	root, err := parse(specimen(t, "laptop.default.1.swidtag"))
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func TestSpecimenTrust(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := Import(specimen(t, test.file), log, test.trust)
 			if test.kind != "" {
-				wantError(t, err, test.kind, test.want)
+				importtest.WantError(t, err, test.kind, test.want)
 				return
 			}
 			if err != nil {
@@ -156,7 +157,7 @@ func TestSpecimenTrust(t *testing.T) {
 	}
 }
 
-// Whichever byte of the document is changed, it is refused or says what it said before.
+// Whichever byte of the document is changed (each third is tried), it is refused or says what it said before.
 func TestEveryByteIsCovered(t *testing.T) {
 	log := map[string][]byte{"Example.com.BIOS.01.rimel": bootLog(t)}
 	trust := &baseline.ImportTrust{Roots: []*x509.Certificate{certificates(t, "RimCertChain.pem")[0]}, Now: now}
@@ -169,10 +170,10 @@ func TestEveryByteIsCovered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		accepted := 0
-		for i := range document {
+		accepted, stride := 0, 3
+		for i := 0; i < len(document); i += stride {
 			changed := bytes.Clone(document)
-			changed[i] ^= 1 << (i % 7)
+			changed[i] ^= 1 << (i / stride % 7)
 			got, err := Import(changed, log, trust)
 			if err != nil {
 				continue
@@ -183,9 +184,9 @@ func TestEveryByteIsCovered(t *testing.T) {
 			}
 		}
 		// Names of keys, white space in base64 and in what is not covered may change.
-		if accepted > len(document)/4 {
-			t.Errorf("%s: %d of %d changes were accepted", name, accepted, len(document))
+		if accepted > len(document)/stride/4 {
+			t.Errorf("%s: %d of %d changes were accepted", name, accepted, len(document)/stride)
 		}
-		t.Logf("%s: %d of %d changes made no difference", name, accepted, len(document))
+		t.Logf("%s: %d of %d changes made no difference", name, accepted, len(document)/stride)
 	}
 }
