@@ -8,11 +8,11 @@ import (
 
 // OfLog makes reference values of a boot log that no quote proves and somebody vouches for otherwise, as a signed
 // manifest does: for each PCR that the log extends, the value that it leads to in each bank that is computed here, and
-// its events. As in Capture, events that name the machine and not its software are left out, and so are the PCRs that
+// its events. Of several logs in one buffer the last one counts. As in Capture, events that name the machine and not its software are left out, and so are the PCRs that
 // Windows extends with what differs at every boot. A log without events gives none.
 func OfLog(log *eventlog.Log) verifier.ReferenceValues {
 	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}}
-	events := log.Events()
+	events := log.LastEvents()
 	skip := volatileOf(events)
 	var banks []tpm.HashAlg
 	for _, alg := range log.Banks() {

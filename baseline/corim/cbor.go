@@ -19,7 +19,7 @@ import (
 const (
 	maxDocument = 16 << 20
 	maxNesting  = 24
-	maxElements = 20000 // of an array
+	maxElements = 32768 // of an array
 	maxPairs    = 4096  // of a map
 )
 

@@ -80,7 +80,11 @@ func Export(v verifier.ReferenceValues, meta Meta) ([]byte, error) {
 		return nil, err
 	}
 	corim[1] = []any{cbor.Tag{Number: tagCoMID, Content: inner}}
-	return encoding.Marshal(cbor.Tag{Number: tagUnsigned, Content: corim})
+	out, err := encoding.Marshal(cbor.Tag{Number: tagUnsigned, Content: corim})
+	if err == nil && len(out) > maxDocument-maxHeader {
+		return nil, fmt.Errorf("the CoRIM would have %d bytes; Import reads %d with a signature", len(out), maxDocument)
+	}
+	return out, err
 }
 
 // exportValidity makes a validity-map; nil where there are no bounds.
@@ -113,6 +117,9 @@ func exportTriples(v *verifier.ReferenceValues) ([]any, error) {
 			return nil, err
 		}
 		measurements[model] = append(measurements[model], event)
+	}
+	if len(v.LaunchMeasurements) > maxValues {
+		return nil, fmt.Errorf("%d launch measurements; at most %d are read", len(v.LaunchMeasurements), maxValues)
 	}
 	if len(v.LaunchMeasurements) > 0 {
 		digests, err := exportDigests(tpm.SHA384, v.LaunchMeasurements)

@@ -16,7 +16,7 @@ const (
 	maxFacts    = 64  // of a document's origin
 	maxFactSize = 512 // bytes of one of them
 	maxNotes    = 50
-	maxValues   = 4096 // register values, and launch measurements
+	maxValues   = 4096 // register values; as many launch measurements
 	maxEvents   = 20000
 )
 
@@ -74,7 +74,7 @@ type reading struct {
 
 	events   []event
 	instance string // the one machine that values are of
-	values   int
+	values   int    // of registers
 }
 
 // note says what is not judged by.

@@ -349,7 +349,7 @@ func TestBombs(t *testing.T) {
 		kind     string // "" is accepted
 		want     string
 	}{
-		{"10^6 elements", million, baseline.ImportTooLarge, "exceeded max number of elements 20000"},
+		{"10^6 elements", million, baseline.ImportTooLarge, "exceeded max number of elements 32768"},
 		{"10^6 keys", pairs.Bytes(), baseline.ImportTooLarge, "exceeded max number of key-value pairs 4096"},
 		{"10^6 tags in a CoRIM", append([]byte{0xd9, 0x01, 0xf5, 0xa2, 0x00, 0x61, 'a', 0x01}, million...), baseline.ImportTooLarge, "exceeded max number of elements"},
 		{"10^6 elements in a CoMID", corimOf(t, nil, million), baseline.ImportTooLarge, "/tags/0: cbor: exceeded max number of elements"},

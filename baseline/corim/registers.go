@@ -216,7 +216,7 @@ func (r *reading) launchMeasurement(at *value, d digest) error {
 		r.note(at, "a launch measurement is a SHA-384 digest of 48 bytes; this is none")
 		return nil
 	}
-	if r.values++; r.values > maxValues {
+	if len(r.out.Values.LaunchMeasurements) == maxValues {
 		return at.tooLarge("more than %d launch measurements", maxValues)
 	}
 	if text := hex.EncodeToString(d.bytes); !slices.Contains(r.out.Values.LaunchMeasurements, text) {

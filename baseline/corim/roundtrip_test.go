@@ -273,6 +273,37 @@ func TestExportRefuses(t *testing.T) {
 	}
 }
 
+// The largest set of reference values goes through, and what would not come back is not exported.
+func TestExportBounds(t *testing.T) {
+	v := verifier.ReferenceValues{PCRs: map[string]map[string][]string{"sha1": {"0": {hexOf(20, 1)}}}}
+	for i := range 20000 {
+		v.Events = append(v.Events, verifier.ReferenceEvent{PCR: 4, Digests: map[string][]string{"sha256": {hexOf(32, byte(i))}}, Description: strconv.Itoa(i)})
+	}
+	for i := range maxValues {
+		v.LaunchMeasurements = append(v.LaunchMeasurements, hexOf(46, 0)+hex.EncodeToString([]byte{byte(i >> 8), byte(i)}))
+	}
+	document, err := Export(v, Meta{ID: "id"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Import(document, trusting())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got.Values, v) {
+		t.Error("not the same values")
+	}
+	v.LaunchMeasurements = append(v.LaunchMeasurements, hexOf(48, 9))
+	if _, err := Export(v, Meta{ID: "id"}); err == nil {
+		t.Error("more launch measurements than are read were exported")
+	}
+	v.LaunchMeasurements = nil
+	v.Events[0].Description = string(bytes.Repeat([]byte("x"), maxDocument))
+	if _, err := Export(v, Meta{ID: "id"}); err == nil {
+		t.Error("a document larger than is read was exported")
+	}
+}
+
 func FuzzCoRIM(f *testing.F) {
 	for _, name := range []string{"comid-1.cbor", "corim-1.cbor", "corim-2.cbor", "corim-design-cd.cbor", "corim-firmware-cd.cbor",
 		"signed-corim-with-extensions.cbor", "signed-example-corim.cbor", "signed-good-corim.cbor", "unsigned-good-corim.cbor"} {

@@ -2,7 +2,6 @@ package rim
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,7 +39,7 @@ func Import(document []byte, support map[string][]byte, trust *baseline.ImportTr
 	}
 	v, err := verify(root, trust)
 	if err != nil {
-		return nil, reported(err)
+		return nil, err
 	}
 	t, err := tagOf(v.tag)
 	if err != nil {
@@ -65,15 +64,6 @@ func Import(document []byte, support map[string][]byte, trust *baseline.ImportTr
 		return nil, malformed(path(v.tag)+"/Payload", "the support RIMs make no reference values: %s", err)
 	}
 	return out, nil
-}
-
-// reported is an error as callers get it: always an *ImportError.
-func reported(err error) error {
-	var broken *digestError
-	if errors.As(err, &broken) {
-		return broken.reported
-	}
-	return err
 }
 
 // noteTimestamps notes the times that the signer claims (PC Client RIM 1.04, section 3.4). They are the signer's own

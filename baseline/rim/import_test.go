@@ -329,6 +329,32 @@ func TestOfLog(t *testing.T) {
 	}
 }
 
+// Of several logs in one buffer, values and events are those of the last.
+func TestOfLogsInOneBuffer(t *testing.T) {
+	second := importtest.Read(t, "../../verifier/eventlog/testdata/eventlogs/gce/arch-linux-workstation.bin")
+	log, err := eventlog.Parse(append(bytes.Clone(bootLog(t)), second...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, last := log.Events(), log.LastEvents()
+	if len(last) == 0 || len(last) >= len(all) || !reflect.DeepEqual(last, all[len(all)-len(last):]) {
+		t.Fatalf("%d events, %d in the last log", len(all), len(last))
+	}
+	known := map[string]bool{}
+	for i := range last {
+		for _, d := range last[i].Digests {
+			known[fmt.Sprintf("%x", d.Bytes)] = true
+		}
+	}
+	for _, e := range baseline.OfLog(log).Events {
+		for bank, digests := range e.Digests {
+			if !known[digests[0]] {
+				t.Errorf("%+v (%s) is of an earlier log", e, bank)
+			}
+		}
+	}
+}
+
 func FuzzRIM(f *testing.F) {
 	log := bootLog(f)
 	for _, name := range []string{"generated_user_cert_embed.swidtag", "generated_timestamp_rfc3339.swidtag", "laptop.default.1.swidtag", "laptop_badOemInstall_oem.1.swidtag"} {
