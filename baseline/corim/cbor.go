@@ -75,16 +75,21 @@ func open(b []byte, parent *value, step string) (*value, error) {
 		}
 		return nil, v.malformed("%s", err)
 	}
-	item, _ := take(b)
+	item := whole(b)
 	item.parent, item.step = parent, step
 	return &item, nil
 }
 
+// whole reads well-formed CBOR that is one item.
+func whole(b []byte) value {
+	major, arg, head := headOf(b)
+	return value{major: major, arg: arg, body: b[head:], raw: b}
+}
+
 // take reads the first item of well-formed CBOR.
 func take(b []byte) (v value, rest []byte) {
-	major, arg, head := headOf(b)
 	size := sizeOf(b)
-	return value{major: major, arg: arg, body: b[head:size], raw: b[:size]}, b[size:]
+	return whole(b[:size]), b[size:]
 }
 
 func headOf(b []byte) (major byte, arg uint64, size int) {
@@ -349,7 +354,7 @@ func (v *value) tagged(tag uint64) (content *value, ok bool) {
 
 // content is what a tag is upon. Its place is the tag's.
 func (v *value) content() *value {
-	item, _ := take(v.body)
+	item := whole(v.body)
 	item.parent, item.step = v.parent, v.step
 	return &item
 }

@@ -69,7 +69,7 @@ func drawValues(t *rapid.T) verifier.ReferenceValues {
 		}
 	}
 	if rapid.Bool().Draw(t, "ima") {
-		v.IMA = &verifier.ReferenceIMA{Allow: []verifier.ReferenceFile{{Path: "/usr/**", Digests: []string{"sha256:" + digest(tpm.SHA256)}}}, Exclude: []string{"^/tmp/"}}
+		v.IMA = &verifier.ReferenceIMA{Allow: []verifier.ReferenceFile{{Path: "/usr/**", Digests: []string{"sha256:" + digest(tpm.SHA256)}}}, Exclude: []string{"^/run/"}}
 	}
 	v.LaunchMeasurements = rapid.SliceOfNDistinct(rapid.Custom(func(*rapid.T) string { return digest(tpm.SHA384) }), 0, 3, rapid.ID).Draw(t, "launch")
 	if len(v.LaunchMeasurements) == 0 {
@@ -316,7 +316,7 @@ func FuzzCoRIM(f *testing.F) {
 		PCRs: map[string]map[string][]string{"sha256": {"0": {hexOf(32, 1)}, "7": {}}, "rtmr": {"1": {hexOf(48, 4)}}, "sm3_256": {"3": {hexOf(32, 1)}}},
 		Events: []verifier.ReferenceEvent{{PCR: 1, Type: "t", Digests: map[string][]string{"sha256": {hexOf(32, 5)}, "rtmr": {hexOf(48, 5)}}, Required: true},
 			{PCR: 2, Digests: map[string][]string{"rtmr": {hexOf(48, 5)}}, Key: "k"}},
-		Claims: map[string]json.RawMessage{"secure_boot": json.RawMessage("true")}, IMA: &verifier.ReferenceIMA{Exclude: []string{"^/tmp/"}},
+		Claims: map[string]json.RawMessage{"secure_boot": json.RawMessage("true")}, IMA: &verifier.ReferenceIMA{Exclude: []string{"^/run/"}},
 		LaunchMeasurements: []string{hexOf(48, 6)},
 	}
 	document, err := Export(v, Meta{ID: "id", Creator: "c", CreatorURI: "u", NotAfter: now.Add(time.Hour)})

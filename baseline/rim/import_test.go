@@ -229,6 +229,14 @@ func TestSupport(t *testing.T) {
 		_, err := Import(theAuthority().sign(t, unsigned(fileElement("a", nil)), signing{}), map[string][]byte{"a": make([]byte, maxSupport+1)}, theAuthority().trust())
 		importtest.WantError(t, err, baseline.ImportTooLarge, "more than 16777216 bytes in all")
 	})
+	t.Run("too many events", func(t *testing.T) {
+		long := legacyLog(0, maxEvents+1)
+		_, err := Import(theAuthority().sign(t, unsigned(fileElement("a", long)), signing{}), map[string][]byte{"a": long}, theAuthority().trust())
+		importtest.WantError(t, err, baseline.ImportTooLarge, place+": a has 20001 events; at most 20000 are read")
+		one, two := legacyLog(0, 15000), legacyLog(15000, 15000)
+		_, err = Import(theAuthority().sign(t, unsigned(fileElement("a", one)+fileElement("b", two)), signing{}), map[string][]byte{"a": one, "b": two}, theAuthority().trust())
+		importtest.WantError(t, err, baseline.ImportTooLarge, place+"[2]: more than 20000 events")
+	})
 	t.Run("too many", func(t *testing.T) {
 		many := map[string][]byte{}
 		for i := range maxFiles + 1 {
@@ -237,6 +245,18 @@ func TestSupport(t *testing.T) {
 		_, err := Import(theAuthority().sign(t, unsigned(fileElement("a", nil)), signing{}), many, theAuthority().trust())
 		importtest.WantError(t, err, baseline.ImportTooLarge, "more than 256 support RIMs")
 	})
+}
+
+// legacyLog is a log of TCG 1.2 with events of PCR 4, each of another digest.
+func legacyLog(first, count int) []byte {
+	var b []byte
+	for i := range count {
+		b = binary.LittleEndian.AppendUint32(b, 4)
+		b = binary.LittleEndian.AppendUint32(b, 13) // EV_IPL
+		b = binary.LittleEndian.AppendUint64(append(b, make([]byte, 12)...), uint64(first+i))
+		b = binary.LittleEndian.AppendUint32(b, 0)
+	}
+	return b
 }
 
 // answers are two answers of TPM2_PCR_Read: PCR 0 and 9 of SHA-256, then PCR 1 of SHA-1.
