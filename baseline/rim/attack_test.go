@@ -66,6 +66,10 @@ func TestSignatureWrapping(t *testing.T) {
 		{"an unknown element in SignedInfo", strings.Replace(document, "</SignedInfo>", "<Other/></SignedInfo>", 1), baseline.ImportMalformed, "SignedInfo/Other: not an element of SignedInfo"},
 		{"no SignedInfo", strings.Replace(strings.Replace(document, "<SignedInfo>", "<KeyInfo>", 1), "</SignedInfo>", "</KeyInfo>", 1), baseline.ImportMalformed, "a Signature has one KeyInfo"},
 		{"no SignatureValue", rest[:len(rest)-len(closing)] + `<Signature xmlns="` + spaceDsig + `"><SignedInfo/></Signature>` + closing, baseline.ImportMalformed, "SignedInfo and SignatureValue are needed"},
+		{"a digest with an element in it", strings.Replace(document, "<DigestValue>", "<DigestValue><x/>", 1), baseline.ImportMalformed, "DigestValue: not base64"},
+		{"a signature that is no base64", strings.Replace(document, "<SignatureValue>", "<SignatureValue>!", 1), baseline.ImportMalformed, "SignatureValue: not base64"},
+		{"two signature methods", strings.Replace(document, "<SignatureMethod ", `<SignatureMethod/><SignatureMethod `, 1), baseline.ImportMalformed, "SignedInfo: one CanonicalizationMethod and one SignatureMethod are needed"},
+		{"no digest", strings.ReplaceAll(document, "DigestValue", "Digest"), baseline.ImportMalformed, "Reference: a DigestMethod and a DigestValue are needed"},
 		{"another namespace's SignatureValue", strings.Replace(document, "<SignatureValue>", `<SignatureValue xmlns="x">`, 1), baseline.ImportMalformed, "not an element of a Signature"},
 		{"a comment in the hash", strings.Replace(document, "S:hash=", "<!-- -->S:hash=", 1), baseline.ImportMalformed, "line 1"},
 		{"xml:base", strings.Replace(document, "<Payload>", `<Payload xml:base="x">`, 1), baseline.ImportUnsupported, "xml:base"},
@@ -136,6 +140,11 @@ func TestRefusedSignatures(t *testing.T) {
 		_, err := Import(theAuthority().sign(t, document, signing{keyInfo: &keyInfo}), map[string][]byte{"boot.rimel": log}, other.trust())
 		importtest.WantError(t, err, baseline.ImportUntrusted, "the signature is not that of the certificate that came with it")
 	})
+	t.Run("a certificate that is none", func(t *testing.T) {
+		keyInfo := `<X509Data><X509Certificate>AAAA</X509Certificate></X509Data>`
+		_, err := Import(theAuthority().sign(t, document, signing{keyInfo: &keyInfo}), nil, theAuthority().trust())
+		importtest.WantError(t, err, baseline.ImportMalformed, "KeyInfo/X509Data/X509Certificate: x509")
+	})
 	t.Run("many certificates", func(t *testing.T) {
 		keyInfo := `<X509Data>` + strings.Repeat(`<X509Certificate>`+base64Of(theAuthority().cert.Raw)+`</X509Certificate>`, maxCertificates+1) + `</X509Data>`
 		_, err := Import(theAuthority().sign(t, document, signing{keyInfo: &keyInfo}), nil, theAuthority().trust())
@@ -162,6 +171,13 @@ func TestRefusedSignatures(t *testing.T) {
 		}
 		_, err = Import(theAuthority().sign(t, document, signing{references: strings.Repeat(good, maxReferences), object: property}), support, theAuthority().trust())
 		importtest.WantError(t, err, baseline.ImportTooLarge, "Reference[9]: more than 8 references")
+		// Exactly one reference is to the document, be the others as right as they may.
+		signed := string(theAuthority().sign(t, document, signing{references: good, object: property}))
+		from, to := strings.Index(signed, `<Reference URI="">`), strings.Index(signed, "</Reference>")+len("</Reference>")
+		_, err = Import(theAuthority().sign(t, document, signing{references: signed[from:to]}), support, theAuthority().trust())
+		importtest.WantError(t, err, baseline.ImportUntrusted, `2 references have the URI ""`)
+		_, err = Import([]byte(signed[:from]+signed[to:]), support, theAuthority().trust())
+		importtest.WantError(t, err, baseline.ImportUntrusted, `0 references have the URI ""`)
 	})
 }
 
@@ -216,7 +232,7 @@ func TestHostileXML(t *testing.T) {
 	}{
 		{"billion laughs", laughs, baseline.ImportMalformed, "<!DOCTYPE at byte 21: document types and entities are not read"},
 		{"an external entity", `<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>`, baseline.ImportMalformed, "<!DOCTYPE"},
-		{"an undeclared entity", `<a>&lol;</a>`, baseline.ImportMalformed, "line 1"},
+		{"an undeclared entity", `<a>&lol;</a>`, baseline.ImportMalformed, "line 1, column 9: XML syntax error on line 1: invalid character entity &lol;"},
 		{"a declaration in lower case", `<!doctype a><a/>`, baseline.ImportMalformed, "document types"},
 		{"deep nesting", strings.Repeat("<a>", 100000), baseline.ImportTooLarge, "nested more than 32 deep"},
 		{"10^6 elements", "<a>" + strings.Repeat("<b/>", 1000000) + "</a>", baseline.ImportTooLarge, "the base RIM has 4000007 bytes"},
