@@ -134,6 +134,9 @@ func TestNotes(t *testing.T) {
 		{"keys of another profile", class("a", "b"), m{1: m{keyRegister: 4, 2: l{l{1, hash(32, 2)}}, 14: m{0: l{l{1, hash(32, 1)}}}}}, "mval/-1: not a key"},
 		{"an event without our profile", class(ourVendor, modelTPM), m{0: "event/0", 1: m{keyRegister: 4, 2: l{l{1, hash(32, 2)}}}}, "mval/digests: a value of Assay TPM"},
 		{"a claim without our profile", class(ourVendor, modelClaims), m{0: "secure_boot", 1: m{keyClaim: "true"}}, "mval/-8: not a key"},
+		{"an unknown key of an environment", m{0: m{1: "a"}, 9: 1}, good, "environment/9: not a key"},
+		{"an unknown key of a class", m{0: m{1: "a", 9: 1}}, good, "environment/class/9: not a key"},
+		{"an unknown key of a measurement", class("a", "b"), m{1: m{14: m{0: l{l{1, hash(32, 1)}}}}, 9: 1}, "measurements/0/9: not a key"},
 		{"a group", m{0: m{1: "a"}, 2: tag(tagBytes, hash(4, 1))}, good, "environment/group: the group is not compared"},
 		{"an instance", m{0: m{1: "a"}, 1: tag(550, hash(7, 2))}, good, "environment/instance: the values are of the machine 02020202020202"},
 	} {
@@ -155,6 +158,7 @@ func TestNotes(t *testing.T) {
 	for key := 1; key <= 11; key++ {
 		triples[key] = l{}
 	}
+	comid[2] = l{m{0: "Maker", 2: l{1}, 9: 1}}
 	comid[3] = l{}
 	comid[99] = 1
 	got, err := Import(corimOf(t, func(c m) {
@@ -166,7 +170,7 @@ func TestNotes(t *testing.T) {
 		t.Fatal(err)
 	}
 	notes := strings.Join(got.Notes, "\n")
-	for _, want := range []string{"/dependent-rims: ", "/6: ", "/tags/0/linked-tags: ", "/tags/0/99: ", "/tags/0/triples/endorsed-triples: ", "/tags/0/triples/11: ",
+	for _, want := range []string{"/dependent-rims: ", "/6: ", "/tags/0/linked-tags: ", "/tags/0/entities/0/9: ", "/tags/0/99: ", "/tags/0/triples/endorsed-triples: ", "/tags/0/triples/11: ",
 		"/tags/1: a CoSWID", "/tags/2: a list of tags", "/tags/3: a store", "/tags/4: tag 999 is not known"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no note has %q:\n%s", want, notes)

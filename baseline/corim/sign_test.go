@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -324,6 +325,28 @@ func TestHeaders(t *testing.T) {
 			importtest.WantError(t, err, test.kind, test.want)
 		})
 	}
+	t.Run("keys that are not known", func(t *testing.T) {
+		protected := cose.ProtectedHeader{int64(1): cose.AlgorithmES256, int64(3): "application/rim+cbor",
+			int64(8): meta(m{0: m{0: "x", 9: 1}, 9: 1}), int64(15): map[any]any{int64(1): "x", int64(99): int64(1)}}
+		message := cose.Sign1Message{Headers: cose.Headers{Protected: protected}, Payload: exported(t)}
+		if err := message.Sign(rand.Reader, nil, signer); err != nil {
+			t.Fatal(err)
+		}
+		signed, err := message.MarshalCBOR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Import(signed, trusting(key.Public()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := strings.Join(got.Notes, "\n")
+		for _, want := range []string{"/protected/corim-meta/9: not", "/protected/corim-meta/signer/9: not", "/protected/cwt-claims/99: not"} {
+			if !strings.Contains(notes, want) {
+				t.Errorf("no note has %q:\n%s", want, notes)
+			}
+		}
+	})
 	// The payload of a signature that is good must be a CoRIM all the same.
 	for _, payload := range [][]byte{{0xff}, {0x01}, marshal(t, m{})} {
 		message := cose.Sign1Message{Headers: cose.Headers{Protected: cose.ProtectedHeader{int64(1): cose.AlgorithmES256, int64(3): "application/rim+cbor", int64(8): named}}, Payload: payload}

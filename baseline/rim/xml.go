@@ -218,8 +218,6 @@ func (p *parser) declarations(n *node, attrs []xml.Attr) error {
 			return p.malformed("the namespaces of XML itself are declared")
 		case prefix != "" && a.Value == "":
 			return p.malformed("the prefix %q is declared for no namespace", prefix)
-		case strings.Contains(prefix, ":"):
-			return p.malformed("%q is no prefix", prefix)
 		}
 		for _, before := range n.namespaces {
 			if before.prefix == prefix {
