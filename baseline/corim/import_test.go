@@ -291,6 +291,7 @@ func TestMalformed(t *testing.T) {
 		{"files with unknown fields", ours(modelIMA, m{1: m{keyIMA: `{"alow":[]}`}}), baseline.ImportMalformed, "mval/ima: not a list of files"},
 		{"files twice", ours(modelIMA, m{1: m{keyIMA: "{}"}}, m{1: m{keyIMA: "{}"}}), baseline.ImportMalformed, "the list of files is there twice"},
 		{"no files", ours(modelIMA, m{1: m{11: "x"}}), baseline.ImportMalformed, "the list of files has a JSON text"},
+		{"a register without values and index", ours(modelTPM, m{1: m{keyEmpty: l{l{"sha1"}}}}), baseline.ImportMalformed, "registers-without-values/0: a bank and an index are needed"},
 		{"a register without values of no bank", ours(modelTPM, m{1: m{keyEmpty: l{l{"md5", 0}}}}), baseline.ImportMalformed, "registers-without-values/0: md5 0 is no register"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
