@@ -2,6 +2,7 @@ package predict
 
 import (
 	"bytes"
+	"path"
 	"strings"
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
@@ -67,7 +68,7 @@ func (s *sequence) authority(f *File, byShim bool) {
 		return // nothing is verified
 	}
 	if _, revoked := s.in.DBX.hash(f.Authenticode); revoked {
-		s.out.warn("%s is revoked by the given dbx: firmware will refuse it", shownName(f, ""))
+		s.out.warn("%s is revoked by the given dbx: firmware will refuse it", path.Base(f.Name))
 	}
 	sources := []authoritySource{{guidSecurity, "db", s.in.DB}}
 	if byShim {
@@ -88,8 +89,8 @@ func (s *sequence) authority(f *File, byShim bool) {
 	}
 	candidates, known := s.candidates(f, sources)
 	if len(candidates) == 0 {
-		s.out.warn("%s is not allowed by what is given (db%s): it will not boot with Secure Boot on%s", shownName(f, ""), map[bool]string{true: " and shim's keys"}[byShim], because(f.SignatureFault))
-		s.leave(7, "nothing that is given allows %s to boot", shownName(f, ""))
+		s.out.warn("%s is not allowed by what is given (db%s): it will not boot with Secure Boot on%s", path.Base(f.Name), map[bool]string{true: " and shim's keys"}[byShim], because(f.SignatureFault))
+		s.leave(7, "nothing that is given allows %s to boot", path.Base(f.Name))
 		return
 	}
 	if !known && len(candidates) > 1 {
@@ -115,12 +116,12 @@ func (s *sequence) ambiguousAuthority(f *File, candidates [][]byte, measured *[]
 	for _, c := range candidates {
 		if containsBytes(*measured, c) {
 			// It may be by one that was measured already, so that there may be no event.
-			s.leave(7, "who signed %s is not known: it is given by its hashes alone", shownName(f, ""))
+			s.leave(7, "who signed %s is not known: it is given by its hashes alone", path.Base(f.Name))
 			return
 		}
 	}
 	r := record{pcr: 7, kind: eventlog.EvEFIVariableAuthority, data: candidates[0], component: eventlog.ComponentAuthority,
-		description: "what was booted is verified by one of the given certificates (who signed " + shownName(f, "") + " is not known)"}
+		description: "what was booted is verified by one of the given certificates (who signed " + path.Base(f.Name) + " is not known)"}
 	for _, c := range candidates {
 		r.digests = append(r.digests, digestOf(s.in.Banks, c))
 	}

@@ -28,6 +28,9 @@ func (g *grubRun) builtin(n *scriptNode, words []string) error {
 			if variable, value, found := strings.Cut(a, "="); found {
 				g.assign(variable, value)
 			}
+			if strings.HasPrefix(a, "prefix=") {
+				g.readLists()
+			}
 		}
 		return nil
 	case "unset":
@@ -92,10 +95,27 @@ func (g *grubRun) builtin(n *scriptNode, words []string) error {
 		g.assign(variable, value)
 		return nil
 	}
-	if !quiet[name] {
-		g.status = maybe
+	if quiet[name] {
+		return nil
 	}
+	for _, a := range args {
+		if strings.Contains(a, "/") && g.lookup(a) != nil {
+			return g.stop(n.line, "%s may read the file %s, which is not followed", name, a)
+		}
+	}
+	g.status = maybe
 	return nil
+}
+
+// readLists measures the lists of modules that GRUB reads whenever prefix is set (GRUB, grub-core/normal/main.c,
+// read_lists).
+func (g *grubRun) readLists() {
+	for _, list := range []string{"command", "fs", "crypto", "terminal"} {
+		name := g.vars["prefix"] + "/x86_64-efi/" + list + ".lst"
+		if f := g.lookup(name); f != nil {
+			g.emit(grubMeasurement{kind: "file", text: name, file: f})
+		}
+	}
 }
 
 // device splits a path into its device and the rest; the device is $root if none is named.

@@ -107,6 +107,7 @@ func newGRUBRun(in *Input, secureBoot bool, prefix string, emit func(grubMeasure
 // boot runs a configuration and, if it does not boot by itself, the default entry of its menu.
 func (g *grubRun) boot(name, source string) error {
 	g.file = name
+	g.readLists()
 	err := g.script(name, source)
 	if err == nil {
 		err = g.menu(nil)

@@ -133,6 +133,9 @@ func (e *testExpression) unary(op, a string) (result, ok bool) {
 		return e.run.isFolder(a), true
 	case "-s":
 		f := e.run.lookup(a)
+		if f != nil { // GRUB opens it to learn its size
+			e.run.emit(grubMeasurement{kind: "file", text: a, file: f})
+		}
 		return f != nil && f.Size > 0, true
 	}
 	return false, false

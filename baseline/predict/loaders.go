@@ -167,7 +167,7 @@ func (s *sequence) uki() {
 	u := s.in.UKI.UKI
 	if u == nil {
 		for _, pcr := range []int{4, 9, 11, 12, 13} {
-			s.leave(pcr, "what is in %s is not known: it is given by its hashes alone", shownName(s.in.UKI, ""))
+			s.leave(pcr, "what is in %s is not known: it is given by its hashes alone", path.Base(s.in.UKI.Name))
 		}
 		return
 	}

@@ -137,8 +137,8 @@ func (d Digests) check() error {
 }
 
 // Roles finds what the files of a boot disk do, by their places: the firmware boots EFI/BOOT/BOOT<arch>.EFI (UEFI 2.10,
-// section 3.5.1.1), or bootPath if that is given. With grub<arch>.efi beside it, it is shim, and GRUB boots the
-// rest; with EFI/Linux/*.efi it is systemd-boot and a unified kernel image; alone it is what the firmware starts, a
+// section 3.5.1.1), or bootPath if that is given. With grub<arch>.efi beside it, it is shim, and what that is boots the
+// rest: GRUB, unless it is known to be another; with EFI/Linux/*.efi it is systemd-boot and a unified kernel image; alone it is what the firmware starts, a
 // unified kernel image where that is known.
 func (m *Manifest) Roles(in *Input, bootPath string) error {
 	paths := make([]string, 0, len(m.Files))
@@ -173,6 +173,10 @@ func (m *Manifest) Roles(in *Input, bootPath string) error {
 		}
 	}
 	switch {
+	case grub != "" && m.Files[grub].UKI != nil:
+		in.Shim, in.UKI = booted, m.Files[grub]
+	case grub != "" && m.Files[grub].SystemdBoot != "" && len(ukis) == 1:
+		in.Shim, in.SystemdBoot, in.UKI = booted, m.Files[grub], m.Files[ukis[0]]
 	case grub != "":
 		in.Shim, in.GRUB = booted, m.Files[grub]
 	case booted.GRUB != nil:
@@ -185,4 +189,97 @@ func (m *Manifest) Roles(in *Input, bootPath string) error {
 		in.UKI = booted
 	}
 	return nil
+}
+
+// Add takes over what another manifest says of the same files. Two that say different things of one path contradict
+// each other; a path that m lacks is not added, since m is the list of what is there.
+func (m *Manifest) Add(other *Manifest) error {
+	for key, f := range other.Files {
+		mine := m.Files[key]
+		if mine == nil {
+			continue
+		}
+		for _, pair := range [][2]Digests{{mine.Digests, f.Digests}, {mine.Authenticode, f.Authenticode}} {
+			for bank, digest := range pair[0] {
+				if pair[1][bank] != "" && pair[1][bank] != digest {
+					return errorf(CodeContradiction, key, bank, "one manifest says %s, another %s", digest, pair[1][bank])
+				}
+			}
+		}
+		mine.take(f)
+	}
+	return nil
+}
+
+// take fills in what f does not say from another description of the same file.
+func (f *File) take(other *File) {
+	merge := func(into *Digests, from Digests) {
+		if *into == nil {
+			*into = Digests{}
+		}
+		for bank, digest := range from {
+			(*into)[bank] = digest
+		}
+	}
+	merge(&f.Digests, other.Digests)
+	merge(&f.Authenticode, other.Authenticode)
+	if f.Text == nil {
+		f.Text = other.Text
+	}
+	if len(f.Signatures) == 0 {
+		f.Signatures = other.Signatures
+	}
+	if f.SBAT == "" {
+		f.SBAT = other.SBAT
+	}
+	if f.SystemdBoot == "" {
+		f.SystemdBoot = other.SystemdBoot
+	}
+	if f.Shim == nil {
+		f.Shim = other.Shim
+	}
+	if f.GRUB == nil {
+		f.GRUB = other.GRUB
+	}
+	if f.UKI == nil {
+		f.UKI = other.UKI
+	}
+}
+
+// ManifestOf describes the files of an input, by their places on the boot disk. Files whose place is not known are
+// listed where such files usually are.
+func ManifestOf(in *Input) *Manifest {
+	m := &Manifest{Format: ManifestFormat, Files: map[string]*File{}}
+	listed := map[*File]bool{}
+	for key, f := range in.Files {
+		m.Files[key], listed[f] = f, true
+	}
+	put := func(f *File, at string) {
+		if f != nil && !listed[f] && m.Files[at] == nil {
+			m.Files[at], listed[f] = f, true
+		}
+	}
+	first := in.BootPath
+	if first == "" {
+		first = "/EFI/BOOT/BOOTX64.EFI"
+	}
+	for _, f := range []*File{in.Shim, in.SystemdBoot, in.GRUB} {
+		if f != nil {
+			put(f, first)
+			break
+		}
+	}
+	put(in.GRUB, path.Dir(first)+"/grubx64.efi")
+	put(in.SystemdBoot, path.Dir(first)+"/grubx64.efi")
+	if in.UKI != nil && in.SystemdBoot != nil {
+		put(in.UKI, "/EFI/Linux/"+path.Base(in.UKI.Name))
+	}
+	put(in.UKI, first)
+	put(in.UKI, path.Dir(first)+"/grubx64.efi")
+	for _, f := range append([]*File{in.Kernel}, in.Initrds...) {
+		if f != nil {
+			put(f, "/"+path.Base(f.Name))
+		}
+	}
+	return m
 }

@@ -123,6 +123,9 @@ func Predict(in *Input) (*Result, error) {
 	if in.Shim == nil && in.SystemdBoot == nil && in.GRUB == nil && in.UKI == nil {
 		return nil, errorf(CodeMissingInput, "", "", "there is nothing to boot: give a unified kernel image, or shim or a boot loader")
 	}
+	if err := in.checkRoles(); err != nil {
+		return nil, err
+	}
 	p := &prediction{in: in}
 	var sequences []*sequence
 	for _, v := range in.variants() {
@@ -137,6 +140,29 @@ func Predict(in *Input) (*Result, error) {
 	}
 	return p.result(sequences)
 }
+
+// checkRoles refuses a file that is not what it was given as, where the file itself is at hand.
+func (in *Input) checkRoles() error {
+	for _, role := range []struct {
+		f    *File
+		what string
+		is   func(*File) bool
+	}{
+		{in.Shim, "shim: there is no section .vendor_cert in it", func(f *File) bool { return f.Shim != nil }},
+		{in.SystemdBoot, "systemd-boot: there is no section .sdmagic in it that says so", func(f *File) bool { return f.SystemdBoot != "" }},
+		{in.GRUB, "GRUB: there is no section mods in it", func(f *File) bool { return f.GRUB != nil }},
+		{in.UKI, "unified kernel image: there is no section .linux in it", func(f *File) bool { return f.UKI != nil }},
+		{in.Kernel, "kernel: it is no PE image, so that firmware cannot start it", func(f *File) bool { return len(f.Authenticode) > 0 }},
+	} {
+		if role.f != nil && role.f.reader != nil && !role.is(role.f) {
+			return errorf(CodeMissingInput, role.f.Name, "", "no %s", role.what)
+		}
+	}
+	return nil
+}
+
+// Judges tells whether there is any PCR that the prediction can judge a machine by.
+func (r *Result) Judges() bool { return len(r.ReferenceValues.PCRs)+len(r.ReferenceValues.Events) > 0 }
 
 // prediction gathers what the sequences have in common.
 type prediction struct {

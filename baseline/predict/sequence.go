@@ -200,14 +200,14 @@ func (s *sequence) build() error {
 	s.firmware()
 	switch {
 	case s.in.Shim != nil:
-		s.image(s.in.Shim, s.in.BootPath, "shim", "shim", false)
+		s.image(s.in.Shim, s.in.BootPath, "boot loader", "shim", false)
 		s.shim()
 	case s.in.SystemdBoot != nil:
 		s.image(s.in.SystemdBoot, s.in.BootPath, "boot loader", "systemd", false)
 	case s.in.GRUB != nil:
 		s.image(s.in.GRUB, s.in.BootPath, "boot loader", "grub", false)
 	default:
-		s.image(s.in.UKI, s.in.BootPath, "unified kernel image", "systemd", false)
+		s.image(s.in.UKI, s.in.BootPath, "kernel", "systemd", false)
 	}
 	if s.in.Shim != nil && s.in.SystemdBoot != nil {
 		s.image(s.in.SystemdBoot, s.in.grubPath(), "boot loader", "systemd", true)
@@ -220,7 +220,7 @@ func (s *sequence) build() error {
 	}
 	if s.in.UKI != nil {
 		if s.in.SystemdBoot != nil || s.in.Shim != nil {
-			s.image(s.in.UKI, s.ukiPath(), "unified kernel image", "systemd", s.in.Shim != nil)
+			s.image(s.in.UKI, s.ukiPath(), "kernel", "systemd", s.in.Shim != nil)
 		}
 		s.uki()
 		return nil
@@ -255,7 +255,15 @@ func (s *sequence) ukiPath() string {
 func (s *sequence) image(f *File, at, what, component string, byShim bool) {
 	s.authority(f, byShim)
 	s.add(record{pcr: 4, kind: eventlog.EvEFIBootServicesApplication, digests: []Digests{f.Authenticode}, data: imageEvent(at),
-		key: imageKey(at), description: fmt.Sprintf("%s %s%s (Authenticode %s)", what, shownName(f, at), f.describe(component), shownDigest(f.Authenticode))})
+		key: imageKey(at), description: fmt.Sprintf("%s image %s%s (Authenticode %s)", what, shownPath(f, at), f.describe(component), shownDigest(f.Authenticode))})
+}
+
+// shownPath writes a path as firmware does, so that it reads as the one in a log.
+func shownPath(f *File, at string) string {
+	if at == "" {
+		return path.Base(f.Name)
+	}
+	return strings.ReplaceAll(at, "/", `\`)
 }
 
 // imageKey leaves the key to the decoder if there is a path, and else names none, so that a change pairs by component.
@@ -268,13 +276,6 @@ func imageKey(at string) string {
 
 // noKey stands for an empty key that the decoder must not fill.
 const noKey = "-"
-
-func shownName(f *File, at string) string {
-	if at != "" {
-		return path.Base(at)
-	}
-	return path.Base(f.Name)
-}
 
 func shownDigest(d Digests) string {
 	for _, bank := range []string{"sha256", "sha384", "sha512", "sha1"} {
