@@ -153,7 +153,7 @@ func readFAT(r *io.SectionReader, name string, limit int) (contents []byte, foun
 		contents = make([]byte, 0, size)
 		for at := int64(binary.LittleEndian.Uint16(entry[26:])); int64(len(contents)) < size; {
 			chunk := make([]byte, min(cluster*sector, size-int64(len(contents))))
-			if _, err := r.ReadAt(chunk, data+(at-2)*cluster*sector); at < 2 || err != nil && err != io.EOF { //nolint:errorlint // io.ReaderAt returns io.EOF itself
+			if n, _ := r.ReadAt(chunk, data+(at-2)*cluster*sector); at < 2 || n < len(chunk) {
 				return nil, false, fmt.Errorf("cluster %d of %s is outside it", at, name)
 			}
 			contents = append(contents, chunk...)

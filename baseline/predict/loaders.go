@@ -79,7 +79,8 @@ func (s *sequence) grub() error {
 		}
 	}
 	if s.variant.loadFile2 {
-		s.stub("BOOT_IMAGE="+run.cmdline, initrds)
+		// GRUB counts no final zero (GRUB, grub-core/loader/efi/linux.c).
+		s.stub("BOOT_IMAGE="+run.cmdline, utf16Bytes("BOOT_IMAGE="+run.cmdline), initrds)
 	}
 	return nil
 }
@@ -126,9 +127,9 @@ func taggedEvent(tag uint32, text string) []byte {
 }
 
 // stub adds what the kernel's EFI stub measures into PCR 9: its command line and the initrd that the boot loader hands
-// over (Linux, drivers/firmware/efi/libstub/efi-stub-helper.c, efi_measure_tagged_event).
-func (s *sequence) stub(cmdline string, initrds []*File) {
-	s.add(record{pcr: 9, kind: eventlog.EvEventTag, digests: []Digests{digestOf(s.in.Banks, append(utf16Bytes(cmdline), 0, 0))},
+// over; options is the command line as it is handed over, in UTF-16 (Linux, drivers/firmware/efi/libstub/efi-stub-helper.c, efi_measure_tagged_event).
+func (s *sequence) stub(cmdline string, options []byte, initrds []*File) {
+	s.add(record{pcr: 9, kind: eventlog.EvEventTag, digests: []Digests{digestOf(s.in.Banks, options)},
 		data: taggedEvent(tagLoadOptions, "LOADED_IMAGE::LoadOptions"), description: "command line that the kernel's EFI stub was given: " + cmdline})
 	s.out.assume("the kernel's EFI stub measures its command line and its initrd (Linux 6.0 or later)")
 	if len(initrds) == 0 {
@@ -190,7 +191,7 @@ func (s *sequence) uki() {
 // ukiStub adds what the kernel in a unified kernel image measures by its EFI stub.
 func (s *sequence) ukiStub(u *UKI, line string) {
 	if line != "" {
-		s.stub(line, nil)
+		s.stub(line, append(utf16Bytes(line), 0, 0), nil)
 	}
 	initrd, has := u.section(".initrd")
 	version := majorVersion(u.Stub)
