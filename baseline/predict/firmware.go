@@ -77,6 +77,13 @@ func (s *sequence) authority(f *File, byShim bool) {
 			s.leave(7, "what shim verifies images by is not known: the shim is given by its hashes alone")
 			return
 		}
+		if s.in.Shim.olderShim() {
+			s.leave(7, "this shim, older than 15.8, names in other ways what it verifies images by")
+			return
+		}
+		if s.in.Shim.sbatVersion("shim") == "" {
+			s.out.assume("shim is version 15.8 or later, which names its vendor's certificate as one of MokListRT")
+		}
 		sources = append(sources, authoritySource{guidShim, "MokListRT", list})
 	}
 	if s.in.DB == nil {
@@ -153,6 +160,14 @@ func (s *sequence) candidates(f *File, sources []authoritySource) (out [][]byte,
 		}
 	}
 	return out, false
+}
+
+// olderShim tells whether a shim is known to be older than 15.8. Those up to 15.4 measure the variable "Shim" for what
+// their vendor's certificate verifies.
+func (f *File) olderShim() bool {
+	major, rest, _ := strings.Cut(f.sbatVersion("shim"), ".")
+	n := majorVersion(major)
+	return n > 0 && (n < 15 || n == 15 && majorVersion(rest) < 8)
 }
 
 // shimList is the list of certificates and hashes that shim verifies by; nil if it is not known.

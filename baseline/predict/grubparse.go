@@ -191,6 +191,9 @@ func (p *scriptParser) conditional(n *scriptNode) (*scriptNode, error) {
 		if end.plain() != "then" {
 			return nil, p.fail(end.line, "the condition of line %d lacks \"then\"", n.line)
 		}
+		if len(condition) == 0 {
+			return nil, p.fail(end.line, "there is no condition before \"then\"")
+		}
 		body, end, err := p.statements("elif", "else", "fi")
 		if err != nil {
 			return nil, err
@@ -216,6 +219,9 @@ func (p *scriptParser) loop(n *scriptNode) error {
 	condition, end, err := p.statements("do")
 	if err != nil {
 		return err
+	}
+	if len(condition) == 0 {
+		return p.fail(end.line, "the loop of line %d has no condition", n.line)
 	}
 	p.pending = end
 	return p.body(n, condition, "do", "done")

@@ -213,6 +213,9 @@ func (g *grubRun) node(n *scriptNode) error {
 			return err
 		}
 		for _, w := range words {
+			if err := g.step(n.line, 0); err != nil {
+				return err
+			}
 			g.assign(n.name, w)
 			if err := g.run(n.branches[0].body); err != nil {
 				return err
@@ -221,6 +224,9 @@ func (g *grubRun) node(n *scriptNode) error {
 		return nil
 	case "while", "until":
 		for {
+			if err := g.step(n.line, 0); err != nil {
+				return err
+			}
 			taken, err := g.condition(n, n.branches[0].condition)
 			if err != nil || taken == (n.kind == "until") {
 				return err
@@ -257,6 +263,7 @@ func (g *grubRun) source(n *scriptNode) string {
 // expand expands a command's words (GRUB, grub-core/script/execute.c, grub_script_arglist_to_argv).
 func (g *grubRun) expand(n *scriptNode) ([]string, error) {
 	var out []string
+	total := 0
 	for _, w := range n.words {
 		var current strings.Builder
 		present := false
@@ -273,6 +280,9 @@ func (g *grubRun) expand(n *scriptNode) ([]string, error) {
 				if err != nil {
 					return nil, err
 				}
+				if total += len(value); total > maxScript {
+					return nil, g.stop(n.line, "the command is too long")
+				}
 				if part.quoted {
 					current.WriteString(value)
 					present = true
@@ -280,7 +290,7 @@ func (g *grubRun) expand(n *scriptNode) ([]string, error) {
 				}
 				out, present = splitInto(out, &current, present, value)
 			}
-			if current.Len() > maxScript || len(out) > maxArguments {
+			if len(out) > maxArguments {
 				return nil, g.stop(n.line, "the command is too long")
 			}
 		}
@@ -341,12 +351,20 @@ func (g *grubRun) assign(name, value string) {
 
 // measure emits a command line as GRUB's tpm module measures it: the words after expansion, with a blank between them.
 func (g *grubRun) measure(line int, text string) error {
+	if err := g.step(line, len(text)); err != nil {
+		return err
+	}
+	g.emit(grubMeasurement{kind: "command", text: text})
+	return nil
+}
+
+// step counts a command or a turn of a loop, so that every run ends.
+func (g *grubRun) step(line, size int) error {
 	g.commands++
-	g.measured += len(text)
+	g.measured += size
 	if g.commands > maxCommands || g.measured > maxMeasured {
 		return g.stop(line, "more than %d commands or %d bytes of them", maxCommands, maxMeasured)
 	}
-	g.emit(grubMeasurement{kind: "command", text: text})
 	return nil
 }
 

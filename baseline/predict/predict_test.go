@@ -262,6 +262,16 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
+// TestOlderShim: one that measures in another way leaves PCR 7 open.
+func TestOlderShim(t *testing.T) {
+	for version, older := range map[string]bool{"": false, "15.4": true, "15+1533136590.3beb971": true, "15.8-1": false, "16.1": false, "14": true} {
+		f := &File{SBAT: "sbat,1,x\nshim,4,UEFI shim,shim,1,x\nshim.debian,1,Debian,shim," + version + ",x\n"}
+		if f.olderShim() != older {
+			t.Errorf("%q is older: %v", version, !older)
+		}
+	}
+}
+
 // TestMissingInput: what is not given is said, and nothing is made of nothing.
 func TestMissingInput(t *testing.T) {
 	hashes := &File{Name: "x", Digests: digestOf(testBanks, nil), Authenticode: digestOf([]tpm.HashAlg{tpm.SHA256}, nil)}
