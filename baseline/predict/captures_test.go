@@ -1,11 +1,8 @@
 package predict_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,16 +21,6 @@ func read(t testing.TB, path ...string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(path...))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if filepath.Ext(path[len(path)-1]) != ".gz" {
-		return b
-	}
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, err = io.ReadAll(z); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -113,7 +100,7 @@ func (c bootCase) input(t testing.TB) *predict.Input {
 		in.Banks = allBanks
 	}
 	truth := manifest(t, boots, c.name, "truth.json")
-	packages := manifest(t, "testdata/debian-12.manifest.json.gz")
+	packages := manifest(t, "testdata/debian-12.manifest.json")
 	for path, f := range truth.Files {
 		if known := packages.Files[path]; known != nil && known.Digests["sha256"] == f.Digests["sha256"] {
 			truth.Files[path] = known
@@ -123,7 +110,7 @@ func (c bootCase) input(t testing.TB) *predict.Input {
 		t.Fatal(err)
 	}
 	if in.UKI != nil {
-		images := manifest(t, "testdata/uki.manifest.json.gz")
+		images := manifest(t, "testdata/uki.manifest.json")
 		in.UKI.UKI = images.Files["/EFI/Linux/test.efi"].UKI
 		if in.SystemdBoot != nil {
 			in.SystemdBoot.SystemdBoot = images.Files["/EFI/BOOT/BOOTX64.EFI"].SystemdBoot

@@ -2,11 +2,10 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,18 +14,10 @@ import (
 
 const predictData = "../../baseline/predict/testdata"
 
-// predictManifest is a file of baseline/predict/testdata, unpacked.
-func predictManifest(t *testing.T, name string) (string, map[string]map[string]any) {
+// manifestFiles are the entries of a file manifest.
+func manifestFiles(t *testing.T, file string) map[string]map[string]any {
 	t.Helper()
-	packed, err := os.ReadFile(filepath.Join(predictData, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +27,7 @@ func predictManifest(t *testing.T, name string) (string, map[string]map[string]a
 	if err := json.Unmarshal(b, &m); err != nil {
 		t.Fatal(err)
 	}
-	return writeFile(t, b), m.Files
+	return m.Files
 }
 
 // predictArguments are the command line for a captured boot: its truth.json, what is known of its packages, and the keys
@@ -48,10 +39,9 @@ func predictArguments(t *testing.T, boot, keys string) []string {
 	if strings.HasPrefix(boot, "uki") || boot == "snakeoil" {
 		args = append(args, "--manifest", ukiManifest(t, truth))
 	} else {
-		packages, _ := predictManifest(t, "debian-12.manifest.json.gz")
 		args = append(args, "--truth", truth)
 		if boot != "mok-signed" { // whose kernel is not the package's
-			args = append(args, "--manifest", packages)
+			args = append(args, "--manifest", filepath.Join(predictData, "debian-12.manifest.json"))
 		}
 	}
 	for _, v := range [][2]string{{"--pk", "PK"}, {"--kek", "KEK"}, {"--secure-boot-db", "db"}, {"--secure-boot-dbx", "dbx"}} {
@@ -63,24 +53,14 @@ func predictArguments(t *testing.T, boot, keys string) []string {
 // ukiManifest adds to a truth.json what is in the unified kernel image.
 func ukiManifest(t *testing.T, truth string) string {
 	t.Helper()
-	b, err := os.ReadFile(truth)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m struct {
-		Files map[string]map[string]any `json:"boot_disk_files"`
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		t.Fatal(err)
-	}
-	_, images := predictManifest(t, "uki.manifest.json.gz")
+	files, images := manifestFiles(t, truth), manifestFiles(t, filepath.Join(predictData, "uki.manifest.json"))
 	uki := "/EFI/BOOT/BOOTX64.EFI"
-	if m.Files["/EFI/Linux/test.efi"] != nil {
-		m.Files[uki]["systemd_boot"] = images[uki]["systemd_boot"]
+	if files["/EFI/Linux/test.efi"] != nil {
+		files[uki]["systemd_boot"] = images[uki]["systemd_boot"]
 		uki = "/EFI/Linux/test.efi"
 	}
-	m.Files[uki]["uki"] = images["/EFI/Linux/test.efi"]["uki"]
-	return writeJSON(t, m)
+	files[uki]["uki"] = images["/EFI/Linux/test.efi"]["uki"]
+	return writeJSON(t, document{"boot_disk_files": files})
 }
 
 func predictFile(t *testing.T, boot, keys string) string {
@@ -145,11 +125,21 @@ func TestPredictWithoutLog(t *testing.T) {
 	}
 }
 
+// predictDocument is what --output json prints.
+func predictDocument(t *testing.T) string {
+	t.Helper()
+	args := append(predictArguments(t, "sb-on-1", "microsoft"), "--output", "json", "--description", "web image 7", "--repository", "acme/web", "--commit", "abc")
+	r := assay(t, nil, args...)
+	if r.code != 0 {
+		t.Fatalf("exit %d: %s", r.code, r.stderr)
+	}
+	return writeFile(t, []byte(r.stdout))
+}
+
 // TestPredictDocument: the document says of every PCR from 0 to 15 whether it is determined and why, is a baseline
 // itself, and differs from another one in what differs.
 func TestPredictDocument(t *testing.T) {
-	args := append(predictArguments(t, "sb-on-1", "microsoft"), "--output", "json", "--description", "web image 7", "--repository", "acme/web", "--commit", "abc")
-	r := assay(t, nil, args...)
+	file := predictDocument(t)
 	var doc struct {
 		Description string            `json:"description"`
 		Provenance  map[string]string `json:"provenance"`
@@ -159,8 +149,8 @@ func TestPredictDocument(t *testing.T) {
 			Status, Reason string
 		} `json:"pcrs"`
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &doc); err != nil || r.code != 0 {
-		t.Fatalf("exit %d, %v: %s", r.code, err, r.stderr)
+	if b, err := os.ReadFile(file); err != nil || json.Unmarshal(b, &doc) != nil {
+		t.Fatalf("%v: %s", err, b)
 	}
 	if doc.Description != "web image 7" || doc.Provenance["repository"] != "acme/web" || doc.Provenance["commit"] != "abc" || len(doc.Events) < 20 {
 		t.Errorf("%q %v, %d events", doc.Description, doc.Provenance, len(doc.Events))
@@ -173,13 +163,27 @@ func TestPredictDocument(t *testing.T) {
 	if len(doc.PCRs) != 16 {
 		t.Errorf("%d PCRs", len(doc.PCRs))
 	}
-	file := writeFile(t, []byte(r.stdout))
 	if v, _ := verify(t, "--evidence", bootEvidence(t, "sb-on-1"), "--nonce", bootNonce(t, "sb-on-1"), "--baseline", file); v.Status != "affirming" {
 		t.Errorf("the document as a baseline: %s", v.Status)
 	}
 	diff := assay(t, nil, "baselines", "diff", file, predictFile(t, "cmdline", "microsoft"))
 	if !strings.Contains(diff.stdout, "added: apparmor=0 mitigations=off single") || diff.code != 1 {
 		t.Errorf("exit %d: %s%s", diff.code, diff.stdout, diff.stderr)
+	}
+}
+
+// TestRegisterStandardInput: a pipeline needs no file between the two commands; without a service the second one says so.
+func TestRegisterStandardInput(t *testing.T) {
+	var stderr strings.Builder
+	cmd := exec.Command(binary, "baseline", "register", "--name", "x", "--reference-values", "-", "--server", "http://127.0.0.1:1")
+	b, err := os.ReadFile(predictDocument(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(b), &stderr
+	cmd.Env = []string{"ASSAY_TOKEN=x", "HOME=" + t.TempDir()}
+	if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "127.0.0.1:1") {
+		t.Errorf("%v: %s", err, stderr.String())
 	}
 }
 
