@@ -73,6 +73,8 @@ func TestGRUBScripts(t *testing.T) {
 		{"absent kernel", "linux /other\n", []string{"command: linux /other"}, "kernel /other, which is not given"},
 		{"other loader", "chainloader /x.efi\n", []string{"command: chainloader /x.efi"}, "starts another image"},
 		{"hidden reading", "hwmatch /boot/grub/custom.cfg 3\n", []string{"command: hwmatch /boot/grub/custom.cfg 3"}, "may read the file"},
+		{"translations", "set locale_dir=/boot/grub\nset lang=en_US\n", []string{"command: set locale_dir=/boot/grub", "command: set lang=en_US"}, "translations"},
+		{"theme", "set theme=/boot/grub/custom.cfg\n", []string{"command: set theme=/boot/grub/custom.cfg"}, "theme"},
 		{"pattern", "echo /boot/*\n", nil, "pattern"},
 		{"nothing", "echo x\n", []string{"command: echo x"}, "neither boots"},
 		{"endless", "while true; do echo; done", nil, "commands"},
@@ -131,9 +133,28 @@ func TestGRUBSearch(t *testing.T) {
 	in := grubInput()
 	in.SearchResult = "hd0,gpt2"
 	in.Files["(hd0,gpt2)/k"] = textFile("other kernel")
-	lines, open := runScript(t, in, "search.fs_uuid 1234 root\nlinux /k\nboot\n")
+	lines, open := runScript(t, in, "search.fs_uuid 1234 root hd9,gpt9\nlinux /k\nboot\n")
 	if open != "" || lines[2] != "command: linux /k" || lines[3] != "file: /k" {
 		t.Errorf("%q, open %q", lines, open)
+	}
+}
+
+// TestGRUBOutcomes: what only the machine can tell may be stated; built-in modules are not read.
+func TestGRUBOutcomes(t *testing.T) {
+	config := "insmod gzio\nif loadfont unicode; then set gfxmode=auto; fi\nfwsetup --is-supported\nif [ $? = 0 ]; then echo setup; fi\n" + load
+	in := grubInput()
+	in.Files["/boot/grub/x86_64-efi/gzio.mod"] = textFile("module")
+	if _, open := runScript(t, in, config); !strings.Contains(open, "gzio") {
+		t.Errorf("open %q", open)
+	}
+	in.GRUB = &File{GRUB: &GRUB{Modules: []string{"gzio"}}}
+	if _, open := runScript(t, in, config); !strings.Contains(open, "loadfont") {
+		t.Errorf("open %q", open)
+	}
+	in.Outcomes = map[string]bool{"loadfont": true, "fwsetup": false}
+	lines, open := runScript(t, in, config)
+	if all := strings.Join(lines, "|"); open != "" || !strings.Contains(all, "set gfxmode=auto|command: fwsetup --is-supported|command: [ 1 = 0 ]|command: linux") {
+		t.Errorf("open %q: %s", open, all)
 	}
 }
 

@@ -2,6 +2,7 @@ package predict
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,12 @@ func (g *grubRun) builtin(n *scriptNode, words []string) error {
 			if strings.HasPrefix(a, "prefix=") {
 				g.readLists()
 			}
+		}
+		if dir := g.vars["locale_dir"]; g.vars["lang"] != "" && dir != "" && g.isFolder(dir) {
+			return g.stop(n.line, "GRUB reads translations from %s, which is not followed", dir)
+		}
+		if theme := g.vars["theme"]; theme != "" && g.lookup(theme) != nil {
+			return g.stop(n.line, "GRUB reads the theme %s, which is not followed", theme)
 		}
 		return nil
 	case "unset":
@@ -80,13 +87,7 @@ func (g *grubRun) builtin(n *scriptNode, words []string) error {
 		}
 		return errBooted
 	case "insmod":
-		for _, a := range args {
-			if f := g.lookup(g.vars["prefix"] + "/x86_64-efi/" + a + ".mod"); f != nil {
-				return g.stop(n.line, "whether GRUB reads the module %s from the disk depends on what is built into it", a)
-			}
-		}
-		g.status = maybe
-		return nil
+		return g.insmod(n, args)
 	}
 	if why, found := loaders[name]; found && (name != "fwsetup" || len(args) == 0) {
 		return g.stop(n.line, "%s %s, which is not followed", name, why)
@@ -104,6 +105,27 @@ func (g *grubRun) builtin(n *scriptNode, words []string) error {
 		}
 	}
 	g.status = maybe
+	if succeeds, stated := g.in.Outcomes[name]; stated {
+		g.status = triOf(succeeds)
+	}
+	return nil
+}
+
+// insmod loads a module: one that is built in is not read from the disk.
+func (g *grubRun) insmod(n *scriptNode, args []string) error {
+	var builtIn []string
+	if g.in.GRUB != nil && g.in.GRUB.GRUB != nil {
+		builtIn = g.in.GRUB.GRUB.Modules
+	}
+	for _, a := range args {
+		if slices.Contains(builtIn, a) {
+			continue
+		}
+		if f := g.lookup(g.vars["prefix"] + "/x86_64-efi/" + a + ".mod"); f != nil {
+			return g.stop(n.line, "whether GRUB reads the module %s from the disk depends on what is built into it, and on Secure Boot", a)
+		}
+		g.status = maybe
+	}
 	return nil
 }
 
@@ -209,21 +231,31 @@ func (g *grubRun) sourceFile(n *scriptNode, command string, args []string) error
 
 // search finds a device by what it holds. What is given tells only of files on the boot disk.
 func (g *grubRun) search(n *scriptNode, command string, args []string) error {
-	variable, what, kind := "root", "", ""
-	for _, a := range args {
+	// search [OPTIONS] NAME; search.file NAME [VARIABLE [HINT…]].
+	variable, kind := "root", strings.TrimPrefix(command, "search.")
+	var names []string
+	for i := 0; i < len(args); i++ {
+		option, value, joined := strings.Cut(args[i], "=")
 		switch {
-		case strings.HasPrefix(a, "--set="):
-			variable = strings.TrimPrefix(a, "--set=")
-		case a == "--file" || a == "-f":
+		case option == "--set" && joined:
+			variable = value
+		case option == "--file" || option == "-f":
 			kind = "file"
-		case strings.HasPrefix(a, "-"):
-		case what == "":
-			what = a
-		default:
-			variable = a
+		case strings.HasPrefix(option, "--hint") && !joined:
+			i++ // its value
+		case !strings.HasPrefix(args[i], "-"):
+			names = append(names, args[i])
 		}
 	}
-	if kind == "file" || command == "search.file" {
+	if len(names) == 0 {
+		g.status = no
+		return nil
+	}
+	what := names[0]
+	if command != "search" && len(names) > 1 {
+		variable = names[1]
+	}
+	if kind == "file" {
 		for _, device := range []string{g.in.bootDevice(), g.in.SearchResult} {
 			name := "(" + device + ")" + what
 			if f := g.lookup(name); device != "" && f != nil {

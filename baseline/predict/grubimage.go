@@ -2,6 +2,7 @@ package predict
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -14,10 +15,13 @@ type GRUB struct {
 	// EarlyConfig is the configuration that the image runs first as GRUB script, and so measures: that of its memory
 	// disk. nil if none was found.
 	EarlyConfig *string `json:"early_config,omitempty"`
+	// Modules are built in: GRUB reads them from no disk.
+	Modules []string `json:"modules,omitempty"`
 }
 
 // The types of the objects behind a GRUB image (GRUB, include/grub/kernel.h).
 const (
+	grubObjectELF     = 0
 	grubObjectMemdisk = 1
 	grubObjectConfig  = 2
 	grubObjectPrefix  = 3
@@ -62,6 +66,10 @@ func (p *image) readGRUB() (*GRUB, error) {
 		}
 		body := section{name: "mods", offset: at + 8, rawSize: uint32(length - 8), virtualSize: uint32(length - 8)} // #nosec G115 -- read as uint32
 		switch kind {
+		case grubObjectELF:
+			if name := p.moduleName(body); name != "" {
+				g.Modules = append(g.Modules, name)
+			}
 		case grubObjectMemdisk:
 			memdisk = body
 		case grubObjectConfig, grubObjectPrefix:
@@ -80,6 +88,24 @@ func (p *image) readGRUB() (*GRUB, error) {
 	}
 	g.EarlyConfig, err = p.earlyConfig(config, memdisk)
 	return g, err
+}
+
+// moduleName is what a module calls itself in its section .modname; "" if it does not.
+func (p *image) moduleName(s section) string {
+	f, err := elf.NewFile(sectionAt{p.r, s.offset, int64(s.rawSize)})
+	if err != nil {
+		return ""
+	}
+	name := f.Section(".modname")
+	if name == nil || name.Type == elf.SHT_NOBITS || name.Size == 0 || name.Size > 64 || name.Flags&elf.SHF_COMPRESSED != 0 {
+		return ""
+	}
+	b, err := name.Data()
+	if err != nil {
+		return ""
+	}
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(b)
 }
 
 // earlyConfig follows an embedded configuration to the one of the memory disk. GRUB's rescue parser runs the former,

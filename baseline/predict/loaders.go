@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
@@ -39,6 +41,9 @@ func (s *sequence) grub() error {
 		return nil
 	}
 	s.out.assume("GRUB's boot partition is (%s), nobody uses its menu, and files that are not given do not exist", s.in.bootDevice())
+	for _, name := range slices.Sorted(maps.Keys(s.in.Outcomes)) {
+		s.out.assume("GRUB's command %s %s", name, map[bool]string{true: "succeeds", false: "fails"}[s.in.Outcomes[name]])
+	}
 	var initrds []*File
 	run := newGRUBRun(s.in, s.variant.secureBoot, prefix, nil)
 	run.emit = func(m grubMeasurement) {
@@ -195,10 +200,14 @@ func (s *sequence) ukiStub(u *UKI, line string) {
 	}
 	initrd, has := u.section(".initrd")
 	version := majorVersion(u.Stub)
-	_, signed := u.section(".pcrsig")
-	_, key := u.section(".pcrpkey")
+	added := version == 0 || version >= 257 // then its .osrel, and .profile
+	for _, name := range []string{".pcrsig", ".pcrpkey", ".ucode"} {
+		if _, found := u.section(name); found && (name != ".ucode" || version >= 256) {
+			added = true
+		}
+	}
 	switch {
-	case key || signed || version == 0 || version >= 254:
+	case added:
 		s.leave(9, "the kernel's EFI stub measures its initrd with what systemd-stub %sadds to it, which is not followed", spaced(u.Stub))
 	case has:
 		s.add(record{pcr: 9, kind: eventlog.EvEventTag, digests: []Digests{initrd.Digests}, data: taggedEvent(tagInitrd, "Linux initrd")})

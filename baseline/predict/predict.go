@@ -41,6 +41,8 @@ type Input struct {
 	BootPath string
 	// BootDevice is GRUB's name of the boot partition ("hd0,gpt1" if empty), SearchResult that of what "search" finds.
 	BootDevice, SearchResult string
+	// Outcomes says of GRUB's commands whether they succeed, where only the machine can tell: "loadfont", "fwsetup", ….
+	Outcomes map[string]bool
 
 	SecureBoot       State
 	PK, KEK, DB, DBX *Database

@@ -106,6 +106,12 @@ func TestStubVersions(t *testing.T) {
 			t.Errorf("%q: %d command lines", c.version, lines)
 		}
 	}
+	for version, status := range map[string]string{"252": Determined, "254.1": Determined, "256": Determined, "257": Partly, "": Partly} {
+		r := predictOK(t, &Input{Banks: testBanks, UKI: makeUKI(t, version, ".initrd=i", ".cmdline=quiet"), SecureBoot: Off})
+		if f := finding(t, r, 9); f.Status != status {
+			t.Errorf("%q: PCR 9: %+v", version, f)
+		}
+	}
 	for says, more := range map[string][]string{
 		"2 profiles":         {".profile=a", ".profile=b"},
 		".dtbauto is chosen": {".dtbauto=a"},

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -24,14 +26,15 @@ type BaselinePredict struct {
 	Kernel      string   `placeholder:"FILE" help:"Kernel that GRUB's configuration loads, by whatever path."`
 	Initrd      []string `placeholder:"FILE" sep:"none" help:"Likewise its initrd. May be repeated, in their order."`
 	GRUBCfg     []string `name:"grub-cfg" placeholder:"[PATH=]FILE" sep:"none" help:"GRUB's configuration; PATH is where GRUB finds it, and grub.cfg in the image's own prefix otherwise. May be repeated."`
-	File        []string `placeholder:"PATH=FILE" sep:"none" help:"Any further file that GRUB may read, as PATH on the boot partition or \"(hd0,gpt2)PATH\". May be repeated."`
+	File        []string `placeholder:"PATH=FILE" sep:"none" help:"Any further file that GRUB may read, as PATH on the boot partition or \"(hd0,gpt2)PATH\"; of a folder, all files in it. May be repeated."`
 	Cmdline     *string  `placeholder:"TEXT" help:"Kernel command line that is meant: an error if the files say another."`
 	Manifest    []string `aliases:"truth" placeholder:"FILE" sep:"none" help:"File manifest: hashes (and texts) of the files on the boot disk in place of the files. A further one adds what it says of the same files."`
 
-	BootPath    string `placeholder:"PATH" help:"Where firmware finds what it starts, as /EFI/BOOT/BOOTX64.EFI."`
-	GRUBDevice  string `name:"grub-device" default:"hd0,gpt1" placeholder:"DEVICE" help:"GRUB's name of the boot partition (${default})."`
-	GRUBSearch  string `name:"grub-search" placeholder:"DEVICE" help:"What GRUB's command search finds, as hd0,gpt2."`
-	EarlyConfig string `name:"grub-early-config" placeholder:"FILE" help:"The configuration in the GRUB image, where it is not read from there."`
+	BootPath    string          `placeholder:"PATH" help:"Where firmware finds what it starts, as /EFI/BOOT/BOOTX64.EFI."`
+	GRUBDevice  string          `name:"grub-device" default:"hd0,gpt1" placeholder:"DEVICE" help:"GRUB's name of the boot partition (${default})."`
+	GRUBSearch  string          `name:"grub-search" placeholder:"DEVICE" help:"What GRUB's command search finds, as hd0,gpt2."`
+	GRUBOutcome map[string]bool `name:"grub-outcome" placeholder:"COMMAND=true|false" help:"Whether a GRUB command succeeds that only the machine can tell, as loadfont=true. May be repeated."`
+	EarlyConfig string          `name:"grub-early-config" placeholder:"FILE" help:"The configuration in the GRUB image, where it is not read from there."`
 
 	SecureBoot    string   `enum:"auto,on,off" default:"auto" help:"on, off, or auto: on if a signature database is given."`
 	PK            []string `name:"pk" placeholder:"FILE" sep:"none" help:"Platform key: signature lists (.esl), a signed update (.auth), a file of efivarfs, or a certificate (PEM, DER)."`
@@ -152,6 +155,9 @@ func unpredictable(err error) error {
 	return p
 }
 
+// maxOpenFiles bounds the files of one prediction, which stay open until it is made.
+const maxOpenFiles = 800
+
 // predictReader opens the files of a prediction.
 type predictReader struct {
 	stdin io.Reader
@@ -169,6 +175,9 @@ func (r *predictReader) close() {
 func (r *predictReader) image(file, as string) (*predict.File, error) {
 	if file == "" {
 		return nil, nil
+	}
+	if len(r.files) == maxOpenFiles {
+		return nil, badFlag("more than %d files: name with --file only what GRUB can read", maxOpenFiles)
 	}
 	f, err := os.Open(file) //nolint:gosec // the user names the file
 	if err != nil {
@@ -220,7 +229,7 @@ func (r *predictReader) text(file, what string) (string, error) {
 
 // input reads what the flags name.
 func (c *BaselinePredict) input(r *predictReader) (*predict.Input, error) {
-	in := &predict.Input{Cmdline: c.Cmdline, BootPath: c.BootPath, BootDevice: c.GRUBDevice, SearchResult: strings.Trim(c.GRUBSearch, "()")}
+	in := &predict.Input{Cmdline: c.Cmdline, BootPath: c.BootPath, BootDevice: c.GRUBDevice, SearchResult: strings.Trim(c.GRUBSearch, "()"), Outcomes: c.GRUBOutcome}
 	for _, name := range c.Bank {
 		alg, ok := tpm.ParseHashAlg(name)
 		if !ok || !alg.PCRBank() {
@@ -355,7 +364,16 @@ func (c *BaselinePredict) diskFiles(r *predictReader, in *predict.Input) error {
 		if !found {
 			return badFlag("--file takes PATH=FILE, not %q", given)
 		}
-		if err := put(at, file, false); err != nil {
+		err := filepath.WalkDir(file, func(found string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return unreadable(file, "files of the boot disk", err)
+			}
+			if !entry.Type().IsRegular() {
+				return nil
+			}
+			return put(path.Join(at, filepath.ToSlash(strings.TrimPrefix(found, file))), found, false)
+		})
+		if err != nil {
 			return err
 		}
 	}
