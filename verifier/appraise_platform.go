@@ -53,7 +53,7 @@ func (a *appraiser) checkPlatform() {
 	}
 	steps := result.Steps
 	if result.Report != nil {
-		steps = mergeSteps(steps, result.Report.Judge(&a.in.Policy.PlatformEvidence))
+		steps = a.launchedAsEnrolled(result.Report, mergeSteps(steps, result.Report.Judge(&a.in.Policy.PlatformEvidence)))
 	}
 	failed := false
 	for _, s := range steps {
@@ -71,6 +71,23 @@ func (a *appraiser) checkPlatform() {
 	if !failed {
 		a.raise(kind)
 	}
+}
+
+// launchedAsEnrolled holds the report of a machine without a TPM against that of its enrolment, where neither policy nor
+// baseline names a launch measurement: nothing else would tell a report that another confidential VM lends. That both are
+// the same is nobody's expectation, so it is no step that passes.
+func (a *appraiser) launchedAsEnrolled(report *tee.Report, steps []tee.StepResult) []tee.StepResult {
+	enrolled, actual := a.in.AK.Launched, hex.EncodeToString(report.Measurement())
+	if !a.ev.NoTPM || enrolled == "" || actual == enrolled || len(a.in.Policy.PlatformEvidence.LaunchMeasurements) > 0 ||
+		slices.ContainsFunc(a.in.Candidates, func(c Candidate) bool { return len(c.Reference.values.LaunchMeasurements) > 0 }) {
+		return steps
+	}
+	at := slices.IndexFunc(steps, func(s tee.StepResult) bool { return s.Step == tee.StepSigner })
+	if at < 0 {
+		at = len(steps)
+	}
+	return slices.Insert(slices.Clone(steps), at, tee.StepResult{Step: tee.StepMeasurement, Outcome: tee.Warn, Detail: fmt.Sprintf(
+		"the launch measurement %s is not that of the enrolment (%s), and neither policy nor baseline names one: the VM was launched with other firmware, or the report is of another VM", actual, enrolled)})
 }
 
 // platformAbsent judges that no hardware evidence was sent.
