@@ -198,7 +198,7 @@ func (a *appraiser) bindingNonce(result *tee.Result) []byte {
 	switch {
 	case a.out.Quote != nil:
 		return a.out.Quote.ExtraData()
-	case a.ev.NoTPM && a.in.Freshness.Unchecked && len(a.in.Freshness.Nonce) == 0 && a.in.Freshness.Fault == "":
+	case a.ev.NoTPM && a.in.Freshness.Unchecked && len(a.in.Freshness.Nonce) == 0:
 		return result.Nonce()
 	case a.ev.NoTPM && a.in.Freshness.Fault != "":
 		return result.Nonce() // ours, but late or used: quote.nonce says so
@@ -219,9 +219,6 @@ func (a *appraiser) raise(kind tee.Binding) {
 // checkConfiguration compares what the paravisor says of the VM with what its boot log and its quote show. It is
 // inserted before platform.binding, since it can be told only once the log has replayed.
 func (a *appraiser) checkConfiguration() {
-	if a.out.Platform == nil {
-		return
-	}
 	vm, told := a.out.Platform.VM()
 	if !told {
 		return
@@ -259,13 +256,10 @@ func (a *appraiser) secureBootByParavisor() bool {
 // paravisorsSecureBoot is the word of a proven and bound report of a paravisor on Secure Boot, where no log tells of
 // it; nil without.
 func (a *appraiser) paravisorsSecureBoot() *bool {
-	if a.out.Platform == nil || a.in.Log != nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
+	if a.in.Log != nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
 		return nil
 	}
-	vm, told := a.out.Platform.VM()
-	if !told {
-		return nil
-	}
+	vm, _ := a.out.Platform.VM() // without a paravisor nothing is told
 	return vm.SecureBoot
 }
 
@@ -274,7 +268,7 @@ func (a *appraiser) paravisorsSecureBoot() *bool {
 // cannot tell that (see eventlog's claims of registers).
 func (a *appraiser) secureBootByRTMRs() bool {
 	on := a.out.Claims.SecureBoot
-	if !a.ev.NoTPM || a.out.RTMRs == nil || on == nil || !*on || isTrue(a.out.Claims.ShimValidationDisabled) {
+	if !a.ev.NoTPM || on == nil || !*on || isTrue(a.out.Claims.ShimValidationDisabled) {
 		return false
 	}
 	for i := range a.in.Candidates {
@@ -413,7 +407,7 @@ func (a *appraiser) relying() *RelyingClaims {
 	}
 	r.Compliance = "noncompliant"
 	if a.out.Assurance == TEEBound && a.out.Status != Contraindicated && !a.platformFailed() &&
-		r.SecureBoot != nil && *r.SecureBoot && (r.Debug == nil || !*r.Debug) && (r.TestSigning == nil || !*r.TestSigning) {
+		r.SecureBoot != nil && *r.SecureBoot && !*r.Debug && (r.TestSigning == nil || !*r.TestSigning) {
 		r.Compliance = "compliant"
 	}
 	return r
@@ -437,8 +431,7 @@ func (a *appraiser) replayWithoutTPM() {
 // replayBeside judges the CC event log of a machine that has a TPM too, once its report is bound to it. What fails
 // there fails eventlog.replay, whatever the TPM's log says; else both are told.
 func (a *appraiser) replayBeside() {
-	if a.ev.NoTPM || a.out.Quote == nil || a.out.Platform == nil || a.out.Platform.Technology() != tee.TDX ||
-		!a.passed(CheckPlatformBinding) || a.platformFailed() {
+	if a.out.Quote == nil || a.out.Platform == nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
 		return
 	}
 	status, detail := a.replayCC(a.out.Platform)
