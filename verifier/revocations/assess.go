@@ -22,6 +22,8 @@ type Assessment struct {
 	// SBAT is how the machine's level stands to the newest; nil where it is unknown, or none of Microsoft's authorities
 	// is trusted: the levels are those of the shims that they sign.
 	SBAT *SBAT `json:"sbat,omitempty"`
+
+	digest string // of the JSON form
 }
 
 // Revoked is something that booted and is revoked.
@@ -97,21 +99,21 @@ func (s *Set) Assess(m *eventlog.Measurements, claims *eventlog.Claims) *Assessm
 	return eventlog.Derived(m, assessed{s}, func() *Assessment { return s.assess(claims) })
 }
 
-// Digest identifies what an assessment says.
-func (a *Assessment) Digest() string {
-	raw, err := json.Marshal(a)
-	if err != nil { // texts and numbers: it cannot fail
-		return err.Error()
-	}
-	digest := digestOf(raw)
-	return string(digest[:])
-}
+// Digest identifies what the assessment says: 32 bytes.
+func (a *Assessment) Digest() string { return a.digest }
 
 func (s *Set) assess(c *eventlog.Claims) *Assessment {
-	if c == nil {
-		return &Assessment{}
+	out := &Assessment{}
+	if c != nil {
+		out = &Assessment{Revoked: s.revoked(c), DBX: s.dbx(c), Keys: keys(c), SBAT: s.sbat(c)}
 	}
-	return &Assessment{Revoked: s.revoked(c), DBX: s.dbx(c), Keys: keys(c), SBAT: s.sbat(c)}
+	raw, err := json.Marshal(out)
+	if err != nil { // texts and numbers: it cannot fail
+		raw = []byte(err.Error())
+	}
+	digest := digestOf(raw)
+	out.digest = string(digest[:])
+	return out
 }
 
 // revoked compares what ran, and what vouched for it.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/assay-verifier/assay/verifier/boottest"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
@@ -89,6 +90,29 @@ func TestOtherUpdatesAreRefused(t *testing.T) {
 		if err == nil {
 			t.Errorf("an update whose %s was changed verifies", what)
 		}
+	}
+}
+
+// A key of the tenant's own signs as well as Microsoft's, for dbx alone, and only where it is trusted.
+func TestOwnKeyExchangeKey(t *testing.T) {
+	own := boottest.NewKeyExchangeKey(t)
+	raw := own.Update(t, "dbx", [32]byte{1}, [32]byte{2})
+	u, err := ParseUpdate(raw)
+	if err != nil || u.Entries() != 2 {
+		t.Fatal(u, err)
+	}
+	if err := u.Verify([]*x509.Certificate{own.Certificate}); err != nil {
+		t.Error(err)
+	}
+	if err := u.Verify(kek(t)); err == nil || !strings.Contains(err.Error(), `the signer "KEK of a test" does not lead to a key exchange key that is trusted`) {
+		t.Error(err)
+	}
+	other, err := ParseUpdate(own.Update(t, "db", [32]byte{1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Verify([]*x509.Certificate{own.Certificate}); err == nil {
+		t.Error("an update of db is taken for one of dbx")
 	}
 }
 

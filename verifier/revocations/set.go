@@ -363,3 +363,18 @@ func certificateName(der []byte) string {
 	digest := digestOf(der)
 	return "certificate " + hex.EncodeToString(digest[:8])
 }
+
+// Covers tells whether the set revokes all that another does by signed updates.
+func (s *Set) Covers(o *Set) bool {
+	for digest, e := range o.entries {
+		if mine := s.entries[digest]; e.Signed && (mine == nil || !mine.Signed || mine.Optional && !e.Optional) {
+			return false
+		}
+	}
+	for application, v := range o.svns {
+		if held, ok := s.svns[application]; !ok || held.less(v) {
+			return false
+		}
+	}
+	return true
+}
