@@ -10,7 +10,6 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
-	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
 
 	"github.com/assay-verifier/assay/verifier"
@@ -28,7 +27,9 @@ type claimsShape struct {
 }
 
 // Evaluate implements verifier.RuleSet.
-func (s *Set) Evaluate(f *verifier.RuleFacts) []verifier.RuleOutcome { return s.evaluate(nil, f) }
+func (s *Set) Evaluate(f *verifier.RuleFacts) []verifier.RuleOutcome {
+	return s.evaluate(context.Background(), f)
+}
 
 // Within is the set bound to a context: when that ends, so does the evaluation.
 func (s *Set) Within(ctx context.Context) verifier.RuleSet { return bound{s, ctx} }
@@ -82,7 +83,7 @@ func (e *evaluation) ask(p cel.Program) (yes bool, why string) {
 	if e.spent >= maxTotal {
 		return false, "the rules before it have used up what all may cost"
 	}
-	out, details, err := e.run(p)
+	out, details, err := p.ContextEval(e.ctx, e.vars)
 	if details != nil && details.ActualCost() != nil {
 		e.spent += *details.ActualCost()
 	}
@@ -94,13 +95,6 @@ func (e *evaluation) ask(p cel.Program) (yes bool, why string) {
 		return false, "its result is neither true nor false, but of type " + out.Type().TypeName()
 	}
 	return b, ""
-}
-
-func (e *evaluation) run(p cel.Program) (out ref.Val, details *cel.EvalDetails, err error) {
-	if e.ctx == nil {
-		return p.Eval(e.vars)
-	}
-	return p.ContextEval(e.ctx, e.vars)
 }
 
 // variables makes the variables that an expression asks for, and each but once.
