@@ -159,7 +159,7 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 	}
 	in := verifier.Inputs{
 		Now:       now,
-		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Fault: key.fault, Assurance: inputs.Key.Assurance},
+		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Launched: key.launched, Fault: key.fault, Assurance: inputs.Key.Assurance},
 		Policy:    inputs.Policy,
 		PolicyRef: inputs.PolicyRef,
 		Rules:     set,
