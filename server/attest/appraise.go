@@ -127,13 +127,15 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 		PolicyRef:  a.inputs.PolicyRef,
 		Candidates: a.candidates,
 		Rules:      a.rules,
-		Machine:    ruleFacts(&a.inputs.Machine),
 		Log:        a.log.log,
 		LogFault:   a.log.fault,
 		HadLog:     a.inputs.LastLog != nil && a.sameBoot(),
 		IMA:        a.imaList,
 		IMAFault:   a.imaFault,
 		IMAState:   a.imaState,
+	}
+	if a.rules != nil {
+		in.Machine = ruleFacts(&a.inputs.Machine)
 	}
 	if a.inputs.Key != nil {
 		in.AK.Assurance = a.inputs.Key.Assurance

@@ -385,3 +385,17 @@ func BenchmarkWith(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkAssessKept is what an unchanged machine's attestation costs: the assessment is kept with its log.
+func BenchmarkAssessKept(b *testing.B) {
+	s := shippedSetOf(b)
+	a := boottest.Appraise(b, "../../integration/testdata/boots/sb-on-1/evidence/binary_bios_measurements")
+	first := s.Assess(a.Measurements, a.Claims.Claims)
+	if again := s.Assess(a.Measurements, a.Claims.Claims); again != first {
+		b.Fatal("an assessment is made again for the same log")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Assess(a.Measurements, a.Claims.Claims)
+	}
+}
