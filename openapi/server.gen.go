@@ -260,22 +260,22 @@ func (e BaselineVersionInputState) Valid() bool {
 
 // Defines values for CheckStatus.
 const (
-	Fail    CheckStatus = "fail"
-	Pass    CheckStatus = "pass"
-	Skipped CheckStatus = "skipped"
-	Warn    CheckStatus = "warn"
+	CheckStatusFail    CheckStatus = "fail"
+	CheckStatusPass    CheckStatus = "pass"
+	CheckStatusSkipped CheckStatus = "skipped"
+	CheckStatusWarn    CheckStatus = "warn"
 )
 
 // Valid indicates whether the value is a known member of the CheckStatus enum.
 func (e CheckStatus) Valid() bool {
 	switch e {
-	case Fail:
+	case CheckStatusFail:
 		return true
-	case Pass:
+	case CheckStatusPass:
 		return true
-	case Skipped:
+	case CheckStatusSkipped:
 		return true
-	case Warn:
+	case CheckStatusWarn:
 		return true
 	default:
 		return false
@@ -681,6 +681,24 @@ func (e PlatformPolicyTdxAllowedTcbStatuses) Valid() bool {
 	}
 }
 
+// Defines values for PolicyRuleEffect.
+const (
+	PolicyRuleEffectFail PolicyRuleEffect = "fail"
+	PolicyRuleEffectWarn PolicyRuleEffect = "warn"
+)
+
+// Valid indicates whether the value is a known member of the PolicyRuleEffect enum.
+func (e PolicyRuleEffect) Valid() bool {
+	switch e {
+	case PolicyRuleEffectFail:
+		return true
+	case PolicyRuleEffectWarn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RecommendationStatus.
 const (
 	RecommendationStatusActive   RecommendationStatus = "active"
@@ -714,6 +732,63 @@ func (e RestingHow) Valid() bool {
 	case RestingHowAttestationKey:
 		return true
 	case RestingHowPlatformReport:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevocationsOrigin.
+const (
+	RevocationsOriginImported RevocationsOrigin = "imported"
+	RevocationsOriginShipped  RevocationsOrigin = "shipped"
+)
+
+// Valid indicates whether the value is a known member of the RevocationsOrigin enum.
+func (e RevocationsOrigin) Valid() bool {
+	switch e {
+	case RevocationsOriginImported:
+		return true
+	case RevocationsOriginShipped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevocationsKind.
+const (
+	Dbx       RevocationsKind = "dbx"
+	DbxInfo   RevocationsKind = "dbx_info"
+	SbatLevel RevocationsKind = "sbat_level"
+)
+
+// Valid indicates whether the value is a known member of the RevocationsKind enum.
+func (e RevocationsKind) Valid() bool {
+	switch e {
+	case Dbx:
+		return true
+	case DbxInfo:
+		return true
+	case SbatLevel:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevokedEntryKind.
+const (
+	Certificate RevokedEntryKind = "certificate"
+	Image       RevokedEntryKind = "image"
+)
+
+// Valid indicates whether the value is a known member of the RevokedEntryKind enum.
+func (e RevokedEntryKind) Valid() bool {
+	switch e {
+	case Certificate:
+		return true
+	case Image:
 		return true
 	default:
 		return false
@@ -854,16 +929,16 @@ func (e TokenAlgorithm) Valid() bool {
 
 // Defines values for TrustAnchorOrigin.
 const (
-	Shipped TrustAnchorOrigin = "shipped"
-	Tenant  TrustAnchorOrigin = "tenant"
+	TrustAnchorOriginShipped TrustAnchorOrigin = "shipped"
+	TrustAnchorOriginTenant  TrustAnchorOrigin = "tenant"
 )
 
 // Valid indicates whether the value is a known member of the TrustAnchorOrigin enum.
 func (e TrustAnchorOrigin) Valid() bool {
 	switch e {
-	case Shipped:
+	case TrustAnchorOriginShipped:
 		return true
-	case Tenant:
+	case TrustAnchorOriginTenant:
 		return true
 	default:
 		return false
@@ -2050,6 +2125,50 @@ type PolicyRef struct {
 	Version int `json:"version"`
 }
 
+// PolicyRule An expression of CEL (https://cel.dev) that has to be true. It sees what the evidence proves: `claims` (the verdict's
+// claims), `events` (the proven events of the boot log: index, pcr, type, component, description, digests, verified),
+// `event_log` (whether one was proven), `verified_pcrs` (list), `pcrs` (`pcrs.sha256[7]`), `assurance`, `now`; and what
+// the inventory says: `machine` (name, platform, os, security_type, scale_set, labels). A rule that cannot be
+// evaluated does not hold: guard what may be absent with `has()`, what may be null with `!= null`, events with
+// `event_log`.
+type PolicyRule struct {
+	// AppliesWhen The rule is asked only where this is true.
+	//
+	// Example: machine.os == "windows"
+	AppliesWhen *string `json:"applies_when,omitempty"`
+	Description *string `json:"description,omitempty"`
+
+	// Effect `fail`: the verdict is contraindicated (`baseline_deviation`). `warn`: it is a warning.
+	Effect *PolicyRuleEffect `json:"effect,omitempty"`
+
+	// Expression Example: claims.secure_boot == true
+	Expression string `json:"expression"`
+
+	// Message What the check says where the rule does not hold.
+	Message *string `json:"message,omitempty"`
+	Name    string  `json:"name"`
+}
+
+// PolicyRuleEffect `fail`: the verdict is contraindicated (`baseline_deviation`). `warn`: it is a warning.
+type PolicyRuleEffect string
+
+// PolicyTemplate defines model for PolicyTemplate.
+type PolicyTemplate struct {
+	Description string `json:"description"`
+
+	// Name Example: windows
+	Name string `json:"name"`
+
+	// Policy What a quote must cover and what a machine must be.
+	Policy Policy `json:"policy"`
+	Title  string `json:"title"`
+}
+
+// PolicyTemplateList defines model for PolicyTemplateList.
+type PolicyTemplateList struct {
+	Items []PolicyTemplate `json:"items"`
+}
+
 // PolicyVersion The policy's own fields beside its identity, so that what was read can be changed and put back without them.
 type PolicyVersion = json.RawMessage
 
@@ -2181,6 +2300,66 @@ type RestingMachines struct {
 	// Items The first; all are at /v1/trust-anchors/{anchor_id}/machines.
 	Items []RestingMachine `json:"items"`
 }
+
+// Revocations defines model for Revocations.
+type Revocations struct {
+	// CreatedAt Null of what is shipped.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+	CreatedBy *string    `json:"created_by,omitempty"`
+
+	// Entries How many things it revokes or explains.
+	Entries int `json:"entries"`
+
+	// Kind `dbx`: signed updates of the forbidden signature database. `dbx_info`: Microsoft's list that explains it. `sbat_level`: a revocation level of shim.
+	Kind RevocationsKind `json:"kind"`
+
+	// Name File of what is shipped; else its SHA-256.
+	Name   string            `json:"name"`
+	Origin RevocationsOrigin `json:"origin"`
+	Sha256 string            `json:"sha256"`
+
+	// Source Where what is shipped is from.
+	Source *string `json:"source,omitempty"`
+
+	// Version Date as the data states it; null of `dbx`, whose updates all state the same.
+	Version *string `json:"version"`
+}
+
+// RevocationsOrigin defines model for Revocations.Origin.
+type RevocationsOrigin string
+
+// RevocationsKind `dbx`: signed updates of the forbidden signature database. `dbx_info`: Microsoft's list that explains it. `sbat_level`: a revocation level of shim.
+type RevocationsKind string
+
+// RevocationsList defines model for RevocationsList.
+type RevocationsList struct {
+	Items []Revocations `json:"items"`
+}
+
+// RevokedEntry defines model for RevokedEntry.
+type RevokedEntry struct {
+	// Added Date.
+	//
+	// Example: 2026-04-09
+	Added        *string          `json:"added,omitempty"`
+	Architecture *string          `json:"architecture,omitempty"`
+	Company      *string          `json:"company,omitempty"`
+	Cves         []string         `json:"cves"`
+	Description  *string          `json:"description,omitempty"`
+	File         *string          `json:"file,omitempty"`
+	Kind         RevokedEntryKind `json:"kind"`
+
+	// Optional Its vendor leaves it to administrators when to apply the revocation.
+	Optional bool   `json:"optional"`
+	Sha256   string `json:"sha256"`
+
+	// Signed A signed update revokes it; else a list alone does.
+	Signed   bool    `json:"signed"`
+	SignedBy *string `json:"signed_by,omitempty"`
+}
+
+// RevokedEntryKind defines model for RevokedEntry.Kind.
+type RevokedEntryKind string
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -2849,6 +3028,15 @@ type PutPolicyParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListPolicyVersionsParams defines parameters for ListPolicyVersions.
+type ListPolicyVersionsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListRecommendationsParams defines parameters for ListRecommendations.
 type ListRecommendationsParams struct {
 	// Limit Entries on a page.
@@ -3151,6 +3339,12 @@ type ServerInterface interface {
 	// PutPolicy Create a policy, or a further version of it
 	// (PUT /v1/policies/{name})
 	PutPolicy(w http.ResponseWriter, r *http.Request, name PolicyName, params PutPolicyParams)
+	// ListPolicyVersions List the versions of a policy
+	// (GET /v1/policies/{name}/versions)
+	ListPolicyVersions(w http.ResponseWriter, r *http.Request, name PolicyName, params ListPolicyVersionsParams)
+	// ListPolicyTemplates List policies to begin with
+	// (GET /v1/policy-templates)
+	ListPolicyTemplates(w http.ResponseWriter, r *http.Request)
 	// ListRecommendations List recommendations
 	// (GET /v1/recommendations)
 	ListRecommendations(w http.ResponseWriter, r *http.Request, params ListRecommendationsParams)
@@ -3160,6 +3354,12 @@ type ServerInterface interface {
 	// ExemptRecommendation Exempt a machine from a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/exempt)
 	ExemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ExemptRecommendationParams)
+	// ListRevocations List what is known to be bad
+	// (GET /v1/revocations)
+	ListRevocations(w http.ResponseWriter, r *http.Request)
+	// GetRevokedEntry Look one digest up
+	// (GET /v1/revocations/entries/{sha256})
+	GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string)
 	// ListSuppressionRules List suppression rules
 	// (GET /v1/suppression-rules)
 	ListSuppressionRules(w http.ResponseWriter, r *http.Request, params ListSuppressionRulesParams)
@@ -3499,6 +3699,18 @@ func (_ Unimplemented) PutPolicy(w http.ResponseWriter, r *http.Request, name Po
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListPolicyVersions List the versions of a policy
+// (GET /v1/policies/{name}/versions)
+func (_ Unimplemented) ListPolicyVersions(w http.ResponseWriter, r *http.Request, name PolicyName, params ListPolicyVersionsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListPolicyTemplates List policies to begin with
+// (GET /v1/policy-templates)
+func (_ Unimplemented) ListPolicyTemplates(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListRecommendations List recommendations
 // (GET /v1/recommendations)
 func (_ Unimplemented) ListRecommendations(w http.ResponseWriter, r *http.Request, params ListRecommendationsParams) {
@@ -3514,6 +3726,18 @@ func (_ Unimplemented) GetRecommendation(w http.ResponseWriter, r *http.Request,
 // ExemptRecommendation Exempt a machine from a recommendation
 // (POST /v1/recommendations/{recommendation_id}/exempt)
 func (_ Unimplemented) ExemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ExemptRecommendationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListRevocations List what is known to be bad
+// (GET /v1/revocations)
+func (_ Unimplemented) ListRevocations(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetRevokedEntry Look one digest up
+// (GET /v1/revocations/entries/{sha256})
+func (_ Unimplemented) GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -6025,6 +6249,75 @@ func (siw *ServerInterfaceWrapper) PutPolicy(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListPolicyVersions operation middleware
+func (siw *ServerInterfaceWrapper) ListPolicyVersions(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name PolicyName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPolicyVersionsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPolicyVersions(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListPolicyTemplates operation middleware
+func (siw *ServerInterfaceWrapper) ListPolicyTemplates(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPolicyTemplates(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListRecommendations operation middleware
 func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r *http.Request) {
 
@@ -6203,6 +6496,46 @@ func (siw *ServerInterfaceWrapper) ExemptRecommendation(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ExemptRecommendation(w, r, recommendationID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListRevocations operation middleware
+func (siw *ServerInterfaceWrapper) ListRevocations(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRevocations(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetRevokedEntry operation middleware
+func (siw *ServerInterfaceWrapper) GetRevokedEntry(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "sha256" -------------
+	var sha256 string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "sha256", chi.URLParam(r, "sha256"), &sha256, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sha256", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRevokedEntry(w, r, sha256)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -7096,6 +7429,18 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Put(options.BaseURL+"/v1/policies/{name}", wrapper.PutPolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/policies/{name}/versions", wrapper.ListPolicyVersions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/policy-templates", wrapper.ListPolicyTemplates)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/revocations", wrapper.ListRevocations)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/revocations/entries/{sha256}", wrapper.GetRevokedEntry)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/healthz", wrapper.GetHealth)
@@ -9026,6 +9371,84 @@ func (response PutPolicydefaultApplicationProblemPlusJSONResponse) VisitPutPolic
 	return err
 }
 
+type ListPolicyVersionsRequestObject struct {
+	Name   PolicyName `json:"name"`
+	Params ListPolicyVersionsParams
+}
+
+type ListPolicyVersionsResponseObject interface {
+	VisitListPolicyVersionsResponse(w http.ResponseWriter) error
+}
+
+type ListPolicyVersions200JSONResponse PolicyList
+
+func (response ListPolicyVersions200JSONResponse) VisitListPolicyVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicyVersionsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListPolicyVersionsdefaultApplicationProblemPlusJSONResponse) VisitListPolicyVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicyTemplatesRequestObject struct {
+}
+
+type ListPolicyTemplatesResponseObject interface {
+	VisitListPolicyTemplatesResponse(w http.ResponseWriter) error
+}
+
+type ListPolicyTemplates200JSONResponse PolicyTemplateList
+
+func (response ListPolicyTemplates200JSONResponse) VisitListPolicyTemplatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicyTemplatesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListPolicyTemplatesdefaultApplicationProblemPlusJSONResponse) VisitListPolicyTemplatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRecommendationsRequestObject struct {
 	Params ListRecommendationsParams
 }
@@ -9134,6 +9557,83 @@ type ExemptRecommendationdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ExemptRecommendationdefaultApplicationProblemPlusJSONResponse) VisitExemptRecommendationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRevocationsRequestObject struct {
+}
+
+type ListRevocationsResponseObject interface {
+	VisitListRevocationsResponse(w http.ResponseWriter) error
+}
+
+type ListRevocations200JSONResponse RevocationsList
+
+func (response ListRevocations200JSONResponse) VisitListRevocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRevocationsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRevocationsdefaultApplicationProblemPlusJSONResponse) VisitListRevocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRevokedEntryRequestObject struct {
+	Sha256 string `json:"sha256"`
+}
+
+type GetRevokedEntryResponseObject interface {
+	VisitGetRevokedEntryResponse(w http.ResponseWriter) error
+}
+
+type GetRevokedEntry200JSONResponse RevokedEntry
+
+func (response GetRevokedEntry200JSONResponse) VisitGetRevokedEntryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRevokedEntrydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRevokedEntrydefaultApplicationProblemPlusJSONResponse) VisitGetRevokedEntryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9798,6 +10298,12 @@ type StrictServerInterface interface {
 	// PutPolicy Create a policy, or a further version of it
 	// (PUT /v1/policies/{name})
 	PutPolicy(ctx context.Context, request PutPolicyRequestObject) (PutPolicyResponseObject, error)
+	// ListPolicyVersions List the versions of a policy
+	// (GET /v1/policies/{name}/versions)
+	ListPolicyVersions(ctx context.Context, request ListPolicyVersionsRequestObject) (ListPolicyVersionsResponseObject, error)
+	// ListPolicyTemplates List policies to begin with
+	// (GET /v1/policy-templates)
+	ListPolicyTemplates(ctx context.Context, request ListPolicyTemplatesRequestObject) (ListPolicyTemplatesResponseObject, error)
 	// ListRecommendations List recommendations
 	// (GET /v1/recommendations)
 	ListRecommendations(ctx context.Context, request ListRecommendationsRequestObject) (ListRecommendationsResponseObject, error)
@@ -9807,6 +10313,12 @@ type StrictServerInterface interface {
 	// ExemptRecommendation Exempt a machine from a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/exempt)
 	ExemptRecommendation(ctx context.Context, request ExemptRecommendationRequestObject) (ExemptRecommendationResponseObject, error)
+	// ListRevocations List what is known to be bad
+	// (GET /v1/revocations)
+	ListRevocations(ctx context.Context, request ListRevocationsRequestObject) (ListRevocationsResponseObject, error)
+	// GetRevokedEntry Look one digest up
+	// (GET /v1/revocations/entries/{sha256})
+	GetRevokedEntry(ctx context.Context, request GetRevokedEntryRequestObject) (GetRevokedEntryResponseObject, error)
 	// ListSuppressionRules List suppression rules
 	// (GET /v1/suppression-rules)
 	ListSuppressionRules(ctx context.Context, request ListSuppressionRulesRequestObject) (ListSuppressionRulesResponseObject, error)
@@ -11296,6 +11808,57 @@ func (sh *strictHandler) PutPolicy(w http.ResponseWriter, r *http.Request, name 
 	}
 }
 
+// ListPolicyVersions operation middleware
+func (sh *strictHandler) ListPolicyVersions(w http.ResponseWriter, r *http.Request, name PolicyName, params ListPolicyVersionsParams) {
+	var request ListPolicyVersionsRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPolicyVersions(ctx, request.(ListPolicyVersionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPolicyVersions")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPolicyVersionsResponseObject); ok {
+		if err := validResponse.VisitListPolicyVersionsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListPolicyTemplates operation middleware
+func (sh *strictHandler) ListPolicyTemplates(w http.ResponseWriter, r *http.Request) {
+	var request ListPolicyTemplatesRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPolicyTemplates(ctx, request.(ListPolicyTemplatesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPolicyTemplates")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPolicyTemplatesResponseObject); ok {
+		if err := validResponse.VisitListPolicyTemplatesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListRecommendations operation middleware
 func (sh *strictHandler) ListRecommendations(w http.ResponseWriter, r *http.Request, params ListRecommendationsParams) {
 	var request ListRecommendationsRequestObject
@@ -11375,6 +11938,56 @@ func (sh *strictHandler) ExemptRecommendation(w http.ResponseWriter, r *http.Req
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ExemptRecommendationResponseObject); ok {
 		if err := validResponse.VisitExemptRecommendationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListRevocations operation middleware
+func (sh *strictHandler) ListRevocations(w http.ResponseWriter, r *http.Request) {
+	var request ListRevocationsRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRevocations(ctx, request.(ListRevocationsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRevocations")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRevocationsResponseObject); ok {
+		if err := validResponse.VisitListRevocationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRevokedEntry operation middleware
+func (sh *strictHandler) GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string) {
+	var request GetRevokedEntryRequestObject
+
+	request.Sha256 = sha256
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRevokedEntry(ctx, request.(GetRevokedEntryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRevokedEntry")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRevokedEntryResponseObject); ok {
+		if err := validResponse.VisitGetRevokedEntryResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

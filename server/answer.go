@@ -47,3 +47,9 @@ func (a jsonAnswer) VisitPutPolicyResponse(w http.ResponseWriter) error { return
 
 // VisitListPoliciesResponse implements openapi.ListPoliciesResponseObject.
 func (a jsonAnswer) VisitListPoliciesResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitListPolicyVersionsResponse implements openapi.ListPolicyVersionsResponseObject.
+func (a jsonAnswer) VisitListPolicyVersionsResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitListPolicyTemplatesResponse implements openapi.ListPolicyTemplatesResponseObject.
+func (a jsonAnswer) VisitListPolicyTemplatesResponse(w http.ResponseWriter) error { return a.write(w) }

@@ -42,6 +42,8 @@ func TestContract(t *testing.T) {
 		{"anchors", anchors},
 		{"collateral", collateral},
 		{"revocation", revocation},
+		{"policies", policies},
+		{"known-bad", knownBad},
 		{"malformed", malformed},
 		{"idempotency", idempotency},
 		{"principals", principals},

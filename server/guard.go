@@ -200,7 +200,8 @@ func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, erro
 	case "putEventLog": // not JSON
 		b.limit, b.encodings, b.jsonOnly = maxEventLog, []string{"gzip", "zstd"}, false
 		return b, nil
-	case "putCollateral": // tee.ParseCollateral reads it; JSON too, whose exact bytes were signed
+	case "putCollateral", // tee.ParseCollateral reads it; JSON too, whose exact bytes were signed
+		"putRevocations": // package revocations reads them
 		b.jsonOnly = false
 		return b, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/rules"
 )
 
 // policyVersion is the contract's PolicyVersion: the policy's own fields beside its identity.
@@ -57,9 +58,41 @@ func (s *Server) PutPolicy(ctx context.Context, req openapi.PutPolicyRequestObje
 	if err != nil {
 		return nil, err
 	}
+	if _, err := rules.Compile(policy.Rules); err != nil {
+		return nil, err
+	}
 	v, err := s.store.PutPolicy(ctx, principalOf(ctx).tenant, req.Name, policy, s.now(), actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}
 	return jsonAnswer{http.StatusOK, policyDTO(v)}, nil
+}
+
+// ListPolicyVersions lists all versions of a policy.
+func (s *Server) ListPolicyVersions(ctx context.Context, req openapi.ListPolicyVersionsRequestObject) (openapi.ListPolicyVersionsResponseObject, error) {
+	items, next, err := s.store.ListPolicyVersions(ctx, principalOf(ctx).tenant, req.Name, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return jsonAnswer{http.StatusOK, policyList{Items: each(items, policyDTO), NextCursor: nextCursor(next)}}, nil
+}
+
+// policyTemplate is the contract's PolicyTemplate.
+type policyTemplate struct {
+	Name        string          `json:"name"`
+	Title       string          `json:"title"`
+	Description string          `json:"description"`
+	Policy      verifier.Policy `json:"policy"`
+}
+
+// ListPolicyTemplates lists the policies that come with the service.
+func (s *Server) ListPolicyTemplates(context.Context, openapi.ListPolicyTemplatesRequestObject) (openapi.ListPolicyTemplatesResponseObject, error) {
+	all, err := rules.Templates()
+	if err != nil {
+		return nil, err
+	}
+	list := struct {
+		Items []policyTemplate `json:"items"`
+	}{each(all, func(t rules.Template) policyTemplate { return policyTemplate(t) })}
+	return jsonAnswer{http.StatusOK, list}, nil
 }

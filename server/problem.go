@@ -40,6 +40,8 @@ const (
 	codeUnsupportedMedia    = "unsupported_media_type"
 	codeUnsupportedEncoding = "unsupported_encoding"
 	codeCollateralInvalid   = "collateral_invalid"
+	codeRevocationsInvalid  = "revocations_invalid"
+	codeRevocationsNotNewer = "revocations_not_newer"
 	codeInternal            = "internal"
 	codeOverloaded          = "overloaded"
 	codeNotReady            = "not_ready"

@@ -122,6 +122,11 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/policies", roleReader, api.ListPolicies},
 		{"GET", "/v1/policies/{name}", roleReader, api.GetPolicy},
 		{"PUT", "/v1/policies/{name}", roleAdmin, api.PutPolicy},
+		{"GET", "/v1/policies/{name}/versions", roleReader, api.ListPolicyVersions},
+		{"GET", "/v1/policy-templates", roleReader, api.ListPolicyTemplates},
+		{"GET", "/v1/revocations", roleReader, api.ListRevocations},
+		{"PUT", "/v1/revocations/{kind}", roleAdmin, s.putRevocations},
+		{"GET", "/v1/revocations/entries/{sha256}", roleReader, api.GetRevokedEntry},
 
 		{"GET", "/.well-known/jwks.json", rolePublic, s.getJWKS},
 		{"GET", "/healthz", rolePublic, api.GetHealth},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/revocations"
 )
 
 // tenantConfig is what a tenant has configured, as of one generation. It is immutable once made, so that
@@ -26,6 +27,8 @@ type tenantConfig struct {
 	any        []BaselineVersion
 	rules      []SuppressionRule // enabled ones
 	trust      *TenantTrust
+	// revocations is what is known to be bad.
+	revocations *revocations.Set
 }
 
 type configCache struct {
@@ -72,6 +75,13 @@ func (s *Store) configAt(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, gener
 	}
 	cfg.rules = rules
 	if cfg.trust, err = loadTrust(ctx, tx, tenant, generation); err != nil {
+		return nil, err
+	}
+	bad, err := readRevocations(ctx, tx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.revocations, err = s.revocationSet(bad); err != nil {
 		return nil, err
 	}
 	s.configs.put(tenant, cfg)

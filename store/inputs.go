@@ -135,7 +135,7 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 		return AppraisalInputs{}, err
 	}
 	in := AppraisalInputs{
-		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, LastPlatform: r.lastPlatform, Trust: cfg.trust, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
+		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, LastPlatform: r.lastPlatform, Trust: cfg.trust, Revocations: cfg.revocations, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
 	}
 	if r.keyID.Valid {
 		in.Key = &AttestationKey{ID: r.keyID.Bytes, MachineID: m.ID, Public: r.akPublic, Name: r.akName,

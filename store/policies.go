@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -44,6 +45,36 @@ func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID, page Page) (
 		return nil, "", fmt.Errorf("list policies: %w", err)
 	}
 	items, next = cut(items, page, "policies", func(p PolicyVersion) []string { return []string{p.Name} })
+	return items, next, nil
+}
+
+// ListPolicyVersions lists the versions of a named policy, newest first. ErrNotFound.
+func (s *Store) ListPolicyVersions(ctx context.Context, tenant uuid.UUID, name string, page Page) (items []PolicyVersion, next string, err error) {
+	key, err := decodeCursor("policy-versions", page.Cursor, 1)
+	if err != nil {
+		return nil, "", err
+	}
+	q := newQuery(`SELECT `+policyColumns+` FROM policies p JOIN policy_versions v ON v.tenant_id = p.tenant_id AND v.policy_id = p.policy_id
+		WHERE p.tenant_id = $1`, tenant)
+	q.and("p.name = ?", name)
+	if key != nil {
+		before, err := strconv.ParseInt(key[0], 10, 32)
+		if err != nil {
+			return nil, "", ErrInvalidCursor
+		}
+		q.and("v.version < ?", before)
+	}
+	q.sql.WriteString(" ORDER BY v.version DESC")
+	q.limit(page)
+	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
+	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
+	switch {
+	case err != nil:
+		return nil, "", fmt.Errorf("list versions of policy %s: %w", name, err)
+	case len(items) == 0 && key == nil:
+		return nil, "", notFound(pgx.ErrNoRows, "policy", name)
+	}
+	items, next = cut(items, page, "policy-versions", func(p PolicyVersion) []string { return []string{strconv.Itoa(p.Version)} })
 	return items, next, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
 )
 
@@ -39,14 +40,16 @@ type Store struct {
 	versions   *lru[versionKey, BaselineVersion]
 	references *lru[refKey, verifier.ReferenceValues]
 	// Endorsement keys, and what this process has offered to the database already and noted as wanted.
-	byName   *lru[collateralName, tee.Collateral]
-	offered  *lru[collateralMark, struct{}]
-	wanted   *lru[collateralName, time.Time]
-	inputs   *gatherer[machineKey, *inputsRow]
-	bootLogs *gatherer[tenantLog, struct{}]
-	steady   *committer // appraisals that changed nothing
-	changed  *committer // appraisals that did
-	close    sync.Once
+	byName  *lru[collateralName, tee.Collateral]
+	offered *lru[collateralMark, struct{}]
+	wanted  *lru[collateralName, time.Time]
+	// Compiled sets of what is known to be bad, by the digest of what they were made of.
+	revocationSets *lru[[32]byte, *revocations.Set]
+	inputs         *gatherer[machineKey, *inputsRow]
+	bootLogs       *gatherer[tenantLog, struct{}]
+	steady         *committer // appraisals that changed nothing
+	changed        *committer // appraisals that did
+	close          sync.Once
 }
 
 // Bounds of what is kept in memory: the count of machine-bound baseline versions, and the bytes (as stored)
@@ -91,6 +94,8 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		byName:     newLRU[collateralName, tee.Collateral](cachedCollateralBytes),
 		offered:    newLRU[collateralMark, struct{}](cachedCollateralMarks),
 		wanted:     newLRU[collateralName, time.Time](cachedCollateralMarks),
+
+		revocationSets: newLRU[[32]byte, *revocations.Set](revocationSets),
 	}
 	size := o.GroupSize
 	if size <= 0 {

@@ -29,26 +29,33 @@ func shared(c tee.Collateral) bool { return c.Kind != tee.KindVCEK }
 
 // TenantTrust reads what the tenant trusts, from memory unless it has changed. ErrNotFound: no such tenant.
 func (s *Store) TenantTrust(ctx context.Context, tenant uuid.UUID) (*TenantTrust, error) {
+	cfg, err := s.currentConfig(ctx, tenant)
+	if err != nil {
+		return nil, fmt.Errorf("read what the tenant trusts: %w", err)
+	}
+	return cfg.trust, nil
+}
+
+// currentConfig is what the tenant has configured, from memory unless it has changed. ErrNotFound: no such tenant.
+func (s *Store) currentConfig(ctx context.Context, tenant uuid.UUID) (*tenantConfig, error) {
 	const generationOf = `SELECT config_generation FROM tenants WHERE tenant_id = $1`
 	var generation int64
 	if err := s.pool.QueryRow(ctx, generationOf, pgUUID(tenant)).Scan(&generation); err != nil {
 		return nil, notFound(err, "tenant", tenant)
 	}
 	cfg := s.configs.get(tenant, generation)
-	if cfg == nil {
-		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			err := tx.QueryRow(ctx, generationOf, pgUUID(tenant)).Scan(&generation)
-			if err != nil {
-				return notFound(err, "tenant", tenant)
-			}
-			cfg, err = s.configAt(ctx, tx, tenant, generation)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("read what the tenant trusts: %w", err)
-		}
+	if cfg != nil {
+		return cfg, nil
 	}
-	return cfg.trust, nil
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, generationOf, pgUUID(tenant)).Scan(&generation)
+		if err != nil {
+			return notFound(err, "tenant", tenant)
+		}
+		cfg, err = s.configAt(ctx, tx, tenant, generation)
+		return err
+	})
+	return cfg, err
 }
 
 func loadTrust(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, generation int64) (*TenantTrust, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -188,10 +189,12 @@ type AppraisalInputs struct {
 	LastLog       []byte // SHA-256 of the log of the last genuine verdict; nil if it had none
 	LastPlatform  []byte // digest of the hardware evidence of the last genuine verdict; nil if it had none
 	// Trust is what the tenant trusts, as of the same snapshot. It is shared: it must not be modified.
-	Trust     *TenantTrust
-	IMAState  *ima.State
-	Policy    verifier.Policy
-	PolicyRef verifier.VersionRef
+	Trust *TenantTrust
+	// Revocations is what is known to be bad, as of the same snapshot. It is shared.
+	Revocations *revocations.Set
+	IMAState    *ima.State
+	Policy      verifier.Policy
+	PolicyRef   verifier.VersionRef
 	// Versions are the valid versions (active and in grace, not past ActiveUntil) of every baseline whose selector fits.
 	Versions []BaselineVersion
 	// Learned tells whether the machine already has a learned or captured baseline of its own.

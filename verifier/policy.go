@@ -46,6 +46,9 @@ type Policy struct {
 	ChallengeLifetimeSeconds   int `json:"challenge_lifetime_seconds"`
 
 	Selector Selector `json:"selector"`
+
+	// Rules are the policy's own rules; the check policy.rules asks them.
+	Rules []PolicyRule `json:"rules,omitempty"`
 }
 
 // DefaultPolicy is what a new tenant starts with.
@@ -135,6 +138,9 @@ func (p *Policy) Validate() error {
 			return fieldErrorf("/platform_evidence"+at.Pointer, "%s", at.Detail)
 		}
 		return fieldErrorf("/platform_evidence", "%s", err)
+	}
+	if err := validateRules(p.Rules); err != nil {
+		return err
 	}
 	if p.AttestationIntervalSeconds < 10 || p.AttestationIntervalSeconds > 7*24*3600 {
 		return fieldErrorf("/attestation_interval_seconds", "%d is outside 10 to 604800", p.AttestationIntervalSeconds)

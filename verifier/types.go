@@ -220,6 +220,10 @@ type Inputs struct {
 	Policy     Policy
 	PolicyRef  VersionRef
 	Candidates []Candidate
+	// Rules are Policy.Rules, compiled (package verifier/rules). A policy that has rules fails without.
+	Rules RuleSet
+	// Machine is what the inventory says of the machine, for rules; nil where nothing is known.
+	Machine *MachineFacts
 	// Log is the parsed event log; nil when there is none. LogFault says why it could not be parsed.
 	Log      *eventlog.Log
 	LogFault string

@@ -19,8 +19,9 @@ type CLI struct {
 	Suppressions    SuppressionsCommand    `cmd:"" group:"findings" help:"Rules that hide alerts of a scope."`
 
 	Baselines    BaselinesCommand    `cmd:"" aliases:"baseline" group:"reference" help:"What machines are meant to boot."`
-	Policies     PoliciesCommand     `cmd:"" group:"reference" help:"What evidence must cover and what machines must be."`
+	Policies     PoliciesCommand     `cmd:"" aliases:"policy" group:"reference" help:"What evidence must cover and what machines must be."`
 	TrustAnchors TrustAnchorsCommand `cmd:"" group:"reference" help:"Roots that keys and reports must chain to."`
+	Revocations  RevocationsCommand  `cmd:"" group:"reference" help:"What is known to be bad: dbx, and SBAT levels."`
 	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
 
 	JoinTokens        JoinTokensCommand        `cmd:"" group:"admin" help:"Tokens that let agents enrol."`

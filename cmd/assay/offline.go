@@ -16,6 +16,7 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/rules"
 	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -38,6 +39,7 @@ type offlineInput struct {
 	anchorsFile  string
 	collateral   []string // files
 	at           time.Time
+	machine      *verifier.MachineFacts // nil: nothing is known of it
 }
 
 // offlineVerdict is the verdict in the shape of the API's, with what only a service knows left null.
@@ -73,9 +75,10 @@ func judgeOffline(in offlineInput, stdin io.Reader) (*verifier.Appraisal, verifi
 		Freshness: tpm.Freshness{Nonce: in.nonce, Unchecked: in.nonce == nil},
 		Policy:    verifier.DefaultPolicy(),
 		PolicyRef: verifier.VersionRef{ID: "default", Version: 0},
+		Machine:   in.machine,
 	}
 	if in.policyFile != "" {
-		if inputs.Policy, err = readPolicy(in.policyFile, stdin); err != nil {
+		if inputs.Policy, inputs.Rules, err = readPolicy(in.policyFile, stdin); err != nil {
 			return nil, none, err
 		}
 		inputs.PolicyRef = fromFile
@@ -245,16 +248,31 @@ func certificateError(pointer string, err error) error {
 	return &verifier.DecodeError{Code: verifier.CodeInvalidField, Pointer: pointer, Detail: err.Error()}
 }
 
-func readPolicy(file string, stdin io.Reader) (verifier.Policy, error) {
+// readPolicy reads a policy and compiles its rules.
+func readPolicy(file string, stdin io.Reader) (verifier.Policy, verifier.RuleSet, error) {
 	body, err := readFile(file, maxSmallFile, stdin)
 	if err != nil {
-		return verifier.Policy{}, unreadable(file, "a policy", err)
+		return verifier.Policy{}, nil, unreadable(file, "a policy", err)
 	}
+	return parsePolicy(file, body)
+}
+
+// parsePolicy parses a policy and compiles its rules. What is wrong with several rules is told of all.
+func parsePolicy(file string, body []byte) (verifier.Policy, verifier.RuleSet, error) {
 	policy, err := verifier.ParsePolicy(body)
 	if err != nil {
-		return verifier.Policy{}, unreadable(file, "a policy", err)
+		return verifier.Policy{}, nil, unreadable(file, "a policy", err)
 	}
-	return policy, nil
+	set, err := rules.Compile(policy.Rules)
+	if err != nil {
+		p := unreadable(file, "a policy", err)
+		p.Errors = nil
+		for _, fault := range rules.Lint(policy.Rules) {
+			p.Errors = append(p.Errors, problemError{Pointer: fault.Pointer, Detail: fault.Detail})
+		}
+		return verifier.Policy{}, nil, p
+	}
+	return policy, set, nil
 }
 
 // readReference reads a reference_values object, alone or as a member of a document.

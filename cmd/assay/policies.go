@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/openapi/client"
-	"github.com/assay-verifier/assay/verifier"
 )
 
 // PoliciesCommand holds the commands about policies.
@@ -16,6 +15,10 @@ type PoliciesCommand struct {
 	List PoliciesList `cmd:"" default:"withargs" help:"List policies (also without \"list\")."`
 	Show PolicyShow   `cmd:"" help:"Print a policy as JSON, ready for set --file and verify --policy."`
 	Set  PolicySet    `cmd:"" help:"Create a policy, or a further version of it."`
+
+	Versions PolicyVersions `cmd:"" help:"List the versions of a policy."`
+	Template PolicyTemplate `cmd:"" help:"Print a policy to begin with, or list them. Needs no service."`
+	Lint     PolicyLint     `cmd:"" help:"Check a policy and its rules. Needs no service."`
 }
 
 // policyHead is the identity of a policy version, which the policy object itself does not have.
@@ -36,9 +39,14 @@ type PoliciesList struct {
 
 // Run lists them.
 func (c *PoliciesList) Run(a *app) error {
-	items, all, err := fetchList[policyHead](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+	return listPolicies(a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListPoliciesWithResponse(a.ctx, &client.ListPoliciesParams{Limit: limit, Cursor: cursor})
 	})
+}
+
+// listPolicies prints heads of policies, or of versions of one.
+func listPolicies(a *app, paging Paging, ask func(*client.ClientWithResponses, *int, *string) (reply, error)) error {
+	items, all, err := fetchList[policyHead](a, paging, ask)
 	if err != nil {
 		return err
 	}
@@ -48,6 +56,19 @@ func (c *PoliciesList) Run(a *app) error {
 			rows[i] = []cell{plain(x.Name), plain(strconv.Itoa(x.Version)), plain(a.print.ago(x.CreatedAt)), plain(x.CreatedBy)}
 		}
 		a.print.table([]string{"NAME", "VERSION", "CHANGED", "BY"}, rows)
+	})
+}
+
+// PolicyVersions lists the versions of a policy.
+type PolicyVersions struct {
+	Name   string `arg:"" default:"default" help:"Name of the policy."`
+	Paging `embed:""`
+}
+
+// Run lists them.
+func (c *PolicyVersions) Run(a *app) error {
+	return listPolicies(a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListPolicyVersionsWithResponse(a.ctx, c.Name, &client.ListPolicyVersionsParams{Limit: limit, Cursor: cursor})
 	})
 }
 
@@ -108,8 +129,8 @@ func (c *PolicySet) Run(a *app) error {
 			return err
 		}
 	}
-	if _, err := verifier.ParsePolicy(body); err != nil {
-		return unreadable(c.File, "a policy", err)
+	if _, _, err := parsePolicy(c.File, body); err != nil {
+		return err
 	}
 	api, err := a.api()
 	if err != nil {

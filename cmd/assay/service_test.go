@@ -382,6 +382,22 @@ func testAdministration(t *testing.T, s *liveService) {
 	if len(paged.Items) != 1 || paged.Items[0].Name != "strict" || paged.NextCursor != nil {
 		t.Errorf("--cursor: %+v", paged)
 	}
+	s.wants(0, []string{"default", "2", "1"}, "policies", "versions")
+	s.wants(2, []string{"/rules/0/expression: line 1, column 1"}, "policies", "set", "--file", writeFile(t, []byte(`{"rules": [{"name": "a", "expression": "1"}]}`)))
+
+	// What is known to be bad: shipped, and added to.
+	s.wants(0, []string{"DBXUpdate-amd64.bin", "443", "2026-05-21", "sbat_level", "shipped"}, "revocations")
+	level := writeFile(t, []byte("sbat,1,2026110100\nshim,5\ngrub,6\n"))
+	s.wants(0, []string{"sbat_level, 2 entries: added"}, "revocations", "import", level)
+	s.wants(0, []string{"sbat_level, 2 entries: held already"}, "revocations", "import", level)
+	s.wants(0, []string{"imported", "2026110100"}, "revocations", "list")
+	s.wants(1, []string{"409 revocations_not_newer", "one of 2026110100 is held"}, "revocations", "import", writeFile(t, []byte("sbat,1,2025110100\nshim,5\n")))
+	s.wants(0, []string{"dbx, 26 entries: held already"}, "revocations", "import", "../../verifier/revocations/data/DBXUpdate-arm64.bin")
+	s.wants(1, []string{"422 revocations_invalid", "does not hold"}, "revocations", "import", "../../verifier/revocations/testdata/DBUpdate2024.bin")
+	s.wants(2, []string{"line 2"}, "revocations", "import", writeFile(t, []byte("sbat,1,2026110100\nshim\n")))
+	s.wants(0, []string{"image 80b4d969", "a signed update", "shim.efi", "2018-04-01"}, "revocations", "show", "sha256:80B4D96931BF0D02FD91A61E19D14F1DA452E66DB2408CA8604D411F92659F0A")
+	s.wants(1, []string{"404 not_found"}, "revocations", "show", strings.Repeat("ab", 32))
+
 	s.wants(2, []string{"/challenge_lifetime_seconds"}, "policies", "set", "--file", writeFile(t, []byte(`{"challenge_lifetime_seconds": 1}`)))
 
 	reader := strings.TrimSpace(s.run(0, "api-tokens", "create", "--name", "dashboard", "--role", "reader"))

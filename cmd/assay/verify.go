@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/assay-verifier/assay/baseline"
@@ -18,6 +19,8 @@ type VerifyCommand struct {
 	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to; those of AMD or Intel among them take the place of the ones that come with this command, for hardware reports."`
 	Collateral   []string  `type:"path" placeholder:"FILE" help:"What hardware reports are checked with: a VCEK or VLEK, a CRL, TCB info or QE identity. Intel's JSON needs its issuer chain beside it, in FILE.chain.pem. May be repeated."`
 	At           time.Time `placeholder:"TIME" help:"Judge as of this time (RFC 3339); now otherwise."`
+
+	Machine map[string]string `placeholder:"FIELD=VALUE" help:"What the policy's rules see as machine: name, platform, os, security_type, scale_set, and labels.NAME. May be repeated. Without it a rule that asks for the machine does not hold."`
 }
 
 // Help explains the exit code.
@@ -32,6 +35,10 @@ func (c *VerifyCommand) Run(a *app) error {
 		in.at = a.now()
 	}
 	in.at = in.at.UTC()
+	var err error
+	if in.machine, err = machineFacts(c.Machine); err != nil {
+		return err
+	}
 	if c.Nonce != "" {
 		nonce, err := parseNonce(c.Nonce)
 		if err != nil {
@@ -55,6 +62,28 @@ func (c *VerifyCommand) Run(a *app) error {
 		return quietExit(exitFailed)
 	}
 	return nil
+}
+
+// machineFacts reads what is said of the machine; nil where nothing is.
+func machineFacts(given map[string]string) (*verifier.MachineFacts, error) {
+	if len(given) == 0 {
+		return nil, nil
+	}
+	m := &verifier.MachineFacts{Labels: map[string]string{}}
+	fields := map[string]*string{"name": &m.Name, "platform": &m.Platform, "os": &m.OS, "security_type": &m.SecurityType, "scale_set": &m.ScaleSet}
+	for name, value := range given {
+		label, isLabel := strings.CutPrefix(name, "labels.")
+		switch {
+		case fields[name] != nil:
+			*fields[name] = value
+		case isLabel && label != "":
+			m.Labels[label] = value
+		default:
+			return nil, &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
+				Detail: fmt.Sprintf("--machine has no field %q: name, platform, os, security_type, scale_set or labels.NAME", name)}
+		}
+	}
+	return m, nil
 }
 
 // printOfflineVerdict goes through the JSON form, so that people see exactly what programs get.

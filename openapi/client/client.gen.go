@@ -260,22 +260,22 @@ func (e BaselineVersionInputState) Valid() bool {
 
 // Defines values for CheckStatus.
 const (
-	Fail    CheckStatus = "fail"
-	Pass    CheckStatus = "pass"
-	Skipped CheckStatus = "skipped"
-	Warn    CheckStatus = "warn"
+	CheckStatusFail    CheckStatus = "fail"
+	CheckStatusPass    CheckStatus = "pass"
+	CheckStatusSkipped CheckStatus = "skipped"
+	CheckStatusWarn    CheckStatus = "warn"
 )
 
 // Valid indicates whether the value is a known member of the CheckStatus enum.
 func (e CheckStatus) Valid() bool {
 	switch e {
-	case Fail:
+	case CheckStatusFail:
 		return true
-	case Pass:
+	case CheckStatusPass:
 		return true
-	case Skipped:
+	case CheckStatusSkipped:
 		return true
-	case Warn:
+	case CheckStatusWarn:
 		return true
 	default:
 		return false
@@ -681,6 +681,24 @@ func (e PlatformPolicyTdxAllowedTcbStatuses) Valid() bool {
 	}
 }
 
+// Defines values for PolicyRuleEffect.
+const (
+	PolicyRuleEffectFail PolicyRuleEffect = "fail"
+	PolicyRuleEffectWarn PolicyRuleEffect = "warn"
+)
+
+// Valid indicates whether the value is a known member of the PolicyRuleEffect enum.
+func (e PolicyRuleEffect) Valid() bool {
+	switch e {
+	case PolicyRuleEffectFail:
+		return true
+	case PolicyRuleEffectWarn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RecommendationStatus.
 const (
 	RecommendationStatusActive   RecommendationStatus = "active"
@@ -714,6 +732,63 @@ func (e RestingHow) Valid() bool {
 	case RestingHowAttestationKey:
 		return true
 	case RestingHowPlatformReport:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevocationsOrigin.
+const (
+	RevocationsOriginImported RevocationsOrigin = "imported"
+	RevocationsOriginShipped  RevocationsOrigin = "shipped"
+)
+
+// Valid indicates whether the value is a known member of the RevocationsOrigin enum.
+func (e RevocationsOrigin) Valid() bool {
+	switch e {
+	case RevocationsOriginImported:
+		return true
+	case RevocationsOriginShipped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevocationsKind.
+const (
+	Dbx       RevocationsKind = "dbx"
+	DbxInfo   RevocationsKind = "dbx_info"
+	SbatLevel RevocationsKind = "sbat_level"
+)
+
+// Valid indicates whether the value is a known member of the RevocationsKind enum.
+func (e RevocationsKind) Valid() bool {
+	switch e {
+	case Dbx:
+		return true
+	case DbxInfo:
+		return true
+	case SbatLevel:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevokedEntryKind.
+const (
+	Certificate RevokedEntryKind = "certificate"
+	Image       RevokedEntryKind = "image"
+)
+
+// Valid indicates whether the value is a known member of the RevokedEntryKind enum.
+func (e RevokedEntryKind) Valid() bool {
+	switch e {
+	case Certificate:
+		return true
+	case Image:
 		return true
 	default:
 		return false
@@ -854,16 +929,16 @@ func (e TokenAlgorithm) Valid() bool {
 
 // Defines values for TrustAnchorOrigin.
 const (
-	Shipped TrustAnchorOrigin = "shipped"
-	Tenant  TrustAnchorOrigin = "tenant"
+	TrustAnchorOriginShipped TrustAnchorOrigin = "shipped"
+	TrustAnchorOriginTenant  TrustAnchorOrigin = "tenant"
 )
 
 // Valid indicates whether the value is a known member of the TrustAnchorOrigin enum.
 func (e TrustAnchorOrigin) Valid() bool {
 	switch e {
-	case Shipped:
+	case TrustAnchorOriginShipped:
 		return true
-	case Tenant:
+	case TrustAnchorOriginTenant:
 		return true
 	default:
 		return false
@@ -2050,6 +2125,50 @@ type PolicyRef struct {
 	Version int `json:"version"`
 }
 
+// PolicyRule An expression of CEL (https://cel.dev) that has to be true. It sees what the evidence proves: `claims` (the verdict's
+// claims), `events` (the proven events of the boot log: index, pcr, type, component, description, digests, verified),
+// `event_log` (whether one was proven), `verified_pcrs` (list), `pcrs` (`pcrs.sha256[7]`), `assurance`, `now`; and what
+// the inventory says: `machine` (name, platform, os, security_type, scale_set, labels). A rule that cannot be
+// evaluated does not hold: guard what may be absent with `has()`, what may be null with `!= null`, events with
+// `event_log`.
+type PolicyRule struct {
+	// AppliesWhen The rule is asked only where this is true.
+	//
+	// Example: machine.os == "windows"
+	AppliesWhen *string `json:"applies_when,omitempty"`
+	Description *string `json:"description,omitempty"`
+
+	// Effect `fail`: the verdict is contraindicated (`baseline_deviation`). `warn`: it is a warning.
+	Effect *PolicyRuleEffect `json:"effect,omitempty"`
+
+	// Expression Example: claims.secure_boot == true
+	Expression string `json:"expression"`
+
+	// Message What the check says where the rule does not hold.
+	Message *string `json:"message,omitempty"`
+	Name    string  `json:"name"`
+}
+
+// PolicyRuleEffect `fail`: the verdict is contraindicated (`baseline_deviation`). `warn`: it is a warning.
+type PolicyRuleEffect string
+
+// PolicyTemplate defines model for PolicyTemplate.
+type PolicyTemplate struct {
+	Description string `json:"description"`
+
+	// Name Example: windows
+	Name string `json:"name"`
+
+	// Policy What a quote must cover and what a machine must be.
+	Policy Policy `json:"policy"`
+	Title  string `json:"title"`
+}
+
+// PolicyTemplateList defines model for PolicyTemplateList.
+type PolicyTemplateList struct {
+	Items []PolicyTemplate `json:"items"`
+}
+
 // PolicyVersion The policy's own fields beside its identity, so that what was read can be changed and put back without them.
 type PolicyVersion = json.RawMessage
 
@@ -2181,6 +2300,66 @@ type RestingMachines struct {
 	// Items The first; all are at /v1/trust-anchors/{anchor_id}/machines.
 	Items []RestingMachine `json:"items"`
 }
+
+// Revocations defines model for Revocations.
+type Revocations struct {
+	// CreatedAt Null of what is shipped.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+	CreatedBy *string    `json:"created_by,omitempty"`
+
+	// Entries How many things it revokes or explains.
+	Entries int `json:"entries"`
+
+	// Kind `dbx`: signed updates of the forbidden signature database. `dbx_info`: Microsoft's list that explains it. `sbat_level`: a revocation level of shim.
+	Kind RevocationsKind `json:"kind"`
+
+	// Name File of what is shipped; else its SHA-256.
+	Name   string            `json:"name"`
+	Origin RevocationsOrigin `json:"origin"`
+	Sha256 string            `json:"sha256"`
+
+	// Source Where what is shipped is from.
+	Source *string `json:"source,omitempty"`
+
+	// Version Date as the data states it; null of `dbx`, whose updates all state the same.
+	Version *string `json:"version"`
+}
+
+// RevocationsOrigin defines model for Revocations.Origin.
+type RevocationsOrigin string
+
+// RevocationsKind `dbx`: signed updates of the forbidden signature database. `dbx_info`: Microsoft's list that explains it. `sbat_level`: a revocation level of shim.
+type RevocationsKind string
+
+// RevocationsList defines model for RevocationsList.
+type RevocationsList struct {
+	Items []Revocations `json:"items"`
+}
+
+// RevokedEntry defines model for RevokedEntry.
+type RevokedEntry struct {
+	// Added Date.
+	//
+	// Example: 2026-04-09
+	Added        *string          `json:"added,omitempty"`
+	Architecture *string          `json:"architecture,omitempty"`
+	Company      *string          `json:"company,omitempty"`
+	Cves         []string         `json:"cves"`
+	Description  *string          `json:"description,omitempty"`
+	File         *string          `json:"file,omitempty"`
+	Kind         RevokedEntryKind `json:"kind"`
+
+	// Optional Its vendor leaves it to administrators when to apply the revocation.
+	Optional bool   `json:"optional"`
+	Sha256   string `json:"sha256"`
+
+	// Signed A signed update revokes it; else a list alone does.
+	Signed   bool    `json:"signed"`
+	SignedBy *string `json:"signed_by,omitempty"`
+}
+
+// RevokedEntryKind defines model for RevokedEntry.Kind.
+type RevokedEntryKind string
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -2894,6 +3073,15 @@ type PutPolicyParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListPolicyVersionsParams defines parameters for ListPolicyVersions.
+type ListPolicyVersionsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListRecommendationsParams defines parameters for ListRecommendations.
 type ListRecommendationsParams struct {
 	// Limit Entries on a page.
@@ -2910,6 +3098,15 @@ type ListRecommendationsParams struct {
 
 // ExemptRecommendationParams defines parameters for ExemptRecommendation.
 type ExemptRecommendationParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutRevocationsJSONBody defines parameters for PutRevocations.
+type PutRevocationsJSONBody = interface{}
+
+// PutRevocationsParams defines parameters for PutRevocations.
+type PutRevocationsParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -3046,6 +3243,9 @@ type PutPolicyJSONRequestBody = Policy
 
 // ExemptRecommendationJSONRequestBody defines body for ExemptRecommendation for application/json ContentType.
 type ExemptRecommendationJSONRequestBody = ExemptionRequest
+
+// PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
+type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
 
 // CreateSuppressionRuleJSONRequestBody defines body for CreateSuppressionRule for application/json ContentType.
 type CreateSuppressionRuleJSONRequestBody = SuppressionRuleInput
@@ -3740,6 +3940,20 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/policies/{name} (the `PutPolicy` operationId).
 	PutPolicy(ctx context.Context, name PolicyName, params *PutPolicyParams, body PutPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListPolicyVersions List the versions of a policy
+	//
+	// Newest first. None is ever changed or removed, since verdicts name the one that they were made by.
+	//
+	// Corresponds with GET /v1/policies/{name}/versions (the `ListPolicyVersions` operationId).
+	ListPolicyVersions(ctx context.Context, name PolicyName, params *ListPolicyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPolicyTemplates List policies to begin with
+	//
+	// One for each kind of machine. Put one under a name of your own, with a selector; nothing is judged by a template itself.
+	//
+	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
+	ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListRecommendations List recommendations
 	//
 	// Corresponds with GET /v1/recommendations (the `ListRecommendations` operationId).
@@ -3763,6 +3977,44 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/exempt (the `ExemptRecommendation` operationId).
 	ExemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *ExemptRecommendationParams, body ExemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRevocations List what is known to be bad
+	//
+	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
+	//
+	// Corresponds with GET /v1/revocations (the `ListRevocations` operationId).
+	ListRevocations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRevokedEntry Look one digest up
+	//
+	// Corresponds with GET /v1/revocations/entries/{sha256} (the `GetRevokedEntry` operationId).
+	GetRevokedEntry(ctx context.Context, sha256 string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRevocationsWithBody Add to what is known to be bad
+	//
+	// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+	// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+	// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+	// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+	// on each attestation is looked at by the new data. At most 1 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+	PutRevocationsWithBody(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRevocations Add to what is known to be bad
+	//
+	// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+	// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+	// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+	// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+	// on each attestation is looked at by the new data. At most 1 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+	PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListSuppressionRules List suppression rules
 	//
@@ -5242,6 +5494,40 @@ func (c *Client) PutPolicy(ctx context.Context, name PolicyName, params *PutPoli
 	return c.Client.Do(req)
 }
 
+// ListPolicyVersions List the versions of a policy
+//
+// Newest first. None is ever changed or removed, since verdicts name the one that they were made by.
+//
+// Corresponds with GET /v1/policies/{name}/versions (the `ListPolicyVersions` operationId).
+func (c *Client) ListPolicyVersions(ctx context.Context, name PolicyName, params *ListPolicyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPolicyVersionsRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPolicyTemplates List policies to begin with
+//
+// One for each kind of machine. Put one under a name of your own, with a selector; nothing is judged by a template itself.
+//
+// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
+func (c *Client) ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPolicyTemplatesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListRecommendations List recommendations
 //
 // Corresponds with GET /v1/recommendations (the `ListRecommendations` operationId).
@@ -5296,6 +5582,84 @@ func (c *Client) ExemptRecommendationWithBody(ctx context.Context, recommendatio
 // Corresponds with POST /v1/recommendations/{recommendation_id}/exempt (the `ExemptRecommendation` operationId).
 func (c *Client) ExemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *ExemptRecommendationParams, body ExemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewExemptRecommendationRequest(c.Server, recommendationID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRevocations List what is known to be bad
+//
+// The data that machines' boots are looked up in, what is shipped first, then what was imported.
+//
+// Corresponds with GET /v1/revocations (the `ListRevocations` operationId).
+func (c *Client) ListRevocations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRevocationsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRevokedEntry Look one digest up
+//
+// Corresponds with GET /v1/revocations/entries/{sha256} (the `GetRevokedEntry` operationId).
+func (c *Client) GetRevokedEntry(ctx context.Context, sha256 string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRevokedEntryRequest(c.Server, sha256)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRevocationsWithBody Add to what is known to be bad
+//
+// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+// on each attestation is looked at by the new data. At most 1 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+func (c *Client) PutRevocationsWithBody(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRevocationsRequestWithBody(c.Server, kind, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRevocations Add to what is known to be bad
+//
+// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+// on each attestation is looked at by the new data. At most 1 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+func (c *Client) PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRevocationsRequest(c.Server, kind, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -8894,6 +9258,106 @@ func NewPutPolicyRequestWithBody(server string, name PolicyName, params *PutPoli
 	return req, nil
 }
 
+// NewListPolicyVersionsRequest constructs an http.Request for the ListPolicyVersions method
+func NewListPolicyVersionsRequest(server string, name PolicyName, params *ListPolicyVersionsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/policies/%s/versions", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListPolicyTemplatesRequest constructs an http.Request for the ListPolicyTemplates method
+func NewListPolicyTemplatesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/policy-templates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListRecommendationsRequest constructs an http.Request for the ListRecommendations method
 func NewListRecommendationsRequest(server string, params *ListRecommendationsParams) (*http.Request, error) {
 	var err error
@@ -9092,6 +9556,129 @@ func NewExemptRecommendationRequestWithBody(server string, recommendationID Reco
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListRevocationsRequest constructs an http.Request for the ListRevocations method
+func NewListRevocationsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/revocations")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRevokedEntryRequest constructs an http.Request for the GetRevokedEntry method
+func NewGetRevokedEntryRequest(server string, sha256 string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "sha256", sha256, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/revocations/entries/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutRevocationsRequest calls the generic PutRevocations builder with application/json body
+func NewPutRevocationsRequest(server string, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutRevocationsRequestWithBody(server, kind, params, "application/json", bodyReader)
+}
+
+// NewPutRevocationsRequestWithBody constructs an http.Request for the PutRevocations method, with any body, and a specified content type
+func NewPutRevocationsRequestWithBody(server string, kind RevocationsKind, params *PutRevocationsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/revocations/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -10541,6 +11128,24 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /v1/policies/{name} (the `PutPolicy` operationId).
 	PutPolicyWithResponse(ctx context.Context, name PolicyName, params *PutPolicyParams, body PutPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PutPolicyResponse, error)
 
+	// ListPolicyVersionsWithResponse List the versions of a policy
+	//
+	// Newest first. None is ever changed or removed, since verdicts name the one that they were made by.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/policies/{name}/versions (the `ListPolicyVersions` operationId).
+	ListPolicyVersionsWithResponse(ctx context.Context, name PolicyName, params *ListPolicyVersionsParams, reqEditors ...RequestEditorFn) (*ListPolicyVersionsResponse, error)
+
+	// ListPolicyTemplatesWithResponse List policies to begin with
+	//
+	// One for each kind of machine. Put one under a name of your own, with a selector; nothing is judged by a template itself.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
+	ListPolicyTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPolicyTemplatesResponse, error)
+
 	// ListRecommendationsWithResponse List recommendations
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -10568,6 +11173,48 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/exempt (the `ExemptRecommendation` operationId).
 	ExemptRecommendationWithResponse(ctx context.Context, recommendationID RecommendationID, params *ExemptRecommendationParams, body ExemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*ExemptRecommendationResponse, error)
+
+	// ListRevocationsWithResponse List what is known to be bad
+	//
+	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/revocations (the `ListRevocations` operationId).
+	ListRevocationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRevocationsResponse, error)
+
+	// GetRevokedEntryWithResponse Look one digest up
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/revocations/entries/{sha256} (the `GetRevokedEntry` operationId).
+	GetRevokedEntryWithResponse(ctx context.Context, sha256 string, reqEditors ...RequestEditorFn) (*GetRevokedEntryResponse, error)
+
+	// PutRevocationsWithBodyWithResponse Add to what is known to be bad
+	//
+	// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+	// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+	// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+	// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+	// on each attestation is looked at by the new data. At most 1 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+	PutRevocationsWithBodyWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error)
+
+	// PutRevocationsWithResponse Add to what is known to be bad
+	//
+	// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+	// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+	// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+	// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+	// on each attestation is looked at by the new data. At most 1 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+	PutRevocationsWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error)
 
 	// ListSuppressionRulesWithResponse List suppression rules
 	//
@@ -13353,6 +14000,102 @@ func (r PutPolicyResponse) ContentType() string {
 	return ""
 }
 
+type ListPolicyVersionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPolicyVersionsResponse) GetJSON200() *PolicyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPolicyVersionsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPolicyVersionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPolicyVersionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPolicyVersionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPolicyVersionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListPolicyTemplatesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTemplateList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPolicyTemplatesResponse) GetJSON200() *PolicyTemplateList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPolicyTemplatesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPolicyTemplatesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPolicyTemplatesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPolicyTemplatesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPolicyTemplatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRecommendationsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -13491,6 +14234,157 @@ func (r ExemptRecommendationResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ExemptRecommendationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListRevocationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationsList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRevocationsResponse) GetJSON200() *RevocationsList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRevocationsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRevocationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRevocationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRevocationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRevocationsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRevokedEntryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevokedEntry
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRevokedEntryResponse) GetJSON200() *RevokedEntry {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRevokedEntryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRevokedEntryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRevokedEntryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRevokedEntryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRevokedEntryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutRevocationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Revocations
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Revocations
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutRevocationsResponse) GetJSON200() *Revocations {
+	return r.JSON200
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r PutRevocationsResponse) GetJSON201() *Revocations {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutRevocationsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutRevocationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutRevocationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutRevocationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutRevocationsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15239,6 +16133,36 @@ func (c *ClientWithResponses) PutPolicyWithResponse(ctx context.Context, name Po
 	return ParsePutPolicyResponse(rsp)
 }
 
+// ListPolicyVersionsWithResponse List the versions of a policy
+//
+// Newest first. None is ever changed or removed, since verdicts name the one that they were made by.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/policies/{name}/versions (the `ListPolicyVersions` operationId).
+func (c *ClientWithResponses) ListPolicyVersionsWithResponse(ctx context.Context, name PolicyName, params *ListPolicyVersionsParams, reqEditors ...RequestEditorFn) (*ListPolicyVersionsResponse, error) {
+	rsp, err := c.ListPolicyVersions(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPolicyVersionsResponse(rsp)
+}
+
+// ListPolicyTemplatesWithResponse List policies to begin with
+//
+// One for each kind of machine. Put one under a name of your own, with a selector; nothing is judged by a template itself.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
+func (c *ClientWithResponses) ListPolicyTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPolicyTemplatesResponse, error) {
+	rsp, err := c.ListPolicyTemplates(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPolicyTemplatesResponse(rsp)
+}
+
 // ListRecommendationsWithResponse List recommendations
 //
 // Returns a wrapper object for the known response body format(s).
@@ -15289,6 +16213,72 @@ func (c *ClientWithResponses) ExemptRecommendationWithResponse(ctx context.Conte
 		return nil, err
 	}
 	return ParseExemptRecommendationResponse(rsp)
+}
+
+// ListRevocationsWithResponse List what is known to be bad
+//
+// The data that machines' boots are looked up in, what is shipped first, then what was imported.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/revocations (the `ListRevocations` operationId).
+func (c *ClientWithResponses) ListRevocationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRevocationsResponse, error) {
+	rsp, err := c.ListRevocations(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRevocationsResponse(rsp)
+}
+
+// GetRevokedEntryWithResponse Look one digest up
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/revocations/entries/{sha256} (the `GetRevokedEntry` operationId).
+func (c *ClientWithResponses) GetRevokedEntryWithResponse(ctx context.Context, sha256 string, reqEditors ...RequestEditorFn) (*GetRevokedEntryResponse, error) {
+	rsp, err := c.GetRevokedEntry(ctx, sha256, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRevokedEntryResponse(rsp)
+}
+
+// PutRevocationsWithBodyWithResponse Add to what is known to be bad
+//
+// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+// on each attestation is looked at by the new data. At most 1 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+func (c *ClientWithResponses) PutRevocationsWithBodyWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error) {
+	rsp, err := c.PutRevocationsWithBody(ctx, kind, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRevocationsResponse(rsp)
+}
+
+// PutRevocationsWithResponse Add to what is known to be bad
+//
+// `dbx`: a signed update of dbx as uefi.org and Microsoft publish it; its signature must lead to Microsoft's key
+// exchange keys, or to an enabled anchor of the purpose `reference_values`. `dbx_info`: the JSON list that explains
+// dbx; it is not signed, so you vouch for what it lists. `sbat_level`: the text of an SBAT level, for which you
+// vouch too. What is added takes nothing away, and an older list or level does not replace a newer one. From then
+// on each attestation is looked at by the new data. At most 1 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
+func (c *ClientWithResponses) PutRevocationsWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error) {
+	rsp, err := c.PutRevocations(ctx, kind, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRevocationsResponse(rsp)
 }
 
 // ListSuppressionRulesWithResponse List suppression rules
@@ -17354,6 +18344,72 @@ func ParsePutPolicyResponse(rsp *http.Response) (*PutPolicyResponse, error) {
 	return response, nil
 }
 
+// ParseListPolicyVersionsResponse parses an HTTP response from a ListPolicyVersionsWithResponse call
+func ParseListPolicyVersionsResponse(rsp *http.Response) (*ListPolicyVersionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPolicyVersionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListPolicyTemplatesResponse parses an HTTP response from a ListPolicyTemplatesWithResponse call
+func ParseListPolicyTemplatesResponse(rsp *http.Response) (*ListPolicyTemplatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPolicyTemplatesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTemplateList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRecommendationsResponse parses an HTTP response from a ListRecommendationsWithResponse call
 func ParseListRecommendationsResponse(rsp *http.Response) (*ListRecommendationsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -17440,6 +18496,112 @@ func ParseExemptRecommendationResponse(rsp *http.Response) (*ExemptRecommendatio
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRevocationsResponse parses an HTTP response from a ListRevocationsWithResponse call
+func ParseListRevocationsResponse(rsp *http.Response) (*ListRevocationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRevocationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationsList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRevokedEntryResponse parses an HTTP response from a GetRevokedEntryWithResponse call
+func ParseGetRevokedEntryResponse(rsp *http.Response) (*GetRevokedEntryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRevokedEntryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevokedEntry
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutRevocationsResponse parses an HTTP response from a PutRevocationsWithResponse call
+func ParsePutRevocationsResponse(rsp *http.Response) (*PutRevocationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutRevocationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Revocations
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Revocations
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

@@ -15,6 +15,7 @@ import (
 	"github.com/assay-verifier/assay/verifier/ear"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -30,6 +31,7 @@ type appraisal struct {
 	evidence   *verifier.Evidence
 	inputs     store.AppraisalInputs
 	candidates []verifier.Candidate
+	rules      verifier.RuleSet // of the policy; nil where it has none
 	freshness  tpm.Freshness
 	nonce      []byte // of the first quote; ours for this machine
 	key        parsedKey
@@ -124,12 +126,16 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 		Policy:     a.inputs.Policy,
 		PolicyRef:  a.inputs.PolicyRef,
 		Candidates: a.candidates,
+		Rules:      a.rules,
 		Log:        a.log.log,
 		LogFault:   a.log.fault,
 		HadLog:     a.inputs.LastLog != nil && a.sameBoot(),
 		IMA:        a.imaList,
 		IMAFault:   a.imaFault,
 		IMAState:   a.imaState,
+	}
+	if a.rules != nil {
+		in.Machine = ruleFacts(&a.inputs.Machine)
 	}
 	if a.inputs.Key != nil {
 		in.AK.Assurance = a.inputs.Key.Assurance
@@ -161,14 +167,15 @@ func (a *appraisal) mayLearn() bool {
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
+	bad := knownBad(judged, a.inputs.Revocations)
 	findings := finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: bad, Now: a.now})
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
 		NextDueAt:     a.now.Add(interval(&a.inputs.Policy)),
 		Appraisal:     judged,
-		Fingerprint:   fingerprint(judged, &findings, a.logDigest),
+		Fingerprint:   fingerprint(judged, &findings, bad, a.logDigest),
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
@@ -197,6 +204,18 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		r.IMAState = a.nextIMA(judged)
 	}
 	return r
+}
+
+// knownBad is what is known to be bad of what booted; nil of evidence that proves nothing.
+func knownBad(judged *verifier.Appraisal, set *revocations.Set) *revocations.Assessment {
+	if !judged.Genuine || set == nil {
+		return nil
+	}
+	measurements := judged.Measurements
+	if measurements == nil {
+		measurements = judged.RTMRMeasurements
+	}
+	return set.Assess(measurements, judged.Claims.Claims)
 }
 
 // recordPlatform adds what the hardware evidence changes. Evidence that a machine sends again and again is kept by

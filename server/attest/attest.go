@@ -13,6 +13,7 @@ import (
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/rules"
 	"github.com/assay-verifier/assay/verifier/tee"
 )
 
@@ -61,6 +62,7 @@ type Service struct {
 	logs     *lru[logKey, parsedLog]
 	keys     *lru[uuid.UUID, parsedKey]
 	compiled *lru[versionKey, *verifier.Reference]
+	rules    *lru[verifier.VersionRef, *rules.Set]
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]
@@ -110,6 +112,7 @@ func New(cfg Config) (*Service, error) {
 		logs:     newLRU[logKey, parsedLog](cfg.LogCacheBytes),
 		keys:     newLRU[uuid.UUID, parsedKey](maxCachedKeys),
 		compiled: newLRU[versionKey, *verifier.Reference](maxCachedReferences),
+		rules:    newLRU[verifier.VersionRef, *rules.Set](maxCachedRules),
 
 		platforms: newLRU[platformKey, provenPlatform](cfg.PlatformCacheBytes),
 		chains:    newLRU[chainsKey, *tee.Chains](maxCachedTenants),

@@ -40,7 +40,8 @@ type (
 const (
 	maxCachedKeys       = 100_000 // about 1 KB each
 	maxCachedReferences = 2_000
-	maxCachedTenants    = 64 // of verified chains
+	maxCachedRules      = 500 // policies
+	maxCachedTenants    = 64  // of verified chains
 	// logOverhead estimates what a parsed log holds beside its raw bytes, as a multiple of them.
 	logOverhead = 3
 )

@@ -153,11 +153,17 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 	// A list that continues an earlier one cannot be replayed alone, and no baseline is taken from it.
 	ev.IMALog, ev.IMALogOffset = nil, 0
 	key := s.attestationKey(inputs.Key, inputs.Trust)
+	set, err := s.compiledRules(ctx, inputs.Policy.Rules, inputs.PolicyRef)
+	if err != nil {
+		return nil, err
+	}
 	in := verifier.Inputs{
 		Now:       now,
 		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Launched: key.launched, Fault: key.fault, Assurance: inputs.Key.Assurance},
 		Policy:    inputs.Policy,
 		PolicyRef: inputs.PolicyRef,
+		Rules:     set,
+		Machine:   ruleFacts(&inputs.Machine),
 		Log:       log,
 	}
 	again := &appraisal{tenant: tenant, machineID: verdict.MachineID, now: now, evidence: ev, inputs: inputs}

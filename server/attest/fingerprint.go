@@ -6,6 +6,7 @@ import (
 
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/finding"
+	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -20,11 +21,13 @@ import (
 //   - what the hardware report proves
 //   - how many measured files were refused
 //   - which recommendations follow and how pressing they are, since some come with time alone
+//   - what is known to be bad of what booted. It is what the data says of this boot and not the data's version, so
+//     that an entry which is added starts a new run for those that booted it, and for no others
 //
 // and leaves out what moves by itself: the TPM's clock and restart count, the length of the IMA list,
 // and the words of a clock that went back (they hold both times). Values that no check speaks of do not
 // count either; PCR 10 differs at every reading.
-func fingerprint(a *verifier.Appraisal, findings *finding.Result, logDigest []byte) [32]byte {
+func fingerprint(a *verifier.Appraisal, findings *finding.Result, bad *revocations.Assessment, logDigest []byte) [32]byte {
 	f := fields{buf: make([]byte, 0, 1024)}
 	f.number(uint64(a.Status))
 	f.text(string(a.Reason))
@@ -56,6 +59,9 @@ func fingerprint(a *verifier.Appraisal, findings *finding.Result, logDigest []by
 	for i := range findings.Recommendations {
 		f.text(findings.Recommendations[i].Code)
 		f.text(string(findings.Recommendations[i].Severity))
+	}
+	if bad != nil {
+		f.text(bad.Digest())
 	}
 	if a.Measurements != nil {
 		explained := uint64(0)

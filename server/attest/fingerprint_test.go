@@ -28,7 +28,7 @@ func judgement(change func(*verifier.Appraisal)) *verifier.Appraisal {
 // Whatever a reader of the verdict would call another judgement has another fingerprint.
 func TestFingerprintTellsJudgementsApart(t *testing.T) {
 	log := make([]byte, 32)
-	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, log)
+	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil, log)
 	for name, change := range map[string]func(*verifier.Appraisal){
 		"status":            func(a *verifier.Appraisal) { a.Status = verifier.Warning },
 		"reason":            func(a *verifier.Appraisal) { a.Reason = verifier.OriginUnverified },
@@ -54,14 +54,14 @@ func TestFingerprintTellsJudgementsApart(t *testing.T) {
 		"another policy":    func(a *verifier.Appraisal) { a.Policy.ID = "q" },
 		"text moved across": func(a *verifier.Appraisal) { a.Deviations[0].Description, a.Deviations[0].EventType = "dE", "V_IPL" },
 	} {
-		if fingerprint(judgement(change), &finding.Result{}, log) == base {
+		if fingerprint(judgement(change), &finding.Result{}, nil, log) == base {
 			t.Errorf("%s: the fingerprint is the same", name)
 		}
 	}
-	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: []finding.Recommendation{{Code: "c"}}}, log) == base {
+	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: []finding.Recommendation{{Code: "c"}}}, nil, log) == base {
 		t.Error("with a recommendation more the fingerprint is the same")
 	}
-	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil) == base {
+	if fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil, nil) == base {
 		t.Error("without a log the fingerprint is the same")
 	}
 }
@@ -73,7 +73,7 @@ func TestFingerprintCoversRecommendations(t *testing.T) {
 		"none": nil, "low": {{Code: "a", Severity: finding.Low}}, "medium": {{Code: "a", Severity: finding.Medium}},
 		"another": {{Code: "b", Severity: finding.Low}}, "two": {{Code: "a", Severity: finding.Low}, {Code: "b", Severity: finding.Low}},
 	} {
-		f := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: list}, nil)
+		f := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{Recommendations: list}, nil, nil)
 		if seen[f] != "" {
 			t.Errorf("%s and %s have one fingerprint", name, seen[f])
 		}
@@ -83,13 +83,13 @@ func TestFingerprintCoversRecommendations(t *testing.T) {
 
 // What moves by itself on an unchanged machine does not make another judgement.
 func TestFingerprintLeavesOutWhatMoves(t *testing.T) {
-	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil)
+	base := fingerprint(judgement(func(*verifier.Appraisal) {}), &finding.Result{}, nil, nil)
 	for name, change := range map[string]func(*verifier.Appraisal){
 		"clock in words":  func(a *verifier.Appraisal) { a.Checks[1].Detail = "from 19 to 15" },
 		"passing detail":  func(a *verifier.Appraisal) { a.Checks[3].Detail = "140 entries" },
 		"IMA list length": func(a *verifier.Appraisal) { a.Claims.IMA.Entries = 140 },
 	} {
-		if fingerprint(judgement(change), &finding.Result{}, nil) != base {
+		if fingerprint(judgement(change), &finding.Result{}, nil, nil) != base {
 			t.Errorf("%s: another fingerprint", name)
 		}
 	}
@@ -97,7 +97,7 @@ func TestFingerprintLeavesOutWhatMoves(t *testing.T) {
 
 func TestFingerprintIsCheap(t *testing.T) {
 	a := judgement(func(*verifier.Appraisal) {})
-	if n := testing.AllocsPerRun(100, func() { fingerprint(a, &finding.Result{}, nil) }); n > 1 {
+	if n := testing.AllocsPerRun(100, func() { fingerprint(a, &finding.Result{}, nil, nil) }); n > 1 {
 		t.Errorf("%v allocations, want at most 1", n)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
+	"github.com/assay-verifier/assay/verifier/rules"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -32,6 +33,9 @@ func (s *Service) prepare(ctx context.Context, a *appraisal) error {
 	}
 	var err error
 	if a.candidates, err = s.candidates(a.inputs.Versions); err != nil {
+		return err
+	}
+	if a.rules, err = s.compiledRules(ctx, a.inputs.Policy.Rules, a.inputs.PolicyRef); err != nil {
 		return err
 	}
 	a.key = s.attestationKey(a.inputs.Key, a.inputs.Trust)
@@ -189,6 +193,29 @@ func (s *Service) candidates(versions []store.BaselineVersion) ([]verifier.Candi
 		})
 	}
 	return baseline.Effective(layers), nil
+}
+
+// compiledRules are the rules of a policy, compiled once for each version; nil where it has none. Rules that do not
+// compile were not accepted by this version of the service: it then judges nothing rather than leave them out. When
+// ctx ends, so does their evaluation.
+func (s *Service) compiledRules(ctx context.Context, list []verifier.PolicyRule, policy verifier.VersionRef) (verifier.RuleSet, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	set, known := s.rules.get(policy)
+	if !known {
+		var err error
+		if set, err = rules.Compile(list); err != nil {
+			return nil, fmt.Errorf("policy %s version %d: %w", policy.ID, policy.Version, err)
+		}
+		s.rules.put(policy, set, 1)
+	}
+	return set.Within(ctx), nil
+}
+
+// ruleFacts is what rules may ask of the inventory.
+func ruleFacts(m *store.Machine) *verifier.MachineFacts {
+	return &verifier.MachineFacts{Name: m.Name, Platform: m.Platform, OS: m.OS, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet, Labels: m.Labels}
 }
 
 // findLog finds the event log: in the evidence, or by digest in the cache or the store. What is in the

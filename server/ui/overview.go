@@ -149,6 +149,14 @@ func recommendationName(code string) string {
 		return "Serial console should be off where not needed"
 	case "ak_certificate_expiring":
 		return "Certificate of the attestation key should be renewed"
+	case "revoked_boot_component":
+		return "Nothing that was revoked should boot"
+	case "dbx_outdated":
+		return "Forbidden signatures (dbx) should be up to date"
+	case "secure_boot_certificates_2011":
+		return "Secure Boot should hold Microsoft's certificates of 2023"
+	case "sbat_level_outdated":
+		return "Shim's revocation level (SBAT) should be up to date"
 	}
 	return words(code)
 }

@@ -43,7 +43,8 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
 		Codes: choices("Any recommendation", f.Code, recommendationName, "secure_boot_enabled", "guest_attestation_installed",
 			"vtpm_enabled", "trusted_boot_components", "kernel_module_signatures", "evidence_weaker_than_platform", "tee_tcb_out_of_date",
-			"tee_collateral_expiring", "tee_debug_enabled", "tee_console_enabled", "ak_certificate_expiring"),
+			"tee_collateral_expiring", "tee_debug_enabled", "tee_console_enabled", "ak_certificate_expiring",
+			"revoked_boot_component", "dbx_outdated", "secure_boot_certificates_2011", "sbat_level_outdated"),
 		Filtered: filtered(r) || tab != "active",
 		Paging:   pagingOf(r, next),
 	})

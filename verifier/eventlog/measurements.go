@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"reflect"
 	"sync"
 
 	"github.com/assay-verifier/assay/verifier/tpm"
@@ -22,8 +23,8 @@ type viewKey struct {
 	proven    [tpm.NumPCRs]uint16
 }
 
-// view is the decoded log as far as a set of PCRs proves it. It is immutable but for its claims, which
-// are made once.
+// view is the decoded log as far as a set of PCRs proves it. It is immutable but for what is drawn from it,
+// which is made once.
 type view struct {
 	key          viewKey
 	events       []Event
@@ -35,6 +36,8 @@ type view struct {
 	jsonOnce sync.Once
 	json     []byte
 	jsonErr  error
+
+	derived sync.Map // reflect.Type of the key -> memo (Derived)
 }
 
 // view decodes the events that the key proves, or finds them decoded.
@@ -92,3 +95,25 @@ func (m *Measurements) Events() []Event {
 
 // Log is the log that was replayed, nil if there was none.
 func (m *Measurements) Log() *Log { return m.log }
+
+// memo is a value that was derived from a view for a key.
+type memo struct{ key, value any }
+
+// Derived is the value that derive draws from these measurements, made once for each set of proven PCRs and key:
+// what thousands of machines booted alike need not be looked at again for each. The last of each key's type is kept.
+// Key must be comparable and stand for all that derive depends on beside the measurements; the value is shared and
+// must not be changed.
+func Derived[K comparable, V any](m *Measurements, key K, derive func() V) V {
+	if m == nil || m.view == nil {
+		return derive()
+	}
+	kind := reflect.TypeFor[K]()
+	if known, ok := m.view.derived.Load(kind); ok {
+		if kept := known.(memo); kept.key == any(key) {
+			return kept.value.(V) //nolint:errcheck // a key's type has one type of value
+		}
+	}
+	value := derive()
+	m.view.derived.Store(kind, memo{key, value})
+	return value
+}

@@ -133,3 +133,10 @@ func (a Authority) describe() string {
 	}
 	return "unknown data"
 }
+
+// WalkSignatures calls visit with each entry of a series of EFI_SIGNATURE_LISTs: its kind ("x509", "sha256", …; empty
+// if unknown), its owner's GUID of 16 bytes, and its data. It allocates nothing for them. The slices alias b. An error
+// means that the series is malformed; entries before the fault were visited.
+func WalkSignatures(b []byte, visit func(kind string, owner, data []byte)) error {
+	return walkSignatures(b, visit)
+}

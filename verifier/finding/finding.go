@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/revocations"
 )
 
 // Severity of a finding.
@@ -55,7 +56,9 @@ type Input struct {
 	Policy    verifier.Policy
 	// RefusedModules are paths of kernel modules that this evidence proves to have been refused.
 	RefusedModules []string
-	Now            time.Time
+	// KnownBad is what is known to be bad of what booted; nil where nobody asked. It must be of the appraisal's claims.
+	KnownBad *revocations.Assessment
+	Now      time.Time
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.

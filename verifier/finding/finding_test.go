@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
 )
 
@@ -31,11 +32,12 @@ type specimen struct {
 		Evidence     string            `json:"platform_evidence"`
 		Instance     bool              `json:"instance_proven"`
 	} `json:"machine"`
-	Policy         json.RawMessage     `json:"policy"`
-	Genuine        bool                `json:"genuine"`
-	Appraisal      *verifier.Appraisal `json:"appraisal"`
-	RefusedModules []string            `json:"refused_modules"`
-	Expect         expectation         `json:"expect"`
+	Policy         json.RawMessage         `json:"policy"`
+	Genuine        bool                    `json:"genuine"`
+	Appraisal      *verifier.Appraisal     `json:"appraisal"`
+	RefusedModules []string                `json:"refused_modules"`
+	KnownBad       *revocations.Assessment `json:"known_bad"`
+	Expect         expectation             `json:"expect"`
 }
 
 type expectation struct {
@@ -70,7 +72,7 @@ func (s *specimen) input(t *testing.T) Input {
 		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
-		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules,
+		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad,
 		Now: now,
 	}
 }
@@ -223,6 +225,7 @@ func TestRuleMetadata(t *testing.T) {
 		"attestation_failed": Medium, "trusted_boot_components": Low, "kernel_module_signatures": Low, "kernel_module_refused": Low,
 		"tee_tcb_out_of_date": Medium, "tee_collateral_expiring": Low, "tee_debug_enabled": High, "tee_console_enabled": Low,
 		"ak_certificate_expiring": Low, "evidence_weaker_than_platform": Medium,
+		"revoked_boot_component": High, "dbx_outdated": Medium, "secure_boot_certificates_2011": Medium, "sbat_level_outdated": Low,
 	}
 	titles := map[string]string{
 		"secure_boot_enabled":         "Secure Boot should be enabled on supported Windows/Linux virtual machines",

@@ -34,6 +34,10 @@ var Rules = []*Rule{
 	teeConsoleEnabled,
 	akCertificateExpiring,
 	evidenceWeakerThanPlatform,
+	revokedBootComponent,
+	dbxOutdated,
+	secureBootCertificates2011,
+	sbatLevelOutdated,
 }
 
 // Derive evaluates every rule.
