@@ -47,6 +47,8 @@ type appraisal struct {
 	platformHeld   bool
 	wants          []tee.Want
 	collateral     []tee.Collateral
+	// clockThen is what quote.clock said when the evidence came; nil for evidence that has just come.
+	clockThen *tpm.StepResult
 }
 
 // Appraise judges one piece of evidence and records the judgement: steps 1 to 9 of the package
@@ -121,6 +123,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 		CCLogFault: a.platform.ccLog.fault,
 		Freshness:  a.freshness,
 		LastClock:  a.inputs.LastClock,
+		ClockThen:  a.clockThen,
 		Policy:     a.inputs.Policy,
 		PolicyRef:  a.inputs.PolicyRef,
 		Candidates: a.candidates,
@@ -157,12 +160,17 @@ func (a *appraisal) mayLearn() bool {
 	return a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
 }
 
-// record is all that one judgement changes.
-func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
+// derive is what follows from a judgement: the posture that it shows, and the findings.
+func (a *appraisal) derive(judged *verifier.Appraisal) (finding.Posture, finding.Result) {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
-	findings := finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
+	return machine.Observed, finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
 		RefusedModules: a.refusedModules(judged), Now: a.now})
+}
+
+// record is all that one judgement changes.
+func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
+	observed, findings := a.derive(judged)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
@@ -172,8 +180,9 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
+		IMAFrom:       a.imaState,
 		Findings:      findings,
-		Observed:      machine.Observed,
+		Observed:      observed,
 		LearnBaseline: learned,
 		Actor:         a.actor,
 	}
@@ -206,10 +215,7 @@ func (a *appraisal) recordPlatform(judged *verifier.Appraisal, r *store.Appraisa
 	if judged.Platform == nil {
 		return
 	}
-	r.PlatformType = a.evidence.Platform.Type
-	if vm, told := judged.Platform.VM(); told {
-		r.VMID = vm.VMID
-	}
+	a.namePlatform(judged, r)
 	if !repeats(a.evidence.Platform) {
 		return
 	}
@@ -217,6 +223,14 @@ func (a *appraisal) recordPlatform(judged *verifier.Appraisal, r *store.Appraisa
 	if !a.platformHeld {
 		// Text, numbers and bytes: it cannot fail.
 		r.PlatformEvidence, _ = json.Marshal(a.platform.evidence)
+	}
+}
+
+// namePlatform says which hardware evidence is proven.
+func (a *appraisal) namePlatform(judged *verifier.Appraisal, r *store.AppraisalRecord) {
+	r.PlatformType = a.evidence.Platform.Type
+	if vm, told := judged.Platform.VM(); told {
+		r.VMID = vm.VMID
 	}
 }
 
