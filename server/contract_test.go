@@ -32,6 +32,8 @@ func TestContract(t *testing.T) {
 		{"evidence refused", evidenceRefused},
 		{"inventory", inventory},
 		{"baselines", baselines},
+		{"trials", trials},
+		{"reappraisals", reappraisals},
 		{"findings", findings},
 		{"suppression", suppression},
 		{"administration", administration},

@@ -37,6 +37,9 @@ var fittingBodies = map[string]string{
 	"createAPIToken":         `{"name": "x", "role": "reader"}`,
 	"createTrustAnchor":      `{"name": "x", "purpose": "ek", "certificates_pem": "x"}`,
 	"putPolicy":              `{}`,
+	"dryRunReferenceValues":  `{"reference_values": {"claims": {"secure_boot": true}}}`,
+	"testPolicy":             `{"policy": {}}`,
+	"createReappraisal":      `{"comment": "x"}`,
 	"submitEvidence":         `{}`,
 }
 
@@ -47,7 +50,7 @@ func operations(t testing.TB, m *machine) []operation {
 		t.Fatal(err)
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
-		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{version}", "1", "{name}", "default",
+		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{version}", "1", "{name}", "default",
 		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek")
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {
@@ -326,6 +329,7 @@ func idempotency(b *bench, m *machine) {
 	tokens := b.tokens(m)
 	b.want(201, "POST", "/v1/machines/"+m.id+"/challenges", m.token, nil, "Idempotency-Key", "k1")
 	b.refused("ak_refused", "", "POST", "/v1/enrollments", tokens[roleJoin], func() any { x := m.enrollment("q"); x["ak_public"] = m.ekPub; return x }(), "Idempotency-Key", "k1")
+	b.want(200, "POST", "/v1/policies/test", tokens[roleReader], `{"policy": {}, "selector": {}}`, "Idempotency-Key", "k1")
 	for _, o := range operations(b.t, m) {
 		if !o.write() {
 			continue

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -93,15 +94,15 @@ func (s *Store) CountMachinesIn(ctx context.Context, tenant uuid.UUID, scope Mac
 const judgementColumns = `SELECT u.ord, v.verdict_id, CASE WHEN $3 THEN v.appraisal->'policy' END, coalesce(st.fingerprint, v.fingerprint),
 		o.verdict_id, o.first_at, o.key_id, o.genuine, CASE WHEN o.status <> 'affirming' THEN o.appraisal->'checks' END,
 		e.content_type, e.size, CASE WHEN octet_length(e.compressed) <= $4 THEN e.compressed END, e.event_log_digest, e.ima_from
-	FROM unnest($2::uuid[]) WITH ORDINALITY u (machine_id, ord)
-	JOIN machine_attestation_state st ON st.tenant_id = $1 AND st.machine_id = u.machine_id
-	JOIN verdicts v ON v.tenant_id = $1 AND v.verdict_id = st.verdict_id
-	JOIN verdicts o ON o.tenant_id = $1 AND o.verdict_id = coalesce(v.evidence_id, v.verdict_id)
-	LEFT JOIN evidence e ON e.tenant_id = $1 AND e.verdict_id = o.verdict_id`
+	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
+	JOIN machine_attestation_state st ON st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id
+	JOIN verdicts v ON v.tenant_id = st.tenant_id AND v.verdict_id = st.verdict_id
+	JOIN verdicts o ON o.tenant_id = v.tenant_id AND o.verdict_id = coalesce(v.evidence_id, v.verdict_id)
+	LEFT JOIN evidence e ON e.tenant_id = o.tenant_id AND e.verdict_id = o.verdict_id`
 
-// byIndex tells the planner of one transaction that a page's handful of rows is found by index, however large the
-// tables are.
-const byIndex = `SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
+// byIndex tells the planner of one transaction that a page's handful of rows is found by index, one table after the other
+// as they are written, however large the tables are and whatever is known of them.
+const byIndex = `SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL join_collapse_limit = 1`
 
 // StoredJudgements reads up to limit machines of a scope that come after a machine (uuid.Nil: from the first), in the
 // order of their ids, all of one snapshot. The machines are fewer than limit where the last of the scope is among
@@ -151,7 +152,7 @@ func (s *Store) readJudgements(ctx context.Context, tx pgx.Tx, tenant uuid.UUID,
 			return nil, err
 		}
 	}
-	return out, scanJudgements(ctx, tx, out, pgUUID(tenant), ids, forRecord, maxGroupedBytes)
+	return out, scanJudgements(ctx, tx, out, slices.Repeat([]pgtype.UUID{pgUUID(tenant)}, len(ids)), ids, forRecord, maxGroupedBytes)
 }
 
 // machinesOf is a page of the machines of a scope.

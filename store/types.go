@@ -280,6 +280,7 @@ type Verdict struct {
 	ID           uuid.UUID
 	MachineID    uuid.UUID
 	MachineName  string
+	ReceivedAt   time.Time // of the evidence that was judged: FirstAt, but where stored evidence was judged again
 	FirstAt      time.Time
 	LastAt       time.Time
 	Count        int64

@@ -31,6 +31,9 @@ func scanVerdict(row pgx.Row) (Verdict, error) {
 	}
 	v.ID, v.MachineID, v.KeyID = id.Bytes, machine.Bytes, key.Bytes
 	v.Supersedes, v.SupersededBy, v.EvidenceID, v.ReappraisalID = uuidPtr(supersedes), uuidPtr(by), uuidPtr(evidence), uuidPtr(reappraisal)
+	if v.ReceivedAt = v.FirstAt; v.EvidenceID != nil {
+		v.ReceivedAt = timeOfID(*v.EvidenceID)
+	}
 	if err := json.Unmarshal(body, &v.Appraisal); err != nil {
 		return Verdict{}, fmt.Errorf("stored appraisal of verdict %s: %w", v.ID, err)
 	}
