@@ -16,6 +16,7 @@ type PoliciesCommand struct {
 	List PoliciesList `cmd:"" default:"withargs" help:"List policies (also without \"list\")."`
 	Show PolicyShow   `cmd:"" help:"Print a policy as JSON, ready for set --file and verify --policy."`
 	Set  PolicySet    `cmd:"" help:"Create a policy, or a further version of it."`
+	Test PolicyTest   `cmd:"" help:"What would become of the fleet under a policy."`
 }
 
 // policyHead is the identity of a policy version, which the policy object itself does not have.
@@ -90,6 +91,24 @@ func withoutHead(raw []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
+// readPolicyObject reads a policy, with or without the identity that show prints.
+func readPolicyObject(file string, a *app) ([]byte, error) {
+	body, err := readFile(file, maxSmallFile, a.stdin)
+	if err != nil {
+		return nil, unreadable(file, "a policy", err)
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) == nil {
+		if body, err = withoutHead(body); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := verifier.ParsePolicy(body); err != nil {
+		return nil, unreadable(file, "a policy", err)
+	}
+	return body, nil
+}
+
 // PolicySet sets a policy.
 type PolicySet struct {
 	Name string `arg:"" default:"default" help:"Name of the policy."`
@@ -98,18 +117,9 @@ type PolicySet struct {
 
 // Run sets it.
 func (c *PolicySet) Run(a *app) error {
-	body, err := readFile(c.File, maxSmallFile, a.stdin)
+	body, err := readPolicyObject(c.File, a)
 	if err != nil {
-		return unreadable(c.File, "a policy", err)
-	}
-	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) == nil {
-		if body, err = withoutHead(body); err != nil {
-			return err
-		}
-	}
-	if _, err := verifier.ParsePolicy(body); err != nil {
-		return unreadable(c.File, "a policy", err)
+		return err
 	}
 	api, err := a.api()
 	if err != nil {
