@@ -363,7 +363,9 @@ func TestHardwareTrustIsJudgedBackwards(t *testing.T) {
 	if n := b.rows()["reappraisals"]; n != queued {
 		t.Errorf("%d reappraisals", n)
 	}
-	b.policy(func(p *verifier.Policy) { p.PlatformEvidence.SNP.MinimumTCB = map[tee.Product]tee.TCB{tee.Milan: {Bootloader: 255, TEE: 255, SNP: 255, Microcode: 255}} })
+	b.policy(func(p *verifier.Policy) {
+		p.PlatformEvidence.SNP.MinimumTCB = map[tee.Product]tee.TCB{tee.Milan: {Bootloader: 255, TEE: 255, SNP: 255, Microcode: 255}}
+	})
 	r := b.reappraise()
 	if r.Cause.Kind != store.CausePolicy || counts(r) != "0 1 0 0 0 1" {
 		t.Fatalf("%+v: %s", r, firstFailure(b.said(c.machine)))
