@@ -533,3 +533,37 @@ func TestAttestationOvertakesReappraisal(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+// What the clock was warned of when the evidence came, it is warned of still.
+func TestClockWarningStands(t *testing.T) {
+	b := newBench(t)
+	m := b.enrolled("sb-on-1")
+	b.attest(m)
+	page, err := b.store.StoredJudgements(b.ctx, b.tenant, store.MachineScope{}, uuid.Nil, 10, false, b.now())
+	if err != nil || len(page) != 1 {
+		t.Fatalf("%d, %v", len(page), err)
+	}
+	page[0].Checks = []verifier.Check{{Code: verifier.CheckQuoteClock, Status: verifier.Warn, Detail: "the TPM's firmware version changed"}}
+	_, judged, why, err := b.judgeStored(b.ctx, b.tenant, &page[0], assumption{}, b.now())
+	if err != nil || why != "" || judged.Status != verifier.Warning || checkOf(judged, verifier.CheckQuoteClock).Detail != "the TPM's firmware version changed" {
+		t.Errorf("%+v, %q, %v", judged, why, err)
+	}
+	// Of evidence that failed then for being late, or used, nothing is forgiven.
+	for _, fault := range []string{faultExpired, faultUsed} {
+		page[0].Genuine, page[0].Checks = false, []verifier.Check{{Code: verifier.CheckQuoteNonce, Status: verifier.Fail, Detail: fault}}
+		if _, judged, _, err := b.judgeStored(b.ctx, b.tenant, &page[0], assumption{}, b.now()); err != nil || judged.Genuine || checkOf(judged, verifier.CheckQuoteNonce).Detail != fault {
+			t.Errorf("%s: %+v, %v", fault, judged, err)
+		}
+	}
+	for story, c := range map[NotJudged]func(*store.StoredJudgement){
+		KeyChanged:      func(j *store.StoredJudgement) { j.KeyID = uuid.New() },
+		NoEvidence:      func(j *store.StoredJudgement) { j.Kept = false },
+		EventLogMissing: func(j *store.StoredJudgement) { j.EventLogHash = make([]byte, 32) },
+	} {
+		j := page[0]
+		c(&j)
+		if _, judged, why, err := b.judgeStored(b.ctx, b.tenant, &j, assumption{}, b.now()); judged != nil || why != story || err != nil {
+			t.Errorf("%s: %v, %q, %v", story, judged, why, err)
+		}
+	}
+}
