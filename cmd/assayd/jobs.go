@@ -141,9 +141,14 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 	if err := st.CheckMigrations(p.ctx); err != nil {
 		return err
 	}
-	_, attestation, err := newAttestation(p.ctx, st, "", newLogger(p.stderr, "warn", "text"), nil)
-	if err != nil {
-		return err
+	var attestation *attest.Service
+	if r.Job == schedule.ReappraiseName { // the others need no keys, and nothing that a database has only once it was served
+		if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
+			return err
+		}
+		if _, attestation, err = newAttestation(p.ctx, st, "", newLogger(p.stderr, "warn", "text"), nil); err != nil {
+			return err
+		}
 	}
 	report, err := schedule.Once(p.ctx, jobs(st, attestation, &r.Fetch), r.Job)
 	if err != nil {
