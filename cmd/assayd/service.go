@@ -166,8 +166,13 @@ func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.Tra
 	if err != nil {
 		return nil, nil, err
 	}
+	roots, err := c.Issuers.roots()
+	if err != nil {
+		return nil, nil, err
+	}
 	srv, err := server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, err
