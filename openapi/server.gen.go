@@ -338,19 +338,19 @@ func (e CollateralSource) Valid() bool {
 
 // Defines values for DeviationKind.
 const (
-	Added   DeviationKind = "added"
-	Changed DeviationKind = "changed"
-	Removed DeviationKind = "removed"
+	DeviationKindAdded   DeviationKind = "added"
+	DeviationKindChanged DeviationKind = "changed"
+	DeviationKindRemoved DeviationKind = "removed"
 )
 
 // Valid indicates whether the value is a known member of the DeviationKind enum.
 func (e DeviationKind) Valid() bool {
 	switch e {
-	case Added:
+	case DeviationKindAdded:
 		return true
-	case Changed:
+	case DeviationKindChanged:
 		return true
-	case Removed:
+	case DeviationKindRemoved:
 		return true
 	default:
 		return false
@@ -699,6 +699,54 @@ func (e PolicyRuleEffect) Valid() bool {
 	}
 }
 
+// Defines values for ReappraisalOutcome.
+const (
+	ReappraisalOutcomeBetter    ReappraisalOutcome = "better"
+	ReappraisalOutcomeChanged   ReappraisalOutcome = "changed"
+	ReappraisalOutcomeNotJudged ReappraisalOutcome = "not_judged"
+	ReappraisalOutcomeWorse     ReappraisalOutcome = "worse"
+)
+
+// Valid indicates whether the value is a known member of the ReappraisalOutcome enum.
+func (e ReappraisalOutcome) Valid() bool {
+	switch e {
+	case ReappraisalOutcomeBetter:
+		return true
+	case ReappraisalOutcomeChanged:
+		return true
+	case ReappraisalOutcomeNotJudged:
+		return true
+	case ReappraisalOutcomeWorse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReappraisalState.
+const (
+	Done    ReappraisalState = "done"
+	Failed  ReappraisalState = "failed"
+	Queued  ReappraisalState = "queued"
+	Running ReappraisalState = "running"
+)
+
+// Valid indicates whether the value is a known member of the ReappraisalState enum.
+func (e ReappraisalState) Valid() bool {
+	switch e {
+	case Done:
+		return true
+	case Failed:
+		return true
+	case Queued:
+		return true
+	case Running:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RecommendationStatus.
 const (
 	RecommendationStatusActive   RecommendationStatus = "active"
@@ -927,6 +975,27 @@ func (e TokenAlgorithm) Valid() bool {
 	}
 }
 
+// Defines values for TrialDeviationKind.
+const (
+	TrialDeviationKindAdded   TrialDeviationKind = "added"
+	TrialDeviationKindChanged TrialDeviationKind = "changed"
+	TrialDeviationKindRemoved TrialDeviationKind = "removed"
+)
+
+// Valid indicates whether the value is a known member of the TrialDeviationKind enum.
+func (e TrialDeviationKind) Valid() bool {
+	switch e {
+	case TrialDeviationKindAdded:
+		return true
+	case TrialDeviationKindChanged:
+		return true
+	case TrialDeviationKindRemoved:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TrustAnchorOrigin.
 const (
 	TrustAnchorOriginShipped TrustAnchorOrigin = "shipped"
@@ -966,6 +1035,24 @@ func (e TrustPurpose) Valid() bool {
 	case TrustPurposeSnp:
 		return true
 	case TrustPurposeTdx:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for VerdictOrigin.
+const (
+	VerdictOriginEvidence    VerdictOrigin = "evidence"
+	VerdictOriginReappraisal VerdictOrigin = "reappraisal"
+)
+
+// Valid indicates whether the value is a known member of the VerdictOrigin enum.
+func (e VerdictOrigin) Valid() bool {
+	switch e {
+	case VerdictOriginEvidence:
+		return true
+	case VerdictOriginReappraisal:
 		return true
 	default:
 		return false
@@ -1451,6 +1538,18 @@ type Deviation struct {
 
 // DeviationKind defines model for Deviation.Kind.
 type DeviationKind string
+
+// DryRunRequest defines model for DryRunRequest.
+type DryRunRequest struct {
+	// BaselineID The baseline that they would be the next version of; `selector` is then its own.
+	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
+
+	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
+	ReferenceValues ReferenceValues `json:"reference_values"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
 
 // Enrollment defines model for Enrollment.
 type Enrollment struct {
@@ -2169,6 +2268,15 @@ type PolicyTemplateList struct {
 	Items []PolicyTemplate `json:"items"`
 }
 
+// PolicyTestRequest defines model for PolicyTestRequest.
+type PolicyTestRequest struct {
+	// Policy What a quote must cover and what a machine must be.
+	Policy Policy `json:"policy"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
+
 // PolicyVersion The policy's own fields beside its identity, so that what was read can be changed and put back without them.
 type PolicyVersion = json.RawMessage
 
@@ -2239,6 +2347,111 @@ type Provenance struct {
 	// Repository Example: github.com/example/images
 	Repository *string `json:"repository,omitempty"`
 }
+
+// Reappraisal defines model for Reappraisal.
+type Reappraisal struct {
+	AlertsOpened int64 `json:"alerts_opened"`
+	Better       int64 `json:"better"`
+	Cause        struct {
+		// Detail What happened to it, in plain words.
+		Detail string `json:"detail"`
+
+		// ID Which one.
+		//
+		// Example: 0198c0de-5a1e-7000-8000-7a6c31d1f001
+		ID string `json:"id"`
+
+		// Kind baseline_version trust_anchor collateral policy known_bad, or request where somebody asked.
+		//
+		// Example: trust_anchor
+		Kind string `json:"kind"`
+	} `json:"cause"`
+
+	// Changed Judged otherwise with the same status.
+	Changed int64 `json:"changed"`
+
+	// Error Why the last round failed; empty if it did not.
+	Error      string             `json:"error"`
+	FinishedAt *time.Time         `json:"finished_at"`
+	ID         openapi_types.UUID `json:"id"`
+
+	// Judged Judged again so far.
+	Judged int64 `json:"judged"`
+
+	// Machines Machines in scope; null before it begins.
+	Machines    *int64           `json:"machines"`
+	NotJudged   int64            `json:"not_judged"`
+	RequestedAt time.Time        `json:"requested_at"`
+	RequestedBy string           `json:"requested_by"`
+	StartedAt   *time.Time       `json:"started_at"`
+	State       ReappraisalState `json:"state"`
+	Unchanged   int64            `json:"unchanged"`
+	Worse       int64            `json:"worse"`
+}
+
+// ReappraisalInput defines model for ReappraisalInput.
+type ReappraisalInput struct {
+	// Comment Why.
+	//
+	// Example: the golden image was found to be compromised
+	Comment string `json:"comment"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
+
+// ReappraisalList defines model for ReappraisalList.
+type ReappraisalList struct {
+	Items []Reappraisal `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ReappraisalMachine defines model for ReappraisalMachine.
+type ReappraisalMachine struct {
+	MachineID   openapi_types.UUID `json:"machine_id"`
+	MachineName string             `json:"machine_name"`
+
+	// NotJudgedBecause As in a dry run, or attested_since where the machine sent evidence meanwhile; empty if it was judged.
+	NotJudgedBecause string `json:"not_judged_because"`
+
+	// Outcome `changed`: judged otherwise with the same status.
+	Outcome ReappraisalOutcome `json:"outcome"`
+
+	// ReasonAfter `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	ReasonAfter *VerdictReason `json:"reason_after"`
+
+	// StatusAfter Null if it was not judged.
+	//
+	// Example: contraindicated
+	StatusAfter *string `json:"status_after"`
+
+	// StatusBefore `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusBefore VerdictStatus `json:"status_before"`
+
+	// SupersededVerdictID The verdict that stood before.
+	SupersededVerdictID *openapi_types.UUID `json:"superseded_verdict_id"`
+
+	// VerdictID The verdict that supersedes; null if it was not judged.
+	VerdictID *openapi_types.UUID `json:"verdict_id"`
+}
+
+// ReappraisalMachineList defines model for ReappraisalMachineList.
+type ReappraisalMachineList struct {
+	Items []ReappraisalMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ReappraisalOutcome `changed`: judged otherwise with the same status.
+type ReappraisalOutcome string
+
+// ReappraisalState defines model for ReappraisalState.
+type ReappraisalState string
 
 // Recommendation defines model for Recommendation.
 type Recommendation struct {
@@ -2520,6 +2733,149 @@ type TCBVersion struct {
 // TokenAlgorithm defines model for TokenAlgorithm.
 type TokenAlgorithm string
 
+// Trial All machines are counted; what is listed is bounded.
+type Trial struct {
+	// BecomeHealthy That would affirm and whose standing verdict does not.
+	BecomeHealthy int64 `json:"become_healthy"`
+
+	// BecomeUnhealthy Whose standing verdict affirms and that would not.
+	//
+	// Example: 4
+	BecomeUnhealthy int64 `json:"become_unhealthy"`
+
+	// Covered Machines that it would be for.
+	//
+	// Example: 1240
+	Covered int64 `json:"covered"`
+
+	// Deviations Each difference, with how many machines show exactly that one; most first.
+	Deviations []TrialDeviation `json:"deviations"`
+
+	// FailedChecks Checks that fail, with how many machines each fails on; most first.
+	FailedChecks []TrialCheck `json:"failed_checks"`
+
+	// Healthy That would affirm.
+	//
+	// Example: 1236
+	Healthy int64 `json:"healthy"`
+
+	// Judged Of them, those whose stored evidence could be judged.
+	Judged int64 `json:"judged"`
+
+	// Machines Those that would not be healthy, or whose status would change, by id.
+	Machines []TrialMachine `json:"machines"`
+
+	// MoreDeviations Occurrences of differences that are not listed.
+	MoreDeviations int64 `json:"more_deviations"`
+
+	// MoreMachines Of them that are not listed.
+	MoreMachines int64 `json:"more_machines"`
+
+	// None Of which nothing could be appraised.
+	None      int64 `json:"none"`
+	NotJudged int64 `json:"not_judged"`
+
+	// NotJudgedBecause Why machines were not judged, with how many: no_evidence key_changed evidence_unreadable challenge_unknown event_log_missing platform_evidence_missing ima_increment.
+	//
+	// Example: {"no_evidence":2}
+	NotJudgedBecause map[string]int64 `json:"not_judged_because"`
+
+	// Unchanged Whose status would be the same.
+	Unchanged int64 `json:"unchanged"`
+
+	// Unhealthy That would warn or be contraindicated.
+	//
+	// Example: 4
+	Unhealthy int64 `json:"unhealthy"`
+}
+
+// TrialCheck defines model for TrialCheck.
+type TrialCheck struct {
+	// Code Example: baseline.match
+	Code string `json:"code"`
+
+	// Detail On the first of them.
+	Detail   string `json:"detail"`
+	Machines int64  `json:"machines"`
+}
+
+// TrialDeviation defines model for TrialDeviation.
+type TrialDeviation struct {
+	// Actual Hex digest, or value of a claim; empty where removed.
+	Actual string `json:"actual"`
+
+	// Bank PCR bank of the digests.
+	//
+	// Example: sha256
+	Bank *string `json:"bank,omitempty"`
+
+	// Component Example: boot_loader
+	Component string `json:"component"`
+
+	// Description Example: the boot loader image grubx64.efi changed
+	Description string `json:"description"`
+
+	// EventType Example: EV_EFI_BOOT_SERVICES_APPLICATION
+	EventType         string               `json:"event_type"`
+	ExampleMachineIds []openapi_types.UUID `json:"example_machine_ids"`
+
+	// Expected Hex digests, or values of a claim.
+	Expected []string           `json:"expected"`
+	Kind     TrialDeviationKind `json:"kind"`
+
+	// Machines Example: 312
+	Machines int64 `json:"machines"`
+
+	// Pcr -1 where no single PCR carries it.
+	//
+	// Example: 4
+	Pcr int `json:"pcr"`
+}
+
+// TrialDeviationKind defines model for TrialDeviation.Kind.
+type TrialDeviationKind string
+
+// TrialLine One line of the answer as `application/x-ndjson`. The last one has `result` or `problem`.
+type TrialLine struct {
+	// Problem RFC 9457.
+	Problem  *Problem `json:"problem,omitempty"`
+	Progress *struct {
+		// Done Machines.
+		Done  int64 `json:"done"`
+		Total int64 `json:"total"`
+	} `json:"progress,omitempty"`
+
+	// Result All machines are counted; what is listed is bounded.
+	Result *Trial `json:"result,omitempty"`
+}
+
+// TrialMachine defines model for TrialMachine.
+type TrialMachine struct {
+	// Detail What it says.
+	Detail     string      `json:"detail"`
+	Deviations []Deviation `json:"deviations"`
+
+	// FailedCheck The first check that fails; empty if none does.
+	//
+	// Example: baseline.match
+	FailedCheck    string             `json:"failed_check"`
+	MachineID      openapi_types.UUID `json:"machine_id"`
+	MachineName    string             `json:"machine_name"`
+	MoreDeviations int                `json:"more_deviations"`
+
+	// ReasonThen `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	ReasonThen *VerdictReason `json:"reason_then"`
+	ScaleSet   string         `json:"scale_set"`
+
+	// StatusNow `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusNow VerdictStatus `json:"status_now"`
+
+	// StatusThen `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusThen VerdictStatus `json:"status_then"`
+}
+
 // TrustAnchor defines model for TrustAnchor.
 type TrustAnchor struct {
 	Certificates []TrustCertificate `json:"certificates"`
@@ -2615,8 +2971,14 @@ type Verdict struct {
 	NextAttestationAfterSeconds *int       `json:"next_attestation_after_seconds,omitempty"`
 	NextChallenge               *Challenge `json:"next_challenge,omitempty"`
 
+	// Origin In the history: `evidence` where the machine attested, `reappraisal` where stored evidence was judged again. Such a verdict is no attestation: received_at is when that evidence was received, first_at when it was judged again.
+	Origin *VerdictOrigin `json:"origin,omitempty"`
+
 	// Policy The policy version that was judged by.
 	Policy PolicyRef `json:"policy"`
+
+	// ReappraisalID The reappraisal that made it; in the history.
+	ReappraisalID *openapi_types.UUID `json:"reappraisal_id,omitempty"`
 
 	// Reason `origin_unverified`, `baseline_deviation`, or null.
 	//
@@ -2631,7 +2993,16 @@ type Verdict struct {
 
 	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
 	Status VerdictStatus `json:"status"`
+
+	// SupersededBy The verdict that judged this one's evidence again; in the history. This one is kept as it was.
+	SupersededBy *openapi_types.UUID `json:"superseded_by,omitempty"`
+
+	// Supersedes The verdict that stood before this one judged its evidence again; in the history.
+	Supersedes *openapi_types.UUID `json:"supersedes,omitempty"`
 }
+
+// VerdictOrigin In the history: `evidence` where the machine attested, `reappraisal` where stored evidence was judged again. Such a verdict is no attestation: received_at is when that evidence was received, first_at when it was judged again.
+type VerdictOrigin string
 
 // VerdictList defines model for VerdictList.
 type VerdictList struct {
@@ -2708,6 +3079,9 @@ type PolicyName = string
 
 // ProviderID defines model for ProviderID.
 type ProviderID = openapi_types.UUID
+
+// ReappraisalID defines model for ReappraisalID.
+type ReappraisalID = openapi_types.UUID
 
 // RecommendationID defines model for RecommendationID.
 type RecommendationID = openapi_types.UUID
@@ -3037,6 +3411,36 @@ type ListPolicyVersionsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ListReappraisalsParams defines parameters for ListReappraisals.
+type ListReappraisalsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// State Of this state alone.
+	State *ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// CreateReappraisalParams defines parameters for CreateReappraisal.
+type CreateReappraisalParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListReappraisalMachinesParams defines parameters for ListReappraisalMachines.
+type ListReappraisalMachinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Outcome Of this outcome alone.
+	Outcome *ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+}
+
 // ListRecommendationsParams defines parameters for ListRecommendations.
 type ListRecommendationsParams struct {
 	// Limit Entries on a page.
@@ -3177,6 +3581,9 @@ type PutPipelineRuleJSONRequestBody = PipelineRuleInput
 
 // PutPolicyJSONRequestBody defines body for PutPolicy for application/json ContentType.
 type PutPolicyJSONRequestBody = Policy
+
+// CreateReappraisalJSONRequestBody defines body for CreateReappraisal for application/json ContentType.
+type CreateReappraisalJSONRequestBody = ReappraisalInput
 
 // ExemptRecommendationJSONRequestBody defines body for ExemptRecommendation for application/json ContentType.
 type ExemptRecommendationJSONRequestBody = ExemptionRequest
@@ -3345,6 +3752,18 @@ type ServerInterface interface {
 	// ListPolicyTemplates List policies to begin with
 	// (GET /v1/policy-templates)
 	ListPolicyTemplates(w http.ResponseWriter, r *http.Request)
+	// ListReappraisals List reappraisals
+	// (GET /v1/reappraisals)
+	ListReappraisals(w http.ResponseWriter, r *http.Request, params ListReappraisalsParams)
+	// CreateReappraisal Have stored evidence judged again
+	// (POST /v1/reappraisals)
+	CreateReappraisal(w http.ResponseWriter, r *http.Request, params CreateReappraisalParams)
+	// GetReappraisal Get a reappraisal
+	// (GET /v1/reappraisals/{reappraisal_id})
+	GetReappraisal(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID)
+	// ListReappraisalMachines List what a reappraisal changed
+	// (GET /v1/reappraisals/{reappraisal_id}/machines)
+	ListReappraisalMachines(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID, params ListReappraisalMachinesParams)
 	// ListRecommendations List recommendations
 	// (GET /v1/recommendations)
 	ListRecommendations(w http.ResponseWriter, r *http.Request, params ListRecommendationsParams)
@@ -3708,6 +4127,30 @@ func (_ Unimplemented) ListPolicyVersions(w http.ResponseWriter, r *http.Request
 // ListPolicyTemplates List policies to begin with
 // (GET /v1/policy-templates)
 func (_ Unimplemented) ListPolicyTemplates(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListReappraisals List reappraisals
+// (GET /v1/reappraisals)
+func (_ Unimplemented) ListReappraisals(w http.ResponseWriter, r *http.Request, params ListReappraisalsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateReappraisal Have stored evidence judged again
+// (POST /v1/reappraisals)
+func (_ Unimplemented) CreateReappraisal(w http.ResponseWriter, r *http.Request, params CreateReappraisalParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetReappraisal Get a reappraisal
+// (GET /v1/reappraisals/{reappraisal_id})
+func (_ Unimplemented) GetReappraisal(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListReappraisalMachines List what a reappraisal changed
+// (GET /v1/reappraisals/{reappraisal_id}/machines)
+func (_ Unimplemented) ListReappraisalMachines(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID, params ListReappraisalMachinesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -6318,6 +6761,200 @@ func (siw *ServerInterfaceWrapper) ListPolicyTemplates(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// ListReappraisals operation middleware
+func (siw *ServerInterfaceWrapper) ListReappraisals(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListReappraisalsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListReappraisals(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateReappraisal operation middleware
+func (siw *ServerInterfaceWrapper) CreateReappraisal(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateReappraisalParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateReappraisal(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetReappraisal operation middleware
+func (siw *ServerInterfaceWrapper) GetReappraisal(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "reappraisal_id" -------------
+	var reappraisalID ReappraisalID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "reappraisal_id", chi.URLParam(r, "reappraisal_id"), &reappraisalID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reappraisal_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetReappraisal(w, r, reappraisalID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListReappraisalMachines operation middleware
+func (siw *ServerInterfaceWrapper) ListReappraisalMachines(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "reappraisal_id" -------------
+	var reappraisalID ReappraisalID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "reappraisal_id", chi.URLParam(r, "reappraisal_id"), &reappraisalID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reappraisal_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListReappraisalMachinesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListReappraisalMachines(w, r, reappraisalID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListRecommendations operation middleware
 func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r *http.Request) {
 
@@ -7425,6 +8062,18 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/policies", wrapper.ListPolicies)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/reappraisals", wrapper.ListReappraisals)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/reappraisals", wrapper.CreateReappraisal)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/reappraisals/{reappraisal_id}", wrapper.GetReappraisal)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/reappraisals/{reappraisal_id}/machines", wrapper.ListReappraisalMachines)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/policies/{name}", wrapper.GetPolicy)
 	})
 	r.Group(func(r chi.Router) {
@@ -7453,6 +8102,13 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 }
 
 type ProblemApplicationProblemPlusJSONResponse Problem
+
+type TrialJSONResponse Trial
+type TrialApplicationXNdjsonResponse struct {
+	Body io.Reader
+
+	ContentLength int64
+}
 
 type GetHealthRequestObject struct {
 }
@@ -9449,6 +10105,164 @@ func (response ListPolicyTemplatesdefaultApplicationProblemPlusJSONResponse) Vis
 	return err
 }
 
+type ListReappraisalsRequestObject struct {
+	Params ListReappraisalsParams
+}
+
+type ListReappraisalsResponseObject interface {
+	VisitListReappraisalsResponse(w http.ResponseWriter) error
+}
+
+type ListReappraisals200JSONResponse ReappraisalList
+
+func (response ListReappraisals200JSONResponse) VisitListReappraisalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListReappraisalsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListReappraisalsdefaultApplicationProblemPlusJSONResponse) VisitListReappraisalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateReappraisalRequestObject struct {
+	Params CreateReappraisalParams
+	Body   *CreateReappraisalJSONRequestBody
+}
+
+type CreateReappraisalResponseObject interface {
+	VisitCreateReappraisalResponse(w http.ResponseWriter) error
+}
+
+type CreateReappraisal202JSONResponse Reappraisal
+
+func (response CreateReappraisal202JSONResponse) VisitCreateReappraisalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateReappraisaldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateReappraisaldefaultApplicationProblemPlusJSONResponse) VisitCreateReappraisalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetReappraisalRequestObject struct {
+	ReappraisalID ReappraisalID `json:"reappraisal_id"`
+}
+
+type GetReappraisalResponseObject interface {
+	VisitGetReappraisalResponse(w http.ResponseWriter) error
+}
+
+type GetReappraisal200JSONResponse Reappraisal
+
+func (response GetReappraisal200JSONResponse) VisitGetReappraisalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetReappraisaldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetReappraisaldefaultApplicationProblemPlusJSONResponse) VisitGetReappraisalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListReappraisalMachinesRequestObject struct {
+	ReappraisalID ReappraisalID `json:"reappraisal_id"`
+	Params        ListReappraisalMachinesParams
+}
+
+type ListReappraisalMachinesResponseObject interface {
+	VisitListReappraisalMachinesResponse(w http.ResponseWriter) error
+}
+
+type ListReappraisalMachines200JSONResponse ReappraisalMachineList
+
+func (response ListReappraisalMachines200JSONResponse) VisitListReappraisalMachinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListReappraisalMachinesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListReappraisalMachinesdefaultApplicationProblemPlusJSONResponse) VisitListReappraisalMachinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRecommendationsRequestObject struct {
 	Params ListRecommendationsParams
 }
@@ -10304,6 +11118,18 @@ type StrictServerInterface interface {
 	// ListPolicyTemplates List policies to begin with
 	// (GET /v1/policy-templates)
 	ListPolicyTemplates(ctx context.Context, request ListPolicyTemplatesRequestObject) (ListPolicyTemplatesResponseObject, error)
+	// ListReappraisals List reappraisals
+	// (GET /v1/reappraisals)
+	ListReappraisals(ctx context.Context, request ListReappraisalsRequestObject) (ListReappraisalsResponseObject, error)
+	// CreateReappraisal Have stored evidence judged again
+	// (POST /v1/reappraisals)
+	CreateReappraisal(ctx context.Context, request CreateReappraisalRequestObject) (CreateReappraisalResponseObject, error)
+	// GetReappraisal Get a reappraisal
+	// (GET /v1/reappraisals/{reappraisal_id})
+	GetReappraisal(ctx context.Context, request GetReappraisalRequestObject) (GetReappraisalResponseObject, error)
+	// ListReappraisalMachines List what a reappraisal changed
+	// (GET /v1/reappraisals/{reappraisal_id}/machines)
+	ListReappraisalMachines(ctx context.Context, request ListReappraisalMachinesRequestObject) (ListReappraisalMachinesResponseObject, error)
 	// ListRecommendations List recommendations
 	// (GET /v1/recommendations)
 	ListRecommendations(ctx context.Context, request ListRecommendationsRequestObject) (ListRecommendationsResponseObject, error)
@@ -11852,6 +12678,118 @@ func (sh *strictHandler) ListPolicyTemplates(w http.ResponseWriter, r *http.Requ
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListPolicyTemplatesResponseObject); ok {
 		if err := validResponse.VisitListPolicyTemplatesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListReappraisals operation middleware
+func (sh *strictHandler) ListReappraisals(w http.ResponseWriter, r *http.Request, params ListReappraisalsParams) {
+	var request ListReappraisalsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListReappraisals(ctx, request.(ListReappraisalsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListReappraisals")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListReappraisalsResponseObject); ok {
+		if err := validResponse.VisitListReappraisalsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateReappraisal operation middleware
+func (sh *strictHandler) CreateReappraisal(w http.ResponseWriter, r *http.Request, params CreateReappraisalParams) {
+	var request CreateReappraisalRequestObject
+
+	request.Params = params
+
+	var body CreateReappraisalJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateReappraisal(ctx, request.(CreateReappraisalRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateReappraisal")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateReappraisalResponseObject); ok {
+		if err := validResponse.VisitCreateReappraisalResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetReappraisal operation middleware
+func (sh *strictHandler) GetReappraisal(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID) {
+	var request GetReappraisalRequestObject
+
+	request.ReappraisalID = reappraisalID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetReappraisal(ctx, request.(GetReappraisalRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetReappraisal")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetReappraisalResponseObject); ok {
+		if err := validResponse.VisitGetReappraisalResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListReappraisalMachines operation middleware
+func (sh *strictHandler) ListReappraisalMachines(w http.ResponseWriter, r *http.Request, reappraisalID ReappraisalID, params ListReappraisalMachinesParams) {
+	var request ListReappraisalMachinesRequestObject
+
+	request.ReappraisalID = reappraisalID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListReappraisalMachines(ctx, request.(ListReappraisalMachinesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListReappraisalMachines")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListReappraisalMachinesResponseObject); ok {
+		if err := validResponse.VisitListReappraisalMachinesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

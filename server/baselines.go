@@ -28,16 +28,20 @@ func referenceOf(raw json.RawMessage) (verifier.ReferenceValues, error) {
 	if err == nil {
 		return rv, nil
 	}
-	const place = "/reference_values"
+	return rv, within("/reference_values", err)
+}
+
+// within moves what a decoder of the verifier says of a value to the value's place in the body.
+func within(place string, err error) error {
 	var decode *verifier.DecodeError
 	var field *verifier.FieldError
 	switch {
 	case errors.As(err, &decode):
-		return rv, located(decode.Code, place+decode.Pointer, decode.Detail)
+		return located(decode.Code, place+decode.Pointer, decode.Detail)
 	case errors.As(err, &field):
-		return rv, located(codeInvalidField, place+field.Pointer, field.Detail)
+		return located(codeInvalidField, place+field.Pointer, field.Detail)
 	}
-	return rv, fmt.Errorf("compile reference values: %w", err)
+	return fmt.Errorf("read %s: %w", place, err)
 }
 
 func provenanceOf(p *openapi.Provenance) (json.RawMessage, error) {

@@ -35,6 +35,8 @@ func TestContract(t *testing.T) {
 		{"evidence refused", evidenceRefused},
 		{"inventory", inventory},
 		{"baselines", baselines},
+		{"trials", trials},
+		{"reappraisals", reappraisals},
 		{"pipelines", pipelines},
 		{"findings", findings},
 		{"suppression", suppression},

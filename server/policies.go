@@ -52,13 +52,20 @@ func (s *Server) GetPolicy(ctx context.Context, req openapi.GetPolicyRequestObje
 	return jsonAnswer{http.StatusOK, policyDTO(v)}, nil
 }
 
+// policyOf reads a policy whose rules compile.
+func policyOf(body []byte) (verifier.Policy, error) {
+	policy, err := verifier.ParsePolicy(body)
+	if err != nil {
+		return verifier.Policy{}, err
+	}
+	_, err = rules.Compile(policy.Rules)
+	return policy, err
+}
+
 // PutPolicy stores a further version of a policy.
 func (s *Server) PutPolicy(ctx context.Context, req openapi.PutPolicyRequestObject) (openapi.PutPolicyResponseObject, error) {
-	policy, err := verifier.ParsePolicy(*req.Body)
+	policy, err := policyOf(*req.Body)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := rules.Compile(policy.Rules); err != nil {
 		return nil, err
 	}
 	v, err := s.store.PutPolicy(ctx, principalOf(ctx).tenant, req.Name, policy, s.now(), actorOf(ctx))

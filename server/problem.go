@@ -110,7 +110,11 @@ func asRequestError(err error) (e *requestError, ok bool) {
 	case errors.As(err, &own):
 		return own, true
 	case errors.As(err, &use):
-		return located(string(use.Code), use.Pointer, use.Detail), true
+		e := located(string(use.Code), use.Pointer, use.Detail)
+		if use.Code == attest.CodeTrialRunning {
+			return e.with("Retry-After", "5"), true
+		}
+		return e, true
 	case errors.As(err, &decode):
 		return located(decode.Code, decode.Pointer, decode.Detail), true
 	case errors.As(err, &field):
@@ -154,6 +158,25 @@ type problem struct {
 // fail answers err as a problem document. What is no statement about the request is logged with its
 // text and answered as internal, without it.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e, doc := s.problemOf(r, err)
+	body, err := json.Marshal(doc)
+	if err != nil { // cannot happen: the type holds strings and numbers
+		http.Error(w, "internal", http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	for name, values := range e.header {
+		h[name] = values
+	}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(doc.Status)
+	_, _ = w.Write(body)
+}
+
+// problemOf is the document of an error, noted for the log and the metrics.
+func (s *Server) problemOf(r *http.Request, err error) (*requestError, problem) {
 	e, ok := asRequestError(err)
 	if !ok {
 		if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
@@ -169,7 +192,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		e, kind = refuse(codeInternal, "the request could not be completed; its id finds the reason in the logs"), s.problems[codeInternal]
 	}
 	noteProblem(r.Context(), e.code)
-	body, err := json.Marshal(problem{
+	return e, problem{
 		Type:     "/docs/problems/" + e.code,
 		Title:    kind.title,
 		Status:   kind.status,
@@ -177,18 +200,5 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		Code:     e.code,
 		Instance: requestID(r.Context()),
 		Errors:   e.errors,
-	})
-	if err != nil { // cannot happen: the type holds strings and numbers
-		http.Error(w, "internal", http.StatusInternalServerError)
-		return
 	}
-	h := w.Header()
-	for name, values := range e.header {
-		h[name] = values
-	}
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(kind.status)
-	_, _ = w.Write(body)
 }

@@ -42,6 +42,9 @@ var fittingBodies = map[string]string{
 	"testPipelineRules":      `{"provider_id": "` + nobody + `", "claims": {}}`,
 	"createTrustAnchor":      `{"name": "x", "purpose": "ek", "certificates_pem": "x"}`,
 	"putPolicy":              `{}`,
+	"dryRunReferenceValues":  `{"reference_values": {"claims": {"secure_boot": true}}}`,
+	"testPolicy":             `{"policy": {}}`,
+	"createReappraisal":      `{"comment": "x"}`,
 	"submitEvidence":         `{}`,
 }
 
@@ -52,7 +55,7 @@ func operations(t testing.TB, m *machine) []operation {
 		t.Fatal(err)
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
-		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{provider_id}", nobody, "{version}", "1", "{name}", "default",
+		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{provider_id}", nobody, "{version}", "1", "{name}", "default",
 		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek")
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {

@@ -82,6 +82,10 @@ func (s *Server) routes() []route {
 		{"PATCH", "/v1/suppression-rules/{rule_id}", roleAdmin, api.UpdateSuppressionRule},
 		{"DELETE", "/v1/suppression-rules/{rule_id}", roleAdmin, api.DeleteSuppressionRule},
 		{"GET", "/v1/overview", roleReader, api.GetOverview},
+		{"GET", "/v1/reappraisals", roleReader, api.ListReappraisals},
+		{"POST", "/v1/reappraisals", roleAdmin, api.CreateReappraisal},
+		{"GET", "/v1/reappraisals/{reappraisal_id}", roleReader, api.GetReappraisal},
+		{"GET", "/v1/reappraisals/{reappraisal_id}/machines", roleReader, api.ListReappraisalMachines},
 
 		{"GET", "/v1/baselines", roleBaselineReader, api.ListBaselines},
 		{"POST", "/v1/baselines", roleBaselineWriter, api.CreateBaseline},
@@ -91,6 +95,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/baselines/{baseline_id}/versions/{version}", roleBaselineReader, api.GetBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleBaselineWriter, api.PromoteBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/retire", roleAdmin, api.RetireBaselineVersion},
+		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/dry-run", roleReader, s.dryRunVersion},
+		{"POST", "/v1/baselines/dry-run", roleReader, s.dryRunValues},
 
 		{"GET", "/v1/join-tokens", roleAdmin, api.ListJoinTokens},
 		{"POST", "/v1/join-tokens", roleAdmin, api.CreateJoinToken},
@@ -120,6 +126,7 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/collateral/{kind}/{name}", roleReader, s.getCollateral},
 		{"DELETE", "/v1/collateral/{kind}/{name}", roleAdmin, s.deleteCollateral},
 		{"GET", "/v1/policies", roleReader, api.ListPolicies},
+		{"POST", "/v1/policies/test", roleReader, s.testPolicy},
 		{"GET", "/v1/policies/{name}", roleReader, api.GetPolicy},
 		{"PUT", "/v1/policies/{name}", roleAdmin, api.PutPolicy},
 		{"GET", "/v1/policies/{name}/versions", roleReader, api.ListPolicyVersions},

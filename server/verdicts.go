@@ -29,6 +29,10 @@ type verdict struct {
 	LastAt         *time.Time `json:"last_at,omitempty"`
 	Count          int64      `json:"count,omitempty"`
 	EventLogDigest string     `json:"event_log_digest,omitempty"`
+	Origin         string     `json:"origin,omitempty"`
+	ReappraisalID  *uuid.UUID `json:"reappraisal_id,omitempty"`
+	Supersedes     *uuid.UUID `json:"supersedes,omitempty"`
+	SupersededBy   *uuid.UUID `json:"superseded_by,omitempty"`
 }
 
 // withoutNulls replaces absent lists by empty ones, in a copy: the appraisal may be shared.
@@ -74,6 +78,10 @@ func storedVerdict(v store.Verdict) verdict {
 	out := verdict{
 		ID: v.ID, MachineID: v.MachineID, MachineName: v.MachineName, ReceivedAt: first,
 		Appraisal: withoutNulls(v.Appraisal), FirstAt: &first, LastAt: &last, Count: v.Count,
+		Origin: "evidence", ReappraisalID: v.ReappraisalID, Supersedes: v.Supersedes, SupersededBy: v.SupersededBy,
+	}
+	if v.ReappraisalID != nil {
+		out.Origin, out.ReceivedAt = "reappraisal", utc(v.ReceivedAt)
 	}
 	if len(v.EventLogHash) > 0 {
 		out.EventLogDigest = "sha256:" + hex.EncodeToString(v.EventLogHash)

@@ -165,6 +165,11 @@ func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID,
 			return err
 		}
 		a.Enabled = enabled
+		if !enabled {
+			if err := withdrawn(ctx, tx, tenant, &a, "disabled", now, actor); err != nil {
+				return err
+			}
+		}
 		return bumpConfig(ctx, tx, tenant)
 	})
 	if err != nil {
@@ -180,23 +185,32 @@ func (s *Store) DeleteTrustAnchor(ctx context.Context, tenant, id uuid.UUID, now
 		if err := lockConfig(ctx, tx, tenant); err != nil {
 			return err
 		}
-		var name, purpose, origin string
-		err := tx.QueryRow(ctx, `SELECT name, purpose, origin FROM trust_anchors WHERE tenant_id = $1 AND anchor_id = $2`, tenant, id).Scan(&name, &purpose, &origin)
+		a, err := getAnchor(ctx, tx, tenant, id)
 		if err != nil {
-			return notFound(err, "trust anchor", id)
+			return err
 		}
-		if origin == AnchorShipped {
+		if a.Origin == AnchorShipped {
 			return fmt.Errorf("trust anchor %s is shipped with the service: %w", id, ErrConflict)
+		}
+		if err := withdrawn(ctx, tx, tenant, &a, "deleted", now, actor); err != nil {
+			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM trust_anchors WHERE tenant_id = $1 AND anchor_id = $2`, tenant, id); err != nil {
 			return fmt.Errorf("delete trust anchor %s: %w", id, err)
 		}
 		if err := audit(ctx, tx, tenant, now, actor, "trust_anchor.delete", "trust_anchor:"+id.String(),
-			map[string]any{"name": name, "purpose": purpose}, nil); err != nil {
+			map[string]any{"name": a.Name, "purpose": a.Purpose}, nil); err != nil {
 			return err
 		}
 		return bumpConfig(ctx, tx, tenant)
 	})
+}
+
+// withdrawn asks that the evidence of the machines that rest on the anchor is judged without it.
+func withdrawn(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, a *TrustAnchor, how string, now time.Time, actor Actor) error {
+	cause := ReappraisalCause{Kind: CauseTrustAnchor, ID: a.ID.String(), Detail: fmt.Sprintf("trust anchor %s (%s) was %s", a.Name, a.Purpose, how)}
+	_, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{AnchorFingerprints: a.fingerprints()}, now, actor)
+	return err
 }
 
 // ShippedAnchor is an anchor that comes with the service.

@@ -185,11 +185,17 @@ func lockedVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID,
 
 // setVersionState writes and audits a version's state.
 func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersion, state string, until *time.Time, action string, now time.Time, actor Actor) error {
-	was := versionSummary(*v)
+	was, wasState := versionSummary(*v), v.State
 	v.State, v.ActiveUntil = state, until
 	if _, err := tx.Exec(ctx, `UPDATE baseline_versions SET state = $4, active_until = $5 WHERE tenant_id = $1 AND baseline_id = $2 AND version = $3`,
 		tenant, v.BaselineID, v.Version, state, until); err != nil {
 		return err
+	}
+	if state == "retired" && wasState != "draft" { // what was judged by it is to be judged without it
+		cause := ReappraisalCause{Kind: CauseBaselineVersion, ID: fmt.Sprintf("%s/%d", v.BaselineID, v.Version), Detail: fmt.Sprintf("version %d of %s was retired", v.Version, v.Name)}
+		if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: v.Selector}, now, actor); err != nil {
+			return err
+		}
 	}
 	return audit(ctx, tx, tenant, now, actor, action, baselineTarget(*v), was, versionSummary(*v))
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -100,7 +101,8 @@ func changesTrust(group []*pending, tenant uuid.UUID) bool {
 
 // putCollateral stores what is newer than what is held; marks the change of configuration, ends the wants and
 // records each for the auditor. A later statement of an issuer replaces an earlier one, never the other way: who
-// replays an old CRL brings nothing back.
+// replays an old CRL brings nothing back. What all machines share and a later statement replaces, or somebody brings,
+// lets stored evidence be judged again: a CRL may revoke, and a TCB level may no longer do.
 const putCollateral = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::timestamptz[], $7::timestamptz[],
 			$8::text[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[])
 		u (tenant_id, kind, name, body, issuer_chain, not_before, not_after, source, at, event_id, actor_kind, actor_id, remote_addr, request_id)),
@@ -109,7 +111,12 @@ const putCollateral = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::text[], $
 		ON CONFLICT (tenant_id, kind, name) DO UPDATE SET body = excluded.body, issuer_chain = excluded.issuer_chain, not_before = excluded.not_before,
 			not_after = excluded.not_after, source = excluded.source, created_at = excluded.created_at, created_by = excluded.created_by
 		WHERE excluded.not_before > c.not_before OR excluded.not_before = c.not_before AND excluded.not_after > c.not_after
-		RETURNING c.tenant_id, c.kind, c.name),
+		RETURNING c.tenant_id, c.kind, c.name, c.xmax <> 0 AS replaced),
+	queued AS (INSERT INTO reappraisals (tenant_id, reappraisal_id, cause_kind, cause_id, cause_detail, scope, state, requested_by, requested_at)
+		SELECT u.tenant_id, u.event_id, 'collateral', u.kind || '/' || u.name, u.kind || ' ' || u.name || ' was replaced',
+			jsonb_build_object('platform_types', jsonb_build_array('azure_hcl', CASE WHEN u.kind LIKE 'tdx%' THEN 'tdx' ELSE 'sev_snp' END)),
+			'queued', u.actor_kind || ':' || u.actor_id, u.at
+		FROM u JOIN put USING (tenant_id, kind, name) WHERE u.kind <> 'vcek' AND (put.replaced OR u.source <> 'evidence') ` + onQueuedTwice + `),
 	marked AS (UPDATE tenants t SET config_generation = t.config_generation + 1
 		WHERE t.tenant_id IN (SELECT tenant_id FROM put WHERE kind <> 'vcek')),
 	satisfied AS (DELETE FROM collateral_wants w USING put WHERE w.tenant_id = put.tenant_id AND w.kind = put.kind AND w.name = put.name),
@@ -257,6 +264,14 @@ func (s *Store) ListCollateral(ctx context.Context, tenant uuid.UUID, f Collater
 	return items, next, nil
 }
 
+// platformTypesOf are the types of hardware evidence that collateral of a kind is checked with (the same as in putCollateral).
+func platformTypesOf(kind tee.Kind) []string {
+	if strings.HasPrefix(string(kind), "tdx") {
+		return []string{tee.TypeAzureHCL, tee.TypeTDX}
+	}
+	return []string{tee.TypeAzureHCL, tee.TypeSEVSNP}
+}
+
 // DeleteCollateral removes collateral; a machine may bring it again. ErrNotFound.
 func (s *Store) DeleteCollateral(ctx context.Context, tenant uuid.UUID, kind tee.Kind, name string, now time.Time, actor Actor) error {
 	c := tee.Collateral{Kind: kind, Name: name}
@@ -272,6 +287,12 @@ func (s *Store) DeleteCollateral(ctx context.Context, tenant uuid.UUID, kind tee
 		if err := audit(ctx, tx, tenant, now, actor, "collateral.delete", "collateral:"+string(kind)+"/"+name,
 			map[string]any{"sha256": fmt.Sprintf("%x", sha256.Sum256(c.Body)), "not_after": c.NotAfter}, nil); err != nil {
 			return err
+		}
+		if shared(c) {
+			cause := ReappraisalCause{Kind: CauseCollateral, ID: string(kind) + "/" + name, Detail: fmt.Sprintf("%s %s was deleted", kind, name)}
+			if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{PlatformTypes: platformTypesOf(kind)}, now, actor); err != nil {
+				return err
+			}
 		}
 		return bumpConfig(ctx, tx, tenant)
 	})

@@ -52,6 +52,15 @@ func timePtr(t pgtype.Timestamptz) *time.Time {
 	return &t.Time
 }
 
+// timeOfID is the time that newID made an id of, to the millisecond.
+func timeOfID(id uuid.UUID) time.Time {
+	var ms int64
+	for _, b := range id[:6] {
+		ms = ms<<8 | int64(b)
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
 func (p Page) limit() int {
 	switch {
 	case p.Limit <= 0:

@@ -16,6 +16,8 @@ import (
 // newRuns is what a group's new runs write, column by column: one statement a table for the whole group. In a
 // reboot storm every record is a change; a statement for each of its rows costs Postgres more than twice as much.
 type newRuns struct {
+	superseding bool // the runs are of stored evidence that was judged again
+
 	logs       bootLogTable
 	platforms  platformTable
 	collateral collateralTable
@@ -116,7 +118,11 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	if e := &n.ended; len(e.verdicts) > 0 {
 		b.Queue(endRuns, e.tenants, e.verdicts, e.ats, e.counts)
 	}
-	b.Queue(beginRuns, append(t.args(), n.verdicts)...)
+	if n.superseding {
+		b.Queue(supersedeRuns, t.tenants, t.machines, n.verdicts, t.ats)
+	} else {
+		b.Queue(beginRuns, append(t.args(), n.verdicts)...)
+	}
 	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests)
 	if e := &n.evidence; len(e.verdicts) > 0 {
 		b.Queue(insertEvidence, e.args()...)
@@ -153,19 +159,23 @@ type evidenceTable struct {
 	types               []string
 	sizes               []int
 	compressed, digests [][]byte
+	imaFrom             []pgtype.Text
 }
 
-const insertEvidence = `INSERT INTO evidence (tenant_id, verdict_id, content_type, size, compressed, event_log_digest)
-	SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::bytea[], $6::bytea[])`
+const insertEvidence = `INSERT INTO evidence (tenant_id, verdict_id, content_type, size, compressed, event_log_digest, ima_from)
+	SELECT u.tenant_id, u.verdict_id, u.content_type, u.size, u.compressed, u.digest, u.ima_from::json
+	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::bytea[], $6::bytea[], $7::text[])
+		u (tenant_id, verdict_id, content_type, size, compressed, digest, ima_from)`
 
 func (e *evidenceTable) add(p *pending, id uuid.UUID) {
 	e.tenants, e.verdicts = append(e.tenants, pgUUID(p.tenant)), append(e.verdicts, pgUUID(id))
 	e.types, e.sizes = append(e.types, p.rec.EvidenceType), append(e.sizes, len(p.rec.Evidence))
 	e.compressed, e.digests = append(e.compressed, p.prepared.evidence), append(e.digests, p.rec.EventLogHash)
+	e.imaFrom = append(e.imaFrom, pgtype.Text{String: string(p.prepared.imaFrom), Valid: p.prepared.imaFrom != nil})
 }
 
 func (e *evidenceTable) args() []any {
-	return []any{e.tenants, e.verdicts, e.types, e.sizes, e.compressed, e.digests}
+	return []any{e.tenants, e.verdicts, e.types, e.sizes, e.compressed, e.digests, e.imaFrom}
 }
 
 // writeLarge writes the evidence that is too large to be gathered, one after the other.

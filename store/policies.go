@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -106,6 +107,13 @@ func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p 
 		if _, err := tx.Exec(ctx, `INSERT INTO policy_versions (tenant_id, policy_id, version, body, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
 			tenant, out.ID, out.Version, body, out.CreatedBy, now); err != nil {
 			return err
+		}
+		if !reflect.DeepEqual(was.Policy.PlatformEvidence, p.PlatformEvidence) {
+			// What it asks of hardware evidence, a TCB level above all, is asked of what was shown before too.
+			cause := ReappraisalCause{Kind: CausePolicy, ID: fmt.Sprintf("%s/%d", name, out.Version), Detail: "what policy " + name + " asks of hardware evidence was changed"}
+			if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: p.Selector}, now, actor); err != nil {
+				return err
+			}
 		}
 		return audit(ctx, tx, tenant, now, actor, "policy.put", fmt.Sprintf("policy:%s/%d", name, out.Version), before, p)
 	})

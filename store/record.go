@@ -54,7 +54,7 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 
 // prepared is a record's content in the form of its columns.
 type prepared struct {
-	appraisal, evidence, log, platform []byte
+	appraisal, evidence, log, platform, imaFrom []byte
 }
 
 func prepare(rec *AppraisalRecord) (prepared, error) {
@@ -71,6 +71,11 @@ func prepare(rec *AppraisalRecord) (prepared, error) {
 	}
 	if rec.PlatformEvidence != nil {
 		p.platform = compress(rec.PlatformEvidence)
+	}
+	if rec.IMAFrom != nil {
+		if p.imaFrom, err = json.Marshal(rec.IMAFrom); err != nil {
+			return prepared{}, fmt.Errorf("marshal what the IMA list continues: %w", err)
+		}
 	}
 	return p, nil
 }

@@ -230,7 +230,7 @@ func insertRevocations(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, held *S
 		pgUUID(tenant), held.Kind, held.SHA256[:], held.Version, held.Entries, body, now, held.CreatedBy); err != nil {
 		return err
 	}
-	if err := revocationsChanged(ctx, tx, tenant); err != nil {
+	if err := revocationsChanged(ctx, tx, tenant, held, now, actor); err != nil {
 		return err
 	}
 	return audit(ctx, tx, tenant, now, actor, "revocations.import", "revocations:"+string(held.Kind), nil,
@@ -238,7 +238,12 @@ func insertRevocations(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, held *S
 }
 
 // revocationsChanged is called in the transaction that changes what is known to be bad: from its commit on, every
-// attestation is looked at by the new set.
-func revocationsChanged(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
-	return bumpConfig(ctx, tx, tenant)
+// attestation is looked at by the new set, and what is stored of the fleet is looked at again.
+func revocationsChanged(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, held *StoredRevocations, now time.Time, actor Actor) error {
+	if err := bumpConfig(ctx, tx, tenant); err != nil {
+		return err
+	}
+	_, err := EnqueueReappraisal(ctx, tx, tenant, ReappraisalCause{Kind: CauseKnownBad, ID: held.Name,
+		Detail: fmt.Sprintf("%s of %s was imported", held.Kind, held.Version)}, MachineScope{}, now, actor)
+	return err
 }

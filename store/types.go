@@ -256,6 +256,7 @@ type AppraisalRecord struct {
 	EvidenceType string          // content type of Evidence
 	Evidence     []byte          // raw body, stored on change
 	IMAState     *ima.State
+	IMAFrom      *ima.State // what the IMA list in Evidence continues; nil for a whole list
 	// PlatformDigest names the hardware evidence (tee.Evidence.Digest); nil if there was none. PlatformEvidence is
 	// it as JSON, stored once per digest; nil if it is held already. PlatformType is its type, and VMID the cloud's
 	// id of the VM that it states, if any: both count where the appraisal is genuine and begins a run.
@@ -285,12 +286,16 @@ type Verdict struct {
 	ID           uuid.UUID
 	MachineID    uuid.UUID
 	MachineName  string
+	ReceivedAt   time.Time // of the evidence that was judged: FirstAt, but where stored evidence was judged again
 	FirstAt      time.Time
 	LastAt       time.Time
 	Count        int64
 	Appraisal    verifier.Appraisal // Checks, Deviations, Claims, Baseline, Policy as stored
 	EventLogHash []byte
 	KeyID        uuid.UUID
+	// Where stored evidence was judged again: the verdict that this one supersedes, the one whose evidence it judged,
+	// and the reappraisal that made it; nil where the machine attested. SupersededBy is nil while nothing superseded it.
+	Supersedes, EvidenceID, ReappraisalID, SupersededBy *uuid.UUID
 }
 
 // VerdictFilter narrows ListVerdicts.

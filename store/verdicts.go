@@ -14,7 +14,7 @@ import (
 const verdictColumns = `v.verdict_id, v.machine_id, m.name, v.first_at,
 	CASE WHEN st.verdict_id = v.verdict_id THEN st.run_last_at ELSE v.last_at END,
 	CASE WHEN st.verdict_id = v.verdict_id THEN st.run_count ELSE v.run_count END,
-	v.appraisal, v.genuine, v.event_log_digest, v.key_id`
+	v.appraisal, v.genuine, v.event_log_digest, v.key_id, v.supersedes, v.superseded_by, v.evidence_id, v.reappraisal_id`
 
 const verdictTables = ` FROM verdicts v
 	JOIN machines m ON m.tenant_id = v.tenant_id AND m.machine_id = v.machine_id
@@ -22,13 +22,18 @@ const verdictTables = ` FROM verdicts v
 
 func scanVerdict(row pgx.Row) (Verdict, error) {
 	var v Verdict
-	var id, machine, key pgtype.UUID
+	var id, machine, key, supersedes, by, evidence, reappraisal pgtype.UUID
 	var body []byte
 	var genuine bool
-	if err := row.Scan(&id, &machine, &v.MachineName, &v.FirstAt, &v.LastAt, &v.Count, &body, &genuine, &v.EventLogHash, &key); err != nil {
+	if err := row.Scan(&id, &machine, &v.MachineName, &v.FirstAt, &v.LastAt, &v.Count, &body, &genuine, &v.EventLogHash, &key,
+		&supersedes, &by, &evidence, &reappraisal); err != nil {
 		return Verdict{}, err
 	}
 	v.ID, v.MachineID, v.KeyID = id.Bytes, machine.Bytes, key.Bytes
+	v.Supersedes, v.SupersededBy, v.EvidenceID, v.ReappraisalID = uuidPtr(supersedes), uuidPtr(by), uuidPtr(evidence), uuidPtr(reappraisal)
+	if v.ReceivedAt = v.FirstAt; v.EvidenceID != nil {
+		v.ReceivedAt = timeOfID(*v.EvidenceID)
+	}
 	if err := json.Unmarshal(body, &v.Appraisal); err != nil {
 		return Verdict{}, fmt.Errorf("stored appraisal of verdict %s: %w", v.ID, err)
 	}
@@ -85,12 +90,14 @@ func idBound(ms int64) uuid.UUID {
 	return id
 }
 
-// GetEvidence reads the raw evidence behind a verdict. ErrNotFound where none was kept.
+// GetEvidence reads the raw evidence behind a verdict, which for one that a reappraisal made is that of an earlier one.
+// ErrNotFound where none was kept.
 func (s *Store) GetEvidence(ctx context.Context, tenant, verdictID uuid.UUID) (StoredEvidence, error) {
 	var e StoredEvidence
 	var size int
 	var frame []byte
-	err := s.pool.QueryRow(ctx, `SELECT content_type, size, compressed, event_log_digest FROM evidence WHERE tenant_id = $1 AND verdict_id = $2`, pgUUID(tenant), pgUUID(verdictID)).
+	err := s.pool.QueryRow(ctx, `SELECT content_type, size, compressed, event_log_digest FROM evidence WHERE tenant_id = $1
+		AND verdict_id = coalesce((SELECT evidence_id FROM verdicts WHERE tenant_id = $1 AND verdict_id = $2), $2)`, pgUUID(tenant), pgUUID(verdictID)).
 		Scan(&e.ContentType, &size, &frame, &e.EventLogHash)
 	if err != nil {
 		return StoredEvidence{}, notFound(err, "evidence of verdict", verdictID)

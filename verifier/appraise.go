@@ -184,6 +184,7 @@ func (a *appraiser) verifyQuote() {
 		Required:      a.in.Policy.RequiredSelections(),
 		AllowSHA1PCRs: a.in.Policy.AllowSHA1PCRs,
 		Last:          a.in.LastClock,
+		ClockThen:     a.in.ClockThen,
 	})
 }
 

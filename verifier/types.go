@@ -213,10 +213,13 @@ type Candidate struct {
 
 // Inputs is all that Appraise knows beside the evidence. It is built from one snapshot of the store.
 type Inputs struct {
-	Now        time.Time
-	AK         AttestationKey
-	Freshness  tpm.Freshness
-	LastClock  *tpm.ClockState // of the last genuine quote by this AK; nil if none
+	Now       time.Time
+	AK        AttestationKey
+	Freshness tpm.Freshness
+	LastClock *tpm.ClockState // of the last genuine quote by this AK; nil if none
+	// ClockThen is what quote.clock said of this evidence when it came, where stored evidence is judged again
+	// (tpm.Expectation); nil for evidence that has just come.
+	ClockThen  *tpm.StepResult
 	Policy     Policy
 	PolicyRef  VersionRef
 	Candidates []Candidate

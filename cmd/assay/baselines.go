@@ -23,6 +23,7 @@ type BaselinesCommand struct {
 	Capture  BaselineCapture  `cmd:"" help:"Make a baseline of a machine's last genuine verdict."`
 	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
 	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`
+	DryRun   BaselineDryRun   `cmd:"" help:"What would become of the fleet under a version, or under values that are not registered."`
 	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
 }
 

@@ -19,6 +19,7 @@ type PoliciesCommand struct {
 	Versions PolicyVersions `cmd:"" help:"List the versions of a policy."`
 	Template PolicyTemplate `cmd:"" help:"Print a policy to begin with, or list them. Needs no service."`
 	Lint     PolicyLint     `cmd:"" help:"Check a policy and its rules. Needs no service."`
+	Test PolicyTest   `cmd:"" help:"What would become of the fleet under a policy."`
 }
 
 // policyHead is the identity of a policy version, which the policy object itself does not have.
@@ -111,6 +112,24 @@ func withoutHead(raw []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
+// readPolicyObject reads a policy, with or without the identity that show prints.
+func readPolicyObject(file string, a *app) ([]byte, error) {
+	body, err := readFile(file, maxSmallFile, a.stdin)
+	if err != nil {
+		return nil, unreadable(file, "a policy", err)
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) == nil {
+		if body, err = withoutHead(body); err != nil {
+			return nil, err
+		}
+	}
+	if _, _, err := parsePolicy(file, body); err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
 // PolicySet sets a policy.
 type PolicySet struct {
 	Name string `arg:"" default:"default" help:"Name of the policy."`
@@ -119,17 +138,8 @@ type PolicySet struct {
 
 // Run sets it.
 func (c *PolicySet) Run(a *app) error {
-	body, err := readFile(c.File, maxSmallFile, a.stdin)
+	body, err := readPolicyObject(c.File, a)
 	if err != nil {
-		return unreadable(c.File, "a policy", err)
-	}
-	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) == nil {
-		if body, err = withoutHead(body); err != nil {
-			return err
-		}
-	}
-	if _, _, err := parsePolicy(c.File, body); err != nil {
 		return err
 	}
 	api, err := a.api()

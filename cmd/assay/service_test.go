@@ -185,6 +185,7 @@ func TestAgainstService(t *testing.T) {
 	s.wants(0, []string{"web golden", "active", "captured"}, "baselines", "show", "web golden")
 	s.wants(0, []string{"Events (", "GRUB command", "secure_boot"}, "baselines", "show", "web golden@1")
 
+	testDryRun(t, s)
 	if err := device.Reset(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -244,6 +245,43 @@ func TestAgainstService(t *testing.T) {
 	testRevocation(t, s, join)
 	testAdministration(t, s)
 	s.wants(0, []string{"By last verdict", "contraindicated"}, "overview")
+}
+
+// testDryRun asks what would become of web-1, which has booted sb-on-1.
+func testDryRun(t *testing.T, s *liveService) {
+	same, next := captured(t, "sb-on-1"), captured(t, "cmdline")
+	s.wants(0, []string{"Of 1 machine", "1 would be healthy"}, "baselines", "dry-run", "web golden@1")
+	s.wants(0, []string{"1 would be healthy"}, "baselines", "dry-run", "--reference-values", same, "--scale-set", "web")
+	s.wants(0, []string{"Of 0 machines"}, "baselines", "dry-run", "--reference-values", next, "--scale-set", "nothing")
+	s.wants(1, []string{"0 would be healthy", "What differs", "mitigations=off", "web-1", "affirming", "contraindicated"}, "baselines", "dry-run", "web golden", "--reference-values", next)
+	out := s.run(1, "baselines", "dry-run", "web golden", "--reference-values", next, "-o", "json")
+	var result trial
+	if err := json.Unmarshal([]byte(out), &result); err != nil || result.BecomeUnhealthy != 1 || len(result.Deviations) == 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	s.wants(2, []string{"NAME@VERSION"}, "baselines", "dry-run")
+	s.wants(2, []string{"leave --scale-set"}, "baselines", "dry-run", "web golden@1", "--scale-set", "web")
+	s.wants(2, []string{"no such thing"}, "baselines", "dry-run", "web golden@9")
+	s.wants(2, []string{"no baseline"}, "baselines", "dry-run", "nothing@1")
+	s.wants(2, []string{"reference values"}, "baselines", "dry-run", "--reference-values", writeFile(t, []byte("{")))
+	policy := writeFile(t, []byte(`{"require_ima": true}`))
+	s.wants(1, []string{"0 would be healthy", "ima.policy"}, "policies", "test", policy)
+	s.wants(0, []string{"Of 0 machines"}, "policies", "test", policy, "--platform", "azure")
+	s.wants(2, []string{"a policy"}, "policies", "test", writeFile(t, []byte(`{"pcrs": {}}`)))
+
+	s.wants(2, []string{"--everywhere"}, "reappraisals", "start", "--comment", "an audit")
+	id := strings.TrimSpace(s.run(0, "reappraisals", "start", "--comment", "an audit", "--scale-set", "web"))
+	s.wants(0, []string{"an audit", id}, "reappraisals")
+	s.wants(0, []string{"an audit", "asked", "judged again"}, "reappraisals", "show", id)
+	s.wants(1, []string{"no such thing"}, "reappraisals", "show", "01900000-0000-7000-8000-0000000000ff")
+	var one struct {
+		Reappraisal struct{ State string }
+		Machines    struct{ Items []any }
+	}
+	s.json(&one, "reappraisals", "show", id)
+	if one.Reappraisal.State == "" || one.Machines.Items == nil {
+		t.Errorf("%+v", one)
+	}
 }
 
 func testBaselines(t *testing.T, s *liveService) {

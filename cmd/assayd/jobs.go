@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/schedule"
 	"github.com/assay-verifier/assay/store"
 )
@@ -18,13 +19,14 @@ const (
 	collateralFetch   = "collateral-fetch"
 )
 
-// jobs are all jobs, whether the service does them or not.
-func jobs(st *store.Store, f *FetchConfig) []schedule.Job {
+// jobs are all jobs, whether the service does them or not. To be listed they need neither st nor attestation.
+func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig) []schedule.Job {
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
+		schedule.Reappraise(attestation, store.DefaultTenant),
 	}
 }
 
@@ -44,14 +46,14 @@ func makePartitions(ctx context.Context, st *store.Store) (string, error) {
 // startJobs does the jobs until ctx ends or stop is called, which returns when none is under way. The partitions of this
 // month are made when it returns: an insert that has chosen the default partition while this month's is being made
 // is refused by Postgres, so the one time that this can happen, on a fresh database, comes before the first request.
-func startJobs(ctx context.Context, c *Config, st *store.Store, log *slog.Logger) (stop func(), err error) {
+func startJobs(ctx context.Context, c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (stop func(), err error) {
 	if report, err := makePartitions(ctx, st); err != nil && ctx.Err() == nil {
 		log.Error("partitions were not made", "error", err)
 	} else if report != "" {
 		log.Info(report)
 	}
 	var due []schedule.Job
-	for _, j := range jobs(st, &c.Fetch) {
+	for _, j := range jobs(st, attestation, &c.Fetch) {
 		if c.Fetch.runs(j.Name) {
 			due = append(due, j)
 		}
@@ -93,7 +95,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range jobs(nil, &l.Fetch) {
+	for _, j := range jobs(nil, nil, &l.Fetch) {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -139,7 +141,16 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 	if err := st.CheckMigrations(p.ctx); err != nil {
 		return err
 	}
-	report, err := schedule.Once(p.ctx, jobs(st, &r.Fetch), r.Job)
+	var attestation *attest.Service
+	if r.Job == schedule.ReappraiseName { // the others need no keys, and nothing that a database has only once it was served
+		if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
+			return err
+		}
+		if _, attestation, err = newAttestation(p.ctx, st, "", newLogger(p.stderr, "warn", "text"), nil); err != nil {
+			return err
+		}
+	}
+	report, err := schedule.Once(p.ctx, jobs(st, attestation, &r.Fetch), r.Job)
 	if err != nil {
 		return err
 	}
@@ -151,7 +162,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range jobs(nil, f) {
+	for _, j := range jobs(nil, nil, f) {
 		if j.Name == name {
 			return true
 		}

@@ -138,6 +138,9 @@ func TestJobs(t *testing.T) {
 			t.Errorf("%d %s, want %q", code, out, want)
 		}
 	}
+	if code, out := once(t, nil, "job", "run", "reappraise", "--data-dir", data); code != 0 || strings.TrimSpace(out) != "nothing to do" {
+		t.Errorf("%d %s", code, out)
+	}
 	nowhere := "http://" + freeAddress(t)
 	if code, out := once(t, nil, "job", "run", "collateral-fetch", "--data-dir", data, "--amd-kds-url", nowhere, "--intel-pcs-url", nowhere, "--intel-root-crl-url", nowhere); code != 0 || strings.TrimSpace(out) != "nothing to do" {
 		t.Errorf("%d %s", code, out)

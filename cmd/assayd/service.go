@@ -75,7 +75,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
 		return err
 	}
-	srv, err := newServer(p.ctx, c, st, traces, log)
+	srv, attestation, err := newServer(p.ctx, c, st, traces, log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if secret != "" {
 		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
 	}
-	stopJobs, err := startJobs(p.ctx, c, st, log)
+	stopJobs, err := startJobs(p.ctx, c, st, attestation, log)
 	if err != nil {
 		return err
 	}
@@ -153,44 +153,51 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 }
 
 // newServer wires the use cases, the pages and the HTTP layer.
-func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.TracerProvider, log *slog.Logger) (*server.Server, error) {
+func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, error) {
+	metrics, err := server.NewMetrics()
+	if err != nil {
+		return nil, nil, err
+	}
+	tokens, attestation, err := newAttestation(ctx, st, c.PublicURL, log, metrics.Appraisal)
+	if err != nil {
+		return nil, nil, err
+	}
+	pages, err := newPages(c, st, attestation, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	roots, err := c.Issuers.roots()
+	if err != nil {
+		return nil, nil, err
+	}
+	srv, err := server.New(server.Config{
+		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots,
+		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
+	})
+	return srv, attestation, err
+}
+
+// newAttestation makes the use cases, with the service's keys.
+func newAttestation(ctx context.Context, st *store.Store, publicURL string, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
 	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
 		return st.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
 	}
 	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
 	if err != nil {
-		return nil, err
-	}
-	metrics, err := server.NewMetrics()
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	attestation, err := attest.New(attest.Config{
 		Store: st, Token: tokens, Now: time.Now, Random: rand.Reader, Logger: log,
-		Build: "assay " + version, Issuer: strings.TrimRight(c.PublicURL, "/"), Observe: metrics.Appraisal,
+		Build: "assay " + version, Issuer: strings.TrimRight(publicURL, "/"), Observe: observe,
 	})
-	if err != nil {
-		return nil, err
-	}
-	pages, err := newPages(c, st, attestation, log)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := c.Issuers.roots()
-	if err != nil {
-		return nil, err
-	}
-	return server.New(server.Config{
-		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
-		Issuers: c.Issuers.reach(), IssuerRoots: roots,
-		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
-	})
+	return tokens, attestation, err
 }
 
 // newPages makes the web pages. They take API tokens, as the API does.
 func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
-		Store: st, EventLog: attestation.DecodedLog, Now: time.Now, Version: version, Logger: log,
+		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))

@@ -1,4 +1,5 @@
-// Command bench measures the workloads W1 to W4 against the real service and a real Postgres, and prints
+// Command bench measures the workloads W1 to W4, and a dry run of a baseline version over the stored evidence of the whole
+// fleet (W6), against the real service and a real Postgres, and prints
 // them beside calibrators that were measured in the same run: absolute figures do not carry from machine
 // to machine, multiples of R (one RSA-2048 verification) do.
 //

@@ -20,6 +20,11 @@ type report struct {
 	Workloads   []figure   `json:"workloads"`
 	Queries     []quantity `json:"queries,omitempty"`
 	ResidentMiB float64    `json:"resident_mib,omitempty"` // of assayd after W1
+	// TrialOverSteady is what a machine costs in a dry run as a multiple of an unchanged attestation, TrialSeconds how long
+	// the fleet takes, and TrialResidentMiB the most that assayd had resident meanwhile.
+	TrialOverSteady  float64 `json:"trial_over_steady,omitempty"`
+	TrialSeconds     float64 `json:"trial_seconds,omitempty"`
+	TrialResidentMiB float64 `json:"trial_resident_mib,omitempty"`
 	// BoundOverPlain is what an unchanged attestation of a tee_bound machine costs as a multiple of a plain one's.
 	BoundOverPlain float64 `json:"bound_over_plain,omitempty"`
 }
@@ -70,6 +75,11 @@ func (r *report) print(to io.Writer) error {
 	}
 	if r.BoundOverPlain > 0 {
 		fmt.Fprintf(w, "tee_bound / plain, report unchanged\t%.2f\t\t\t\t1.10\t\n", r.BoundOverPlain)
+	}
+	if r.TrialSeconds > 0 {
+		fmt.Fprintf(w, "W6 a machine / W1\t%.2f\t\t\t\t1.00\t\n", r.TrialOverSteady)
+		fmt.Fprintf(w, "W6 dry run of %d machines\t%.2f s\t\t\t\t\t\n", r.Machines, r.TrialSeconds)
+		fmt.Fprintf(w, "M most resident during W6\t%.0f MiB\t\t\t\t150\t\n", r.TrialResidentMiB)
 	}
 	if r.ResidentMiB > 0 {
 		fmt.Fprintf(w, "M resident after W1 (%d machines)\t%.0f MiB\t\t\t\t150\t\n", r.Machines, r.ResidentMiB)

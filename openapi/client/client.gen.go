@@ -338,19 +338,19 @@ func (e CollateralSource) Valid() bool {
 
 // Defines values for DeviationKind.
 const (
-	Added   DeviationKind = "added"
-	Changed DeviationKind = "changed"
-	Removed DeviationKind = "removed"
+	DeviationKindAdded   DeviationKind = "added"
+	DeviationKindChanged DeviationKind = "changed"
+	DeviationKindRemoved DeviationKind = "removed"
 )
 
 // Valid indicates whether the value is a known member of the DeviationKind enum.
 func (e DeviationKind) Valid() bool {
 	switch e {
-	case Added:
+	case DeviationKindAdded:
 		return true
-	case Changed:
+	case DeviationKindChanged:
 		return true
-	case Removed:
+	case DeviationKindRemoved:
 		return true
 	default:
 		return false
@@ -699,6 +699,54 @@ func (e PolicyRuleEffect) Valid() bool {
 	}
 }
 
+// Defines values for ReappraisalOutcome.
+const (
+	ReappraisalOutcomeBetter    ReappraisalOutcome = "better"
+	ReappraisalOutcomeChanged   ReappraisalOutcome = "changed"
+	ReappraisalOutcomeNotJudged ReappraisalOutcome = "not_judged"
+	ReappraisalOutcomeWorse     ReappraisalOutcome = "worse"
+)
+
+// Valid indicates whether the value is a known member of the ReappraisalOutcome enum.
+func (e ReappraisalOutcome) Valid() bool {
+	switch e {
+	case ReappraisalOutcomeBetter:
+		return true
+	case ReappraisalOutcomeChanged:
+		return true
+	case ReappraisalOutcomeNotJudged:
+		return true
+	case ReappraisalOutcomeWorse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReappraisalState.
+const (
+	Done    ReappraisalState = "done"
+	Failed  ReappraisalState = "failed"
+	Queued  ReappraisalState = "queued"
+	Running ReappraisalState = "running"
+)
+
+// Valid indicates whether the value is a known member of the ReappraisalState enum.
+func (e ReappraisalState) Valid() bool {
+	switch e {
+	case Done:
+		return true
+	case Failed:
+		return true
+	case Queued:
+		return true
+	case Running:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RecommendationStatus.
 const (
 	RecommendationStatusActive   RecommendationStatus = "active"
@@ -927,6 +975,27 @@ func (e TokenAlgorithm) Valid() bool {
 	}
 }
 
+// Defines values for TrialDeviationKind.
+const (
+	TrialDeviationKindAdded   TrialDeviationKind = "added"
+	TrialDeviationKindChanged TrialDeviationKind = "changed"
+	TrialDeviationKindRemoved TrialDeviationKind = "removed"
+)
+
+// Valid indicates whether the value is a known member of the TrialDeviationKind enum.
+func (e TrialDeviationKind) Valid() bool {
+	switch e {
+	case TrialDeviationKindAdded:
+		return true
+	case TrialDeviationKindChanged:
+		return true
+	case TrialDeviationKindRemoved:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TrustAnchorOrigin.
 const (
 	TrustAnchorOriginShipped TrustAnchorOrigin = "shipped"
@@ -966,6 +1035,24 @@ func (e TrustPurpose) Valid() bool {
 	case TrustPurposeSnp:
 		return true
 	case TrustPurposeTdx:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for VerdictOrigin.
+const (
+	VerdictOriginEvidence    VerdictOrigin = "evidence"
+	VerdictOriginReappraisal VerdictOrigin = "reappraisal"
+)
+
+// Valid indicates whether the value is a known member of the VerdictOrigin enum.
+func (e VerdictOrigin) Valid() bool {
+	switch e {
+	case VerdictOriginEvidence:
+		return true
+	case VerdictOriginReappraisal:
 		return true
 	default:
 		return false
@@ -1451,6 +1538,18 @@ type Deviation struct {
 
 // DeviationKind defines model for Deviation.Kind.
 type DeviationKind string
+
+// DryRunRequest defines model for DryRunRequest.
+type DryRunRequest struct {
+	// BaselineID The baseline that they would be the next version of; `selector` is then its own.
+	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
+
+	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
+	ReferenceValues ReferenceValues `json:"reference_values"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
 
 // Enrollment defines model for Enrollment.
 type Enrollment struct {
@@ -2169,6 +2268,15 @@ type PolicyTemplateList struct {
 	Items []PolicyTemplate `json:"items"`
 }
 
+// PolicyTestRequest defines model for PolicyTestRequest.
+type PolicyTestRequest struct {
+	// Policy What a quote must cover and what a machine must be.
+	Policy Policy `json:"policy"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
+
 // PolicyVersion The policy's own fields beside its identity, so that what was read can be changed and put back without them.
 type PolicyVersion = json.RawMessage
 
@@ -2239,6 +2347,111 @@ type Provenance struct {
 	// Repository Example: github.com/example/images
 	Repository *string `json:"repository,omitempty"`
 }
+
+// Reappraisal defines model for Reappraisal.
+type Reappraisal struct {
+	AlertsOpened int64 `json:"alerts_opened"`
+	Better       int64 `json:"better"`
+	Cause        struct {
+		// Detail What happened to it, in plain words.
+		Detail string `json:"detail"`
+
+		// ID Which one.
+		//
+		// Example: 0198c0de-5a1e-7000-8000-7a6c31d1f001
+		ID string `json:"id"`
+
+		// Kind baseline_version trust_anchor collateral policy known_bad, or request where somebody asked.
+		//
+		// Example: trust_anchor
+		Kind string `json:"kind"`
+	} `json:"cause"`
+
+	// Changed Judged otherwise with the same status.
+	Changed int64 `json:"changed"`
+
+	// Error Why the last round failed; empty if it did not.
+	Error      string             `json:"error"`
+	FinishedAt *time.Time         `json:"finished_at"`
+	ID         openapi_types.UUID `json:"id"`
+
+	// Judged Judged again so far.
+	Judged int64 `json:"judged"`
+
+	// Machines Machines in scope; null before it begins.
+	Machines    *int64           `json:"machines"`
+	NotJudged   int64            `json:"not_judged"`
+	RequestedAt time.Time        `json:"requested_at"`
+	RequestedBy string           `json:"requested_by"`
+	StartedAt   *time.Time       `json:"started_at"`
+	State       ReappraisalState `json:"state"`
+	Unchanged   int64            `json:"unchanged"`
+	Worse       int64            `json:"worse"`
+}
+
+// ReappraisalInput defines model for ReappraisalInput.
+type ReappraisalInput struct {
+	// Comment Why.
+	//
+	// Example: the golden image was found to be compromised
+	Comment string `json:"comment"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
+
+// ReappraisalList defines model for ReappraisalList.
+type ReappraisalList struct {
+	Items []Reappraisal `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ReappraisalMachine defines model for ReappraisalMachine.
+type ReappraisalMachine struct {
+	MachineID   openapi_types.UUID `json:"machine_id"`
+	MachineName string             `json:"machine_name"`
+
+	// NotJudgedBecause As in a dry run, or attested_since where the machine sent evidence meanwhile; empty if it was judged.
+	NotJudgedBecause string `json:"not_judged_because"`
+
+	// Outcome `changed`: judged otherwise with the same status.
+	Outcome ReappraisalOutcome `json:"outcome"`
+
+	// ReasonAfter `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	ReasonAfter *VerdictReason `json:"reason_after"`
+
+	// StatusAfter Null if it was not judged.
+	//
+	// Example: contraindicated
+	StatusAfter *string `json:"status_after"`
+
+	// StatusBefore `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusBefore VerdictStatus `json:"status_before"`
+
+	// SupersededVerdictID The verdict that stood before.
+	SupersededVerdictID *openapi_types.UUID `json:"superseded_verdict_id"`
+
+	// VerdictID The verdict that supersedes; null if it was not judged.
+	VerdictID *openapi_types.UUID `json:"verdict_id"`
+}
+
+// ReappraisalMachineList defines model for ReappraisalMachineList.
+type ReappraisalMachineList struct {
+	Items []ReappraisalMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ReappraisalOutcome `changed`: judged otherwise with the same status.
+type ReappraisalOutcome string
+
+// ReappraisalState defines model for ReappraisalState.
+type ReappraisalState string
 
 // Recommendation defines model for Recommendation.
 type Recommendation struct {
@@ -2520,6 +2733,149 @@ type TCBVersion struct {
 // TokenAlgorithm defines model for TokenAlgorithm.
 type TokenAlgorithm string
 
+// Trial All machines are counted; what is listed is bounded.
+type Trial struct {
+	// BecomeHealthy That would affirm and whose standing verdict does not.
+	BecomeHealthy int64 `json:"become_healthy"`
+
+	// BecomeUnhealthy Whose standing verdict affirms and that would not.
+	//
+	// Example: 4
+	BecomeUnhealthy int64 `json:"become_unhealthy"`
+
+	// Covered Machines that it would be for.
+	//
+	// Example: 1240
+	Covered int64 `json:"covered"`
+
+	// Deviations Each difference, with how many machines show exactly that one; most first.
+	Deviations []TrialDeviation `json:"deviations"`
+
+	// FailedChecks Checks that fail, with how many machines each fails on; most first.
+	FailedChecks []TrialCheck `json:"failed_checks"`
+
+	// Healthy That would affirm.
+	//
+	// Example: 1236
+	Healthy int64 `json:"healthy"`
+
+	// Judged Of them, those whose stored evidence could be judged.
+	Judged int64 `json:"judged"`
+
+	// Machines Those that would not be healthy, or whose status would change, by id.
+	Machines []TrialMachine `json:"machines"`
+
+	// MoreDeviations Occurrences of differences that are not listed.
+	MoreDeviations int64 `json:"more_deviations"`
+
+	// MoreMachines Of them that are not listed.
+	MoreMachines int64 `json:"more_machines"`
+
+	// None Of which nothing could be appraised.
+	None      int64 `json:"none"`
+	NotJudged int64 `json:"not_judged"`
+
+	// NotJudgedBecause Why machines were not judged, with how many: no_evidence key_changed evidence_unreadable challenge_unknown event_log_missing platform_evidence_missing ima_increment.
+	//
+	// Example: {"no_evidence":2}
+	NotJudgedBecause map[string]int64 `json:"not_judged_because"`
+
+	// Unchanged Whose status would be the same.
+	Unchanged int64 `json:"unchanged"`
+
+	// Unhealthy That would warn or be contraindicated.
+	//
+	// Example: 4
+	Unhealthy int64 `json:"unhealthy"`
+}
+
+// TrialCheck defines model for TrialCheck.
+type TrialCheck struct {
+	// Code Example: baseline.match
+	Code string `json:"code"`
+
+	// Detail On the first of them.
+	Detail   string `json:"detail"`
+	Machines int64  `json:"machines"`
+}
+
+// TrialDeviation defines model for TrialDeviation.
+type TrialDeviation struct {
+	// Actual Hex digest, or value of a claim; empty where removed.
+	Actual string `json:"actual"`
+
+	// Bank PCR bank of the digests.
+	//
+	// Example: sha256
+	Bank *string `json:"bank,omitempty"`
+
+	// Component Example: boot_loader
+	Component string `json:"component"`
+
+	// Description Example: the boot loader image grubx64.efi changed
+	Description string `json:"description"`
+
+	// EventType Example: EV_EFI_BOOT_SERVICES_APPLICATION
+	EventType         string               `json:"event_type"`
+	ExampleMachineIds []openapi_types.UUID `json:"example_machine_ids"`
+
+	// Expected Hex digests, or values of a claim.
+	Expected []string           `json:"expected"`
+	Kind     TrialDeviationKind `json:"kind"`
+
+	// Machines Example: 312
+	Machines int64 `json:"machines"`
+
+	// Pcr -1 where no single PCR carries it.
+	//
+	// Example: 4
+	Pcr int `json:"pcr"`
+}
+
+// TrialDeviationKind defines model for TrialDeviation.Kind.
+type TrialDeviationKind string
+
+// TrialLine One line of the answer as `application/x-ndjson`. The last one has `result` or `problem`.
+type TrialLine struct {
+	// Problem RFC 9457.
+	Problem  *Problem `json:"problem,omitempty"`
+	Progress *struct {
+		// Done Machines.
+		Done  int64 `json:"done"`
+		Total int64 `json:"total"`
+	} `json:"progress,omitempty"`
+
+	// Result All machines are counted; what is listed is bounded.
+	Result *Trial `json:"result,omitempty"`
+}
+
+// TrialMachine defines model for TrialMachine.
+type TrialMachine struct {
+	// Detail What it says.
+	Detail     string      `json:"detail"`
+	Deviations []Deviation `json:"deviations"`
+
+	// FailedCheck The first check that fails; empty if none does.
+	//
+	// Example: baseline.match
+	FailedCheck    string             `json:"failed_check"`
+	MachineID      openapi_types.UUID `json:"machine_id"`
+	MachineName    string             `json:"machine_name"`
+	MoreDeviations int                `json:"more_deviations"`
+
+	// ReasonThen `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	ReasonThen *VerdictReason `json:"reason_then"`
+	ScaleSet   string         `json:"scale_set"`
+
+	// StatusNow `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusNow VerdictStatus `json:"status_now"`
+
+	// StatusThen `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	StatusThen VerdictStatus `json:"status_then"`
+}
+
 // TrustAnchor defines model for TrustAnchor.
 type TrustAnchor struct {
 	Certificates []TrustCertificate `json:"certificates"`
@@ -2615,8 +2971,14 @@ type Verdict struct {
 	NextAttestationAfterSeconds *int       `json:"next_attestation_after_seconds,omitempty"`
 	NextChallenge               *Challenge `json:"next_challenge,omitempty"`
 
+	// Origin In the history: `evidence` where the machine attested, `reappraisal` where stored evidence was judged again. Such a verdict is no attestation: received_at is when that evidence was received, first_at when it was judged again.
+	Origin *VerdictOrigin `json:"origin,omitempty"`
+
 	// Policy The policy version that was judged by.
 	Policy PolicyRef `json:"policy"`
+
+	// ReappraisalID The reappraisal that made it; in the history.
+	ReappraisalID *openapi_types.UUID `json:"reappraisal_id,omitempty"`
 
 	// Reason `origin_unverified`, `baseline_deviation`, or null.
 	//
@@ -2631,7 +2993,16 @@ type Verdict struct {
 
 	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
 	Status VerdictStatus `json:"status"`
+
+	// SupersededBy The verdict that judged this one's evidence again; in the history. This one is kept as it was.
+	SupersededBy *openapi_types.UUID `json:"superseded_by,omitempty"`
+
+	// Supersedes The verdict that stood before this one judged its evidence again; in the history.
+	Supersedes *openapi_types.UUID `json:"supersedes,omitempty"`
 }
+
+// VerdictOrigin In the history: `evidence` where the machine attested, `reappraisal` where stored evidence was judged again. Such a verdict is no attestation: received_at is when that evidence was received, first_at when it was judged again.
+type VerdictOrigin string
 
 // VerdictList defines model for VerdictList.
 type VerdictList struct {
@@ -2708,6 +3079,9 @@ type PolicyName = string
 
 // ProviderID defines model for ProviderID.
 type ProviderID = openapi_types.UUID
+
+// ReappraisalID defines model for ReappraisalID.
+type ReappraisalID = openapi_types.UUID
 
 // RecommendationID defines model for RecommendationID.
 type RecommendationID = openapi_types.UUID
@@ -2814,8 +3188,20 @@ type CreateBaselineParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// DryRunReferenceValuesParams defines parameters for DryRunReferenceValues.
+type DryRunReferenceValuesParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DryRunBaselineVersionParams defines parameters for DryRunBaselineVersion.
+type DryRunBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -3067,6 +3453,12 @@ type ListPoliciesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// TestPolicyParams defines parameters for TestPolicy.
+type TestPolicyParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // PutPolicyParams defines parameters for PutPolicy.
 type PutPolicyParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3080,6 +3472,36 @@ type ListPolicyVersionsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListReappraisalsParams defines parameters for ListReappraisals.
+type ListReappraisalsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// State Of this state alone.
+	State *ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// CreateReappraisalParams defines parameters for CreateReappraisal.
+type CreateReappraisalParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListReappraisalMachinesParams defines parameters for ListReappraisalMachines.
+type ListReappraisalMachinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Outcome Of this outcome alone.
+	Outcome *ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
 }
 
 // ListRecommendationsParams defines parameters for ListRecommendations.
@@ -3190,6 +3612,9 @@ type CreateAPITokenJSONRequestBody = APITokenInput
 // CreateBaselineJSONRequestBody defines body for CreateBaseline for application/json ContentType.
 type CreateBaselineJSONRequestBody = BaselineInput
 
+// DryRunReferenceValuesJSONRequestBody defines body for DryRunReferenceValues for application/json ContentType.
+type DryRunReferenceValuesJSONRequestBody = DryRunRequest
+
 // CreateBaselineVersionJSONRequestBody defines body for CreateBaselineVersion for application/json ContentType.
 type CreateBaselineVersionJSONRequestBody = BaselineVersionInput
 
@@ -3238,8 +3663,14 @@ type TestPipelineRulesJSONRequestBody = PipelineRuleTest
 // PutPipelineRuleJSONRequestBody defines body for PutPipelineRule for application/json ContentType.
 type PutPipelineRuleJSONRequestBody = PipelineRuleInput
 
+// TestPolicyJSONRequestBody defines body for TestPolicy for application/json ContentType.
+type TestPolicyJSONRequestBody = PolicyTestRequest
+
 // PutPolicyJSONRequestBody defines body for PutPolicy for application/json ContentType.
 type PutPolicyJSONRequestBody = Policy
+
+// CreateReappraisalJSONRequestBody defines body for CreateReappraisal for application/json ContentType.
+type CreateReappraisalJSONRequestBody = ReappraisalInput
 
 // ExemptRecommendationJSONRequestBody defines body for ExemptRecommendation for application/json ContentType.
 type ExemptRecommendationJSONRequestBody = ExemptionRequest
@@ -3451,6 +3882,28 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/baselines (the `CreateBaseline` operationId).
 	CreateBaseline(ctx context.Context, params *CreateBaselineParams, body CreateBaselineJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// DryRunReferenceValuesWithBody Judge stored evidence by reference values that are not registered
+	//
+	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+	// that it covers.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+	DryRunReferenceValuesWithBody(ctx context.Context, params *DryRunReferenceValuesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DryRunReferenceValues Judge stored evidence by reference values that are not registered
+	//
+	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+	// that it covers.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+	DryRunReferenceValues(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetBaseline Get a baseline with its versions
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
@@ -3486,6 +3939,16 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version} (the `GetBaselineVersion` operationId).
 	GetBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// DryRunBaselineVersion Judge stored evidence by a version
+	//
+	// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
+	// one, and says what would become of the fleet. Nothing is recorded or changed, whatever state the version is in.
+	// With `Accept: application/x-ndjson` the answer is a line of progress now and then, and the result, or a problem,
+	// on the last line. A tenant has one trial at a time.
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
+	DryRunBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// PromoteBaselineVersionWithBody Make a draft the active version
 	//
 	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
@@ -3505,6 +3968,8 @@ type ClientInterface interface {
 	PromoteBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *PromoteBaselineVersionParams, body PromoteBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RetireBaselineVersion Retire a version
+	//
+	// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 	RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3917,6 +4382,26 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/policies (the `ListPolicies` operationId).
 	ListPolicies(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// TestPolicyWithBody Judge stored evidence by a policy
+	//
+	// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+	// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+	TestPolicyWithBody(ctx context.Context, params *TestPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TestPolicy Judge stored evidence by a policy
+	//
+	// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+	// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+	TestPolicy(ctx context.Context, params *TestPolicyParams, body TestPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetPolicy Get a policy
 	//
 	// Corresponds with GET /v1/policies/{name} (the `GetPolicy` operationId).
@@ -3953,6 +4438,45 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 	ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListReappraisals List reappraisals
+	//
+	// What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
+	//
+	// Corresponds with GET /v1/reappraisals (the `ListReappraisals` operationId).
+	ListReappraisals(ctx context.Context, params *ListReappraisalsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateReappraisalWithBody Have stored evidence judged again
+	//
+	// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+	// attestation. The work is queued; the job `reappraise` does it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+	CreateReappraisalWithBody(ctx context.Context, params *CreateReappraisalParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateReappraisal Have stored evidence judged again
+	//
+	// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+	// attestation. The work is queued; the job `reappraise` does it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+	CreateReappraisal(ctx context.Context, params *CreateReappraisalParams, body CreateReappraisalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetReappraisal Get a reappraisal
+	//
+	// Corresponds with GET /v1/reappraisals/{reappraisal_id} (the `GetReappraisal` operationId).
+	GetReappraisal(ctx context.Context, reappraisalID ReappraisalID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListReappraisalMachines List what a reappraisal changed
+	//
+	// Machine by machine, in the order of their ids. Machines whose verdict stands are only counted.
+	//
+	// Corresponds with GET /v1/reappraisals/{reappraisal_id}/machines (the `ListReappraisalMachines` operationId).
+	ListReappraisalMachines(ctx context.Context, reappraisalID ReappraisalID, params *ListReappraisalMachinesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRecommendations List recommendations
 	//
@@ -4425,6 +4949,48 @@ func (c *Client) CreateBaseline(ctx context.Context, params *CreateBaselineParam
 	return c.Client.Do(req)
 }
 
+// DryRunReferenceValuesWithBody Judge stored evidence by reference values that are not registered
+//
+// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+// that it covers.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+func (c *Client) DryRunReferenceValuesWithBody(ctx context.Context, params *DryRunReferenceValuesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDryRunReferenceValuesRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DryRunReferenceValues Judge stored evidence by reference values that are not registered
+//
+// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+// that it covers.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+func (c *Client) DryRunReferenceValues(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDryRunReferenceValuesRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetBaseline Get a baseline with its versions
 //
 // Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
@@ -4510,6 +5076,26 @@ func (c *Client) GetBaselineVersion(ctx context.Context, baselineID BaselineID, 
 	return c.Client.Do(req)
 }
 
+// DryRunBaselineVersion Judge stored evidence by a version
+//
+// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
+// one, and says what would become of the fleet. Nothing is recorded or changed, whatever state the version is in.
+// With `Accept: application/x-ndjson` the answer is a line of progress now and then, and the result, or a problem,
+// on the last line. A tenant has one trial at a time.
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
+func (c *Client) DryRunBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDryRunBaselineVersionRequest(c.Server, baselineID, version, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // PromoteBaselineVersionWithBody Make a draft the active version
 //
 // The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
@@ -4549,6 +5135,8 @@ func (c *Client) PromoteBaselineVersion(ctx context.Context, baselineID Baseline
 }
 
 // RetireBaselineVersion Retire a version
+//
+// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 //
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 func (c *Client) RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -5441,6 +6029,46 @@ func (c *Client) ListPolicies(ctx context.Context, params *ListPoliciesParams, r
 	return c.Client.Do(req)
 }
 
+// TestPolicyWithBody Judge stored evidence by a policy
+//
+// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+func (c *Client) TestPolicyWithBody(ctx context.Context, params *TestPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestPolicyRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TestPolicy Judge stored evidence by a policy
+//
+// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+func (c *Client) TestPolicy(ctx context.Context, params *TestPolicyParams, body TestPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestPolicyRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetPolicy Get a policy
 //
 // Corresponds with GET /v1/policies/{name} (the `GetPolicy` operationId).
@@ -5518,6 +6146,95 @@ func (c *Client) ListPolicyVersions(ctx context.Context, name PolicyName, params
 // Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 func (c *Client) ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListPolicyTemplatesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListReappraisals List reappraisals
+//
+// What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
+//
+// Corresponds with GET /v1/reappraisals (the `ListReappraisals` operationId).
+func (c *Client) ListReappraisals(ctx context.Context, params *ListReappraisalsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListReappraisalsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateReappraisalWithBody Have stored evidence judged again
+//
+// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+// attestation. The work is queued; the job `reappraise` does it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+func (c *Client) CreateReappraisalWithBody(ctx context.Context, params *CreateReappraisalParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateReappraisalRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateReappraisal Have stored evidence judged again
+//
+// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+// attestation. The work is queued; the job `reappraise` does it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+func (c *Client) CreateReappraisal(ctx context.Context, params *CreateReappraisalParams, body CreateReappraisalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateReappraisalRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetReappraisal Get a reappraisal
+//
+// Corresponds with GET /v1/reappraisals/{reappraisal_id} (the `GetReappraisal` operationId).
+func (c *Client) GetReappraisal(ctx context.Context, reappraisalID ReappraisalID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetReappraisalRequest(c.Server, reappraisalID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListReappraisalMachines List what a reappraisal changed
+//
+// Machine by machine, in the order of their ids. Machines whose verdict stands are only counted.
+//
+// Corresponds with GET /v1/reappraisals/{reappraisal_id}/machines (the `ListReappraisalMachines` operationId).
+func (c *Client) ListReappraisalMachines(ctx context.Context, reappraisalID ReappraisalID, params *ListReappraisalMachinesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListReappraisalMachinesRequest(c.Server, reappraisalID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6825,6 +7542,61 @@ func NewCreateBaselineRequestWithBody(server string, params *CreateBaselineParam
 	return req, nil
 }
 
+// NewDryRunReferenceValuesRequest calls the generic DryRunReferenceValues builder with application/json body
+func NewDryRunReferenceValuesRequest(server string, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDryRunReferenceValuesRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewDryRunReferenceValuesRequestWithBody constructs an http.Request for the DryRunReferenceValues method, with any body, and a specified content type
+func NewDryRunReferenceValuesRequestWithBody(server string, params *DryRunReferenceValuesParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/dry-run")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewGetBaselineRequest constructs an http.Request for the GetBaseline method
 func NewGetBaselineRequest(server string, baselineID BaselineID) (*http.Request, error) {
 	var err error
@@ -6991,6 +7763,62 @@ func NewGetBaselineVersionRequest(server string, baselineID BaselineID, version 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDryRunBaselineVersionRequest constructs an http.Request for the DryRunBaselineVersion method
+func NewDryRunBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "baseline_id", baselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/%s/versions/%s/dry-run", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -9162,6 +9990,61 @@ func NewListPoliciesRequest(server string, params *ListPoliciesParams) (*http.Re
 	return req, nil
 }
 
+// NewTestPolicyRequest calls the generic TestPolicy builder with application/json body
+func NewTestPolicyRequest(server string, params *TestPolicyParams, body TestPolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewTestPolicyRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewTestPolicyRequestWithBody constructs an http.Request for the TestPolicy method, with any body, and a specified content type
+func NewTestPolicyRequestWithBody(server string, params *TestPolicyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/policies/test")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewGetPolicyRequest constructs an http.Request for the GetPolicy method
 func NewGetPolicyRequest(server string, name PolicyName) (*http.Request, error) {
 	var err error
@@ -9348,6 +10231,258 @@ func NewListPolicyTemplatesRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListReappraisalsRequest constructs an http.Request for the ListReappraisals method
+func NewListReappraisalsRequest(server string, params *ListReappraisalsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reappraisals")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateReappraisalRequest calls the generic CreateReappraisal builder with application/json body
+func NewCreateReappraisalRequest(server string, params *CreateReappraisalParams, body CreateReappraisalJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateReappraisalRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateReappraisalRequestWithBody constructs an http.Request for the CreateReappraisal method, with any body, and a specified content type
+func NewCreateReappraisalRequestWithBody(server string, params *CreateReappraisalParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reappraisals")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetReappraisalRequest constructs an http.Request for the GetReappraisal method
+func NewGetReappraisalRequest(server string, reappraisalID ReappraisalID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "reappraisal_id", reappraisalID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reappraisals/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListReappraisalMachinesRequest constructs an http.Request for the ListReappraisalMachines method
+func NewListReappraisalMachinesRequest(server string, reappraisalID ReappraisalID, params *ListReappraisalMachinesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "reappraisal_id", reappraisalID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reappraisals/%s/machines", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Outcome != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -10593,6 +11728,28 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/baselines (the `CreateBaseline` operationId).
 	CreateBaselineWithResponse(ctx context.Context, params *CreateBaselineParams, body CreateBaselineJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBaselineResponse, error)
 
+	// DryRunReferenceValuesWithBodyWithResponse Judge stored evidence by reference values that are not registered
+	//
+	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+	// that it covers.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+	DryRunReferenceValuesWithBodyWithResponse(ctx context.Context, params *DryRunReferenceValuesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DryRunReferenceValuesResponse, error)
+
+	// DryRunReferenceValuesWithResponse Judge stored evidence by reference values that are not registered
+	//
+	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+	// that it covers.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+	DryRunReferenceValuesWithResponse(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*DryRunReferenceValuesResponse, error)
+
 	// GetBaselineWithResponse Get a baseline with its versions
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -10634,6 +11791,18 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version} (the `GetBaselineVersion` operationId).
 	GetBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, reqEditors ...RequestEditorFn) (*GetBaselineVersionResponse, error)
 
+	// DryRunBaselineVersionWithResponse Judge stored evidence by a version
+	//
+	// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
+	// one, and says what would become of the fleet. Nothing is recorded or changed, whatever state the version is in.
+	// With `Accept: application/x-ndjson` the answer is a line of progress now and then, and the result, or a problem,
+	// on the last line. A tenant has one trial at a time.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
+	DryRunBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*DryRunBaselineVersionResponse, error)
+
 	// PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
 	//
 	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
@@ -10653,6 +11822,8 @@ type ClientWithResponsesInterface interface {
 	PromoteBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *PromoteBaselineVersionParams, body PromoteBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*PromoteBaselineVersionResponse, error)
 
 	// RetireBaselineVersionWithResponse Retire a version
+	//
+	// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -11103,6 +12274,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/policies (the `ListPolicies` operationId).
 	ListPoliciesWithResponse(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error)
 
+	// TestPolicyWithBodyWithResponse Judge stored evidence by a policy
+	//
+	// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+	// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+	TestPolicyWithBodyWithResponse(ctx context.Context, params *TestPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TestPolicyResponse, error)
+
+	// TestPolicyWithResponse Judge stored evidence by a policy
+	//
+	// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+	// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+	TestPolicyWithResponse(ctx context.Context, params *TestPolicyParams, body TestPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*TestPolicyResponse, error)
+
 	// GetPolicyWithResponse Get a policy
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11145,6 +12336,51 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 	ListPolicyTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPolicyTemplatesResponse, error)
+
+	// ListReappraisalsWithResponse List reappraisals
+	//
+	// What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reappraisals (the `ListReappraisals` operationId).
+	ListReappraisalsWithResponse(ctx context.Context, params *ListReappraisalsParams, reqEditors ...RequestEditorFn) (*ListReappraisalsResponse, error)
+
+	// CreateReappraisalWithBodyWithResponse Have stored evidence judged again
+	//
+	// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+	// attestation. The work is queued; the job `reappraise` does it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+	CreateReappraisalWithBodyWithResponse(ctx context.Context, params *CreateReappraisalParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateReappraisalResponse, error)
+
+	// CreateReappraisalWithResponse Have stored evidence judged again
+	//
+	// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+	// attestation. The work is queued; the job `reappraise` does it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+	CreateReappraisalWithResponse(ctx context.Context, params *CreateReappraisalParams, body CreateReappraisalJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateReappraisalResponse, error)
+
+	// GetReappraisalWithResponse Get a reappraisal
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reappraisals/{reappraisal_id} (the `GetReappraisal` operationId).
+	GetReappraisalWithResponse(ctx context.Context, reappraisalID ReappraisalID, reqEditors ...RequestEditorFn) (*GetReappraisalResponse, error)
+
+	// ListReappraisalMachinesWithResponse List what a reappraisal changed
+	//
+	// Machine by machine, in the order of their ids. Machines whose verdict stands are only counted.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reappraisals/{reappraisal_id}/machines (the `ListReappraisalMachines` operationId).
+	ListReappraisalMachinesWithResponse(ctx context.Context, reappraisalID ReappraisalID, params *ListReappraisalMachinesParams, reqEditors ...RequestEditorFn) (*ListReappraisalMachinesResponse, error)
 
 	// ListRecommendationsWithResponse List recommendations
 	//
@@ -12067,6 +13303,54 @@ func (r CreateBaselineResponse) ContentType() string {
 	return ""
 }
 
+type DryRunReferenceValuesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Trial
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DryRunReferenceValuesResponse) GetJSON200() *Trial {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DryRunReferenceValuesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DryRunReferenceValuesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DryRunReferenceValuesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DryRunReferenceValuesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DryRunReferenceValuesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetBaselineResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -12253,6 +13537,54 @@ func (r GetBaselineVersionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetBaselineVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DryRunBaselineVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Trial
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DryRunBaselineVersionResponse) GetJSON200() *Trial {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DryRunBaselineVersionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DryRunBaselineVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DryRunBaselineVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DryRunBaselineVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DryRunBaselineVersionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13904,6 +15236,54 @@ func (r ListPoliciesResponse) ContentType() string {
 	return ""
 }
 
+type TestPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Trial
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TestPolicyResponse) GetJSON200() *Trial {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TestPolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TestPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TestPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TestPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TestPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetPolicyResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -14090,6 +15470,198 @@ func (r ListPolicyTemplatesResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListPolicyTemplatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListReappraisalsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ReappraisalList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListReappraisalsResponse) GetJSON200() *ReappraisalList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListReappraisalsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListReappraisalsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListReappraisalsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListReappraisalsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListReappraisalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateReappraisalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Reappraisal
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r CreateReappraisalResponse) GetJSON202() *Reappraisal {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateReappraisalResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateReappraisalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateReappraisalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateReappraisalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateReappraisalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetReappraisalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Reappraisal
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetReappraisalResponse) GetJSON200() *Reappraisal {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetReappraisalResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetReappraisalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetReappraisalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetReappraisalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetReappraisalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListReappraisalMachinesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ReappraisalMachineList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListReappraisalMachinesResponse) GetJSON200() *ReappraisalMachineList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListReappraisalMachinesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListReappraisalMachinesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListReappraisalMachinesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListReappraisalMachinesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListReappraisalMachinesResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15250,6 +16822,40 @@ func (c *ClientWithResponses) CreateBaselineWithResponse(ctx context.Context, pa
 	return ParseCreateBaselineResponse(rsp)
 }
 
+// DryRunReferenceValuesWithBodyWithResponse Judge stored evidence by reference values that are not registered
+//
+// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+// that it covers.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+func (c *ClientWithResponses) DryRunReferenceValuesWithBodyWithResponse(ctx context.Context, params *DryRunReferenceValuesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DryRunReferenceValuesResponse, error) {
+	rsp, err := c.DryRunReferenceValuesWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDryRunReferenceValuesResponse(rsp)
+}
+
+// DryRunReferenceValuesWithResponse Judge stored evidence by reference values that are not registered
+//
+// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
+// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
+// that it covers.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
+func (c *ClientWithResponses) DryRunReferenceValuesWithResponse(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*DryRunReferenceValuesResponse, error) {
+	rsp, err := c.DryRunReferenceValues(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDryRunReferenceValuesResponse(rsp)
+}
+
 // GetBaselineWithResponse Get a baseline with its versions
 //
 // Returns a wrapper object for the known response body format(s).
@@ -15321,6 +16927,24 @@ func (c *ClientWithResponses) GetBaselineVersionWithResponse(ctx context.Context
 	return ParseGetBaselineVersionResponse(rsp)
 }
 
+// DryRunBaselineVersionWithResponse Judge stored evidence by a version
+//
+// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
+// one, and says what would become of the fleet. Nothing is recorded or changed, whatever state the version is in.
+// With `Accept: application/x-ndjson` the answer is a line of progress now and then, and the result, or a problem,
+// on the last line. A tenant has one trial at a time.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
+func (c *ClientWithResponses) DryRunBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*DryRunBaselineVersionResponse, error) {
+	rsp, err := c.DryRunBaselineVersion(ctx, baselineID, version, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDryRunBaselineVersionResponse(rsp)
+}
+
 // PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
 //
 // The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
@@ -15352,6 +16976,8 @@ func (c *ClientWithResponses) PromoteBaselineVersionWithResponse(ctx context.Con
 }
 
 // RetireBaselineVersionWithResponse Retire a version
+//
+// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -16090,6 +17716,38 @@ func (c *ClientWithResponses) ListPoliciesWithResponse(ctx context.Context, para
 	return ParseListPoliciesResponse(rsp)
 }
 
+// TestPolicyWithBodyWithResponse Judge stored evidence by a policy
+//
+// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+func (c *ClientWithResponses) TestPolicyWithBodyWithResponse(ctx context.Context, params *TestPolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TestPolicyResponse, error) {
+	rsp, err := c.TestPolicyWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestPolicyResponse(rsp)
+}
+
+// TestPolicyWithResponse Judge stored evidence by a policy
+//
+// Judges the stored evidence of the machines that `selector` chooses (absent: those that the policy's own does) as if
+// the policy were the one that judges them. Answers as a dry run does, and records nothing.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/policies/test (the `TestPolicy` operationId).
+func (c *ClientWithResponses) TestPolicyWithResponse(ctx context.Context, params *TestPolicyParams, body TestPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*TestPolicyResponse, error) {
+	rsp, err := c.TestPolicy(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestPolicyResponse(rsp)
+}
+
 // GetPolicyWithResponse Get a policy
 //
 // Returns a wrapper object for the known response body format(s).
@@ -16161,6 +17819,81 @@ func (c *ClientWithResponses) ListPolicyTemplatesWithResponse(ctx context.Contex
 		return nil, err
 	}
 	return ParseListPolicyTemplatesResponse(rsp)
+}
+
+// ListReappraisalsWithResponse List reappraisals
+//
+// What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reappraisals (the `ListReappraisals` operationId).
+func (c *ClientWithResponses) ListReappraisalsWithResponse(ctx context.Context, params *ListReappraisalsParams, reqEditors ...RequestEditorFn) (*ListReappraisalsResponse, error) {
+	rsp, err := c.ListReappraisals(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListReappraisalsResponse(rsp)
+}
+
+// CreateReappraisalWithBodyWithResponse Have stored evidence judged again
+//
+// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+// attestation. The work is queued; the job `reappraise` does it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+func (c *ClientWithResponses) CreateReappraisalWithBodyWithResponse(ctx context.Context, params *CreateReappraisalParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateReappraisalResponse, error) {
+	rsp, err := c.CreateReappraisalWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateReappraisalResponse(rsp)
+}
+
+// CreateReappraisalWithResponse Have stored evidence judged again
+//
+// By what is in force now. Verdicts that come out otherwise supersede those that stand, and alerts are raised as by an
+// attestation. The work is queued; the job `reappraise` does it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/reappraisals (the `CreateReappraisal` operationId).
+func (c *ClientWithResponses) CreateReappraisalWithResponse(ctx context.Context, params *CreateReappraisalParams, body CreateReappraisalJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateReappraisalResponse, error) {
+	rsp, err := c.CreateReappraisal(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateReappraisalResponse(rsp)
+}
+
+// GetReappraisalWithResponse Get a reappraisal
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reappraisals/{reappraisal_id} (the `GetReappraisal` operationId).
+func (c *ClientWithResponses) GetReappraisalWithResponse(ctx context.Context, reappraisalID ReappraisalID, reqEditors ...RequestEditorFn) (*GetReappraisalResponse, error) {
+	rsp, err := c.GetReappraisal(ctx, reappraisalID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetReappraisalResponse(rsp)
+}
+
+// ListReappraisalMachinesWithResponse List what a reappraisal changed
+//
+// Machine by machine, in the order of their ids. Machines whose verdict stands are only counted.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reappraisals/{reappraisal_id}/machines (the `ListReappraisalMachines` operationId).
+func (c *ClientWithResponses) ListReappraisalMachinesWithResponse(ctx context.Context, reappraisalID ReappraisalID, params *ListReappraisalMachinesParams, reqEditors ...RequestEditorFn) (*ListReappraisalMachinesResponse, error) {
+	rsp, err := c.ListReappraisalMachines(ctx, reappraisalID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListReappraisalMachinesResponse(rsp)
 }
 
 // ListRecommendationsWithResponse List recommendations
@@ -17005,6 +18738,42 @@ func ParseCreateBaselineResponse(rsp *http.Response) (*CreateBaselineResponse, e
 	return response, nil
 }
 
+// ParseDryRunReferenceValuesResponse parses an HTTP response from a DryRunReferenceValuesWithResponse call
+func ParseDryRunReferenceValuesResponse(rsp *http.Response) (*DryRunReferenceValuesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DryRunReferenceValuesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Trial
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	return response, nil
+}
+
 // ParseGetBaselineResponse parses an HTTP response from a GetBaselineWithResponse call
 func ParseGetBaselineResponse(rsp *http.Response) (*GetBaselineResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -17131,6 +18900,42 @@ func ParseGetBaselineVersionResponse(rsp *http.Response) (*GetBaselineVersionRes
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDryRunBaselineVersionResponse parses an HTTP response from a DryRunBaselineVersionWithResponse call
+func ParseDryRunBaselineVersionResponse(rsp *http.Response) (*DryRunBaselineVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DryRunBaselineVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Trial
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
 
 	}
 
@@ -18278,6 +20083,42 @@ func ParseListPoliciesResponse(rsp *http.Response) (*ListPoliciesResponse, error
 	return response, nil
 }
 
+// ParseTestPolicyResponse parses an HTTP response from a TestPolicyWithResponse call
+func ParseTestPolicyResponse(rsp *http.Response) (*TestPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TestPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Trial
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	return response, nil
+}
+
 // ParseGetPolicyResponse parses an HTTP response from a GetPolicyWithResponse call
 func ParseGetPolicyResponse(rsp *http.Response) (*GetPolicyResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -18393,6 +20234,138 @@ func ParseListPolicyTemplatesResponse(rsp *http.Response) (*ListPolicyTemplatesR
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest PolicyTemplateList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListReappraisalsResponse parses an HTTP response from a ListReappraisalsWithResponse call
+func ParseListReappraisalsResponse(rsp *http.Response) (*ListReappraisalsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListReappraisalsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ReappraisalList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateReappraisalResponse parses an HTTP response from a CreateReappraisalWithResponse call
+func ParseCreateReappraisalResponse(rsp *http.Response) (*CreateReappraisalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateReappraisalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Reappraisal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetReappraisalResponse parses an HTTP response from a GetReappraisalWithResponse call
+func ParseGetReappraisalResponse(rsp *http.Response) (*GetReappraisalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetReappraisalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Reappraisal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListReappraisalMachinesResponse parses an HTTP response from a ListReappraisalMachinesWithResponse call
+func ParseListReappraisalMachinesResponse(rsp *http.Response) (*ListReappraisalMachinesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListReappraisalMachinesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ReappraisalMachineList
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

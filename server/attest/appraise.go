@@ -49,6 +49,8 @@ type appraisal struct {
 	platformHeld   bool
 	wants          []tee.Want
 	collateral     []tee.Collateral
+	// clockThen is what quote.clock said when the evidence came; nil for evidence that has just come.
+	clockThen *tpm.StepResult
 }
 
 // Appraise judges one piece of evidence and records the judgement: steps 1 to 9 of the package
@@ -123,6 +125,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 		CCLogFault: a.platform.ccLog.fault,
 		Freshness:  a.freshness,
 		LastClock:  a.inputs.LastClock,
+		ClockThen:  a.clockThen,
 		Policy:     a.inputs.Policy,
 		PolicyRef:  a.inputs.PolicyRef,
 		Candidates: a.candidates,
@@ -163,24 +166,42 @@ func (a *appraisal) mayLearn() bool {
 	return a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
 }
 
-// record is all that one judgement changes.
-func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
+// consequences are what follows from a judgement: the posture that it shows, the findings, and what of it is known to be bad.
+type consequences struct {
+	observed finding.Posture
+	findings finding.Result
+	bad      *revocations.Assessment
+}
+
+func (a *appraisal) derive(judged *verifier.Appraisal) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
-	bad := knownBad(judged, a.inputs.Revocations)
-	findings := finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: bad, Now: a.now})
+	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
+	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Now: a.now})
+	return c
+}
+
+// fingerprint tells whether a judgement, and what follows from it, differs from another.
+func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte) [32]byte {
+	return fingerprint(judged, &c.findings, c.bad, logDigest)
+}
+
+// record is all that one judgement changes.
+func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
+	c := a.derive(judged)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
 		NextDueAt:     a.now.Add(interval(&a.inputs.Policy)),
 		Appraisal:     judged,
-		Fingerprint:   fingerprint(judged, &findings, bad, a.logDigest),
+		Fingerprint:   c.fingerprint(judged, a.logDigest),
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
-		Findings:      findings,
-		Observed:      machine.Observed,
+		IMAFrom:       a.imaState,
+		Findings:      c.findings,
+		Observed:      c.observed,
 		LearnBaseline: learned,
 		Actor:         a.actor,
 	}
@@ -225,10 +246,7 @@ func (a *appraisal) recordPlatform(judged *verifier.Appraisal, r *store.Appraisa
 	if judged.Platform == nil {
 		return
 	}
-	r.PlatformType = a.evidence.Platform.Type
-	if vm, told := judged.Platform.VM(); told {
-		r.VMID = vm.VMID
-	}
+	a.namePlatform(judged, r)
 	if !repeats(a.evidence.Platform) {
 		return
 	}
@@ -236,6 +254,14 @@ func (a *appraisal) recordPlatform(judged *verifier.Appraisal, r *store.Appraisa
 	if !a.platformHeld {
 		// Text, numbers and bytes: it cannot fail.
 		r.PlatformEvidence, _ = json.Marshal(a.platform.evidence)
+	}
+}
+
+// namePlatform says which hardware evidence is proven.
+func (a *appraisal) namePlatform(judged *verifier.Appraisal, r *store.AppraisalRecord) {
+	r.PlatformType = a.evidence.Platform.Type
+	if vm, told := judged.Platform.VM(); told {
+		r.VMID = vm.VMID
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -63,6 +64,7 @@ type Service struct {
 	keys     *lru[uuid.UUID, parsedKey]
 	compiled *lru[versionKey, *verifier.Reference]
 	rules    *lru[verifier.VersionRef, *rules.Set]
+	trials   sync.Map // tenants (uuid.UUID) that have a trial under way
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]

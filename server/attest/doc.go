@@ -42,6 +42,15 @@
 // step 7, where a machine's last redeemed challenge may only move forward. Whoever loses that race is
 // judged again, with the nonce as a fault, and that judgement is what is recorded.
 //
+// # Stored evidence
+//
+//	DryRunVersion, DryRunValues, TestPolicy   judge the evidence behind the standing verdicts under an assumption, and
+//	                                          record nothing (trial.go)
+//	Reappraise                                judges it by what is in force now, and supersedes the verdicts that come
+//	                                          out otherwise; resumes after a crash at the last page (reappraise.go)
+//
+// rejudge.go says what is taken as it was when the evidence came.
+//
 // # Enrolment
 //
 //	Enrol      checks the AK's rules; then either a certificate of the AK chains to a trusted root

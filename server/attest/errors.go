@@ -31,6 +31,7 @@ const (
 	CodeAKRefused           Code = "ak_refused"                    // 422: the AK breaks a rule for attestation keys
 	CodeEKUntrusted         Code = "ek_untrusted"                  // 422: the EK is missing, malformed, or of no trusted maker
 	CodeDigestMismatch      Code = "digest_mismatch"               // 422: a body that does not hash to its name
+	CodeTrialRunning        Code = "trial_running"                 // 429: the tenant has a dry run or policy test under way
 	CodePlatformUnsupported Code = "platform_evidence_unsupported" // 422: a hardware report of a version that is not read
 	CodePlatformRefused     Code = "platform_evidence_refused"     // 422: the hardware report does not hold, or the policy refuses it
 	CodePlatformRequired    Code = "platform_evidence_required"    // 409: the named hardware evidence is not held

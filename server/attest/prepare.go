@@ -176,7 +176,15 @@ func (s *Service) candidates(versions []store.BaselineVersion) ([]verifier.Candi
 	if len(versions) == 0 {
 		return nil, nil
 	}
-	layers := make([]baseline.Layer, 0, len(versions))
+	layers, err := s.layers(versions)
+	if err != nil {
+		return nil, err
+	}
+	return baseline.Effective(layers), nil
+}
+
+func (s *Service) layers(versions []store.BaselineVersion) ([]baseline.Layer, error) {
+	layers := make([]baseline.Layer, 0, len(versions)+1)
 	for i := range versions {
 		v := &versions[i]
 		key := versionKey{v.BaselineID, v.Version}
@@ -192,7 +200,7 @@ func (s *Service) candidates(versions []store.BaselineVersion) ([]verifier.Candi
 			ID: v.BaselineID.String(), Version: v.Version, State: v.State, Selector: v.Selector, Reference: reference,
 		})
 	}
-	return baseline.Effective(layers), nil
+	return layers, nil
 }
 
 // compiledRules are the rules of a policy, compiled once for each version; nil where it has none. Rules that do not

@@ -81,6 +81,7 @@ type baselineVersionView struct {
 	Provenance []referenceText
 	Verified   []referenceText // what the identity token of the pipeline said that made it
 	IMAFiles   int
+	CanTry     bool
 }
 
 func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s session) error {
@@ -96,7 +97,7 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	if err != nil {
 		return err
 	}
-	view := baselineVersionView{BaselineVersion: v, Events: v.Reference.Events}
+	view := baselineVersionView{BaselineVersion: v, Events: v.Reference.Events, CanTry: h.DryRun != nil}
 	if len(view.Events) > eventsPerPage {
 		view.MoreEvents = len(view.Events) - eventsPerPage
 		view.Events = view.Events[:eventsPerPage]

@@ -22,6 +22,9 @@ type Config struct {
 	// EventLog decodes the boot log behind a verdict: attest.Service.DecodedLog.
 	EventLog func(ctx context.Context, tenant, verdictID uuid.UUID) ([]attest.DecodedEvent, error)
 
+	// DryRun judges stored evidence by a baseline version: attest.Service.DryRunVersion. nil leaves the button out.
+	DryRun func(ctx context.Context, tenant, baselineID uuid.UUID, version int, progress attest.Progress) (*attest.Trial, error)
+
 	// Authenticate says whose the bearer token is. An error that is store.ErrTokenInvalid or
 	// store.ErrNotFound means that the token is no good and leads to the sign-in page; any other error
 	// is a failure of the service. Principals other than admins and readers are refused by the pages.
@@ -92,6 +95,7 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/baselines", h.page(h.baselines))
 	mux.HandleFunc("GET /ui/baselines/{id}", h.page(h.baseline))
 	mux.HandleFunc("GET /ui/baselines/{id}/versions/{n}", h.page(h.baselineVersion))
+	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/dry-run", h.page(h.dryRun))
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
 	mux.HandleFunc("GET /ui/", h.page(func(http.ResponseWriter, *http.Request, session) error { return errNoPage }))
 

@@ -18,6 +18,9 @@ func (v *verification) checkClock() StepResult {
 			return StepResult{StepClock, Fail, "the quotes were made in different boots of the machine"}
 		}
 	}
+	if then := v.expect.ClockThen; then != nil {
+		return StepResult{StepClock, then.Outcome, then.Detail}
+	}
 	if v.expect.Last == nil {
 		return StepResult{StepClock, Pass, "the first quote of this key; its clock and reset counter are remembered"}
 	}

@@ -102,3 +102,31 @@ func TestRebootedMachineMovesForwardOnly(t *testing.T) {
 	v, r = Verify(first.ak, []Quote{first.quote}, first.claims(t), e)
 	mustFail(t, StepClock, "went back", v, r)
 }
+
+// Where stored quotes are verified again, what was found then stands in place of the comparison; quotes of different boots
+// fail all the same, and a result that says nothing proves nothing.
+func TestClockThenStands(t *testing.T) {
+	f := newForger(t)
+	sel := Selection{SHA256, 0xff}
+	claims := restrict(f.pcrs, []Selection{sel})
+	m := f.message(sel)
+	later := m.clock
+	later.Clock += 1000
+	for _, then := range []StepResult{{Outcome: Pass, Detail: "good then"}, {Outcome: Warn, Detail: "power was lost then"}, {Outcome: Fail, Detail: "bad then"}, {}} {
+		e := fresh()
+		e.Last, e.ClockThen = &later, &then
+		v, r := Verify(f.ak, []Quote{f.sign(m.bytes())}, claims, e)
+		if got := r.Steps[StepClock]; got.Outcome != then.Outcome || got.Detail != then.Detail || got.Step != StepClock {
+			t.Errorf("%+v", got)
+		}
+		if good := then.Outcome == Pass || then.Outcome == Warn; (v != nil) != good {
+			t.Errorf("%s: %s", then.Outcome, describe(r))
+		}
+	}
+	one, two := f.message(Selection{SHA256, 0x0f}), f.message(Selection{SHA256, 0xf0})
+	two.clock.ResetCount++
+	e := fresh()
+	e.ClockThen = &StepResult{Outcome: Pass}
+	v, r := Verify(f.ak, []Quote{f.sign(one.bytes()), f.sign(two.bytes())}, claims, e)
+	mustFail(t, StepClock, "different boots", v, r)
+}

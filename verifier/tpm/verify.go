@@ -22,6 +22,9 @@ type Expectation struct {
 	Required      []Selection // PCRs that must be quoted, each in the named bank or in a stronger one
 	AllowSHA1PCRs bool        // values of a SHA-1 bank count
 	Last          *ClockState // the clock in this AK's last accepted quote; nil for the first
+	// ClockThen is what the step found when these quotes were first verified. It stands in place of the comparison with
+	// Last where stored quotes are verified again: the clock that they followed is no longer known. Nil otherwise.
+	ClockThen *StepResult
 }
 
 // Verify checks that quotes were made by the TPM of ak, for this verifier's nonce, over exactly the
