@@ -51,9 +51,14 @@ func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersi
 		Selector: selectorDTO(v.Selector), Origin: openapi.BaselineVersionOrigin(v.Origin), CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy,
 	}
 	if len(v.Provenance) > 0 {
-		if err := json.Unmarshal(v.Provenance, &out.Provenance); err != nil {
+		stored := struct {
+			*openapi.Provenance
+			Imported *openapi.ImportedDocument `json:"imported"`
+		}{Provenance: &out.Provenance}
+		if err := json.Unmarshal(v.Provenance, &stored); err != nil {
 			return out, fmt.Errorf("provenance of baseline %s version %d: %w", v.BaselineID, v.Version, err)
 		}
+		out.Imported = stored.Imported
 	}
 	if withValues {
 		raw, err := json.Marshal(v.Reference)

@@ -78,10 +78,12 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/baselines", roleReader, api.ListBaselines},
 		{"POST", "/v1/baselines", roleAdmin, api.CreateBaseline},
+		{"POST", "/v1/baselines/import", roleAdmin, s.importBaseline},
 		{"GET", "/v1/baselines/{baseline_id}", roleReader, api.GetBaseline},
 		{"GET", "/v1/baselines/{baseline_id}/versions", roleReader, api.ListBaselineVersions},
 		{"POST", "/v1/baselines/{baseline_id}/versions", roleAdmin, api.CreateBaselineVersion},
 		{"GET", "/v1/baselines/{baseline_id}/versions/{version}", roleReader, api.GetBaselineVersion},
+		{"GET", "/v1/baselines/{baseline_id}/versions/{version}/export", roleReader, s.exportBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleAdmin, api.PromoteBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/retire", roleAdmin, api.RetireBaselineVersion},
 
@@ -97,6 +99,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/trust-anchors/{anchor_id}/disable", roleAdmin, api.DisableTrustAnchor},
 		{"POST", "/v1/trust-anchors/{anchor_id}/enable", roleAdmin, api.EnableTrustAnchor},
 		{"GET", "/v1/trust-anchors/{anchor_id}/machines", roleReader, api.ListTrustAnchorMachines},
+		{"GET", "/v1/trust-anchors/{anchor_id}/baselines", roleReader, api.ListTrustAnchorBaselines},
 		{"GET", "/v1/collateral", roleReader, api.ListCollateral},
 		{"PUT", "/v1/collateral/{kind}", roleAdmin, s.putCollateral},
 		{"GET", "/v1/collateral/{kind}/{name}", roleReader, s.getCollateral},

@@ -35,14 +35,7 @@ type signature struct {
 
 // IsEnvelope tells whether a JSON document looks like an envelope, whatever is in it.
 func IsEnvelope(b []byte) bool {
-	r := jsondoc.New(b, "")
-	payload, signatures := false, false
-	r.Object(func(name string) {
-		payload = payload || name == "payload"
-		signatures = signatures || name == "signatures"
-		r.Skip()
-	})
-	return r.Err() == nil && payload && signatures
+	return jsondoc.FirstOf(b, func(name string) bool { return name == "payload" || name == "payloadType" || name == "signatures" }) != ""
 }
 
 // Open verifies an envelope: a threshold of one, by a bare key of trust or by a certificate ("cert" as PEM,

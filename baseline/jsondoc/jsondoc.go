@@ -144,6 +144,22 @@ func (r *Reader) Null() bool {
 // IsText tells whether a string stands here.
 func (r *Reader) IsText() bool { return r.err == nil && r.dec.PeekKind() == '"' }
 
+// FirstOf is the name of the document's first member that is wanted; empty if it is no object or has none. What follows
+// it is not read, so that telling formats apart costs little.
+func FirstOf(b []byte, wanted func(name string) bool) string {
+	r := New(b, "")
+	if !r.open('{') {
+		return ""
+	}
+	for r.err == nil && r.dec.PeekKind() == '"' {
+		if name := r.token().String(); r.err == nil && wanted(name) {
+			return name
+		}
+		r.Skip()
+	}
+	return ""
+}
+
 // Raw reads any value and returns its bytes and its place, with its elements counted.
 func (r *Reader) Raw() (raw []byte, at string) {
 	if r.err != nil {

@@ -56,21 +56,17 @@ func Signed(envelope *dsse.Verified) (*baseline.Imported, error) {
 	return out, err
 }
 
-// isRuntimePolicy tells the two documents apart by the member that each must have.
+// isRuntimePolicy tells the two documents apart by a member that only one of them has.
 func isRuntimePolicy(b []byte) bool {
-	found := false
-	r := jsondoc.New(b, "")
-	r.Object(func(name string) {
-		found = found || name == "digests"
-		r.Skip()
-	})
-	return found
+	return jsondoc.FirstOf(b, func(name string) bool { return policyMembers[name] }) != ""
 }
+
+var policyMembers = map[string]bool{"meta": true, "digests": true, "excludes": true, "keyrings": true, "ima": true, "ima-buf": true, "verification-keys": true}
 
 type policyReader struct {
 	*jsondoc.Reader
-	out   *baseline.Imported
-	ima   *verifier.ReferenceIMA
+	out *baseline.Imported
+	ima *verifier.ReferenceIMA
 }
 
 func runtimePolicy(b []byte, at string) (*baseline.Imported, error) {

@@ -9,10 +9,9 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
-	"crypto/sha256"
-	_ "crypto/sha512" // hashes of ECDSA P-384 and P-521
+	_ "crypto/sha256" // hashes of signatures
+	_ "crypto/sha512"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,12 +36,12 @@ func Candidates(trust *baseline.ImportTrust) []Candidate {
 	var out []Candidate
 	for _, k := range trust.Keys {
 		if spki, err := x509.MarshalPKIXPublicKey(k.Key); err == nil {
-			out = append(out, Candidate{k.Key, baseline.Signer{Subject: k.Name, KeySHA256: digest(spki), AnchorSHA256: digest(spki)}})
+			out = append(out, Candidate{k.Key, *baseline.SignerOfKey(k.Name, spki)})
 		}
 	}
 	for _, c := range trust.Roots {
 		if !trust.Now.Before(c.NotBefore) && !trust.Now.After(c.NotAfter) {
-			out = append(out, Candidate{c.PublicKey, baseline.Signer{Subject: c.Subject.String(), KeySHA256: digest(c.RawSubjectPublicKeyInfo), AnchorSHA256: digest(c.Raw)}})
+			out = append(out, Candidate{c.PublicKey, *baseline.SignerOf(c, c)})
 		}
 	}
 	return out
@@ -64,8 +63,7 @@ func Chain(leaf *x509.Certificate, intermediates []*x509.Certificate, trust *bas
 	if err != nil {
 		return Candidate{}, fmt.Errorf("the certificate %q is not trusted: %s", leaf.Subject, strings.TrimPrefix(err.Error(), "x509: "))
 	}
-	anchor := chains[0][len(chains[0])-1]
-	return Candidate{leaf.PublicKey, baseline.Signer{Subject: leaf.Subject.String(), KeySHA256: digest(leaf.RawSubjectPublicKeyInfo), AnchorSHA256: digest(anchor.Raw)}}, nil
+	return Candidate{leaf.PublicKey, *baseline.SignerOf(leaf, chains[0][len(chains[0])-1])}, nil
 }
 
 // Verify checks a signature over message. ECDSA takes the hash of its curve (P-256: SHA-256, P-384: SHA-384, P-521:
@@ -116,9 +114,4 @@ func sum(h crypto.Hash, b []byte) []byte {
 	w := h.New()
 	w.Write(b)
 	return w.Sum(nil)
-}
-
-func digest(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
 }

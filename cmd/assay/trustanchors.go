@@ -57,7 +57,7 @@ func (c *TrustAnchorsList) Run(a *app) error {
 				continue
 			}
 			for _, cert := range x.Certificates {
-				rows = append(rows, []cell{plain(x.Name), plain(string(x.Purpose)), state, plain(cert.Subject), plain(a.print.ago(cert.NotAfter)), plain(cert.Fingerprint[:min(16, len(cert.Fingerprint))]), {x.ID.String(), dim}})
+				rows = append(rows, []cell{plain(x.Name), plain(string(x.Purpose)), state, plain(cert.Subject), plain(untilText(a.print, cert.NotAfter)), plain(cert.Fingerprint[:min(16, len(cert.Fingerprint))]), {x.ID.String(), dim}})
 			}
 		}
 		headings := []string{"NAME", "PURPOSE", "STATE", "ORIGIN", "CERTIFICATES", "ID"}
