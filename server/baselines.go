@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -141,16 +142,15 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 // named after it, where the request does not say otherwise.
 func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselineRequestObject) (openapi.CaptureBaselineResponseObject, error) {
 	p := principalOf(ctx)
-	var name string
-	var selector *verifier.Selector
+	var o attest.CaptureOptions
 	if req.Body != nil {
-		name = value(req.Body.Name)
+		o.Name, o.IncludeIMA = value(req.Body.Name), value(req.Body.IncludeIma)
 		if req.Body.Selector != nil {
 			chosen := selectorOf(req.Body.Selector)
-			selector = &chosen
+			o.Selector = &chosen
 		}
 	}
-	v, err := s.attest.CaptureBaseline(ctx, p.tenant, req.MachineID, name, selector, actorOf(ctx))
+	v, err := s.attest.CaptureGolden(ctx, p.tenant, req.MachineID, o, actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -261,3 +261,25 @@ func keyText(b []byte) string {
 	}
 	return fmt.Sprintf("%d bytes", len(b))
 }
+
+// BufferKind is what the buffer of an entry holds.
+type BufferKind int
+
+// The kinds of buffers.
+const (
+	NoBuffer    BufferKind = iota // the entry is of a file
+	BufferKey                     // a key or certificate, and the entry is named after its keyring
+	BufferOther                   // a command line, a hash, a table of the device mapper
+)
+
+// BufferKind tells files from buffers. An entry whose digest is not that of its buffer is none: its template is not covered
+// by its hash, and a file's signature would read as a buffer.
+func (e *Entry) BufferKind() BufferKind {
+	switch {
+	case !e.hasBuffer || !isDigestOf(e.FileDigest, []byte(e.FileDigestAlg), e.Buffer):
+		return NoBuffer
+	case isDER(e.Buffer) && bufferName.MatchString(e.Path):
+		return BufferKey
+	}
+	return BufferOther
+}

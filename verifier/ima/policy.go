@@ -294,7 +294,7 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 			why = "was changed while it was measured, or measured while it was open for writing"
 		case v.fault != "":
 			why = "cannot be read: " + v.fault
-		case rep.First == 0 && i == 0 && string(v.path) == bootAggregate:
+		case rep.First == 0 && i == 0 && string(v.path) == BootAggregateName:
 			continue
 		case v.signatureFault != "":
 			if p.excluded(v.path) && !p.signed.has(v.path) {
@@ -388,7 +388,8 @@ func (p *CompiledPolicy) excluded(path []byte) bool {
 	return false
 }
 
-const bootAggregate = "boot_aggregate"
+// BootAggregateName is the name of the entry that opens a list.
+const BootAggregateName = "boot_aggregate"
 
 // BootAggregate computes the digests that the first entry of a list may have: over PCRs 0 to 7, and, in
 // banks other than SHA-1, over PCRs 0 to 9 (Linux 5.8 and later; ima_calc_boot_aggregate_tfm in
