@@ -7,6 +7,7 @@ package jsondoc
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -16,6 +17,9 @@ import (
 
 // MaxElements bounds the members and elements of all objects and arrays of one document together.
 const MaxElements = 500_000
+
+// maxPointer bounds the place in an error, in bytes.
+const maxPointer = 1024
 
 // Reader reads one document. The first error stays and ends every loop; what is read after it is zero.
 type Reader struct {
@@ -43,6 +47,9 @@ func (r *Reader) Fail(kind, format string, args ...any) {
 
 // FailAt refuses the document because of another place.
 func (r *Reader) FailAt(kind, pointer, format string, args ...any) {
+	if len(pointer) > maxPointer { // of a document that is nothing but depth
+		pointer = pointer[:maxPointer]
+	}
 	if r.err == nil {
 		r.err = baseline.ImportErrorf(kind, pointer, format, args...)
 	}
@@ -209,7 +216,7 @@ func (r *Reader) End() {
 	if r.err != nil {
 		return
 	}
-	if r.dec.PeekKind() != 0 {
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		r.FailAt(baseline.ImportMalformed, r.at, "something follows the document at byte %d", r.dec.InputOffset())
 	}
 }

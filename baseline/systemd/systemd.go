@@ -4,6 +4,9 @@ package systemd
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -33,7 +36,7 @@ const (
 	maxPolicies = 1000
 )
 
-// Phase is one predicted value.
+// phase is one predicted value.
 type phase struct {
 	name  string
 	pcr   int
@@ -143,7 +146,7 @@ func hexText(r *jsondoc.Reader, size int) []byte {
 type policy struct {
 	at      string
 	pcrs    []int
-	key     []byte // SHA-256 of the signer's SubjectPublicKeyInfo
+	key     []byte // fingerprint of the signer's key
 	digest  []byte
 	sig     []byte
 	signer  *baseline.Signer
@@ -226,8 +229,8 @@ func policyPCR(bank tpm.HashAlg, pcr int, value []byte) []byte {
 func verifyPolicies(policies map[tpm.HashAlg][]*policy, trust *baseline.ImportTrust) error {
 	keys := map[string]signed.Candidate{}
 	for _, c := range signed.Candidates(trust) {
-		if spki, err := x509.MarshalPKIXPublicKey(c.Key); err == nil {
-			sum := sha256.Sum256(spki)
+		if b := publicKeyBytes(c.Key); b != nil {
+			sum := sha256.Sum256(b)
 			keys[string(sum[:])] = c
 		}
 	}
@@ -242,6 +245,22 @@ func verifyPolicies(policies map[tpm.HashAlg][]*policy, trust *baseline.ImportTr
 			}
 			p.signer = &c.Signer
 		}
+	}
+	return nil
+}
+
+// publicKeyBytes is what systemd takes the fingerprint of (openssl-util.c, pubkey_fingerprint; OpenSSL, i2d_PublicKey): the
+// key without its algorithm. nil for keys that systemd does not sign with.
+func publicKeyBytes(key crypto.PublicKey) []byte {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return x509.MarshalPKCS1PublicKey(key)
+	case *ecdsa.PublicKey:
+		b, err := key.Bytes()
+		if err != nil {
+			return nil
+		}
+		return b
 	}
 	return nil
 }
