@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/json"
-	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/baseline/golden"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -75,14 +75,6 @@ func document(t testing.TB, v any) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-func refused(t *testing.T, err error, kind, element string) {
-	t.Helper()
-	var e *baseline.ImportError
-	if !errors.As(err, &e) || e.Kind != kind || e.Element != element {
-		t.Errorf("%v, not %s at %q", err, kind, element)
-	}
 }
 
 // certify makes a CA and a certificate of the boot's attestation key.
@@ -155,7 +147,7 @@ func TestSignedByItsCertificate(t *testing.T) {
 	_, other := certify(t, "sb-on-otherbox")
 	e["enrollment"].(map[string]any)["ak_certificate"] = other
 	_, err = golden.Import(document(t, e), &baseline.ImportTrust{Roots: []*x509.Certificate{root}, Now: now})
-	refused(t, err, baseline.ImportUntrusted, "")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "")
 }
 
 // What gotpm wrote on a cloud VM.
@@ -173,23 +165,23 @@ func TestRefused(t *testing.T) {
 	e := evidence(t, "sb-on-1")
 	e["event_log"] = append([]byte{}, e["event_log"].([]byte)[:2000]...)
 	_, err := golden.Import(document(t, e), nil)
-	refused(t, err, baseline.ImportUntrusted, "")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "")
 	e = evidence(t, "sb-on-1")
 	e["pcrs"].(map[string]any)["sha256"].(map[string]string)["4"] = strings.Repeat("00", 32)
 	_, err = golden.Import(document(t, e), nil)
-	refused(t, err, baseline.ImportUntrusted, "")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "")
 	delete(e, "event_log")
 	e["event_log_digest"] = "sha256:" + strings.Repeat("ab", 32)
 	_, err = golden.Import(document(t, e), nil)
-	refused(t, err, baseline.ImportMalformed, "/event_log_digest")
+	importtest.Refused(t, err, baseline.ImportMalformed, "/event_log_digest")
 	e = evidence(t, "sb-on-1")
 	e["platform_evidence"] = map[string]any{"type": "sev_snp", "report": make([]byte, 1184)}
 	_, err = golden.Import(document(t, e), nil)
-	refused(t, err, baseline.ImportUnsupported, "/platform_evidence")
+	importtest.Refused(t, err, baseline.ImportUnsupported, "/platform_evidence")
 	_, err = golden.Import([]byte(`{"quotes": 1}`), nil)
-	refused(t, err, baseline.ImportMalformed, "/quotes")
+	importtest.Refused(t, err, baseline.ImportMalformed, "/quotes")
 	_, err = golden.Import([]byte{0xff}, nil)
-	refused(t, err, baseline.ImportMalformed, "")
+	importtest.Refused(t, err, baseline.ImportMalformed, "")
 }
 
 func FuzzGolden(f *testing.F) {
@@ -197,15 +189,6 @@ func FuzzGolden(f *testing.F) {
 	f.Add(read(f, "../../verifier/testdata/gce-cos-85-nonce9009.pb"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		out, err := golden.Import(b, &baseline.ImportTrust{Now: now})
-		var e *baseline.ImportError
-		if err != nil {
-			if !errors.As(err, &e) || e.Kind == "" {
-				t.Fatalf("%v", err)
-			}
-			return
-		}
-		if _, err := verifier.CompileReference(out.Values); err != nil {
-			t.Fatal(err)
-		}
+		importtest.Usable(t, out, err)
 	})
 }

@@ -1,19 +1,17 @@
 package keylime_test
 
 import (
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/baseline/keylime"
-	"github.com/assay-verifier/assay/verifier"
 )
 
 func read(t testing.TB, name string) []byte {
@@ -27,20 +25,7 @@ func read(t testing.TB, name string) []byte {
 
 func trusted(t testing.TB) *baseline.ImportTrust {
 	t.Helper()
-	block, _ := pem.Decode(read(t, "runtime-policy-pubkey.pub"))
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "keylime", Key: key}}}
-}
-
-func refused(t *testing.T, err error, kind, element string) {
-	t.Helper()
-	var e *baseline.ImportError
-	if !errors.As(err, &e) || e.Kind != kind || e.Element != element {
-		t.Errorf("%v, not %s at %q", err, kind, element)
-	}
+	return importtest.TrustKey(t, "keylime", read(t, "runtime-policy-pubkey.pub"))
 }
 
 func TestRuntimePolicy(t *testing.T) {
@@ -69,18 +54,18 @@ func TestSignedRuntimePolicy(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	_, err = keylime.Import(signed, nil)
-	refused(t, err, baseline.ImportUntrusted, "/signatures/0")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/signatures/0")
 	// Its signature has lost its padding and its first character.
 	_, err = keylime.Import(read(t, "runtime-policy-test-signed-bad.json"), trusted(t))
-	refused(t, err, baseline.ImportMalformed, "/signatures/0/sig")
+	importtest.Refused(t, err, baseline.ImportMalformed, "/signatures/0/sig")
 	_, err = keylime.Import([]byte(strings.Replace(string(signed), `"sig": "MEUCICUQ`, `"sig": "MEUCICUR`, 1)), trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/signatures/0")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/signatures/0")
 	// The type is signed too.
 	_, err = keylime.Import([]byte(strings.Replace(string(signed), "vnd.keylime+json", "vnd.in-toto+json", 1)), trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/signatures/0")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/signatures/0")
 	// One letter of the payload.
 	_, err = keylime.Import([]byte(strings.Replace(string(signed), `"payload": "eyJt`, `"payload": "eyJu`, 1)), trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/signatures/0")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/signatures/0")
 }
 
 func TestExcludesMeanWhatPythonMeans(t *testing.T) {
@@ -110,9 +95,9 @@ func TestVerificationKeys(t *testing.T) {
 		}
 	}
 	_, err := keylime.Import([]byte(`{"digests": {}, "verification-keys": "{\"pubkeys\": [\"AAAA\"]}"}`), nil)
-	refused(t, err, baseline.ImportMalformed, "/verification-keys")
+	importtest.Refused(t, err, baseline.ImportMalformed, "/verification-keys")
 	_, err = keylime.Import([]byte(`{"digests": {}, "verification-keys": "{\"pubkeys\": [7]}"}`), nil)
-	refused(t, err, baseline.ImportMalformed, "/verification-keys/pubkeys/0")
+	importtest.Refused(t, err, baseline.ImportMalformed, "/verification-keys/pubkeys/0")
 }
 
 func quoted(t *testing.T, s string) string {
@@ -141,7 +126,7 @@ func TestRuntimePolicyRefused(t *testing.T) {
 		`{"what": 1}`: {baseline.ImportMalformed, "/what"},
 	} {
 		_, err := keylime.Import([]byte(body), nil)
-		refused(t, err, want[0], want[1])
+		importtest.Refused(t, err, want[0], want[1])
 	}
 }
 
@@ -183,7 +168,7 @@ func TestRefStateRefused(t *testing.T) {
 		`{"kernels": [], "mokdig": [{"sha256": "0xab"}]}`:  {baseline.ImportMalformed, "/mokdig/0/sha256"},
 	} {
 		_, err := keylime.Import([]byte(body), nil)
-		refused(t, err, want[0], want[1])
+		importtest.Refused(t, err, want[0], want[1])
 	}
 }
 
@@ -195,15 +180,6 @@ func FuzzKeylime(f *testing.F) {
 	trust := trusted(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		out, err := keylime.Import(b, trust)
-		var e *baseline.ImportError
-		if err != nil {
-			if !errors.As(err, &e) || e.Kind == "" {
-				t.Fatalf("%v", err)
-			}
-			return
-		}
-		if _, err := verifier.CompileReference(out.Values); err != nil {
-			t.Fatal(err)
-		}
+		importtest.Usable(t, out, err)
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"testing"
 	"time"
@@ -17,8 +16,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/baseline/launch"
-	"github.com/assay-verifier/assay/verifier"
 )
 
 var now = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
@@ -100,14 +99,6 @@ func (s *signer) endorse(t testing.TB, golden []byte) []byte {
 	return bytesField(bytesField(nil, 1, golden), 2, sig)
 }
 
-func refused(t *testing.T, err error, kind, element string) {
-	t.Helper()
-	var e *baseline.ImportError
-	if !errors.As(err, &e) || e.Kind != kind || e.Element != element {
-		t.Errorf("%v, not %s at %q", err, kind, element)
-	}
-}
-
 // Constructed by proto/endorsement.proto and signed by a chain of our own: no endorsement of Google's is at hand.
 func TestAConstructedEndorsement(t *testing.T) {
 	s := newSigner(t)
@@ -120,23 +111,23 @@ func TestAConstructedEndorsement(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	_, err = launch.Import(s.endorse(t, s.golden()), nil)
-	refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
 	_, err = launch.Import(s.endorse(t, s.golden()), newSigner(t).trust())
-	refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
 	late := s.trust()
 	late.Now = now.Add(2 * time.Hour)
 	_, err = launch.Import(s.endorse(t, s.golden()), late)
-	refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "serialized_uefi_golden.cert")
 	// A bare key is no root, and a signature of another key is none.
 	other := newSigner(t)
 	other.leaf = s.leaf
 	_, err = launch.Import(other.endorse(t, s.golden()), s.trust())
-	refused(t, err, baseline.ImportUntrusted, "signature")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "signature")
 	golden := s.golden()
 	whole := s.endorse(t, golden)
 	changed := bytes.Replace(whole, measurement(9), measurement(8), 1)
 	_, err = launch.Import(changed, s.trust())
-	refused(t, err, baseline.ImportUntrusted, "signature")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "signature")
 }
 
 func TestConstructedEndorsementsThatAreRefused(t *testing.T) {
@@ -164,7 +155,7 @@ func TestConstructedEndorsementsThatAreRefused(t *testing.T) {
 		"no PEM":          {s.endorse(t, only(bytesField(nil, 6, []byte("text"))...)), baseline.ImportMalformed, "serialized_uefi_golden.ca_bundle"},
 	} {
 		_, err := launch.Import(c.doc, s.trust())
-		t.Run(name, func(t *testing.T) { refused(t, err, c.kind, c.element) })
+		t.Run(name, func(t *testing.T) { importtest.Refused(t, err, c.kind, c.element) })
 	}
 }
 
@@ -176,15 +167,8 @@ func FuzzLaunch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, doc := range [][]byte{b, s.endorse(t, b)} {
 			out, err := launch.Import(doc, trust)
-			var e *baseline.ImportError
-			if err != nil {
-				if !errors.As(err, &e) || e.Kind == "" {
-					t.Fatalf("%v", err)
-				}
-				continue
-			}
-			if _, err := verifier.CompileReference(out.Values); err != nil || out.Signer == nil {
-				t.Fatal(err)
+			if importtest.Usable(t, out, err) && out.Signer == nil {
+				t.Fatal("nobody signed it")
 			}
 		}
 	})

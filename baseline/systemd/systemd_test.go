@@ -4,15 +4,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/importtest"
 	"github.com/assay-verifier/assay/baseline/systemd"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -28,20 +26,7 @@ func read(t testing.TB, name string) []byte {
 
 func trusted(t testing.TB) *baseline.ImportTrust {
 	t.Helper()
-	block, _ := pem.Decode(read(t, "pub.pem"))
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "builds", Key: key}}}
-}
-
-func refused(t *testing.T, err error, kind, element string) {
-	t.Helper()
-	var e *baseline.ImportError
-	if !errors.As(err, &e) || e.Kind != kind || e.Element != element {
-		t.Errorf("%v, not %s at %q", err, kind, element)
-	}
+	return importtest.TrustKey(t, "builds", read(t, "pub.pem"))
 }
 
 func TestMeasure(t *testing.T) {
@@ -65,7 +50,7 @@ func TestMeasure(t *testing.T) {
 		`{} {}`:                                   {baseline.ImportMalformed, ""},
 	} {
 		_, err := systemd.Measure([]byte(body))
-		refused(t, err, want[0], want[1])
+		importtest.Refused(t, err, want[0], want[1])
 	}
 }
 
@@ -80,22 +65,22 @@ func TestPCRSig(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	_, err = systemd.PCRSig(sig, nil, trusted(t))
-	refused(t, err, baseline.ImportUnsupported, "")
+	importtest.Refused(t, err, baseline.ImportUnsupported, "")
 	_, err = systemd.PCRSig(sig, values, &baseline.ImportTrust{})
-	refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
 	_, err = systemd.PCRSig(sig, values, nil)
-	refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
 	_, err = systemd.PCRSig(sig, read(t, "measure.json"), trusted(t)) // its SHA-1 values are not signed
-	refused(t, err, baseline.ImportUntrusted, "/sha1")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha1")
 	other := strings.Replace(string(values), "2282ea5f", "3282ea5f", 1)
 	_, err = systemd.PCRSig(sig, []byte(other), trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/sha256")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256")
 	_, err = systemd.PCRSig(sig, []byte(strings.ReplaceAll(string(values), `"pcr":11`, `"pcr":12`)), trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/sha256")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256")
 	_, err = systemd.PCRSig([]byte(strings.Replace(string(sig), `"sig":"lcuu`, `"sig":"ocuu`, 1)), values, trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/sha256/0/sig")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256/0/sig")
 	_, err = systemd.PCRSig([]byte(strings.Replace(string(sig), `"pol":"cc51`, `"pol":"cd51`, 1)), values, trusted(t))
-	refused(t, err, baseline.ImportUntrusted, "/sha256/0/sig")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256/0/sig")
 	// A value that the signatures cover and nobody gave is said.
 	var half map[string][]any
 	if err := json.Unmarshal(values, &half); err != nil {
@@ -115,7 +100,7 @@ func TestPCRSig(t *testing.T) {
 		`{"sha256": [{"alg": "none"}]}`:    {baseline.ImportMalformed, "/sha256/0/alg"},
 	} {
 		_, err := systemd.PCRSig([]byte(body), values, trusted(t))
-		refused(t, err, want[0], want[1])
+		importtest.Refused(t, err, want[0], want[1])
 	}
 }
 
@@ -127,7 +112,7 @@ func TestPCRSigOfAnotherKey(t *testing.T) {
 	}
 	trust := &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "other", Key: &key.PublicKey}}}
 	_, err = systemd.PCRSig(read(t, "pcrsig.json"), read(t, "measure256.json"), trust)
-	refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
+	importtest.Refused(t, err, baseline.ImportUntrusted, "/sha256/0/pkfp")
 }
 
 // Constructed by systemd.pcrlock(5): there is no specimen of a real machine.
@@ -160,10 +145,10 @@ func TestPCRLockOfAConstructedComponent(t *testing.T) {
 		`{"policy": 1}`: {baseline.ImportMalformed, "/policy"},
 	} {
 		_, err := systemd.PCRLock([]byte(body), nil)
-		refused(t, err, want[0], want[1])
+		importtest.Refused(t, err, want[0], want[1])
 	}
 	_, err = systemd.PCRLock([]byte(constructedLock), map[string][]byte{"b": []byte(`{"records": 1}`)})
-	refused(t, err, baseline.ImportMalformed, "b/records")
+	importtest.Refused(t, err, baseline.ImportMalformed, "b/records")
 }
 
 func FuzzSystemd(f *testing.F) {
@@ -178,22 +163,8 @@ func FuzzSystemd(f *testing.F) {
 			func() (*baseline.Imported, error) { return systemd.PCRSig(b, values, trust) },
 			func() (*baseline.Imported, error) { return systemd.PCRSig(read(t, "pcrsig.json"), b, trust) },
 		} {
-			usable(t, imported)
+			out, err := imported()
+			importtest.Usable(t, out, err)
 		}
 	})
-}
-
-// usable: what is imported can be judged by, and what is not is refused with a reason.
-func usable(t *testing.T, imported func() (*baseline.Imported, error)) {
-	out, err := imported()
-	var refused *baseline.ImportError
-	if err != nil {
-		if !errors.As(err, &refused) || refused.Kind == "" {
-			t.Fatalf("%v", err)
-		}
-		return
-	}
-	if _, err := verifier.CompileReference(out.Values); err != nil {
-		t.Fatal(err)
-	}
 }
