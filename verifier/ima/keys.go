@@ -183,12 +183,12 @@ func (c *CompiledPolicy) compileBuffers(p *Policy) error {
 
 // whyBuffer is why for an entry with a buffer. Its template is not covered by its hash, and a file's signature would read
 // as a buffer: so the digest must be that of the buffer, and only names that the policy gives to buffers are looked up.
-func (p *CompiledPolicy) whyBuffer(key []byte, v *view) ([]byte, string) {
+func (c *CompiledPolicy) whyBuffer(key []byte, v *view) ([]byte, string) {
 	name := string(v.path)
-	b := &p.buffers
+	b := &c.buffers
 	kind := b.named[name]
 	if kind == "" && !b.ignores(name) {
-		return p.why(key, v)
+		return c.why(key, v)
 	}
 	if !isDigestOf(v.digest, v.alg, v.buffer) {
 		return key, "is measured with a digest that is not that of its buffer"

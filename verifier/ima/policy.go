@@ -329,11 +329,11 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 }
 
 // why is empty when the file is allowed. key is scratch space, which is returned for the next entry.
-func (p *CompiledPolicy) why(key []byte, v *view) ([]byte, string) {
-	key, named, allowed := p.byDigest(key, v)
+func (c *CompiledPolicy) why(key []byte, v *view) ([]byte, string) {
+	key, named, allowed := c.byDigest(key, v)
 	const otherContent = "has another content than the reference values allow"
-	if p.signed.has(v.path) {
-		switch fault := p.keys.fault(v); {
+	if c.signed.has(v.path) {
+		switch fault := c.keys.fault(v); {
 		case fault != "":
 			return key, "needs a trusted signature: " + fault
 		case named && !allowed:
@@ -341,46 +341,46 @@ func (p *CompiledPolicy) why(key []byte, v *view) ([]byte, string) {
 		}
 		return key, ""
 	}
-	if allowed || p.excluded(v.path) {
+	if allowed || c.excluded(v.path) {
 		return key, ""
 	}
 	if named {
 		return key, otherContent
 	}
 	const notNamed = "is not among the files that the reference values allow"
-	if len(p.keys) == 0 || len(v.signature) == 0 {
+	if len(c.keys) == 0 || len(v.signature) == 0 {
 		return key, notNamed
 	}
-	if fault := p.keys.fault(v); fault != "" {
+	if fault := c.keys.fault(v); fault != "" {
 		return key, notNamed + ", and its signature does not make up for it: " + fault
 	}
 	return key, ""
 }
 
 // byDigest tells whether the reference values name the path, and whether they allow it with this digest.
-func (p *CompiledPolicy) byDigest(key []byte, v *view) (scratch []byte, named, allowed bool) {
-	if _, named = p.named[string(v.path)]; named {
+func (c *CompiledPolicy) byDigest(key []byte, v *view) (scratch []byte, named, allowed bool) {
+	if _, named = c.named[string(v.path)]; named {
 		key = append(append(key[:0], v.path...), 0)
 		key = digestKey(key, v.digestType, v.alg, v.digest)
-		if _, allowed = p.files[string(key)]; allowed {
+		if _, allowed = c.files[string(key)]; allowed {
 			return key, true, true
 		}
 	}
 	key = digestKey(key[:0], v.digestType, v.alg, v.digest)
-	for i := range p.globs {
-		if !p.globs[i].re.Match(v.path) {
+	for i := range c.globs {
+		if !c.globs[i].re.Match(v.path) {
 			continue
 		}
 		named = true
-		if _, ok := p.globs[i].digests[string(key)]; ok {
+		if _, ok := c.globs[i].digests[string(key)]; ok {
 			return key, true, true
 		}
 	}
 	return key, named, false
 }
 
-func (p *CompiledPolicy) excluded(path []byte) bool {
-	for _, re := range p.exclude {
+func (c *CompiledPolicy) excluded(path []byte) bool {
+	for _, re := range c.exclude {
 		if re.Match(path) {
 			return true
 		}
