@@ -414,12 +414,15 @@ func (e ExemptionRequestReason) Valid() bool {
 // Defines values for ExportFormat.
 const (
 	Assay ExportFormat = "assay"
+	Corim ExportFormat = "corim"
 )
 
 // Valid indicates whether the value is a known member of the ExportFormat enum.
 func (e ExportFormat) Valid() bool {
 	switch e {
 	case Assay:
+		return true
+	case Corim:
 		return true
 	default:
 		return false

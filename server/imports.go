@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/corim"
 	"github.com/assay-verifier/assay/baseline/formats"
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/store"
@@ -280,7 +281,33 @@ func (s *Server) writeExport(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return (jsonAnswer{http.StatusOK, v.Reference}).write(w)
+	if r.URL.Query().Get("format") != string(openapi.Corim) {
+		return (jsonAnswer{http.StatusOK, v.Reference}).write(w)
+	}
+	document, err := s.corimOf(&v)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/rim+cose")
+	h.Set("Content-Length", strconv.Itoa(len(document)))
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(document) //nolint:gosec // its own content type and nosniff; an error means that the client went away
+	return nil
+}
+
+// corimOf is a version as a signed CoRIM. The version never changes, and so its id and its bytes do not either.
+func (s *Server) corimOf(v *store.BaselineVersion) ([]byte, error) {
+	unsigned, err := corim.Export(v.Reference, corim.Meta{ID: fmt.Sprintf("%s/%d", v.BaselineID, v.Version), TagID: v.BaselineID.String(), TagVersion: uint64(v.Version), Creator: "Assay"}) //nolint:gosec // versions count from 1
+	if err != nil {
+		return nil, fmt.Errorf("export baseline %s version %d: %w", v.BaselineID, v.Version, err)
+	}
+	signer, keyID := s.token.DocumentSigner()
+	signed, err := corim.Sign(unsigned, signer, []byte(keyID), corim.SignerMeta{Name: "Assay"})
+	if err != nil {
+		return nil, fmt.Errorf("sign baseline %s version %d: %w", v.BaselineID, v.Version, err)
+	}
+	return signed, nil
 }
 
 // versionInPath reads what the guard has checked.

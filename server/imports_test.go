@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,7 +19,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/corim"
 	"github.com/assay-verifier/assay/baseline/intoto"
 )
 
@@ -94,6 +98,16 @@ func imports(b *bench, _ *machine) {
 	if got := b.want(200, "GET", export+"?format=assay", b.admin, nil); mustJSON(b.t, got.json(b.t)) != `{"pcrs":{"sha256":{"7":["`+strings.Repeat("07", 32)+`"]}}}` {
 		b.t.Errorf("exported: %s", got.body)
 	}
+	document2 := b.want(200, "GET", export+"?format=corim", b.admin, nil)
+	resultKey := func() crypto.PublicKey { signer, _ := b.server.token.DocumentSigner(); return signer.Public() }()
+	out, err := corim.Import(document2.body, &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "results", Key: resultKey}}, Now: time.Now()})
+	if err != nil || document2.header.Get("Content-Type") != "application/rim+cose" || out.Signer == nil || out.Values.PCRs["sha256"]["7"][0] != strings.Repeat("07", 32) {
+		b.t.Errorf("the exported CoRIM: %+v, %v", out, err)
+	}
+	if again := b.want(200, "GET", export+"?format=corim", b.admin, nil); !bytes.Equal(again.body, document2.body) {
+		b.t.Error("a version that never changes is exported otherwise the second time")
+	}
+	b.refused("import_untrusted", "", "POST", importPath+"?name=x&allow_unsigned=true", b.admin, document2.body, "Content-Type", "application/rim+cose")
 	b.refused("not_found", "", "GET", "/v1/baselines/"+id+"/versions/9/export", b.admin, nil)
 	b.refused("invalid_field", "format", "GET", export+"?format=yaml", b.admin, nil)
 

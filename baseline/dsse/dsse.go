@@ -53,12 +53,12 @@ func Open(b []byte, trust *baseline.ImportTrust) (*Verified, error) {
 		candidates := keys
 		reasons[i] = "it is not one of a key that is trusted for reference values"
 		if len(s.chain) > 0 {
-			c, err := signed.Chain(s.chain[0], s.chain[1:], trust)
+			signer, err := trust.SignerOf(s.chain[0], s.chain[1:])
 			if err != nil {
 				reasons[i] = err.Error()
 				continue
 			}
-			candidates = []signed.Candidate{c}
+			candidates = []baseline.TrustedKey{{Key: s.chain[0].PublicKey, Signer: *signer}}
 		}
 		for _, c := range candidates {
 			err := signed.Verify(c.Key, message, s.sig)

@@ -9,12 +9,14 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/assay-verifier/assay/baseline"
+	"github.com/assay-verifier/assay/baseline/corim"
 	"github.com/assay-verifier/assay/baseline/dsse"
 	"github.com/assay-verifier/assay/baseline/golden"
 	"github.com/assay-verifier/assay/baseline/intoto"
 	"github.com/assay-verifier/assay/baseline/jsondoc"
 	"github.com/assay-verifier/assay/baseline/keylime"
 	"github.com/assay-verifier/assay/baseline/launch"
+	"github.com/assay-verifier/assay/baseline/rim"
 	"github.com/assay-verifier/assay/baseline/systemd"
 )
 
@@ -49,6 +51,10 @@ const (
 	mediaEvidence      = "application/vnd.assay.evidence+json"
 	mediaAttestation   = "application/x-protobuf" // attest.Attestation of go-tpm-tools
 	mediaReferences    = "application/vnd.assay.reference-values+json"
+	mediaCoRIM         = "application/rim+cbor" // draft-ietf-rats-corim
+	mediaSignedCoRIM   = "application/rim+cose"
+	mediaRIM           = "application/swid+xml" // a TCG RIM is a SWID tag
+	mediaXML           = "application/xml"
 )
 
 // importers are the formats by media type.
@@ -63,10 +69,14 @@ var importers = map[string]importer{
 	mediaEvidence:      document(golden.Import),
 	mediaAttestation:   document(golden.Import),
 	mediaReferences:    referenceValues,
+	mediaCoRIM:         document(corim.Import),
+	mediaSignedCoRIM:   document(corim.Import),
+	mediaRIM:           tagRIM,
+	mediaXML:           tagRIM,
 }
 
 // takesSupport are the formats whose documents may come with other files.
-var takesSupport = map[string]bool{mediaPCRLock: true, mediaPCRSig: true}
+var takesSupport = map[string]bool{mediaPCRLock: true, mediaPCRSig: true, mediaRIM: true, mediaXML: true}
 
 // document is an importer of a format without support files.
 func document(read func([]byte, *baseline.ImportTrust) (*baseline.Imported, error)) importer {
@@ -106,6 +116,11 @@ func Import(mediaType string, r *Request) (*baseline.Imported, error) {
 		return nil, baseline.ImportErrorf(baseline.ImportMalformed, "", "a document of type %s comes without other files", mediaType)
 	}
 	return read(r)
+}
+
+// tagRIM reads a TCG RIM with its support RIMs.
+func tagRIM(r *Request) (*baseline.Imported, error) {
+	return rim.Import(r.Document, r.Support, r.Trust)
 }
 
 func measure(r *Request) (*baseline.Imported, error) { return systemd.Measure(r.Document) }
@@ -170,10 +185,26 @@ var members = map[string]string{
 	"sha512":              mediaMeasure,
 }
 
+// What a CoRIM begins with: the CBOR tags 18 (COSE_Sign1), 501 (unsigned) and, of earlier drafts, 500 (either).
+var (
+	signedTag   = []byte{0xd2}
+	corimTag    = []byte{0xd9, 0x01, 0xf4}
+	unsignedTag = []byte{0xd9, 0x01, 0xf5}
+)
+
 // Guess tells the media type of a document by its content; empty if it is of no format that is known. It decides
 // nothing but which reader refuses or reads it.
 func Guess(b []byte) string {
-	if text := bytes.TrimLeft(b, " \t\r\n"); len(text) == 0 || text[0] != '{' {
+	switch text := bytes.TrimLeft(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), " \t\r\n"); {
+	case len(text) == 0:
+		return ""
+	case text[0] == '<':
+		return mediaRIM
+	case bytes.HasPrefix(b, signedTag):
+		return mediaSignedCoRIM
+	case bytes.HasPrefix(b, unsignedTag), bytes.HasPrefix(b, corimTag):
+		return mediaCoRIM
+	case text[0] != '{':
 		return guessProtobuf(b)
 	}
 	name := jsondoc.FirstOf(b, func(name string) bool { return members[name] != "" || name == "pcrs" })

@@ -42,7 +42,7 @@ func TestGuess(t *testing.T) {
 		`{"pcrs": {}, "quotes": []}`: "application/vnd.assay.evidence+json",
 		` {"enrollment": {}}`:        "application/vnd.assay.evidence+json",
 		"\x0a\x01a\x12\x01b":         "application/vnd.google.vm-launch-endorsement",
-		`{}`:                         "", `[]`: "", "": "", "\x00": "", "<xml/>": "",
+		`{}`:                         "", `[]`: "", "": "", "\x00": "", "<xml/>": "application/swid+xml", "\xd2\x84": "application/rim+cose", "\xd9\x01\xf5\xa0": "application/rim+cbor",
 	} {
 		if got := formats.Guess([]byte(body)); got != want {
 			t.Errorf("%q: %q, not %q", body, got, want)

@@ -80,7 +80,7 @@ func signerOf(ev *verifier.Evidence, trust *baseline.ImportTrust) (*baseline.Sig
 	if err != nil {
 		return nil, nil
 	}
-	return baseline.SignerOf(leaf, verified[len(verified)-1]), leaf
+	return baseline.Certified(leaf, verified[len(verified)-1]), leaf
 }
 
 func firstFailure(a *verifier.Appraisal) string {

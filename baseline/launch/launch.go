@@ -20,7 +20,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/assay-verifier/assay/baseline"
-	"github.com/assay-verifier/assay/baseline/signed"
 )
 
 // Format is the name of the format in provenance.
@@ -83,19 +82,19 @@ func verify(document, signature []byte, g *golden, trust *baseline.ImportTrust) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := signed.Chain(leaf, chain, trust)
+	signer, err := trust.SignerOf(leaf, chain)
 	if err != nil {
 		return nil, baseline.ImportErrorf(baseline.ImportUntrusted, "serialized_uefi_golden.cert", "%s", err)
 	}
-	key, ok := c.Key.(*rsa.PublicKey)
-	if !ok || key.N.BitLen() < 2048 {
-		return nil, baseline.ImportErrorf(baseline.ImportUnsupported, "serialized_uefi_golden.cert", "its key is no RSA key of 2048 bits or more")
+	key, ok := leaf.PublicKey.(*rsa.PublicKey)
+	if !ok {
+		return nil, baseline.ImportErrorf(baseline.ImportUnsupported, "serialized_uefi_golden.cert", "its key is no RSA key")
 	}
 	sum := sha256.Sum256(document)
 	if rsa.VerifyPSS(key, crypto.SHA256, sum[:], signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}) != nil {
 		return nil, baseline.ImportErrorf(baseline.ImportUntrusted, "signature", "it is not one of the certificate's key over serialized_uefi_golden")
 	}
-	return &c.Signer, nil
+	return signer, nil
 }
 
 func bundle(text []byte) ([]*x509.Certificate, error) {

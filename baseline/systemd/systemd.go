@@ -227,7 +227,7 @@ func policyPCR(bank tpm.HashAlg, pcr int, value []byte) []byte {
 
 // verifyPolicies checks the signature of each policy, by the key whose fingerprint it names.
 func verifyPolicies(policies map[tpm.HashAlg][]*policy, trust *baseline.ImportTrust) error {
-	keys := map[string]signed.Candidate{}
+	keys := map[string]baseline.TrustedKey{}
 	for _, c := range signed.Candidates(trust) {
 		if b := publicKeyBytes(c.Key); b != nil {
 			sum := sha256.Sum256(b)

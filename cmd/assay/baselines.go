@@ -22,7 +22,7 @@ type BaselinesCommand struct {
 	Capture  BaselineCapture  `cmd:"" help:"Make a baseline of a machine's last genuine verdict."`
 	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
 	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`
-	Import   BaselineImport   `cmd:"" help:"Import reference values of another format: in-toto, Keylime, systemd, launch endorsements, evidence."`
+	Import   BaselineImport   `cmd:"" help:"Import reference values of another format: TCG RIM, CoRIM, in-toto, Keylime, systemd, launch endorsements, evidence."`
 	Export   BaselineExport   `cmd:"" help:"Write a version as a document."`
 	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
 }

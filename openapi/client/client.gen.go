@@ -414,12 +414,15 @@ func (e ExemptionRequestReason) Valid() bool {
 // Defines values for ExportFormat.
 const (
 	Assay ExportFormat = "assay"
+	Corim ExportFormat = "corim"
 )
 
 // Valid indicates whether the value is a known member of the ExportFormat enum.
 func (e ExportFormat) Valid() bool {
 	switch e {
 	case Assay:
+		return true
+	case Corim:
 		return true
 	default:
 		return false
@@ -3018,7 +3021,7 @@ type ClientInterface interface {
 
 	// ImportBaselineWithBody Import reference values of another format
 	//
-	// By Content-Type: DSSE envelopes (in-toto attestations with the predicate
+	// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
 	// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
 	// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
 	// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
@@ -3074,7 +3077,8 @@ type ClientInterface interface {
 
 	// ExportBaselineVersion Export a version
 	//
-	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it.
+	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
 	ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3845,7 +3849,7 @@ func (c *Client) CreateBaseline(ctx context.Context, params *CreateBaselineParam
 
 // ImportBaselineWithBody Import reference values of another format
 //
-// By Content-Type: DSSE envelopes (in-toto attestations with the predicate
+// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
 // `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
 // `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
 // and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
@@ -3961,7 +3965,8 @@ func (c *Client) GetBaselineVersion(ctx context.Context, baselineID BaselineID, 
 
 // ExportBaselineVersion Export a version
 //
-// `assay`: the `reference_values` object, as `assay verify --baseline` takes it.
+// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+// that signs results (`/.well-known/jwks.json`), whose key id its header names.
 //
 // Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
 func (c *Client) ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -9126,7 +9131,7 @@ type ClientWithResponsesInterface interface {
 
 	// ImportBaselineWithBodyWithResponse Import reference values of another format
 	//
-	// By Content-Type: DSSE envelopes (in-toto attestations with the predicate
+	// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
 	// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
 	// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
 	// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
@@ -9188,7 +9193,8 @@ type ClientWithResponsesInterface interface {
 
 	// ExportBaselineVersionWithResponse Export a version
 	//
-	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it.
+	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -13003,7 +13009,7 @@ func (c *ClientWithResponses) CreateBaselineWithResponse(ctx context.Context, pa
 
 // ImportBaselineWithBodyWithResponse Import reference values of another format
 //
-// By Content-Type: DSSE envelopes (in-toto attestations with the predicate
+// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
 // `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
 // `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
 // and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
@@ -13101,7 +13107,8 @@ func (c *ClientWithResponses) GetBaselineVersionWithResponse(ctx context.Context
 
 // ExportBaselineVersionWithResponse Export a version
 //
-// `assay`: the `reference_values` object, as `assay verify --baseline` takes it.
+// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+// that signs results (`/.well-known/jwks.json`), whose key id its header names.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -14671,6 +14678,9 @@ func ParseExportBaselineVersionResponse(rsp *http.Response) (*ExportBaselineVers
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/rim+cose) unsupported
 
 	}
 
