@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -53,9 +56,9 @@ func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersi
 	}
 	if len(v.Provenance) > 0 {
 		stored := struct {
-			*openapi.Provenance
+			*openapi.StoredProvenance
 			Imported *openapi.ImportedDocument `json:"imported"`
-		}{Provenance: &out.Provenance}
+		}{StoredProvenance: &out.Provenance}
 		if err := json.Unmarshal(v.Provenance, &stored); err != nil {
 			return out, fmt.Errorf("provenance of baseline %s version %d: %w", v.BaselineID, v.Version, err)
 		}
@@ -99,9 +102,12 @@ func (s *Server) CreateBaseline(ctx context.Context, req openapi.CreateBaselineR
 	if state == "" {
 		state = string(openapi.BaselineStateActive)
 	}
-	p := principalOf(ctx)
+	p, selector := principalOf(ctx), selectorOf(req.Body.Selector)
+	if err := s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: req.Body.Name, Selector: selector, State: state}); err != nil {
+		return nil, err
+	}
 	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
-	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selectorOf(req.Body.Selector), v, s.now(), actorOf(ctx)); err != nil {
+	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selector, v, s.now(), actorOf(ctx)); err != nil {
 		return nil, err
 	}
 	dto, err := versionDTO(v, true)
@@ -125,6 +131,9 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 	state := text(req.Body.State)
 	if state == "" {
 		state = string(openapi.BaselineStateDraft)
+	}
+	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionAddVersion, state); err != nil {
+		return nil, err
 	}
 	p := principalOf(ctx)
 	v := store.BaselineVersion{
@@ -166,6 +175,9 @@ func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesReq
 	}
 	out := openapi.ListBaselines200JSONResponse{Items: []openapi.Baseline{}, NextCursor: nextCursor(next)}
 	for _, b := range items {
+		if !maySee(ctx, b.Name, b.Selector) {
+			continue
+		}
 		dto, err := baselineDTO(b)
 		if err != nil {
 			return nil, err
@@ -175,29 +187,36 @@ func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesReq
 	return out, nil
 }
 
+// visibleBaseline reads a baseline that the caller may see. What it may not see does not exist for it.
+func (s *Server) visibleBaseline(ctx context.Context, id uuid.UUID) (openapi.Baseline, error) {
+	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, id)
+	if err == nil && !maySee(ctx, b.Name, b.Selector) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return openapi.Baseline{}, err
+	}
+	return baselineDTO(b)
+}
+
 // GetBaseline answers one baseline.
 func (s *Server) GetBaseline(ctx context.Context, req openapi.GetBaselineRequestObject) (openapi.GetBaselineResponseObject, error) {
-	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
-	if err != nil {
-		return nil, err
-	}
-	dto, err := baselineDTO(b)
+	dto, err := s.visibleBaseline(ctx, req.BaselineID)
 	return openapi.GetBaseline200JSONResponse(dto), err
 }
 
 // ListBaselineVersions lists the versions of a baseline, newest first.
 func (s *Server) ListBaselineVersions(ctx context.Context, req openapi.ListBaselineVersionsRequestObject) (openapi.ListBaselineVersionsResponseObject, error) {
-	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
-	if err != nil {
-		return nil, err
-	}
-	dto, err := baselineDTO(b)
+	dto, err := s.visibleBaseline(ctx, req.BaselineID)
 	return openapi.ListBaselineVersions200JSONResponse{Items: dto.Versions}, err
 }
 
 // GetBaselineVersion answers one version with its reference values.
 func (s *Server) GetBaselineVersion(ctx context.Context, req openapi.GetBaselineVersionRequestObject) (openapi.GetBaselineVersionResponseObject, error) {
 	v, err := s.store.GetBaselineVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version)
+	if err == nil && !maySee(ctx, v.Name, v.Selector) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +229,9 @@ func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.Promote
 	now := s.now()
 	var grace = value(req.Body).GraceUntil
 	if err := inFuture("/grace_until", grace, now); err != nil {
+		return nil, err
+	}
+	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionPromote, ""); err != nil {
 		return nil, err
 	}
 	v, err := s.store.PromoteVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, grace, now, actorOf(ctx))

@@ -80,6 +80,7 @@ type baselineVersionView struct {
 	Claims     []referenceText
 	Provenance []referenceText
 	Imported   []referenceText // of the document that it was imported from
+	Verified   []referenceText // what the identity token of the pipeline said that made it
 	IMAFiles   int
 }
 
@@ -119,6 +120,8 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	if len(v.Provenance) > 0 && json.Unmarshal(v.Provenance, &provenance) == nil {
 		view.Imported = importedTexts(provenance["imported"])
 		delete(provenance, "imported")
+		view.Verified = verifiedTexts(provenance["verified"])
+		delete(provenance, "verified")
 		view.Provenance = texts(provenance)
 	}
 	if v.Reference.IMA != nil {
@@ -126,6 +129,20 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	}
 	h.render(w, r, s, http.StatusOK, "baseline-version", v.Name+", version "+strconv.Itoa(n), view)
 	return nil
+}
+
+// verifiedTexts lists who made a version, as the store recorded it of a verified token: issuer and subject first, then
+// the claims. Empty where it was no pipeline.
+func verifiedTexts(raw json.RawMessage) []referenceText {
+	var v struct {
+		Provider, Issuer, Subject, Rule string
+		Claims                          map[string]json.RawMessage
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &v) != nil {
+		return nil
+	}
+	out := []referenceText{{"issuer", v.Issuer}, {"subject", v.Subject}, {"pipeline rule", v.Rule}}
+	return append(out, texts(v.Claims)...)
 }
 
 // texts sorts JSON values by name; plain strings lose their quotes.
