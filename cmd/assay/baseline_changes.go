@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/openapi/client"
+	"github.com/assay-verifier/assay/verifier"
 )
 
 // SelectorFlags choose the machines that a baseline is for.
@@ -18,6 +20,7 @@ type SelectorFlags struct {
 	Label    map[string]string `placeholder:"KEY=VALUE" help:"For machines with these labels."`
 	Platform []string          `placeholder:"PLATFORM" help:"For machines on these platforms."`
 	For      []string          `name:"for" placeholder:"ID|NAME" help:"For these machines."`
+	Selector string            `placeholder:"JSON" help:"All of this as the API has it, for example {\"scale_set\":[\"web\"]}."`
 }
 
 func (f *SelectorFlags) given() bool {
@@ -26,10 +29,19 @@ func (f *SelectorFlags) given() bool {
 
 // selector is what the flags choose; nil where none is given.
 func (f *SelectorFlags) selector(a *app) (*client.Selector, error) {
+	s := &client.Selector{}
+	if f.Selector != "" {
+		if f.given() {
+			return nil, badSelector("--selector says all: leave --scale-set, --label, --platform and --for out")
+		}
+		if err := verifier.DecodeStrict([]byte(f.Selector), s); err != nil {
+			return nil, badSelector("--selector: " + err.Error())
+		}
+		return s, nil
+	}
 	if !f.given() {
 		return nil, nil
 	}
-	s := &client.Selector{}
 	if len(f.ScaleSet) > 0 {
 		s.ScaleSet = &f.ScaleSet
 	}
@@ -58,21 +70,32 @@ func (f *SelectorFlags) selector(a *app) (*client.Selector, error) {
 	return s, nil
 }
 
+func badSelector(detail string) error {
+	return &problem{Title: "The command line cannot be used", Code: "usage", Detail: detail, exit: exitBadCall}
+}
+
 // BaselineRegister registers reference values.
 type BaselineRegister struct {
-	Name          string `required:"" help:"Name of the baseline."`
-	File          string `required:"" placeholder:"FILE" help:"reference_values, as assay capture prints them; - is standard input."`
+	Name          string `help:"Name of the baseline."`
+	Baseline      string `placeholder:"ID|NAME" help:"Add a version to this baseline, which must be there."`
+	File          string `required:"" aliases:"reference-values" placeholder:"FILE" help:"reference_values, as assay capture and assay baseline predict print them, alone or in a document; - is standard input."`
 	AddVersion    bool   `help:"Add a version to the baseline of that name; it is made if there is none yet."`
 	Draft         bool   `help:"Store it without using it; promote makes it active."`
+	State         string `enum:"draft,active," default:"" placeholder:"STATE" help:"draft or active (the default)."`
 	SelectorFlags `embed:""`
-	Repository    string `env:"GITHUB_REPOSITORY" help:"Provenance: where it was built from."`
-	Commit        string `env:"GITHUB_SHA" help:"Provenance: the commit."`
-	BuildURL      string `name:"build-url" help:"Provenance: the pipeline's run."`
+	Provenance    `embed:""`
 }
 
 // Run registers them.
 func (c *BaselineRegister) Run(a *app) error {
-	reference, err := readReference(c.File, a.stdin)
+	if (c.Name == "") == (c.Baseline == "") {
+		return &problem{Title: "The command line cannot be used", Code: "usage", Detail: "give --name, or --baseline for a version of one that is there", exit: exitBadCall}
+	}
+	body, err := readFile(c.File, maxSmallFile, a.stdin)
+	if err != nil {
+		return unreadable(c.File, "reference values", err)
+	}
+	reference, said, err := parseReference(c.File, body)
 	if err != nil {
 		return err
 	}
@@ -88,38 +111,46 @@ func (c *BaselineRegister) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	var provenance *client.Provenance
-	if c.Repository+c.Commit+c.BuildURL != "" {
-		provenance = &client.Provenance{Repository: optional(c.Repository), Commit: optional(c.Commit), BuildURL: optional(c.BuildURL)}
-	}
+	provenance := c.provenance(said)
 	state := baseline.StateActive
-	if c.Draft {
+	if c.Draft || c.State == baseline.StateDraft {
 		state = baseline.StateDraft
 	}
-	if c.AddVersion {
-		id, err := a.baselineID(c.Name)
+	if c.AddVersion || c.Baseline != "" {
+		id, err := a.baselineID(c.Baseline + c.Name)
 		if err == nil {
 			if selector != nil {
-				return &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
-					Detail: "a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform and --for out"}
+				return badSelector("a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform, --for and --selector out")
 			}
 			body := client.BaselineVersionInput{ReferenceValues: values, Provenance: provenance, State: optionalAs[client.BaselineVersionInputState](state)}
 			resp, err := api.CreateBaselineVersionWithResponse(a.ctx, id, &client.CreateBaselineVersionParams{}, body)
 			return a.showVersion(resp, err)
 		}
 		var p *problem
-		if !errors.As(err, &p) || p.Code != "not_found" {
+		if c.Baseline != "" || !errors.As(err, &p) || p.Code != "not_found" {
 			return err
 		}
 	}
-	body := client.BaselineInput{Name: c.Name, ReferenceValues: values, Selector: selector, Provenance: provenance, State: optionalAs[client.BaselineInputState](state)}
-	resp, err := api.CreateBaselineWithResponse(a.ctx, &client.CreateBaselineParams{}, body)
+	input := client.BaselineInput{Name: c.Name, ReferenceValues: values, Selector: selector, Provenance: provenance, State: optionalAs[client.BaselineInputState](state)}
+	resp, err := api.CreateBaselineWithResponse(a.ctx, &client.CreateBaselineParams{}, input)
 	err = a.showVersion(resp, err)
 	var p *problem
 	if errors.As(err, &p) && p.Code == "conflict" {
 		p.Hint = "--add-version, to add a version to the baseline of that name"
 	}
 	return err
+}
+
+// provenance is what the flags say, and for what they do not, what the document says.
+func (c *BaselineRegister) provenance(said provenanceDocument) *client.Provenance {
+	p := provenanceDocument(c.Provenance)
+	p.Repository = cmp.Or(p.Repository, said.Repository)
+	p.Commit = cmp.Or(p.Commit, said.Commit)
+	p.BuildURL = cmp.Or(p.BuildURL, said.BuildURL)
+	if p == (provenanceDocument{}) {
+		return nil
+	}
+	return &client.Provenance{Repository: optional(p.Repository), Commit: optional(p.Commit), BuildURL: optional(p.BuildURL)}
 }
 
 // showVersion prints the version that a call answered.

@@ -19,6 +19,7 @@ type BaselinesCommand struct {
 	List     BaselinesList    `cmd:"" default:"withargs" help:"List baselines (also without \"list\")."`
 	Show     BaselineShow     `cmd:"" help:"Show a baseline's versions, or one version with its reference values."`
 	Register BaselineRegister `cmd:"" help:"Register reference values as a new baseline, or as a version of one."`
+	Predict  BaselinePredict  `cmd:"" help:"Compute reference values from the files of a build, before anything boots them."`
 	Capture  BaselineCapture  `cmd:"" help:"Make a baseline of a machine's last genuine verdict."`
 	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
 	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`

@@ -137,17 +137,27 @@ func readPolicy(file string, stdin io.Reader) (verifier.Policy, error) {
 	return policy, nil
 }
 
-// readReference reads a reference_values object.
+// readReference reads a reference_values object, alone or as a member of a document.
 func readReference(file string, stdin io.Reader) (*verifier.Reference, error) {
 	body, err := readFile(file, maxSmallFile, stdin)
 	if err != nil {
 		return nil, unreadable(file, "reference values", err)
 	}
-	reference, err := verifier.ParseReferenceValues(body)
+	reference, _, err := parseReference(file, body)
+	return reference, err
+}
+
+// parseReference compiles reference values, or those in a document that has them as a member.
+func parseReference(file string, body []byte) (*verifier.Reference, provenanceDocument, error) {
+	values, provenance, err := referenceValues(body)
 	if err != nil {
-		return nil, unreadable(file, "reference values", err)
+		return nil, provenance, unreadable(file, "reference values", err)
 	}
-	return reference, nil
+	reference, err := verifier.ParseReferenceValues(values)
+	if err != nil {
+		return nil, provenance, unreadable(file, "reference values", err)
+	}
+	return reference, provenance, nil
 }
 
 // readCertificates reads the certificates of a PEM file. Other blocks are refused, so that a private key

@@ -258,6 +258,17 @@ func testBaselines(t *testing.T, s *liveService) {
 	s.wants(0, []string{"ci version 1 is retired"}, "baselines", "retire", "ci@1")
 	s.wants(1, nil, "baselines", "promote", "ci@9")
 	s.wants(2, []string{"name the version"}, "baselines", "promote", "ci")
+	predicted := predictDocument(t)
+	s.wants(0, []string{"ci version 3 is draft"}, "baseline", "register", "--baseline", "ci", "--reference-values", predicted, "--state", "draft", "--build-url", "https://ci.example/7")
+	s.wants(0, []string{"acme/web abc https://ci.example/7"}, "baselines", "show", "ci")
+	s.wants(0, []string{"signed by Debian Secure Boot Signer 2022"}, "baselines", "show", "ci@3")
+	s.wants(0, []string{"predicted version 1 is active"}, "baseline", "register", "--name", "predicted", "--reference-values", predicted, "--selector", `{"scale_set":["elsewhere"]}`)
+	s.wants(0, []string{"scale set elsewhere"}, "baselines", "show", "predicted")
+	s.wants(1, []string{"no baseline"}, "baseline", "register", "--baseline", "absent", "--file", predicted)
+	s.wants(2, []string{"--baseline"}, "baseline", "register", "--file", predicted)
+	s.wants(2, []string{"keeps the machines"}, "baseline", "register", "--baseline", "ci", "--file", predicted, "--scale-set", "x")
+	s.wants(2, []string{"--selector"}, "baseline", "register", "--name", "x", "--file", predicted, "--selector", `{"colour":1}`)
+	s.wants(2, []string{"--selector says all"}, "baseline", "register", "--name", "x", "--file", predicted, "--selector", `{}`, "--scale-set", "x")
 	s.wants(2, []string{"/nonsense"}, "baselines", "register", "--name", "x", "--file", writeFile(t, []byte(`{"nonsense":1}`)))
 }
 
