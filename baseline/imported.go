@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // Imported is what a document of another format says of reference values. Only what its signature covers is in it.
@@ -35,7 +36,9 @@ type Signer struct {
 type ImportTrust struct {
 	Roots []*x509.Certificate
 	Keys  []ImportKey // bare public keys
-	Now   time.Time
+	// Platform is what the hardware report of imported evidence is checked with; nil: such evidence is not imported.
+	Platform *tee.Trust
+	Now      time.Time
 }
 
 // ImportKey is a trusted public key without a certificate.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -130,7 +131,8 @@ func TestEachMigrationGoesUpDownAndUpAgain(t *testing.T) {
 	}
 	empty := schema(t, conn)
 	before := empty
-	for i, file := range files {
+	last := 0
+	for _, file := range files {
 		if err := m.Steps(1); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
@@ -150,8 +152,11 @@ func TestEachMigrationGoesUpDownAndUpAgain(t *testing.T) {
 		if again := schema(t, conn); again != up {
 			t.Errorf("%s makes\n%s\nand at the second time\n%s", file, up, again)
 		}
-		if want := fmt.Sprintf("%04d_", i+1); !strings.HasPrefix(file, want) {
-			t.Errorf("%s should begin with %s", file, want)
+		// Branches take their numbers ahead, so that there may be gaps for a while; two of one number there may not.
+		if n, err := strconv.Atoi(file[:4]); err != nil || n <= last || file[4] != '_' {
+			t.Errorf("%s should begin with a number above %04d", file, last)
+		} else {
+			last = n
 		}
 		before = up
 	}

@@ -411,6 +411,24 @@ func (e ExemptionRequestReason) Valid() bool {
 	}
 }
 
+// Defines values for ExportFormat.
+const (
+	Assay ExportFormat = "assay"
+	Corim ExportFormat = "corim"
+)
+
+// Valid indicates whether the value is a known member of the ExportFormat enum.
+func (e ExportFormat) Valid() bool {
+	switch e {
+	case Assay:
+		return true
+	case Corim:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FilterReason.
 const (
 	BaselineDeviation FilterReason = "baseline_deviation"
@@ -827,16 +845,16 @@ func (e RevocationsKind) Valid() bool {
 
 // Defines values for RevokedEntryKind.
 const (
-	Certificate RevokedEntryKind = "certificate"
-	Image       RevokedEntryKind = "image"
+	RevokedEntryKindCertificate RevokedEntryKind = "certificate"
+	RevokedEntryKindImage       RevokedEntryKind = "image"
 )
 
 // Valid indicates whether the value is a known member of the RevokedEntryKind enum.
 func (e RevokedEntryKind) Valid() bool {
 	switch e {
-	case Certificate:
+	case RevokedEntryKindCertificate:
 		return true
-	case Image:
+	case RevokedEntryKindImage:
 		return true
 	default:
 		return false
@@ -1008,6 +1026,24 @@ func (e TrustAnchorOrigin) Valid() bool {
 	case TrustAnchorOriginShipped:
 		return true
 	case TrustAnchorOriginTenant:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TrustCertificateKind.
+const (
+	TrustCertificateKindCertificate TrustCertificateKind = "certificate"
+	TrustCertificateKindPublicKey   TrustCertificateKind = "public_key"
+)
+
+// Valid indicates whether the value is a known member of the TrustCertificateKind enum.
+func (e TrustCertificateKind) Valid() bool {
+	switch e {
+	case TrustCertificateKindCertificate:
+		return true
+	case TrustCertificateKindPublicKey:
 		return true
 	default:
 		return false
@@ -1318,9 +1354,12 @@ type BaselineVersion struct {
 	CreatedBy   string     `json:"created_by"`
 
 	// ID Of the baseline.
-	ID     openapi_types.UUID    `json:"id"`
-	Name   string                `json:"name"`
-	Origin BaselineVersionOrigin `json:"origin"`
+	ID openapi_types.UUID `json:"id"`
+
+	// Imported The document that a version was imported from.
+	Imported *ImportedDocument     `json:"imported,omitempty"`
+	Name     string                `json:"name"`
+	Origin   BaselineVersionOrigin `json:"origin"`
 
 	// Provenance Which pipeline run made the reference values. All but `verified` is what the request said.
 	Provenance StoredProvenance `json:"provenance"`
@@ -1367,6 +1406,9 @@ type BaselineVersionList struct {
 
 // CaptureRequest defines model for CaptureRequest.
 type CaptureRequest struct {
+	// IncludeIma Also take the files, keys and buffers that the machine's IMA list proves.
+	IncludeIma *bool `json:"include_ima,omitempty"`
+
 	// Name Example: web-1
 	Name *Name `json:"name,omitempty"`
 
@@ -1707,10 +1749,16 @@ type ExemptionRequest struct {
 // ExemptionRequestReason defines model for ExemptionRequest.Reason.
 type ExemptionRequestReason string
 
+// ExportFormat defines model for ExportFormat.
+type ExportFormat string
+
 // ExternalID The id that the cloud or the inventory gives the machine; unique in the tenant where it is not empty.
 //
 // Example: /subscriptions/6f0e/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web-1
 type ExternalID = string
+
+// FileDigest Algorithm and hex; `verity:` before it for a digest of fs-verity.
+type FileDigest = string
 
 // FilterReason defines model for FilterReason.
 type FilterReason string
@@ -1775,6 +1823,40 @@ type IdentityProviderList struct {
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ImportSigner Who signed an imported document. Null for one without a signature, for which the caller vouched.
+type ImportSigner struct {
+	// AnchorSha256 Fingerprint of the trust anchor's certificate or key that the signature rests on.
+	AnchorSha256 string `json:"anchor_sha256"`
+
+	// KeySha256 SHA-256 of the signing key's SubjectPublicKeyInfo in hex.
+	KeySha256 string `json:"key_sha256"`
+
+	// Subject Of the certificate, or the name of the trust anchor that holds the key.
+	Subject string `json:"subject"`
+}
+
+// ImportedDocument The document that a version was imported from.
+type ImportedDocument struct {
+	// ContentType Example: application/vnd.dsse.envelope.v1+json
+	ContentType string `json:"content_type"`
+
+	// Format Example: in-toto
+	Format string `json:"format"`
+
+	// Notes What it holds and cannot be judged by.
+	Notes []string `json:"notes"`
+
+	// Provenance What the document says of its origin.
+	Provenance map[string]string `json:"provenance"`
+
+	// Sha256 SHA-256 of the document in hex.
+	Sha256 string        `json:"sha256"`
+	Signer *ImportSigner `json:"signer"`
+
+	// Unsigned Whether the caller vouched for it (`allow_unsigned`).
+	Unsigned bool `json:"unsigned"`
 }
 
 // IssuerChain defines model for IssuerChain.
@@ -2514,6 +2596,27 @@ type RestingMachines struct {
 	Items []RestingMachine `json:"items"`
 }
 
+// RestingVersion defines model for RestingVersion.
+type RestingVersion struct {
+	BaselineID openapi_types.UUID `json:"baseline_id"`
+
+	// Imported The document that a version was imported from.
+	Imported ImportedDocument `json:"imported"`
+	Name     string           `json:"name"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
+
+// RestingVersionList defines model for RestingVersionList.
+type RestingVersionList struct {
+	Items []RestingVersion `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // Revocations defines model for Revocations.
 type Revocations struct {
 	// CreatedAt Null of what is shipped.
@@ -2899,7 +3002,7 @@ type TrustAnchor struct {
 
 // TrustAnchorInput defines model for TrustAnchorInput.
 type TrustAnchorInput struct {
-	// CertificatesPem One or more PEM blocks of type CERTIFICATE, at most 100.
+	// CertificatesPem One or more PEM blocks of type CERTIFICATE, at most 100. For the purpose `reference_values` also of type PUBLIC KEY (RSA from 2048 bits, ECDSA P-256, P-384, P-521, or Ed25519), whose signatures are trusted by themselves.
 	CertificatesPem string `json:"certificates_pem"`
 
 	// Name Example: web-1
@@ -2920,13 +3023,21 @@ type TrustAnchorOrigin string
 
 // TrustCertificate defines model for TrustCertificate.
 type TrustCertificate struct {
-	// Fingerprint SHA-256 of the DER in hex.
-	Fingerprint string    `json:"fingerprint"`
-	NotAfter    time.Time `json:"not_after"`
+	// Fingerprint SHA-256, in hex, of the DER: of the certificate, or of the key's SubjectPublicKeyInfo.
+	Fingerprint string               `json:"fingerprint"`
+	Kind        TrustCertificateKind `json:"kind"`
 
-	// Subject Example: CN=swtpm-localca
+	// NotAfter Null for a key.
+	NotAfter *time.Time `json:"not_after"`
+
+	// Subject Of the certificate; of a key its type, as `ECDSA P-256`.
+	//
+	// Example: CN=swtpm-localca
 	Subject string `json:"subject"`
 }
+
+// TrustCertificateKind defines model for TrustCertificate.Kind.
+type TrustCertificateKind string
 
 // TrustPurpose defines model for TrustPurpose.
 type TrustPurpose string
@@ -3513,6 +3624,15 @@ type DeleteTrustAnchorParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListTrustAnchorBaselinesParams defines parameters for ListTrustAnchorBaselines.
+type ListTrustAnchorBaselinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
 type DisableTrustAnchorParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3803,6 +3923,9 @@ type ServerInterface interface {
 	// DeleteTrustAnchor Delete an anchor
 	// (DELETE /v1/trust-anchors/{anchor_id})
 	DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DeleteTrustAnchorParams)
+	// ListTrustAnchorBaselines List the baseline versions that rest on an anchor
+	// (GET /v1/trust-anchors/{anchor_id}/baselines)
+	ListTrustAnchorBaselines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorBaselinesParams)
 	// DisableTrustAnchor Withdraw an anchor
 	// (POST /v1/trust-anchors/{anchor_id}/disable)
 	DisableTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DisableTrustAnchorParams)
@@ -4229,6 +4352,12 @@ func (_ Unimplemented) CreateTrustAnchor(w http.ResponseWriter, r *http.Request,
 // DeleteTrustAnchor Delete an anchor
 // (DELETE /v1/trust-anchors/{anchor_id})
 func (_ Unimplemented) DeleteTrustAnchor(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params DeleteTrustAnchorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListTrustAnchorBaselines List the baseline versions that rest on an anchor
+// (GET /v1/trust-anchors/{anchor_id}/baselines)
+func (_ Unimplemented) ListTrustAnchorBaselines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorBaselinesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -7558,6 +7687,61 @@ func (siw *ServerInterfaceWrapper) DeleteTrustAnchor(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListTrustAnchorBaselines operation middleware
+func (siw *ServerInterfaceWrapper) ListTrustAnchorBaselines(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "anchor_id" -------------
+	var anchorID AnchorID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "anchor_id", chi.URLParam(r, "anchor_id"), &anchorID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "anchor_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTrustAnchorBaselinesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTrustAnchorBaselines(w, r, anchorID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DisableTrustAnchor operation middleware
 func (siw *ServerInterfaceWrapper) DisableTrustAnchor(w http.ResponseWriter, r *http.Request) {
 
@@ -8054,6 +8238,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/trust-anchors/{anchor_id}/machines", wrapper.ListTrustAnchorMachines)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/trust-anchors/{anchor_id}/baselines", wrapper.ListTrustAnchorBaselines)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/collateral", wrapper.ListCollateral)
@@ -10765,6 +10952,46 @@ func (response DeleteTrustAnchordefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ListTrustAnchorBaselinesRequestObject struct {
+	AnchorID AnchorID `json:"anchor_id"`
+	Params   ListTrustAnchorBaselinesParams
+}
+
+type ListTrustAnchorBaselinesResponseObject interface {
+	VisitListTrustAnchorBaselinesResponse(w http.ResponseWriter) error
+}
+
+type ListTrustAnchorBaselines200JSONResponse RestingVersionList
+
+func (response ListTrustAnchorBaselines200JSONResponse) VisitListTrustAnchorBaselinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustAnchorBaselinesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTrustAnchorBaselinesdefaultApplicationProblemPlusJSONResponse) VisitListTrustAnchorBaselinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DisableTrustAnchorRequestObject struct {
 	AnchorID AnchorID `json:"anchor_id"`
 	Params   DisableTrustAnchorParams
@@ -11169,6 +11396,9 @@ type StrictServerInterface interface {
 	// DeleteTrustAnchor Delete an anchor
 	// (DELETE /v1/trust-anchors/{anchor_id})
 	DeleteTrustAnchor(ctx context.Context, request DeleteTrustAnchorRequestObject) (DeleteTrustAnchorResponseObject, error)
+	// ListTrustAnchorBaselines List the baseline versions that rest on an anchor
+	// (GET /v1/trust-anchors/{anchor_id}/baselines)
+	ListTrustAnchorBaselines(ctx context.Context, request ListTrustAnchorBaselinesRequestObject) (ListTrustAnchorBaselinesResponseObject, error)
 	// DisableTrustAnchor Withdraw an anchor
 	// (POST /v1/trust-anchors/{anchor_id}/disable)
 	DisableTrustAnchor(ctx context.Context, request DisableTrustAnchorRequestObject) (DisableTrustAnchorResponseObject, error)
@@ -13158,6 +13388,33 @@ func (sh *strictHandler) DeleteTrustAnchor(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(DeleteTrustAnchorResponseObject); ok {
 		if err := validResponse.VisitDeleteTrustAnchorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListTrustAnchorBaselines operation middleware
+func (sh *strictHandler) ListTrustAnchorBaselines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorBaselinesParams) {
+	var request ListTrustAnchorBaselinesRequestObject
+
+	request.AnchorID = anchorID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTrustAnchorBaselines(ctx, request.(ListTrustAnchorBaselinesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTrustAnchorBaselines")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTrustAnchorBaselinesResponseObject); ok {
+		if err := validResponse.VisitListTrustAnchorBaselinesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

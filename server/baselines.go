@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
@@ -58,9 +59,14 @@ func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersi
 		Selector: selectorDTO(v.Selector), Origin: openapi.BaselineVersionOrigin(v.Origin), CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy,
 	}
 	if len(v.Provenance) > 0 {
-		if err := json.Unmarshal(v.Provenance, &out.Provenance); err != nil {
+		stored := struct {
+			*openapi.StoredProvenance
+			Imported *openapi.ImportedDocument `json:"imported"`
+		}{StoredProvenance: &out.Provenance}
+		if err := json.Unmarshal(v.Provenance, &stored); err != nil {
 			return out, fmt.Errorf("provenance of baseline %s version %d: %w", v.BaselineID, v.Version, err)
 		}
+		out.Imported = stored.Imported
 	}
 	if withValues {
 		raw, err := json.Marshal(v.Reference)
@@ -149,16 +155,15 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 // named after it, where the request does not say otherwise.
 func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselineRequestObject) (openapi.CaptureBaselineResponseObject, error) {
 	p := principalOf(ctx)
-	var name string
-	var selector *verifier.Selector
+	var o attest.CaptureOptions
 	if req.Body != nil {
-		name = value(req.Body.Name)
+		o.Name, o.IncludeIMA = value(req.Body.Name), value(req.Body.IncludeIma)
 		if req.Body.Selector != nil {
 			chosen := selectorOf(req.Body.Selector)
-			selector = &chosen
+			o.Selector = &chosen
 		}
 	}
-	v, err := s.attest.CaptureBaseline(ctx, p.tenant, req.MachineID, name, selector, actorOf(ctx))
+	v, err := s.attest.CaptureGolden(ctx, p.tenant, req.MachineID, o, actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

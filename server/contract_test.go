@@ -42,6 +42,7 @@ func TestContract(t *testing.T) {
 		{"suppression", suppression},
 		{"administration", administration},
 		{"anchors", anchors},
+		{"imports", imports},
 		{"collateral", collateral},
 		{"revocation", revocation},
 		{"policies", policies},

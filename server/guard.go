@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/baseline/formats"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -204,6 +205,9 @@ func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, erro
 		"putRevocations": // package revocations reads them
 		b.jsonOnly = false
 		return b, nil
+	case "importBaseline": // baseline/formats reads it; the contract lists its media types beside the body
+		b.limit, b.jsonOnly, b.mediaTypes = maxImportBody, false, append(formats.MediaTypes(), multipartForm)
+		return b, sameMediaTypes(where, b.mediaTypes, op)
 	}
 	content := op.RequestBody.Value.Content["application/json"]
 	if content == nil || len(b.mediaTypes) != 1 {
@@ -212,6 +216,20 @@ func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, erro
 	var err error
 	b.schema, err = compileRule(where+" body", content.Schema)
 	return b, err
+}
+
+// sameMediaTypes compares what is accepted with the contract's x-media-types.
+func sameMediaTypes(where string, accepted []string, op *openapi3.Operation) error {
+	documented, _ := op.Extensions["x-media-types"].([]any)
+	for i, m := range documented {
+		if i >= len(accepted) || accepted[i] != m {
+			break
+		}
+		if i == len(accepted)-1 && len(documented) == len(accepted) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: x-media-types is %v, accepted are %v", where, documented, accepted)
 }
 
 func (b *bodyRule) tooLarge() error {

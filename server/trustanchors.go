@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -19,10 +22,17 @@ import (
 // maxAnchorCertificates bounds one trust anchor.
 const maxAnchorCertificates = 100
 
-// certificatesOf reads PEM. Anything but certificates is refused: a key that was pasted along must not
-// end up in the database.
-func certificatesOf(text string) ([]store.TrustCertificate, error) {
+// minKeyBits is the smallest RSA key that may be trusted by itself.
+const minKeyBits = 2048
+
+// certificatesOf reads PEM. Anything but certificates is refused, and for reference values public keys: a private key
+// that was pasted along must not end up in the database.
+func certificatesOf(text, purpose string) ([]store.TrustCertificate, error) {
 	const place = "/certificates_pem"
+	accepted := "CERTIFICATE"
+	if purpose == purposeReferences {
+		accepted = "CERTIFICATE or PUBLIC KEY"
+	}
 	var out []store.TrustCertificate
 	rest := []byte(text)
 	for {
@@ -32,21 +42,26 @@ func certificatesOf(text string) ([]store.TrustCertificate, error) {
 			break
 		}
 		n := len(out) + 1
-		if block.Type != "CERTIFICATE" {
-			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("block %d is %s; only CERTIFICATE is accepted", n, quoted(block.Type)))
-		}
 		if n > maxAnchorCertificates {
 			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("at most %d certificates are accepted", maxAnchorCertificates))
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("certificate %d cannot be read: %s", n, strings.TrimPrefix(err.Error(), "x509: ")))
+		var c store.TrustCertificate
+		var err error
+		switch {
+		case block.Type == "CERTIFICATE":
+			c, err = anchorCertificate(block.Bytes)
+		case block.Type == "PUBLIC KEY" && purpose == purposeReferences:
+			c, err = anchorKey(block.Bytes)
+		default:
+			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("block %d is %s; only %s is accepted", n, quoted(block.Type), accepted))
 		}
-		sum := sha256.Sum256(c.Raw)
-		out = append(out, store.TrustCertificate{DER: c.Raw, Subject: strings.ToValidUTF8(c.Subject.String(), "?"), Fingerprint: hex.EncodeToString(sum[:]), NotAfter: c.NotAfter})
+		if err != nil {
+			return nil, refuseField(codeInvalidField, place, fmt.Sprintf("block %d (%s) cannot be taken: %s", n, block.Type, strings.TrimPrefix(err.Error(), "x509: ")))
+		}
+		out = append(out, c)
 	}
 	if len(out) == 0 {
-		return nil, refuseField(codeInvalidField, place, "there is no PEM block of type CERTIFICATE")
+		return nil, refuseField(codeInvalidField, place, "there is no PEM block of type "+accepted)
 	}
 	if len(strings.TrimSpace(string(rest))) > 0 {
 		return nil, refuseField(codeInvalidField, place, "something that is not PEM follows the certificates")
@@ -54,11 +69,55 @@ func certificatesOf(text string) ([]store.TrustCertificate, error) {
 	return out, nil
 }
 
+func anchorCertificate(der []byte) (store.TrustCertificate, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return store.TrustCertificate{}, err
+	}
+	sum := sha256.Sum256(c.Raw)
+	return store.TrustCertificate{Kind: store.CertificateAnchor, DER: c.Raw, Subject: strings.ToValidUTF8(c.Subject.String(), "?"), Fingerprint: hex.EncodeToString(sum[:]), NotAfter: c.NotAfter}, nil
+}
+
+// anchorKey reads a key whose signatures are trusted by themselves. It is kept as Go writes it, since its fingerprint is
+// how versions name it.
+func anchorKey(der []byte) (store.TrustCertificate, error) {
+	key, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return store.TrustCertificate{}, err
+	}
+	var subject string
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		subject = fmt.Sprintf("RSA %d", key.N.BitLen())
+		if key.N.BitLen() < minKeyBits {
+			return store.TrustCertificate{}, fmt.Errorf("an RSA key of %d bits is too short; at least %d are needed", key.N.BitLen(), minKeyBits)
+		}
+	case *ecdsa.PublicKey:
+		subject = "ECDSA " + key.Params().Name
+		if key.Params().BitSize < 256 {
+			return store.TrustCertificate{}, fmt.Errorf("the curve %s is too small", key.Params().Name)
+		}
+	case ed25519.PublicKey:
+		subject = "Ed25519"
+	default:
+		return store.TrustCertificate{}, fmt.Errorf("keys of type %T are not supported", key)
+	}
+	if der, err = x509.MarshalPKIXPublicKey(key); err != nil {
+		return store.TrustCertificate{}, err
+	}
+	sum := sha256.Sum256(der)
+	return store.TrustCertificate{Kind: store.KeyAnchor, DER: der, Subject: subject, Fingerprint: hex.EncodeToString(sum[:])}, nil
+}
+
 func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
 	return openapi.TrustAnchor{
 		ID: a.ID, Name: a.Name, Purpose: openapi.TrustPurpose(a.Purpose), Origin: openapi.TrustAnchorOrigin(a.Origin), Enabled: a.Enabled, Source: a.Source, CreatedBy: a.CreatedBy, CreatedAt: utc(a.CreatedAt),
 		Certificates: each(a.Certificates, func(c store.TrustCertificate) openapi.TrustCertificate {
-			return openapi.TrustCertificate{Subject: c.Subject, Fingerprint: c.Fingerprint, NotAfter: utc(c.NotAfter)}
+			out := openapi.TrustCertificate{Kind: openapi.TrustCertificateKind(c.Kind), Subject: c.Subject, Fingerprint: c.Fingerprint}
+			if c.Kind != store.KeyAnchor {
+				out.Kind, out.NotAfter = store.CertificateAnchor, utcOrNull(&c.NotAfter)
+			}
+			return out
 		}),
 	}
 }
@@ -75,7 +134,7 @@ func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnch
 
 // CreateTrustAnchor trusts certificates for a purpose.
 func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustAnchorRequestObject) (openapi.CreateTrustAnchorResponseObject, error) {
-	certificates, err := certificatesOf(req.Body.CertificatesPem)
+	certificates, err := certificatesOf(req.Body.CertificatesPem, string(req.Body.Purpose))
 	if err != nil {
 		return nil, err
 	}

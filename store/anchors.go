@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -16,6 +17,12 @@ import (
 const (
 	AnchorOfTenant = "tenant"
 	AnchorShipped  = "shipped"
+)
+
+// What an anchor holds.
+const (
+	CertificateAnchor = "certificate"
+	KeyAnchor         = "public_key"
 )
 
 // TrustAnchorFilter narrows ListTrustAnchors.
@@ -56,8 +63,12 @@ func insertAnchor(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, a TrustAncho
 		return TrustAnchor{}, fmt.Errorf("anchor %q: %w", a.Name, err)
 	}
 	for i, c := range a.Certificates {
-		if _, err := tx.Exec(ctx, `INSERT INTO trust_anchor_certificates (tenant_id, anchor_id, position, der, subject, fingerprint, not_after)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)`, tenant, a.ID, i, c.DER, c.Subject, c.Fingerprint, c.NotAfter); err != nil {
+		notAfter := &c.NotAfter
+		if c.Kind == KeyAnchor {
+			notAfter = nil
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO trust_anchor_certificates (tenant_id, anchor_id, position, kind, der, subject, fingerprint, not_after)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`, tenant, a.ID, i, cmp.Or(c.Kind, CertificateAnchor), c.DER, c.Subject, c.Fingerprint, notAfter); err != nil {
 			return TrustAnchor{}, fmt.Errorf("certificate %d of anchor %q: %w", i, a.Name, err)
 		}
 	}
@@ -98,7 +109,7 @@ func (s *Store) TrustAnchorsFor(ctx context.Context, tenant uuid.UUID, purpose s
 
 // readTrustAnchors reads up to limit anchors (NULL: all) that are older than before (NULL: from the newest).
 func readTrustAnchors(ctx context.Context, db querier, tenant uuid.UUID, f TrustAnchorFilter, before pgtype.UUID, limit pgtype.Int8) ([]TrustAnchor, error) {
-	rows, err := db.Query(ctx, `SELECT a.anchor_id, a.name, a.purpose, a.origin, a.enabled, a.source, a.created_by, a.created_at, c.der, c.subject, c.fingerprint, c.not_after
+	rows, err := db.Query(ctx, `SELECT a.anchor_id, a.name, a.purpose, a.origin, a.enabled, a.source, a.created_by, a.created_at, c.kind, c.der, c.subject, c.fingerprint, c.not_after
 		FROM (SELECT * FROM trust_anchors WHERE tenant_id = $1 AND ($2 = '' OR purpose = $2) AND ($3::boolean IS NULL OR enabled = $3) AND ($4::uuid IS NULL OR anchor_id < $4)
 			AND ($6::uuid IS NULL OR anchor_id = $6) ORDER BY anchor_id DESC LIMIT $5) a
 		LEFT JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
@@ -109,15 +120,19 @@ func readTrustAnchors(ctx context.Context, db querier, tenant uuid.UUID, f Trust
 	var out []TrustAnchor
 	var a TrustAnchor
 	var der []byte
-	var subject, fingerprint *string
+	var kind, subject, fingerprint *string
 	var notAfter *time.Time
-	_, err = pgx.ForEachRow(rows, []any{&a.ID, &a.Name, &a.Purpose, &a.Origin, &a.Enabled, &a.Source, &a.CreatedBy, &a.CreatedAt, &der, &subject, &fingerprint, &notAfter}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&a.ID, &a.Name, &a.Purpose, &a.Origin, &a.Enabled, &a.Source, &a.CreatedBy, &a.CreatedAt, &kind, &der, &subject, &fingerprint, &notAfter}, func() error {
 		if len(out) == 0 || out[len(out)-1].ID != a.ID {
 			out = append(out, a)
 		}
 		if subject != nil {
 			last := &out[len(out)-1]
-			last.Certificates = append(last.Certificates, TrustCertificate{DER: der, Subject: *subject, Fingerprint: *fingerprint, NotAfter: *notAfter})
+			c := TrustCertificate{Kind: *kind, DER: der, Subject: *subject, Fingerprint: *fingerprint}
+			if notAfter != nil {
+				c.NotAfter = *notAfter
+			}
+			last.Certificates = append(last.Certificates, c)
 		}
 		return nil
 	})

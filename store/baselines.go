@@ -119,8 +119,8 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 	if err != nil {
 		return BaselineVersion{}, err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now)
+	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at, import_anchor)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now, textOrNull(v.ImportAnchor))
 	return v, err
 }
 

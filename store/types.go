@@ -226,6 +226,9 @@ type BaselineVersion struct {
 	Origin      string // "registered", "captured", "learned"
 	CreatedAt   time.Time
 	CreatedBy   string
+	// ImportAnchor is the fingerprint of the anchor's certificate or key that the signature of the imported document ends
+	// in; empty where there was none. It is written, and read by VersionsRestingOn alone.
+	ImportAnchor string
 	// ReferenceDigest is the SHA-256 of Reference as stored: versions with the same digest have the same
 	// reference values, so what is compiled from them can be shared.
 	ReferenceDigest []byte
@@ -420,10 +423,11 @@ type TrustAnchor struct {
 
 // TrustCertificate is one certificate of an anchor.
 type TrustCertificate struct {
-	DER         []byte
+	Kind        string // CertificateAnchor (also where empty), KeyAnchor
+	DER         []byte // of the certificate, or the key's SubjectPublicKeyInfo
 	Subject     string
-	Fingerprint string // sha256 hex
-	NotAfter    time.Time
+	Fingerprint string    // sha256 hex
+	NotAfter    time.Time // zero for a key
 }
 
 // Overview is the fleet in numbers.

@@ -463,7 +463,7 @@ func (a *appraiser) checkIMA() {
 		return
 	}
 	a.record(CheckIMAReplay, Pass, report.Detail)
-	a.out.NextIMA = &next
+	a.out.NextIMA, a.out.IMA, a.out.IMAReport = &next, a.in.IMA, report
 	a.out.Claims.IMA = &IMAClaims{Entries: next.Entries, Violations: report.Violations}
 	if wanted == nil {
 		a.record(CheckIMAPolicy, Skipped, "the baseline does not judge files")

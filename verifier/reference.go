@@ -52,6 +52,17 @@ type ReferenceEvent struct {
 type ReferenceIMA struct {
 	Allow   []ReferenceFile `json:"allow,omitempty"`
 	Exclude []string        `json:"exclude,omitempty"` // RE2, matched against the whole path
+	// Keyrings are the digests ("sha256:<hex>") of the keys that may be loaded into a keyring, by its name.
+	Keyrings map[string][]string `json:"keyrings,omitempty"`
+	// IgnoredKeyrings are keyrings whose keys are not judged; "*" stands for all.
+	IgnoredKeyrings []string `json:"ignored_keyrings,omitempty"`
+	// Buffers are the digests of other measured buffers, by name: kexec-cmdline, dm_table_load, ...
+	Buffers map[string][]string `json:"buffers,omitempty"`
+	// VerificationKeys are public keys or certificates in PEM: a file that Allow does not name passes with a signature
+	// (security.ima) of one of them.
+	VerificationKeys []string `json:"verification_keys,omitempty"`
+	// RequireSignatures are paths (globs) of files that need such a signature, whatever their digest.
+	RequireSignatures []string `json:"require_signatures,omitempty"`
 }
 
 // ReferenceFile allows a path (glob) with any of the digests ("sha256:<hex>").
@@ -330,7 +341,8 @@ var claimNames = sync.OnceValue(func() map[string]bool {
 })
 
 func (r *Reference) compileIMA(rv *ReferenceIMA) error {
-	p := ima.Policy{Exclude: rv.Exclude}
+	p := ima.Policy{Exclude: rv.Exclude, Keyrings: rv.Keyrings, IgnoredKeyrings: rv.IgnoredKeyrings, Buffers: rv.Buffers,
+		Keys: rv.VerificationKeys, RequireSignatures: rv.RequireSignatures, Allow: make([]ima.Allow, 0, len(rv.Allow))}
 	for _, a := range rv.Allow {
 		p.Allow = append(p.Allow, ima.Allow{Path: a.Path, Digests: a.Digests})
 	}

@@ -267,6 +267,9 @@ type Appraisal struct {
 	RTMRs            *tee.Report            `json:"-"`
 	RTMRMeasurements *eventlog.Measurements `json:"-"`
 	NextIMA          *ima.State             `json:"-"`
+	// IMA is the list whose entries IMAReport proves; nil without.
+	IMA       *ima.List  `json:"-"`
+	IMAReport ima.Report `json:"-"`
 }
 
 // Claims is what the evidence proves about the machine. Unknown is null, never assumed.

@@ -170,6 +170,7 @@ func (a *app) showVersion(resp reply, err error) error {
 type BaselineCapture struct {
 	Machine       string `required:"" placeholder:"ID|NAME" help:"Machine that is known to be good."`
 	Name          string `help:"Name of the baseline; the machine's otherwise."`
+	IncludeIMA    bool   `name:"include-ima" help:"Also take the files, keys and buffers that its IMA list proves."`
 	SelectorFlags `embed:""`
 }
 
@@ -187,8 +188,15 @@ func (c *BaselineCapture) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	resp, err := api.CaptureBaselineWithResponse(a.ctx, id, &client.CaptureBaselineParams{}, client.CaptureRequest{Name: optional(c.Name), Selector: selector})
+	resp, err := api.CaptureBaselineWithResponse(a.ctx, id, &client.CaptureBaselineParams{}, client.CaptureRequest{Name: optional(c.Name), Selector: selector, IncludeIma: c.includeIMA()})
 	return a.showVersion(resp, err)
+}
+
+func (c *BaselineCapture) includeIMA() *bool {
+	if !c.IncludeIMA {
+		return nil
+	}
+	return &c.IncludeIMA
 }
 
 // BaselinePromote promotes a version.

@@ -24,6 +24,8 @@ type BaselinesCommand struct {
 	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
 	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`
 	DryRun   BaselineDryRun   `cmd:"" help:"What would become of the fleet under a version, or under values that are not registered."`
+	Import   BaselineImport   `cmd:"" help:"Import reference values of another format: TCG RIM, CoRIM, in-toto, Keylime, systemd, launch endorsements, evidence."`
+	Export   BaselineExport   `cmd:"" help:"Write a version as a document."`
 	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
 }
 
@@ -181,6 +183,7 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 	if text := provenanceText(v.Provenance); text != "–" {
 		p.field("provenance", clean(text))
 	}
+	p.imported(v.Imported)
 	p.verified(v.Provenance.Verified)
 	if v.ReferenceValues == nil {
 		return nil

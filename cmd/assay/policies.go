@@ -19,7 +19,7 @@ type PoliciesCommand struct {
 	Versions PolicyVersions `cmd:"" help:"List the versions of a policy."`
 	Template PolicyTemplate `cmd:"" help:"Print a policy to begin with, or list them. Needs no service."`
 	Lint     PolicyLint     `cmd:"" help:"Check a policy and its rules. Needs no service."`
-	Test PolicyTest   `cmd:"" help:"What would become of the fleet under a policy."`
+	Test     PolicyTest     `cmd:"" help:"What would become of the fleet under a policy."`
 }
 
 // policyHead is the identity of a policy version, which the policy object itself does not have.

@@ -90,6 +90,11 @@ func problemOf(err error) *problem {
 	return &problem{Title: "This did not work", Code: "failed", Detail: err.Error()}
 }
 
+// badUsage is a command line that cannot be used.
+func badUsage(detail string) *problem {
+	return &problem{Title: "The command line cannot be used", Code: "usage", Detail: detail, exit: exitBadCall}
+}
+
 // unreadable is a file that cannot be used as input: exit code 2. Where the error knows its place, the
 // document points at it.
 func unreadable(file, what string, err error) *problem {

@@ -10,12 +10,13 @@ import (
 
 // TrustAnchorsCommand holds the commands about trust anchors.
 type TrustAnchorsCommand struct {
-	List     TrustAnchorsList    `cmd:"" default:"withargs" help:"List trust anchors (also without \"list\")."`
-	Add      TrustAnchorAdd      `cmd:"" help:"Trust the certificates of a PEM file for a purpose."`
-	Disable  TrustAnchorDisable  `cmd:"" help:"Withdraw an anchor, and say which machines rested on it."`
-	Enable   TrustAnchorEnable   `cmd:"" help:"Trust an anchor again."`
-	Machines TrustAnchorMachines `cmd:"" help:"List the machines that rest on an anchor."`
-	Delete   TrustAnchorDelete   `cmd:"" help:"Delete an anchor of one's own; one that is shipped with the service is disabled instead."`
+	List      TrustAnchorsList     `cmd:"" default:"withargs" help:"List trust anchors (also without \"list\")."`
+	Add       TrustAnchorAdd       `cmd:"" help:"Trust the certificates (or, for reference values, public keys) of a PEM file for a purpose."`
+	Disable   TrustAnchorDisable   `cmd:"" help:"Withdraw an anchor, and say which machines rested on it."`
+	Enable    TrustAnchorEnable    `cmd:"" help:"Trust an anchor again."`
+	Machines  TrustAnchorMachines  `cmd:"" help:"List the machines that rest on an anchor."`
+	Baselines TrustAnchorBaselines `cmd:"" help:"List the baseline versions that rest on an anchor."`
+	Delete    TrustAnchorDelete    `cmd:"" help:"Delete an anchor of one's own; one that is shipped with the service is disabled instead."`
 }
 
 // TrustAnchorsList lists anchors.
@@ -57,7 +58,7 @@ func (c *TrustAnchorsList) Run(a *app) error {
 				continue
 			}
 			for _, cert := range x.Certificates {
-				rows = append(rows, []cell{plain(x.Name), plain(string(x.Purpose)), state, plain(cert.Subject), plain(a.print.ago(cert.NotAfter)), plain(cert.Fingerprint[:min(16, len(cert.Fingerprint))]), {x.ID.String(), dim}})
+				rows = append(rows, []cell{plain(x.Name), plain(string(x.Purpose)), state, plain(cert.Subject), plain(untilText(a.print, cert.NotAfter)), plain(cert.Fingerprint[:min(16, len(cert.Fingerprint))]), {x.ID.String(), dim}})
 			}
 		}
 		headings := []string{"NAME", "PURPOSE", "STATE", "ORIGIN", "CERTIFICATES", "ID"}
@@ -72,7 +73,7 @@ func (c *TrustAnchorsList) Run(a *app) error {
 type TrustAnchorAdd struct {
 	Name    string `required:"" help:"Name of the anchor."`
 	Purpose string `required:"" enum:"ek,ak,snp,tdx,reference_values" help:"ek (endorsement keys), ak (attestation keys), snp, tdx (hardware reports) or reference_values (signed baselines)."`
-	File    string `arg:"" placeholder:"PEM" help:"Certificates; - is standard input."`
+	File    string `arg:"" placeholder:"PEM" help:"Certificates, and for reference_values public keys; - is standard input."`
 }
 
 // Run adds it.
@@ -94,7 +95,7 @@ func (c *TrustAnchorAdd) Run(a *app) error {
 	if a.json {
 		return a.printJSON(raw)
 	}
-	a.print.line("%s: %s trusted for %s  %s", clean(x.Name), count(len(x.Certificates), "certificate"), clean(string(x.Purpose)), a.print.paint(dim, x.ID.String()))
+	a.print.line("%s: %s trusted for %s  %s", clean(x.Name), anchorText(x.Certificates), clean(string(x.Purpose)), a.print.paint(dim, x.ID.String()))
 	return nil
 }
 
@@ -248,4 +249,21 @@ func (a *app) anchor(text string) (id uuid.UUID, name string, err error) {
 		}
 	}
 	return id, text, exactlyOne("trust anchor", text, ids)
+}
+
+// anchorText counts what an anchor holds.
+func anchorText(list []client.TrustCertificate) string {
+	keys := 0
+	for _, c := range list {
+		if c.Kind == client.TrustCertificateKindPublicKey {
+			keys++
+		}
+	}
+	switch {
+	case keys == len(list):
+		return count(keys, "public key")
+	case keys > 0:
+		return count(len(list)-keys, "certificate") + " and " + count(keys, "public key")
+	}
+	return count(len(list), "certificate")
 }

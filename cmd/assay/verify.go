@@ -106,6 +106,7 @@ type CaptureCommand struct {
 	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy whose baseline_pcrs are captured; the default policy otherwise."`
 	TrustAnchors string    `type:"path" placeholder:"PEM" help:"Roots that an AK certificate must chain to; those of AMD or Intel among them take the place of the ones that come with this command, for hardware reports."`
 	Collateral   []string  `type:"path" placeholder:"FILE" help:"What hardware reports are checked with: a VCEK or VLEK, a CRL, TCB info or QE identity. Intel's JSON needs its issuer chain beside it, in FILE.chain.pem. May be repeated."`
+	IncludeIMA   bool      `name:"include-ima" help:"Also take the files, keys and buffers that the evidence's IMA list proves."`
 	At           time.Time `placeholder:"TIME" help:"Judge certificates as of this time (RFC 3339); now otherwise."`
 }
 
@@ -126,6 +127,9 @@ func (c *CaptureCommand) Run(a *app) error {
 		return err
 	}
 	values, err := baseline.Capture(appraisal, policy)
+	if err == nil && c.IncludeIMA {
+		values.IMA, _, err = baseline.CaptureIMA(appraisal)
+	}
 	if err != nil {
 		p := &problem{Title: "No baseline was captured", Code: "evidence_unusable", Detail: err.Error()}
 		for _, check := range appraisal.Checks {

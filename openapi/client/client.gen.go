@@ -411,6 +411,24 @@ func (e ExemptionRequestReason) Valid() bool {
 	}
 }
 
+// Defines values for ExportFormat.
+const (
+	Assay ExportFormat = "assay"
+	Corim ExportFormat = "corim"
+)
+
+// Valid indicates whether the value is a known member of the ExportFormat enum.
+func (e ExportFormat) Valid() bool {
+	switch e {
+	case Assay:
+		return true
+	case Corim:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FilterReason.
 const (
 	BaselineDeviation FilterReason = "baseline_deviation"
@@ -827,16 +845,16 @@ func (e RevocationsKind) Valid() bool {
 
 // Defines values for RevokedEntryKind.
 const (
-	Certificate RevokedEntryKind = "certificate"
-	Image       RevokedEntryKind = "image"
+	RevokedEntryKindCertificate RevokedEntryKind = "certificate"
+	RevokedEntryKindImage       RevokedEntryKind = "image"
 )
 
 // Valid indicates whether the value is a known member of the RevokedEntryKind enum.
 func (e RevokedEntryKind) Valid() bool {
 	switch e {
-	case Certificate:
+	case RevokedEntryKindCertificate:
 		return true
-	case Image:
+	case RevokedEntryKindImage:
 		return true
 	default:
 		return false
@@ -1014,6 +1032,24 @@ func (e TrustAnchorOrigin) Valid() bool {
 	}
 }
 
+// Defines values for TrustCertificateKind.
+const (
+	TrustCertificateKindCertificate TrustCertificateKind = "certificate"
+	TrustCertificateKindPublicKey   TrustCertificateKind = "public_key"
+)
+
+// Valid indicates whether the value is a known member of the TrustCertificateKind enum.
+func (e TrustCertificateKind) Valid() bool {
+	switch e {
+	case TrustCertificateKindCertificate:
+		return true
+	case TrustCertificateKindPublicKey:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TrustPurpose.
 const (
 	TrustPurposeAk              TrustPurpose = "ak"
@@ -1077,6 +1113,24 @@ func (e VerdictStatus) Valid() bool {
 	case None:
 		return true
 	case Warning:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImportBaselineParamsState.
+const (
+	ImportBaselineParamsStateActive ImportBaselineParamsState = "active"
+	ImportBaselineParamsStateDraft  ImportBaselineParamsState = "draft"
+)
+
+// Valid indicates whether the value is a known member of the ImportBaselineParamsState enum.
+func (e ImportBaselineParamsState) Valid() bool {
+	switch e {
+	case ImportBaselineParamsStateActive:
+		return true
+	case ImportBaselineParamsStateDraft:
 		return true
 	default:
 		return false
@@ -1318,9 +1372,12 @@ type BaselineVersion struct {
 	CreatedBy   string     `json:"created_by"`
 
 	// ID Of the baseline.
-	ID     openapi_types.UUID    `json:"id"`
-	Name   string                `json:"name"`
-	Origin BaselineVersionOrigin `json:"origin"`
+	ID openapi_types.UUID `json:"id"`
+
+	// Imported The document that a version was imported from.
+	Imported *ImportedDocument     `json:"imported,omitempty"`
+	Name     string                `json:"name"`
+	Origin   BaselineVersionOrigin `json:"origin"`
 
 	// Provenance Which pipeline run made the reference values. All but `verified` is what the request said.
 	Provenance StoredProvenance `json:"provenance"`
@@ -1367,6 +1424,9 @@ type BaselineVersionList struct {
 
 // CaptureRequest defines model for CaptureRequest.
 type CaptureRequest struct {
+	// IncludeIma Also take the files, keys and buffers that the machine's IMA list proves.
+	IncludeIma *bool `json:"include_ima,omitempty"`
+
 	// Name Example: web-1
 	Name *Name `json:"name,omitempty"`
 
@@ -1707,10 +1767,16 @@ type ExemptionRequest struct {
 // ExemptionRequestReason defines model for ExemptionRequest.Reason.
 type ExemptionRequestReason string
 
+// ExportFormat defines model for ExportFormat.
+type ExportFormat string
+
 // ExternalID The id that the cloud or the inventory gives the machine; unique in the tenant where it is not empty.
 //
 // Example: /subscriptions/6f0e/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web-1
 type ExternalID = string
+
+// FileDigest Algorithm and hex; `verity:` before it for a digest of fs-verity.
+type FileDigest = string
 
 // FilterReason defines model for FilterReason.
 type FilterReason string
@@ -1775,6 +1841,40 @@ type IdentityProviderList struct {
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ImportSigner Who signed an imported document. Null for one without a signature, for which the caller vouched.
+type ImportSigner struct {
+	// AnchorSha256 Fingerprint of the trust anchor's certificate or key that the signature rests on.
+	AnchorSha256 string `json:"anchor_sha256"`
+
+	// KeySha256 SHA-256 of the signing key's SubjectPublicKeyInfo in hex.
+	KeySha256 string `json:"key_sha256"`
+
+	// Subject Of the certificate, or the name of the trust anchor that holds the key.
+	Subject string `json:"subject"`
+}
+
+// ImportedDocument The document that a version was imported from.
+type ImportedDocument struct {
+	// ContentType Example: application/vnd.dsse.envelope.v1+json
+	ContentType string `json:"content_type"`
+
+	// Format Example: in-toto
+	Format string `json:"format"`
+
+	// Notes What it holds and cannot be judged by.
+	Notes []string `json:"notes"`
+
+	// Provenance What the document says of its origin.
+	Provenance map[string]string `json:"provenance"`
+
+	// Sha256 SHA-256 of the document in hex.
+	Sha256 string        `json:"sha256"`
+	Signer *ImportSigner `json:"signer"`
+
+	// Unsigned Whether the caller vouched for it (`allow_unsigned`).
+	Unsigned bool `json:"unsigned"`
 }
 
 // IssuerChain defines model for IssuerChain.
@@ -2514,6 +2614,27 @@ type RestingMachines struct {
 	Items []RestingMachine `json:"items"`
 }
 
+// RestingVersion defines model for RestingVersion.
+type RestingVersion struct {
+	BaselineID openapi_types.UUID `json:"baseline_id"`
+
+	// Imported The document that a version was imported from.
+	Imported ImportedDocument `json:"imported"`
+	Name     string           `json:"name"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
+
+// RestingVersionList defines model for RestingVersionList.
+type RestingVersionList struct {
+	Items []RestingVersion `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // Revocations defines model for Revocations.
 type Revocations struct {
 	// CreatedAt Null of what is shipped.
@@ -2899,7 +3020,7 @@ type TrustAnchor struct {
 
 // TrustAnchorInput defines model for TrustAnchorInput.
 type TrustAnchorInput struct {
-	// CertificatesPem One or more PEM blocks of type CERTIFICATE, at most 100.
+	// CertificatesPem One or more PEM blocks of type CERTIFICATE, at most 100. For the purpose `reference_values` also of type PUBLIC KEY (RSA from 2048 bits, ECDSA P-256, P-384, P-521, or Ed25519), whose signatures are trusted by themselves.
 	CertificatesPem string `json:"certificates_pem"`
 
 	// Name Example: web-1
@@ -2920,13 +3041,21 @@ type TrustAnchorOrigin string
 
 // TrustCertificate defines model for TrustCertificate.
 type TrustCertificate struct {
-	// Fingerprint SHA-256 of the DER in hex.
-	Fingerprint string    `json:"fingerprint"`
-	NotAfter    time.Time `json:"not_after"`
+	// Fingerprint SHA-256, in hex, of the DER: of the certificate, or of the key's SubjectPublicKeyInfo.
+	Fingerprint string               `json:"fingerprint"`
+	Kind        TrustCertificateKind `json:"kind"`
 
-	// Subject Example: CN=swtpm-localca
+	// NotAfter Null for a key.
+	NotAfter *time.Time `json:"not_after"`
+
+	// Subject Of the certificate; of a key its type, as `ECDSA P-256`.
+	//
+	// Example: CN=swtpm-localca
 	Subject string `json:"subject"`
 }
+
+// TrustCertificateKind defines model for TrustCertificate.Kind.
+type TrustCertificateKind string
 
 // TrustPurpose defines model for TrustPurpose.
 type TrustPurpose string
@@ -3194,6 +3323,34 @@ type DryRunReferenceValuesParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ImportBaselineMultipartBody defines parameters for ImportBaseline.
+type ImportBaselineMultipartBody struct {
+	Document openapi_types.File    `json:"document"`
+	Support  *[]openapi_types.File `json:"support,omitempty"`
+}
+
+// ImportBaselineParams defines parameters for ImportBaseline.
+type ImportBaselineParams struct {
+	// Name Of a new baseline.
+	Name *Name `form:"name,omitempty" json:"name,omitempty"`
+
+	// BaselineID The baseline that a version is added to.
+	BaselineID *openapi_types.UUID `form:"baseline_id,omitempty" json:"baseline_id,omitempty"`
+
+	// Selector Of a new baseline, as JSON: `{"scale_set": ["web"]}`. Without one it is for all machines.
+	Selector *string                    `form:"selector,omitempty" json:"selector,omitempty"`
+	State    *ImportBaselineParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// AllowUnsigned Whether the caller vouches for a document without a signature.
+	AllowUnsigned *bool `form:"allow_unsigned,omitempty" json:"allow_unsigned,omitempty"`
+
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ImportBaselineParamsState defines parameters for ImportBaseline.
+type ImportBaselineParamsState string
+
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3204,6 +3361,11 @@ type CreateBaselineVersionParams struct {
 type DryRunBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ExportBaselineVersionParams defines parameters for ExportBaselineVersion.
+type ExportBaselineVersionParams struct {
+	Format *ExportFormat `form:"format,omitempty" json:"format,omitempty"`
 }
 
 // PromoteBaselineVersionParams defines parameters for PromoteBaselineVersion.
@@ -3585,6 +3747,15 @@ type DeleteTrustAnchorParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListTrustAnchorBaselinesParams defines parameters for ListTrustAnchorBaselines.
+type ListTrustAnchorBaselinesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
 type DisableTrustAnchorParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3614,6 +3785,9 @@ type CreateBaselineJSONRequestBody = BaselineInput
 
 // DryRunReferenceValuesJSONRequestBody defines body for DryRunReferenceValues for application/json ContentType.
 type DryRunReferenceValuesJSONRequestBody = DryRunRequest
+
+// ImportBaselineMultipartRequestBody defines body for ImportBaseline for multipart/form-data ContentType.
+type ImportBaselineMultipartRequestBody ImportBaselineMultipartBody
 
 // CreateBaselineVersionJSONRequestBody defines body for CreateBaselineVersion for application/json ContentType.
 type CreateBaselineVersionJSONRequestBody = BaselineVersionInput
@@ -3904,6 +4078,27 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
 	DryRunReferenceValues(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ImportBaselineWithBody Import reference values of another format
+	//
+	// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
+	// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
+	// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
+	// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
+	// `application/json` are told apart by their content. A document that belongs with other files comes as `multipart/form-data`: a part `document`, with
+	// its own Content-Type, and parts `support`, each with its file name.
+	//
+	// Signatures are verified against the tenant's enabled trust anchors of purpose `reference_values`; a signed
+	// document whose signature does not hold is always refused. A document without a signature is refused unless
+	// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
+	//
+	// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
+	// a version is added to it, as a `draft`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/baselines/import (the `ImportBaseline` operationId).
+	ImportBaselineWithBody(ctx context.Context, params *ImportBaselineParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetBaseline Get a baseline with its versions
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
@@ -3948,6 +4143,14 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
 	DryRunBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ExportBaselineVersion Export a version
+	//
+	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
+	ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PromoteBaselineVersionWithBody Make a draft the active version
 	//
@@ -4625,6 +4828,13 @@ type ClientInterface interface {
 	// Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
 	DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListTrustAnchorBaselines List the baseline versions that rest on an anchor
+	//
+	// Versions imported from a document whose signature ends in the anchor, newest baseline first. It also answers for an anchor that is disabled.
+	//
+	// Corresponds with GET /v1/trust-anchors/{anchor_id}/baselines (the `ListTrustAnchorBaselines` operationId).
+	ListTrustAnchorBaselines(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorBaselinesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DisableTrustAnchor Withdraw an anchor
 	//
 	// From now on nothing is proved by it. The answer says which machines rested on it.
@@ -4991,6 +5201,37 @@ func (c *Client) DryRunReferenceValues(ctx context.Context, params *DryRunRefere
 	return c.Client.Do(req)
 }
 
+// ImportBaselineWithBody Import reference values of another format
+//
+// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
+// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
+// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
+// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
+// `application/json` are told apart by their content. A document that belongs with other files comes as `multipart/form-data`: a part `document`, with
+// its own Content-Type, and parts `support`, each with its file name.
+//
+// Signatures are verified against the tenant's enabled trust anchors of purpose `reference_values`; a signed
+// document whose signature does not hold is always refused. A document without a signature is refused unless
+// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
+//
+// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
+// a version is added to it, as a `draft`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/baselines/import (the `ImportBaseline` operationId).
+func (c *Client) ImportBaselineWithBody(ctx context.Context, params *ImportBaselineParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewImportBaselineRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetBaseline Get a baseline with its versions
 //
 // Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
@@ -5086,6 +5327,24 @@ func (c *Client) GetBaselineVersion(ctx context.Context, baselineID BaselineID, 
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
 func (c *Client) DryRunBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDryRunBaselineVersionRequest(c.Server, baselineID, version, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ExportBaselineVersion Export a version
+//
+// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
+func (c *Client) ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExportBaselineVersionRequest(c.Server, baselineID, version, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6582,6 +6841,23 @@ func (c *Client) DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, param
 	return c.Client.Do(req)
 }
 
+// ListTrustAnchorBaselines List the baseline versions that rest on an anchor
+//
+// Versions imported from a document whose signature ends in the anchor, newest baseline first. It also answers for an anchor that is disabled.
+//
+// Corresponds with GET /v1/trust-anchors/{anchor_id}/baselines (the `ListTrustAnchorBaselines` operationId).
+func (c *Client) ListTrustAnchorBaselines(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorBaselinesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrustAnchorBaselinesRequest(c.Server, anchorID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // DisableTrustAnchor Withdraw an anchor
 //
 // From now on nothing is proved by it. The answer says which machines rested on it.
@@ -7597,6 +7873,125 @@ func NewDryRunReferenceValuesRequestWithBody(server string, params *DryRunRefere
 	return req, nil
 }
 
+// NewImportBaselineRequestWithBody constructs an http.Request for the ImportBaseline method, with any body, and a specified content type
+func NewImportBaselineRequestWithBody(server string, params *ImportBaselineParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/import")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.BaselineID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "baseline_id", *params.BaselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Selector != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "selector", *params.Selector, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.AllowUnsigned != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "allow_unsigned", *params.AllowUnsigned, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewGetBaselineRequest constructs an http.Request for the GetBaseline method
 func NewGetBaselineRequest(server string, baselineID BaselineID) (*http.Request, error) {
 	var err error
@@ -7819,6 +8214,74 @@ func NewDryRunBaselineVersionRequest(server string, baselineID BaselineID, versi
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewExportBaselineVersionRequest constructs an http.Request for the ExportBaselineVersion method
+func NewExportBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *ExportBaselineVersionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "baseline_id", baselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/%s/versions/%s/export", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Format != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "format", *params.Format, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -11298,6 +11761,79 @@ func NewDeleteTrustAnchorRequest(server string, anchorID AnchorID, params *Delet
 	return req, nil
 }
 
+// NewListTrustAnchorBaselinesRequest constructs an http.Request for the ListTrustAnchorBaselines method
+func NewListTrustAnchorBaselinesRequest(server string, anchorID AnchorID, params *ListTrustAnchorBaselinesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "anchor_id", anchorID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/trust-anchors/%s/baselines", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewDisableTrustAnchorRequest constructs an http.Request for the DisableTrustAnchor method
 func NewDisableTrustAnchorRequest(server string, anchorID AnchorID, params *DisableTrustAnchorParams) (*http.Request, error) {
 	var err error
@@ -11750,6 +12286,27 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/baselines/dry-run (the `DryRunReferenceValues` operationId).
 	DryRunReferenceValuesWithResponse(ctx context.Context, params *DryRunReferenceValuesParams, body DryRunReferenceValuesJSONRequestBody, reqEditors ...RequestEditorFn) (*DryRunReferenceValuesResponse, error)
 
+	// ImportBaselineWithBodyWithResponse Import reference values of another format
+	//
+	// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
+	// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
+	// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
+	// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
+	// `application/json` are told apart by their content. A document that belongs with other files comes as `multipart/form-data`: a part `document`, with
+	// its own Content-Type, and parts `support`, each with its file name.
+	//
+	// Signatures are verified against the tenant's enabled trust anchors of purpose `reference_values`; a signed
+	// document whose signature does not hold is always refused. A document without a signature is refused unless
+	// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
+	//
+	// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
+	// a version is added to it, as a `draft`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/import (the `ImportBaseline` operationId).
+	ImportBaselineWithBodyWithResponse(ctx context.Context, params *ImportBaselineParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ImportBaselineResponse, error)
+
 	// GetBaselineWithResponse Get a baseline with its versions
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11802,6 +12359,16 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/dry-run (the `DryRunBaselineVersion` operationId).
 	DryRunBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *DryRunBaselineVersionParams, reqEditors ...RequestEditorFn) (*DryRunBaselineVersionResponse, error)
+
+	// ExportBaselineVersionWithResponse Export a version
+	//
+	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
+	ExportBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*ExportBaselineVersionResponse, error)
 
 	// PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
 	//
@@ -12546,6 +13113,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
 	DeleteTrustAnchorWithResponse(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*DeleteTrustAnchorResponse, error)
+
+	// ListTrustAnchorBaselinesWithResponse List the baseline versions that rest on an anchor
+	//
+	// Versions imported from a document whose signature ends in the anchor, newest baseline first. It also answers for an anchor that is disabled.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/trust-anchors/{anchor_id}/baselines (the `ListTrustAnchorBaselines` operationId).
+	ListTrustAnchorBaselinesWithResponse(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorBaselinesParams, reqEditors ...RequestEditorFn) (*ListTrustAnchorBaselinesResponse, error)
 
 	// DisableTrustAnchorWithResponse Withdraw an anchor
 	//
@@ -13351,6 +13927,54 @@ func (r DryRunReferenceValuesResponse) ContentType() string {
 	return ""
 }
 
+type ImportBaselineResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *BaselineVersion
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ImportBaselineResponse) GetJSON201() *BaselineVersion {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ImportBaselineResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ImportBaselineResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ImportBaselineResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ImportBaselineResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ImportBaselineResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetBaselineResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -13585,6 +14209,54 @@ func (r DryRunBaselineVersionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r DryRunBaselineVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ExportBaselineVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ReferenceValues
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ExportBaselineVersionResponse) GetJSON200() *ReferenceValues {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ExportBaselineVersionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ExportBaselineVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ExportBaselineVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ExportBaselineVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ExportBaselineVersionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16333,6 +17005,54 @@ func (r DeleteTrustAnchorResponse) ContentType() string {
 	return ""
 }
 
+type ListTrustAnchorBaselinesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestingVersionList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrustAnchorBaselinesResponse) GetJSON200() *RestingVersionList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrustAnchorBaselinesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrustAnchorBaselinesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrustAnchorBaselinesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrustAnchorBaselinesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrustAnchorBaselinesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type DisableTrustAnchorResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -16856,6 +17576,33 @@ func (c *ClientWithResponses) DryRunReferenceValuesWithResponse(ctx context.Cont
 	return ParseDryRunReferenceValuesResponse(rsp)
 }
 
+// ImportBaselineWithBodyWithResponse Import reference values of another format
+//
+// By Content-Type: TCG RIMs (SWID tags, with the event logs that they name as support), CoRIMs, DSSE envelopes (in-toto attestations with the predicate
+// `https://assay-verifier.github.io/attestations/reference-values/v1`, signed Keylime runtime policies), Keylime's
+// `mb_refstate` and runtime policies, systemd's pcrlock, `systemd-measure` and pcrsig, Google's launch endorsements,
+// and evidence of a machine that is known to be good; `x-media-types` lists them. `application/octet-stream` and
+// `application/json` are told apart by their content. A document that belongs with other files comes as `multipart/form-data`: a part `document`, with
+// its own Content-Type, and parts `support`, each with its file name.
+//
+// Signatures are verified against the tenant's enabled trust anchors of purpose `reference_values`; a signed
+// document whose signature does not hold is always refused. A document without a signature is refused unless
+// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
+//
+// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
+// a version is added to it, as a `draft`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/import (the `ImportBaseline` operationId).
+func (c *ClientWithResponses) ImportBaselineWithBodyWithResponse(ctx context.Context, params *ImportBaselineParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ImportBaselineResponse, error) {
+	rsp, err := c.ImportBaselineWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseImportBaselineResponse(rsp)
+}
+
 // GetBaselineWithResponse Get a baseline with its versions
 //
 // Returns a wrapper object for the known response body format(s).
@@ -16943,6 +17690,22 @@ func (c *ClientWithResponses) DryRunBaselineVersionWithResponse(ctx context.Cont
 		return nil, err
 	}
 	return ParseDryRunBaselineVersionResponse(rsp)
+}
+
+// ExportBaselineVersionWithResponse Export a version
+//
+// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
+// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
+func (c *ClientWithResponses) ExportBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*ExportBaselineVersionResponse, error) {
+	rsp, err := c.ExportBaselineVersion(ctx, baselineID, version, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseExportBaselineVersionResponse(rsp)
 }
 
 // PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
@@ -18175,6 +18938,21 @@ func (c *ClientWithResponses) DeleteTrustAnchorWithResponse(ctx context.Context,
 	return ParseDeleteTrustAnchorResponse(rsp)
 }
 
+// ListTrustAnchorBaselinesWithResponse List the baseline versions that rest on an anchor
+//
+// Versions imported from a document whose signature ends in the anchor, newest baseline first. It also answers for an anchor that is disabled.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/trust-anchors/{anchor_id}/baselines (the `ListTrustAnchorBaselines` operationId).
+func (c *ClientWithResponses) ListTrustAnchorBaselinesWithResponse(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorBaselinesParams, reqEditors ...RequestEditorFn) (*ListTrustAnchorBaselinesResponse, error) {
+	rsp, err := c.ListTrustAnchorBaselines(ctx, anchorID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrustAnchorBaselinesResponse(rsp)
+}
+
 // DisableTrustAnchorWithResponse Withdraw an anchor
 //
 // From now on nothing is proved by it. The answer says which machines rested on it.
@@ -18774,6 +19552,39 @@ func ParseDryRunReferenceValuesResponse(rsp *http.Response) (*DryRunReferenceVal
 	return response, nil
 }
 
+// ParseImportBaselineResponse parses an HTTP response from a ImportBaselineWithResponse call
+func ParseImportBaselineResponse(rsp *http.Response) (*ImportBaselineResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ImportBaselineResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest BaselineVersion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetBaselineResponse parses an HTTP response from a GetBaselineWithResponse call
 func ParseGetBaselineResponse(rsp *http.Response) (*GetBaselineResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -18936,6 +19747,42 @@ func ParseDryRunBaselineVersionResponse(rsp *http.Response) (*DryRunBaselineVers
 
 	case rsp.StatusCode == 200:
 		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseExportBaselineVersionResponse parses an HTTP response from a ExportBaselineVersionWithResponse call
+func ParseExportBaselineVersionResponse(rsp *http.Response) (*ExportBaselineVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ExportBaselineVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ReferenceValues
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/rim+cose) unsupported
 
 	}
 
@@ -20831,6 +21678,39 @@ func ParseDeleteTrustAnchorResponse(rsp *http.Response) (*DeleteTrustAnchorRespo
 	switch {
 	case rsp.StatusCode == 204:
 		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrustAnchorBaselinesResponse parses an HTTP response from a ListTrustAnchorBaselinesWithResponse call
+func ParseListTrustAnchorBaselinesResponse(rsp *http.Response) (*ListTrustAnchorBaselinesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrustAnchorBaselinesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestingVersionList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

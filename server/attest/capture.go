@@ -22,7 +22,21 @@ import (
 // The error is an *Error: not_found, no_genuine_verdict, conflict for a name that is taken, or
 // invalid_field.
 func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UUID, name string, selector *verifier.Selector, actor store.Actor) (store.BaselineVersion, error) {
+	return s.CaptureGolden(ctx, tenant, machineID, CaptureOptions{Name: name, Selector: selector}, actor)
+}
+
+// CaptureOptions are what may be chosen of a capture.
+type CaptureOptions struct {
+	Name     string
+	Selector *verifier.Selector
+	// IncludeIMA also takes the files, keys and buffers that the machine's IMA list proves.
+	IncludeIMA bool
+}
+
+// CaptureGolden is CaptureBaseline with all its options.
+func (s *Service) CaptureGolden(ctx context.Context, tenant, machineID uuid.UUID, o CaptureOptions, actor store.Actor) (store.BaselineVersion, error) {
 	var none store.BaselineVersion
+	name, selector := o.Name, o.Selector
 	if err := checkText("/name", name, maxNameLength); err != nil {
 		return none, err
 	}
@@ -38,7 +52,7 @@ func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UU
 	if err != nil {
 		return none, fmt.Errorf("capture baseline: %w", err)
 	}
-	reference, err := s.captureReference(ctx, tenant, &verdict)
+	reference, err := s.captureReference(ctx, tenant, &verdict, o.IncludeIMA)
 	if err != nil {
 		return none, err
 	}
@@ -61,7 +75,7 @@ func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UU
 	return version, fromStore("capture baseline", err)
 }
 
-func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict) (verifier.ReferenceValues, error) {
+func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, includeIMA bool) (verifier.ReferenceValues, error) {
 	var none verifier.ReferenceValues
 	var log *eventlog.Log
 	if len(verdict.EventLogHash) == sha256.Size {
@@ -71,7 +85,7 @@ func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdic
 		}
 		log = held.log
 	}
-	again, err := s.judgeAgain(ctx, tenant, verdict, log)
+	again, err := s.judgeOrigin(ctx, tenant, verdict, log, includeIMA)
 	if err != nil {
 		return none, err
 	}
@@ -86,6 +100,13 @@ func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdic
 		return none, errorf(CodeNoGenuineVerdict, "%s", err)
 	case err != nil:
 		return none, fmt.Errorf("capture baseline: %w", err)
+	}
+	if includeIMA {
+		files, _, err := baseline.CaptureIMA(again.appraisal)
+		if err != nil { // genuine it is, since Capture says so
+			return none, &Error{Code: CodeNoGenuineVerdict, Pointer: "/include_ima", Detail: err.Error() + "; the evidence that is kept holds it whole only where the machine's first evidence of a boot does"}
+		}
+		reference.IMA = files
 	}
 	return reference, nil
 }

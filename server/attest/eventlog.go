@@ -12,6 +12,7 @@ import (
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -131,6 +132,11 @@ func (j *judgedAgain) proven(verdict *verifier.Appraisal) map[int]bool {
 // where the evidence is not kept, or the key that signed is no longer the machine's. The policy is the
 // one that judged: the machine's of today.
 func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log) (*judgedAgain, error) {
+	return s.judgeOrigin(ctx, tenant, verdict, log, false)
+}
+
+// judgeOrigin is judgeAgain, which takes the IMA list into account on demand.
+func (s *Service) judgeOrigin(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, log *eventlog.Log, withIMA bool) (*judgedAgain, error) {
 	stored, err := s.store.GetEvidence(ctx, tenant, verdict.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -151,7 +157,9 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 		return nil, fmt.Errorf("read stored evidence of verdict %s: %w", verdict.ID, err)
 	}
 	// A list that continues an earlier one cannot be replayed alone, and no baseline is taken from it.
-	ev.IMALog, ev.IMALogOffset = nil, 0
+	if !withIMA || ev.IMALogOffset != 0 {
+		ev.IMALog, ev.IMALogOffset = nil, 0
+	}
 	key := s.attestationKey(inputs.Key, inputs.Trust)
 	set, err := s.compiledRules(ctx, inputs.Policy.Rules, inputs.PolicyRef)
 	if err != nil {
@@ -165,6 +173,11 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 		Rules:     set,
 		Machine:   ruleFacts(&inputs.Machine),
 		Log:       log,
+	}
+	if len(ev.IMALog) > 0 {
+		if in.IMA, err = ima.Parse(ev.IMALog); err != nil {
+			in.IMAFault = err.Error()
+		}
 	}
 	again := &appraisal{tenant: tenant, machineID: verdict.MachineID, now: now, evidence: ev, inputs: inputs}
 	var refused *Error

@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/assay-verifier/assay/store"
@@ -167,9 +170,70 @@ func TestRefusedFileStaysRefused(t *testing.T) {
 	}
 }
 
+// A baseline captured with the files of a golden machine accepts them and names the first other one.
+func TestCaptureWithFiles(t *testing.T) {
+	b := newBench(t)
+	m := b.measuring()
+	m.measure(10)
+	if _, err := b.post(m.machine, m.evidence(b.nonce(m.machine), 0)); err != nil {
+		t.Fatal(err)
+	}
+	v, err := b.CaptureGolden(b.ctx, b.tenant, m.id, CaptureOptions{Name: "golden", IncludeIMA: true}, admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := v.Reference.IMA
+	if files == nil || len(files.Allow) == 0 || len(v.Reference.PCRs) == 0 {
+		t.Fatalf("captured %+v", v.Reference)
+	}
+	for i := 1; i < 10; i++ { // the first is boot_aggregate
+		if e := m.list.Entry(i); e.Digest() != "" && !e.Violation && !allowed(files.Allow, ima.EscapeGlob(e.Path), e.Digest()) {
+			t.Errorf("%s is not among the captured files", e.Path)
+		}
+	}
+	m.reboot(m.log)
+	m.extended = 0
+	m.measure(10)
+	r, err := b.post(m.machine, m.evidence(b.nonce(m.machine), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, verifier.Affirming, verifier.NoReason)
+	var stranger string
+	for i := 10; stranger == ""; i++ {
+		m.measure(1)
+		if e := m.list.Entry(i); !allowed(files.Allow, ima.EscapeGlob(e.Path), e.Digest()) {
+			stranger = e.Path
+		}
+	}
+	if r, err = b.post(m.machine, m.evidence(b.nonce(m.machine), 10)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, verifier.Contraindicated, verifier.BaselineDeviation)
+	if c := checkOf(r.Appraisal, verifier.CheckIMAPolicy); !strings.Contains(c.Detail, stranger) {
+		t.Errorf("the reason does not name %s: %s", stranger, c.Detail)
+	}
+}
+
+// Without a list there is nothing to learn files from, and the capture says so.
+func TestCaptureWithFilesNeedsAList(t *testing.T) {
+	b := newBench(t)
+	m := b.measuring()
+	e := m.evidence(b.nonce(m.machine), 0)
+	e.IMALog = ""
+	if _, err := b.post(m.machine, e); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.CaptureGolden(b.ctx, b.tenant, m.id, CaptureOptions{Name: "golden", IncludeIMA: true}, admin)
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code != CodeNoGenuineVerdict || refused.Pointer != "/include_ima" {
+		t.Errorf("%v", err)
+	}
+}
+
 func allowed(allow []verifier.ReferenceFile, path, digest string) bool {
 	for _, f := range allow {
-		if f.Path == path && f.Digests[0] == digest {
+		if f.Path == path && slices.Contains(f.Digests, digest) {
 			return true
 		}
 	}

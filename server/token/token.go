@@ -14,6 +14,7 @@ package token
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
@@ -111,6 +112,12 @@ func (s *Service) publish() error {
 	s.public = key
 	s.header = base64.RawURLEncoding.EncodeToString(header) + "."
 	return nil
+}
+
+// DocumentSigner is the key that signs results, for documents in another envelope than a JWT's, and its id in the key set.
+// What is signed with it must begin otherwise than a token (COSE's Sig_structure does).
+func (s *Service) DocumentSigner() (signer crypto.Signer, keyID string) {
+	return s.signingKey, s.public.KeyID()
 }
 
 // Sign makes the compact JWT (RFC 7515, section 7.1) of a result. It writes the constant header and

@@ -79,6 +79,7 @@ type baselineVersionView struct {
 	MoreEvents int
 	Claims     []referenceText
 	Provenance []referenceText
+	Imported   []referenceText // of the document that it was imported from
 	Verified   []referenceText // what the identity token of the pipeline said that made it
 	IMAFiles   int
 	CanTry     bool
@@ -118,6 +119,8 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	view.Claims = texts(v.Reference.Claims)
 	var provenance map[string]json.RawMessage
 	if len(v.Provenance) > 0 && json.Unmarshal(v.Provenance, &provenance) == nil {
+		view.Imported = importedTexts(provenance["imported"])
+		delete(provenance, "imported")
 		view.Verified = verifiedTexts(provenance["verified"])
 		delete(provenance, "verified")
 		view.Provenance = texts(provenance)
@@ -157,6 +160,34 @@ func texts(values map[string]json.RawMessage) []referenceText {
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// importedTexts says which document a version was imported from; nil where it was not.
+func importedTexts(raw json.RawMessage) []referenceText {
+	var document struct {
+		Format string `json:"format"`
+		SHA256 string `json:"sha256"`
+		Signer *struct {
+			Subject   string `json:"subject"`
+			KeySHA256 string `json:"key_sha256"`
+		} `json:"signer"`
+		Provenance map[string]json.RawMessage `json:"provenance"`
+		Notes      []string                   `json:"notes"`
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &document) != nil {
+		return nil
+	}
+	out := []referenceText{{"imported from", document.Format}, {"document SHA-256", document.SHA256}}
+	if s := document.Signer; s != nil {
+		out = append(out, referenceText{"signed by", s.Subject + ", key " + s.KeySHA256})
+	} else {
+		out = append(out, referenceText{"signed by", "nobody: the importer vouched for it"})
+	}
+	out = append(out, texts(document.Provenance)...)
+	for _, note := range document.Notes {
+		out = append(out, referenceText{"note", note})
+	}
 	return out
 }
 

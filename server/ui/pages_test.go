@@ -214,7 +214,8 @@ func hostileFleet(t testing.TB) (*fleet, http.Handler) {
 	must(t, err)
 	hostile := store.Actor{Kind: "pipeline", ID: text, Identity: said}
 	f.baseline, err = db.CreateBaseline(ctx, f.tenant, text, verifier.Selector{Labels: map[string]string{text: text}}, store.BaselineVersion{Origin: "registered", State: "active", CreatedBy: text,
-		Provenance: []byte(`{"repository": "<script>document.title='owned'</script>\u202e"}`), Reference: verifier.ReferenceValues{Events: []verifier.ReferenceEvent{{PCR: 8, Description: text, Component: text, Type: text, Digests: map[string][]string{"sha256": {strings.Repeat("ab", 32)}}}}}}, f.now, hostile)
+		Provenance: []byte(`{"repository": "<script>document.title='owned'</script>\u202e", "imported": {"format": "<script>document.title='owned'</script>\u202e", "sha256": "<img src=x>",
+			"signer": {"subject": "<script>document.title='owned'</script>\u202e"}, "provenance": {"<img src=x>\u202e": "<img src=x>"}, "notes": ["<img src=x>\u202e"]}}`), Reference: verifier.ReferenceValues{Events: []verifier.ReferenceEvent{{PCR: 8, Description: text, Component: text, Type: text, Digests: map[string][]string{"sha256": {strings.Repeat("ab", 32)}}}}}}, f.now, hostile)
 	must(t, err)
 	f.rule, err = db.CreateSuppressionRule(ctx, f.tenant, store.SuppressionRule{AlertCode: "*", Reason: text, Comment: text, State: "disabled",
 		Scope: store.SuppressionScope{AllOf: []store.SuppressionCondition{{Field: "machine.name", Contains: text}}}}, f.now, lead)

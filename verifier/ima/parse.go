@@ -200,6 +200,7 @@ func (l *List) Entry(i int) Entry {
 		Path:          string(v.path),
 		Signature:     v.signature,
 		Buffer:        v.buffer,
+		hasBuffer:     v.isBuffer,
 		ModsigAlg:     string(v.modAlg),
 		ModsigDigest:  v.modDigest,
 		Modsig:        v.modsig,

@@ -16,6 +16,17 @@ type Policy struct {
 	// AllowViolations makes violations no findings. Nothing covers a violation's path, so they can be
 	// allowed all or none, whatever Exclude says.
 	AllowViolations bool
+	// Keyrings are the digests of the keys that may be loaded into a keyring, by its name (".ima").
+	Keyrings map[string][]string
+	// IgnoredKeyrings are keyrings whose keys are not judged; "*" stands for all.
+	IgnoredKeyrings []string
+	// Buffers are the digests that other measured buffers may have, by their name ("kexec-cmdline").
+	Buffers map[string][]string
+	// Keys are public keys or certificates in PEM. A file that Allow does not name passes with a signature of one.
+	Keys []string
+	// RequireSignatures are paths or globs of files that need a signature of one of Keys, whatever their digest; Exclude
+	// does not except them.
+	RequireSignatures []string
 }
 
 // Allow names files and the digests they may have.
@@ -28,6 +39,13 @@ type Allow struct {
 	Digests []string
 }
 
+// Bounds of a policy. An entry is judged by one look-up and at most MaxPatterns patterns, however long the list is.
+const (
+	MaxDigests  = 250_000
+	MaxPatterns = 1000
+	MaxKeys     = 64
+)
+
 // PolicyError is a value of a policy that does not fit, with its place as an RFC 6901 JSON pointer.
 type PolicyError struct {
 	Pointer string
@@ -39,10 +57,17 @@ func (e *PolicyError) Error() string { return e.Pointer + ": " + e.Detail }
 
 // CompiledPolicy is a Policy made ready for Judge. It may be used by several goroutines at once.
 type CompiledPolicy struct {
-	exact           map[string]digestSet
+	// files holds path, NUL and digestKey; named the paths alone. One table for all files costs a fraction of a set each.
+	files           digestSet
+	named           map[string]struct{}
 	globs           []globRule
 	exclude         []*regexp.Regexp
 	allowViolations bool
+	buffers         bufferRules
+	keys            keySet
+	signed          pathSet
+	digests         int // counted while compiling
+	patterns        int
 }
 
 // digestSet holds keys as digestKey makes them.
@@ -53,48 +78,103 @@ type globRule struct {
 	digests digestSet
 }
 
+// pathSet holds paths and globs.
+type pathSet struct {
+	exact map[string]struct{}
+	globs []*regexp.Regexp
+}
+
+func (s *pathSet) has(path []byte) bool {
+	if _, ok := s.exact[string(path)]; ok {
+		return true
+	}
+	for _, re := range s.globs {
+		if re.Match(path) {
+			return true
+		}
+	}
+	return false
+}
+
 // Compile checks the policy and makes it ready. The error is a *PolicyError.
 func (p *Policy) Compile() (*CompiledPolicy, error) {
-	c := &CompiledPolicy{exact: make(map[string]digestSet, len(p.Allow)), allowViolations: p.AllowViolations}
-	for i, a := range p.Allow {
-		if a.Path == "" {
-			return nil, &PolicyError{fmt.Sprintf("/allow/%d/path", i), "a path is needed"}
-		}
-		path, pattern, err := compileGlob(a.Path)
-		if err != nil {
-			return nil, &PolicyError{fmt.Sprintf("/allow/%d/path", i), err.Error()}
-		}
-		var set digestSet
-		if pattern == nil {
-			if set = c.exact[path]; set == nil {
-				set = make(digestSet, len(a.Digests))
-				c.exact[path] = set
-			}
-		} else {
-			set = make(digestSet, len(a.Digests))
-			c.globs = append(c.globs, globRule{pattern, set})
-		}
-		for j, d := range a.Digests {
-			key, err := parseDigest(d)
-			if err != nil {
-				return nil, &PolicyError{fmt.Sprintf("/allow/%d/digests/%d", i, j), err.Error()}
-			}
-			set[key] = struct{}{}
+	c := &CompiledPolicy{files: make(digestSet, len(p.Allow)), named: make(map[string]struct{}, len(p.Allow)), allowViolations: p.AllowViolations}
+	for i := range p.Allow {
+		if err := c.allow(&p.Allow[i], i); err != nil {
+			return nil, err
 		}
 	}
 	for i, x := range p.Exclude {
+		pointer := fmt.Sprintf("/exclude/%d", i)
+		if err := c.countPattern(pointer); err != nil {
+			return nil, err
+		}
 		// Compiled alone first, so that ")" cannot end the group that anchors it.
 		if _, err := regexp.Compile(x); err != nil {
-			return nil, &PolicyError{fmt.Sprintf("/exclude/%d", i), err.Error()}
+			return nil, &PolicyError{pointer, err.Error()}
 		}
 		re, err := regexp.Compile(`^(?:` + x + `)$`)
 		if err != nil {
-			return nil, &PolicyError{fmt.Sprintf("/exclude/%d", i), err.Error()}
+			return nil, &PolicyError{pointer, err.Error()}
 		}
 		c.exclude = append(c.exclude, re)
 	}
+	if err := c.compileBuffers(p); err != nil {
+		return nil, err
+	}
+	if err := c.compileSignatures(p); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
+
+func (c *CompiledPolicy) allow(a *Allow, i int) error {
+	pointer := fmt.Sprintf("/allow/%d", i)
+	if a.Path == "" {
+		return &PolicyError{pointer + "/path", "a path is needed"}
+	}
+	path, pattern, err := compileGlob(a.Path)
+	if err != nil {
+		return &PolicyError{pointer + "/path", err.Error()}
+	}
+	set, prefix := c.files, path+"\x00"
+	if pattern == nil {
+		c.named[path] = struct{}{}
+	} else {
+		if err := c.countPattern(pointer + "/path"); err != nil {
+			return err
+		}
+		set, prefix = make(digestSet, len(a.Digests)), ""
+		c.globs = append(c.globs, globRule{pattern, set})
+	}
+	return c.addDigests(set, prefix, a.Digests, pointer+"/digests")
+}
+
+func (c *CompiledPolicy) addDigests(set digestSet, prefix string, digests []string, pointer string) error {
+	for j, d := range digests {
+		if c.digests++; c.digests > MaxDigests {
+			return &PolicyError{pointer, fmt.Sprintf("more than %d digests in all", MaxDigests)}
+		}
+		key, err := parseDigest(d)
+		if err != nil {
+			return &PolicyError{fmt.Sprintf("%s/%d", pointer, j), err.Error()}
+		}
+		set[prefix+key] = struct{}{}
+	}
+	return nil
+}
+
+func (c *CompiledPolicy) countPattern(pointer string) error {
+	if c.patterns++; c.patterns > MaxPatterns {
+		return &PolicyError{pointer, fmt.Sprintf("more than %d globs and excluded patterns in all", MaxPatterns)}
+	}
+	return nil
+}
+
+// EscapeGlob writes a file's path as an Allow.Path that stands for this file alone.
+func EscapeGlob(path string) string { return globEscape.Replace(path) }
+
+var globEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`)
 
 // compileGlob returns the path when the glob has no wildcard, else a pattern.
 func compileGlob(glob string) (path string, pattern *regexp.Regexp, err error) {
@@ -214,16 +294,19 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 			why = "was changed while it was measured, or measured while it was open for writing"
 		case v.fault != "":
 			why = "cannot be read: " + v.fault
-		case rep.First == 0 && i == 0 && string(v.path) == bootAggregate:
+		case rep.First == 0 && i == 0 && string(v.path) == BootAggregateName:
 			continue
 		case v.signatureFault != "":
-			if p.excluded(v.path) {
+			if p.excluded(v.path) && !p.signed.has(v.path) {
 				continue
 			}
 			why = "has a malformed signature: " + v.signatureFault
+		case v.isBuffer:
+			if key, why = p.whyBuffer(key, &v); why == "" {
+				continue
+			}
 		default:
-			key = digestKey(key[:0], v.digestType, v.alg, v.digest)
-			if why = p.why(v.path, key); why == "" {
+			if key, why = p.why(key, &v); why == "" {
 				continue
 			}
 		}
@@ -245,35 +328,59 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 	return out
 }
 
-// why is empty when the path with this digest is allowed.
-func (p *CompiledPolicy) why(path, key []byte) string {
-	known := false
-	if set, ok := p.exact[string(path)]; ok {
-		if _, ok := set[string(key)]; ok {
-			return ""
+// why is empty when the file is allowed. key is scratch space, which is returned for the next entry.
+func (c *CompiledPolicy) why(key []byte, v *view) ([]byte, string) {
+	key, named, allowed := c.byDigest(key, v)
+	const otherContent = "has another content than the reference values allow"
+	if c.signed.has(v.path) {
+		switch fault := c.keys.fault(v); {
+		case fault != "":
+			return key, "needs a trusted signature: " + fault
+		case named && !allowed:
+			return key, otherContent
 		}
-		known = true
+		return key, ""
 	}
-	for i := range p.globs {
-		if !p.globs[i].re.Match(path) {
-			continue
-		}
-		if _, ok := p.globs[i].digests[string(key)]; ok {
-			return ""
-		}
-		known = true
+	if allowed || c.excluded(v.path) {
+		return key, ""
 	}
-	if p.excluded(path) {
-		return ""
+	if named {
+		return key, otherContent
 	}
-	if known {
-		return "has another content than the reference values allow"
+	const notNamed = "is not among the files that the reference values allow"
+	if len(c.keys) == 0 || len(v.signature) == 0 {
+		return key, notNamed
 	}
-	return "is not among the files that the reference values allow"
+	if fault := c.keys.fault(v); fault != "" {
+		return key, notNamed + ", and its signature does not make up for it: " + fault
+	}
+	return key, ""
 }
 
-func (p *CompiledPolicy) excluded(path []byte) bool {
-	for _, re := range p.exclude {
+// byDigest tells whether the reference values name the path, and whether they allow it with this digest.
+func (c *CompiledPolicy) byDigest(key []byte, v *view) (scratch []byte, named, allowed bool) {
+	if _, named = c.named[string(v.path)]; named {
+		key = append(append(key[:0], v.path...), 0)
+		key = digestKey(key, v.digestType, v.alg, v.digest)
+		if _, allowed = c.files[string(key)]; allowed {
+			return key, true, true
+		}
+	}
+	key = digestKey(key[:0], v.digestType, v.alg, v.digest)
+	for i := range c.globs {
+		if !c.globs[i].re.Match(v.path) {
+			continue
+		}
+		named = true
+		if _, ok := c.globs[i].digests[string(key)]; ok {
+			return key, true, true
+		}
+	}
+	return key, named, false
+}
+
+func (c *CompiledPolicy) excluded(path []byte) bool {
+	for _, re := range c.exclude {
 		if re.Match(path) {
 			return true
 		}
@@ -281,7 +388,8 @@ func (p *CompiledPolicy) excluded(path []byte) bool {
 	return false
 }
 
-const bootAggregate = "boot_aggregate"
+// BootAggregateName is the name of the entry that opens a list.
+const BootAggregateName = "boot_aggregate"
 
 // BootAggregate computes the digests that the first entry of a list may have: over PCRs 0 to 7, and, in
 // banks other than SHA-1, over PCRs 0 to 9 (Linux 5.8 and later; ima_calc_boot_aggregate_tfm in

@@ -224,7 +224,7 @@ func allowAll(t testing.TB, l *ima.List) *ima.CompiledPolicy {
 	var p ima.Policy
 	for i := range l.Len() {
 		e := l.Entry(i)
-		p.Allow = append(p.Allow, ima.Allow{Path: strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`).Replace(e.Path), Digests: []string{e.Digest()}})
+		p.Allow = append(p.Allow, ima.Allow{Path: ima.EscapeGlob(e.Path), Digests: []string{e.Digest()}})
 	}
 	c, err := p.Compile()
 	if err != nil {

@@ -55,30 +55,45 @@ var signatureHashes = map[byte]crypto.Hash{4: crypto.SHA256, 5: crypto.SHA384, 6
 // entry itself must have been proved by Replay. Signatures over fs-verity digests (version 3) and of
 // EVM are not checked here.
 func VerifySignature(e *Entry, key crypto.PublicKey) error {
-	sig := e.Signature
-	if fault := signatureFault(sig); fault != "" {
-		return errors.New(fault)
+	return verifySignature(e.Signature, e.FileDigestAlg, e.FileDigest, key)
+}
+
+func verifySignature(sig []byte, alg string, digest []byte, key crypto.PublicKey) error {
+	hash, err := signatureHash(sig)
+	if err != nil {
+		return err
 	}
-	if len(sig) < signatureHeader || sig[0] != xattrSignature || sig[1] != 2 {
-		return errors.New("the entry has no file signature of version 2")
-	}
-	hash, ok := signatureHashes[sig[2]]
-	if !ok {
-		return fmt.Errorf("signatures with hash algorithm %d are not accepted", sig[2])
-	}
-	if len(e.FileDigest) != hash.Size() || e.FileDigestAlg != kernelName(hash) {
-		return fmt.Errorf("the signature is over a %s digest, the entry has %s", kernelName(hash), e.FileDigestAlg)
+	if len(digest) != hash.Size() || alg != kernelName(hash) {
+		return fmt.Errorf("the signature is over a %s digest, the entry has %s", kernelName(hash), alg)
 	}
 	switch key := key.(type) {
 	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(key, hash, e.FileDigest, sig[signatureHeader:])
+		if rsa.VerifyPKCS1v15(key, hash, digest, sig[signatureHeader:]) != nil {
+			return errors.New("the RSA signature does not verify")
+		}
+		return nil
 	case *ecdsa.PublicKey:
-		if !ecdsa.VerifyASN1(key, e.FileDigest, sig[signatureHeader:]) {
+		if !ecdsa.VerifyASN1(key, digest, sig[signatureHeader:]) {
 			return errors.New("the ECDSA signature does not verify")
 		}
 		return nil
 	}
 	return fmt.Errorf("keys of type %T are not supported", key)
+}
+
+// signatureHash reads the header of a file signature of version 2.
+func signatureHash(sig []byte) (crypto.Hash, error) {
+	if fault := signatureFault(sig); fault != "" {
+		return 0, errors.New(fault)
+	}
+	if len(sig) < signatureHeader || sig[0] != xattrSignature || sig[1] != 2 {
+		return 0, errors.New("the entry has no file signature of version 2")
+	}
+	hash, ok := signatureHashes[sig[2]]
+	if !ok {
+		return 0, fmt.Errorf("signatures with hash algorithm %d are not accepted", sig[2])
+	}
+	return hash, nil
 }
 
 func kernelName(h crypto.Hash) string {

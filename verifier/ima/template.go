@@ -103,6 +103,7 @@ type view struct {
 	modAlg, modDigest, modsig []byte
 	fault                     string // the data does not read as its template: nothing else is set
 	signatureFault            string
+	isBuffer                  bool // the template has a buffer: a key, a command line, a hash
 }
 
 // decode takes template data apart. Data that does not fit gives a fault, never a partial reading that
@@ -166,7 +167,7 @@ func (v *view) set(f field, b []byte, old bool) (fault string) {
 	case fieldSig, fieldEVMSig:
 		v.signature, v.signatureFault = b, signatureFault(b)
 	case fieldBuf:
-		v.buffer = b
+		v.buffer, v.isBuffer = b, true
 	case fieldModDigest:
 		if len(b) > 0 {
 			_, v.modAlg, v.modDigest, fault = splitDigest(b, false)

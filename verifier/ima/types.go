@@ -47,6 +47,7 @@ type Entry struct {
 	Path          string // file path, or the name of the event for boot_aggregate and buffers
 	Signature     []byte // security.ima or security.evm signature
 	Buffer        []byte // data of ima-buf, for example a key or a kernel command line
+	hasBuffer     bool
 	ModsigAlg     string // ima-modsig: the digest without the appended signature, and that signature
 	ModsigDigest  []byte
 	Modsig        []byte
