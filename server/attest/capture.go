@@ -15,7 +15,8 @@ import (
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
-// CaptureBaseline makes an active baseline of what a machine's last genuine evidence shows. The stored
+// CaptureBaseline makes an active baseline of what a machine's last genuine evidence shows, or a draft where the two-person
+// rule is in force. The stored
 // evidence is judged again, so that nothing is taken from a verdict that would not stand today. A nil
 // selector chooses this machine alone; an empty name becomes one that says where it came from.
 //
@@ -53,7 +54,7 @@ func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UU
 		return none, fmt.Errorf("capture baseline: %w", err)
 	}
 	version, err := s.store.CreateBaseline(ctx, tenant, name, *selector, store.BaselineVersion{
-		State: baseline.StateActive, Reference: reference, Provenance: provenance, Origin: "captured",
+		Reference: reference, Provenance: provenance, Origin: "captured",
 	}, now, actor)
 	if errors.Is(err, store.ErrConflict) {
 		return none, &Error{Code: CodeConflict, Pointer: "/name", Detail: "a baseline of this name exists"}
@@ -63,15 +64,7 @@ func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UU
 
 func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict) (verifier.ReferenceValues, error) {
 	var none verifier.ReferenceValues
-	var log *eventlog.Log
-	if len(verdict.EventLogHash) == sha256.Size {
-		held, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
-		if err != nil {
-			return none, fromStore("capture baseline", err)
-		}
-		log = held.log
-	}
-	again, err := s.judgeAgain(ctx, tenant, verdict, log)
+	again, err := s.judgeVerdict(ctx, tenant, verdict)
 	if err != nil {
 		return none, err
 	}
@@ -88,6 +81,19 @@ func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdic
 		return none, fmt.Errorf("capture baseline: %w", err)
 	}
 	return reference, nil
+}
+
+// judgeVerdict is judgeAgain with the log that the verdict was judged by.
+func (s *Service) judgeVerdict(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict) (*judgedAgain, error) {
+	var log *eventlog.Log
+	if len(verdict.EventLogHash) == sha256.Size {
+		held, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
+		if err != nil {
+			return nil, fromStore("judge stored evidence", err)
+		}
+		log = held.log
+	}
+	return s.judgeAgain(ctx, tenant, verdict, log)
 }
 
 func firstFailure(a *verifier.Appraisal) string {

@@ -55,6 +55,8 @@ type Input struct {
 	Policy    verifier.Policy
 	// RefusedModules are paths of kernel modules that this evidence proves to have been refused.
 	RefusedModules []string
+	// Rollbacks are the baselines of which the machine matches an older version than it did before.
+	Rollbacks []Rollback
 	Now            time.Time
 }
 

@@ -35,6 +35,7 @@ type specimen struct {
 	Genuine        bool                `json:"genuine"`
 	Appraisal      *verifier.Appraisal `json:"appraisal"`
 	RefusedModules []string            `json:"refused_modules"`
+	Rollbacks      []Rollback          `json:"rollbacks"`
 	Expect         expectation         `json:"expect"`
 }
 
@@ -70,7 +71,7 @@ func (s *specimen) input(t *testing.T) Input {
 		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
-		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules,
+		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, Rollbacks: s.Rollbacks,
 		Now: now,
 	}
 }
@@ -223,6 +224,7 @@ func TestRuleMetadata(t *testing.T) {
 		"attestation_failed": Medium, "trusted_boot_components": Low, "kernel_module_signatures": Low, "kernel_module_refused": Low,
 		"tee_tcb_out_of_date": Medium, "tee_collateral_expiring": Low, "tee_debug_enabled": High, "tee_console_enabled": Low,
 		"ak_certificate_expiring": Low, "evidence_weaker_than_platform": Medium,
+		"baseline_rollback": Medium,
 	}
 	titles := map[string]string{
 		"secure_boot_enabled":         "Secure Boot should be enabled on supported Windows/Linux virtual machines",
