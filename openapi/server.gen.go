@@ -1034,6 +1034,15 @@ type AlertList struct {
 // AlertStatus defines model for AlertStatus.
 type AlertStatus string
 
+// Approval defines model for Approval.
+type Approval struct {
+	At time.Time `json:"at"`
+
+	// By The principal.
+	By      string `json:"by"`
+	Comment string `json:"comment"`
+}
+
 // ApprovalPreview defines model for ApprovalPreview.
 type ApprovalPreview struct {
 	AlertID openapi_types.UUID `json:"alert_id"`
@@ -2076,6 +2085,16 @@ type PromoteRequest struct {
 	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
 }
 
+// Proposal What becomes of a draft once a second person has approved.
+type Proposal struct {
+	Activate bool `json:"activate"`
+
+	// AlertID The alert that it came from.
+	AlertID                *openapi_types.UUID `json:"alert_id,omitempty"`
+	GraceUntil             *time.Time          `json:"grace_until,omitempty"`
+	GraceUntilMovedPercent *int                `json:"grace_until_moved_percent,omitempty"`
+}
+
 // Provenance Which pipeline run made the reference values.
 type Provenance struct {
 	// BuildURL Example: https://ci.example/builds/4711
@@ -2524,19 +2543,11 @@ type VerdictStatus string
 
 // VersionApproval The two-person rule, as far as it concerns a version.
 type VersionApproval struct {
-	Approvals []struct {
-		At      time.Time `json:"at"`
-		By      string    `json:"by"`
-		Comment string    `json:"comment"`
-	} `json:"approvals"`
+	// Approvals Of principals beside the author, oldest first.
+	Approvals []Approval `json:"approvals"`
 
-	// Proposal What becomes of it once a second person has approved.
-	Proposal *struct {
-		Activate               bool                `json:"activate"`
-		AlertID                *openapi_types.UUID `json:"alert_id,omitempty"`
-		GraceUntil             *time.Time          `json:"grace_until,omitempty"`
-		GraceUntilMovedPercent *int                `json:"grace_until_moved_percent,omitempty"`
-	} `json:"proposal,omitempty"`
+	// Proposal What becomes of a draft once a second person has approved.
+	Proposal *Proposal `json:"proposal,omitempty"`
 
 	// Required The rule is in force for its machines.
 	Required bool                  `json:"required"`

@@ -284,3 +284,11 @@ func (g *GraceState) why(attesting int64, now time.Time) string {
 	}
 	return fmt.Sprintf("%d of %d machines have moved", g.Moved, attesting)
 }
+
+// Percent is the share of n in the attesting machines, rounded down to a tenth; 0 where there is none.
+func (r *Rollout) Percent(n int64) float64 {
+	if r.Attesting == 0 {
+		return 0
+	}
+	return float64(n*1000/r.Attesting) / 10
+}

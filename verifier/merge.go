@@ -9,6 +9,11 @@ import (
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
+// NoReference judges nothing. It is what the first version of a baseline is compared with.
+func NoReference() *Reference {
+	return &Reference{pcrs: newExpected(pcrKind), rtmrs: newExpected(rtmrKind)}
+}
+
 // Merge lays upper over lower: for each PCR, RTMR, claim, the file list and the launch measurements, what
 // upper names replaces what lower names, and what only lower names stays.
 func Merge(upper, lower *Reference) *Reference {

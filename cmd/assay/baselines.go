@@ -22,6 +22,8 @@ type BaselinesCommand struct {
 	Capture  BaselineCapture  `cmd:"" help:"Make a baseline of a machine's last genuine verdict."`
 	Promote  BaselinePromote  `cmd:"" help:"Make a version the active one."`
 	Retire   BaselineRetire   `cmd:"" help:"Retire a version."`
+	Approve  BaselineApprove  `cmd:"" help:"Approve a draft as its second person."`
+	Rollout  BaselineRollout  `cmd:"" help:"How many machines have moved to the active version, and which have not."`
 	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
 }
 
@@ -163,6 +165,15 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 	p.field("origin", clean(string(v.Origin)))
 	p.field("created", p.when(v.CreatedAt)+" by "+clean(v.CreatedBy))
 	p.field("until", p.whenPtr(v.ActiveUntil))
+	if v.GraceUntilMovedPercent != nil {
+		p.field("or until moved", fmt.Sprintf("%d %%", *v.GraceUntilMovedPercent))
+	}
+	if x := v.Approval; x != nil {
+		p.field("second person", map[client.VersionApprovalStatus]string{client.VersionApprovalStatusPending: "has to approve"}[x.Status])
+		for _, by := range x.Approvals {
+			p.field("approved", clean(fmt.Sprintf("by %s, %s: %s", by.By, p.when(by.At), by.Comment)))
+		}
+	}
 	if text := provenanceText(v.Provenance); text != "–" {
 		p.field("provenance", clean(text))
 	}

@@ -16,7 +16,7 @@ type CLI struct {
 	Assessments     AssessmentsCommand     `cmd:"" group:"findings" help:"The state of each machine by code."`
 	Suppressions    SuppressionsCommand    `cmd:"" group:"findings" help:"Rules that hide alerts of a scope."`
 
-	Baselines    BaselinesCommand    `cmd:"" group:"reference" help:"What machines are meant to boot."`
+	Baselines    BaselinesCommand    `cmd:"" aliases:"baseline" group:"reference" help:"What machines are meant to boot."`
 	Policies     PoliciesCommand     `cmd:"" group:"reference" help:"What evidence must cover and what machines must be."`
 	TrustAnchors TrustAnchorsCommand `cmd:"" group:"reference" help:"Roots that keys and reports must chain to."`
 	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
