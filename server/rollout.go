@@ -79,11 +79,11 @@ func (s *Server) DiffBaselineVersion(ctx context.Context, req openapi.DiffBaseli
 // GetBaselineRollout counts who has moved, and lists who has not.
 func (s *Server) GetBaselineRollout(ctx context.Context, req openapi.GetBaselineRolloutRequestObject) (openapi.GetBaselineRolloutResponseObject, error) {
 	tenant, now := principalOf(ctx).tenant, s.now()
-	r, err := s.store.GetRollout(ctx, tenant, req.BaselineID, now)
+	machines, next, err := s.store.ListUnmoved(ctx, tenant, req.BaselineID, pageOf(req.Params.Limit, req.Params.Cursor), now)
 	if err != nil {
 		return nil, err
 	}
-	machines, next, err := s.store.ListUnmoved(ctx, tenant, req.BaselineID, pageOf(req.Params.Limit, req.Params.Cursor), now)
+	r, err := s.store.GetRollout(ctx, tenant, req.BaselineID, now)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -170,7 +171,7 @@ func (s *Service) chooseTarget(p *Approval, choice ApprovalChoice, versions []st
 	if choice.Scope == ScopeMachine {
 		p.Deviations = deviations
 		p.Selector = verifier.Selector{MachineIDs: []string{p.Alert.MachineID.String()}}
-		p.Name = fmt.Sprintf("approved for %s, alert %s", p.Alert.MachineName, p.Alert.ID)
+		p.Name = fmt.Sprintf("approved for %.100s, alert %s", p.Alert.MachineName, p.Alert.ID)
 		for i := range versions {
 			v := &versions[i]
 			if v.State == baseline.StateActive && slices.Equal(v.Selector.MachineIDs, p.Selector.MachineIDs) && baseline.Specificity(v.Selector) == baseline.Specificity(p.Selector) {
@@ -349,13 +350,17 @@ func (s *Service) ApproveAlert(ctx context.Context, tenant, alertID uuid.UUID, r
 	if err != nil {
 		return nil, none, fmt.Errorf("approve an alert: %w", err)
 	}
+	now := s.now()
+	if p.BaselineID == nil { // names are unique, and what was approved and retired keeps its own
+		p.Name += ", " + now.UTC().Format(time.RFC3339Nano)
+	}
 	v, err := s.store.ApproveAlert(ctx, tenant, store.AlertApproval{
 		Decision:   store.Decision{AlertID: alertID, VerdictID: p.VerdictID, DeviationDigest: p.digest[:], Comment: r.Comment},
 		Force:      r.Force,
 		BaselineID: p.BaselineID, BasedOn: p.BasedOn, Name: p.Name, Selector: p.Selector,
 		Version:  store.BaselineVersion{Reference: p.Reference, Provenance: provenance},
 		Activate: r.Activate, Grace: r.Grace,
-	}, s.now(), actor)
+	}, now, actor)
 	return p, v, err
 }
 

@@ -57,7 +57,7 @@ type Input struct {
 	RefusedModules []string
 	// Rollbacks are the baselines of which the machine matches an older version than it did before.
 	Rollbacks []Rollback
-	Now            time.Time
+	Now       time.Time
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.
