@@ -123,6 +123,20 @@ func goesBack(b *bench, m *machine, versions string) {
 	if a := b.want(200, "GET", alert, b.admin, nil).json(b.t); a["status"] != "resolved" {
 		b.t.Errorf("moved on: %v", a)
 	}
+	// Also where the older version is retired: the machine then deviates, and has gone back besides.
+	other := b.want(200, "GET", versions+"/2", b.admin, nil).json(b.t)["reference_values"]
+	b.want(201, "POST", versions, b.admin, map[string]any{"reference_values": other})
+	b.want(200, "POST", versions+"/6/promote", b.admin, nil)
+	b.want(200, "POST", versions+"/3/retire", b.admin, nil)
+	if v := b.attest(m).json(b.t); v["status"] != "contraindicated" {
+		b.t.Errorf("a retired version affirms: %v", v)
+	}
+	if a := b.want(200, "GET", b.openAlert("baseline_rollback"), b.admin, nil).json(b.t); !strings.Contains(a["description"].(string), "version 5 affirmed it before, and now it matches only version 4, which is retired") {
+		b.t.Errorf("alert: %v", a)
+	}
+	b.want(201, "POST", versions, b.admin, map[string]any{"reference_values": same})
+	b.want(200, "POST", versions+"/7/promote", b.admin, nil)
+	b.attest(m)
 	b.refused("not_found", "", "GET", "/v1/alerts/"+nobody+"/approval", b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/alerts/"+nobody+"/approve", b.admin, `{"comment": "x"}`)
 	b.refused("not_found", "", "POST", "/v1/alerts/"+nobody+"/refuse", b.admin, `{"comment": "x"}`)
