@@ -44,7 +44,9 @@ func approvals(b *bench, m *machine) {
 	b.refused("version_changed", "", "POST", alert+"/approve", b.admin, `{"comment": "x", "based_on": 1}`)
 	b.refused("invalid_field", "/comment", "POST", alert+"/approve", b.admin, `{"comment": ""}`)
 	b.refused("invalid_field", "/grace_until", "POST", alert+"/approve", b.admin, `{"comment": "x", "grace_until": "2001-01-01T00:00:00Z"}`)
-	refused := b.want(200, "POST", alert+"/refuse", b.admin, `{"comment": "nobody announced it"}`).json(b.t)
+	admin := b.signIn(b.admin)
+	admin.refuseOnPage(alert, "nobody announced it")
+	refused := b.want(200, "GET", alert, b.admin, nil).json(b.t)
 	if d := refused["decisions"].([]any); len(d) != 1 || refused["status"] != "active" || d[0].(map[string]any)["decision"] != "refused" {
 		b.t.Errorf("refused: %v", refused)
 	}
@@ -52,9 +54,9 @@ func approvals(b *bench, m *machine) {
 	if again := b.want(200, "GET", alert+"/approval", b.admin, nil).json(b.t); again["refused_before"].(map[string]any)["comment"] != "nobody announced it" {
 		b.t.Errorf("preview after the refusal: %v", again)
 	}
-	made := b.want(201, "POST", alert+"/approve", b.admin, `{"comment": "it was", "force": true, "replace": true, "based_on": 2}`).json(b.t)
-	if version := made["version"].(map[string]any); version["state"] != "active" || version["version"] != 3.0 || version["based_on"] != 2.0 || len(made["changes"].([]any)) != 1 {
-		b.t.Errorf("approved: %v", made)
+	admin.approveOnPage(alert)
+	if v := b.want(200, "GET", versions+"/3", b.admin, nil).json(b.t); v["state"] != "active" || v["based_on"] != 2.0 || v["origin"] != "captured" {
+		b.t.Errorf("approved: %v", v)
 	}
 	b.refused("version_changed", "", "POST", alert+"/refuse", b.admin, `{"comment": "no"}`)
 	if v := b.attest(m).json(b.t); v["status"] != "affirming" || v["baseline"].(map[string]any)["version"] != 3.0 {
@@ -134,8 +136,10 @@ func goesBack(b *bench, m *machine, versions string) {
 	if a := b.want(200, "GET", b.openAlert("baseline_rollback"), b.admin, nil).json(b.t); !strings.Contains(a["description"].(string), "version 5 affirmed it before, and now it matches only version 4, which is retired") {
 		b.t.Errorf("alert: %v", a)
 	}
-	b.want(201, "POST", versions, b.admin, map[string]any{"reference_values": same})
-	b.want(200, "POST", versions+"/7/promote", b.admin, nil)
+	made := b.want(201, "POST", b.openAlert("attestation_failed")+"/approve", b.admin, `{"comment": "set back", "force": true, "replace": true, "based_on": 6, "grace_until_moved_percent": 50}`).json(b.t)
+	if version := made["version"].(map[string]any); version["state"] != "active" || version["version"] != 7.0 || version["based_on"] != 6.0 || len(made["changes"].([]any)) != 1 {
+		b.t.Errorf("approved: %v", made)
+	}
 	b.attest(m)
 	b.refused("not_found", "", "GET", "/v1/alerts/"+nobody+"/approval", b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/alerts/"+nobody+"/approve", b.admin, `{"comment": "x"}`)
@@ -183,7 +187,22 @@ func secondPerson(b *bench, versions string) {
 		b.t.Errorf("before the approval: %v", v)
 	}
 	b.refused("not_found", "", "POST", versions+"/99/approve", second, nil)
-	v := b.want(200, "POST", path+"/approve", second, `{"comment": "looked at", "expected_state": "draft"}`).json(b.t)
+	// The pages offer the author nothing, and know that the same token is the same person.
+	page := strings.Replace(path, "/v1/", "/ui/", 1)
+	author, other := b.signIn(b.admin), b.signIn(second)
+	mine := author.see(page)
+	author.contains(mine, "it cannot be you, who made it", "Changes from version 7")
+	form := author.form(mine, page+"/retire")
+	if status, text := author.send(page+"/approve", form); status != 403 || !strings.Contains(text, "A second person has to approve") {
+		b.t.Errorf("the author approved on the page: %d", status)
+	}
+	form = other.form(other.see(page), page+"/approve")
+	form.Set("comment", "looked at")
+	if status, text := other.send(page+"/approve", form); status != 200 || !strings.Contains(text, "You have approved the version.") {
+		b.t.Errorf("approved on the page: %d %s", status, text)
+	}
+	author.contains(author.see(strings.TrimSuffix(page, fmt.Sprintf("/versions/%v", draft["version"]))), "100.0 %", "1 of 1 attesting machines have moved to version 7")
+	v := b.want(200, "GET", path, second, nil).json(b.t)
 	if x := v["approval"].(map[string]any); x["status"] != "approved" || x["approvals"].([]any)[0].(map[string]any)["comment"] != "looked at" {
 		b.t.Errorf("after the approval: %v", v)
 	}
@@ -191,6 +210,10 @@ func secondPerson(b *bench, versions string) {
 		b.t.Errorf("approved twice: %s", a.body)
 	}
 	b.refused("version_changed", "", "POST", path+"/promote", b.admin, `{"expected_state": "active"}`)
+	more := b.want(201, "POST", versions, b.admin, values).json(b.t)
+	if v := b.want(200, "POST", fmt.Sprintf("%s/%v/approve", versions, more["version"]), second, `{"comment": "too", "expected_state": "draft"}`).json(b.t); v["state"] != "draft" {
+		b.t.Errorf("approved: %v", v)
+	}
 	b.want(200, "POST", path+"/retire", b.admin, nil)
 	b.want(200, "PUT", "/v1/policies/default", b.admin, `{}`)
 }

@@ -34,7 +34,7 @@ type Page struct {
 	Cursor string
 }
 
-// Actor says who changes something, for the audit record: "token:<id>", "machine:<id>", "system".
+// Actor says who changes something, for the audit record: "admin:<id of the token>", "machine:<id>", "system:<job>".
 type Actor struct {
 	Kind string // admin, reader, join, machine, system
 	ID   string

@@ -185,7 +185,8 @@ func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.Tra
 // newPages makes the web pages. They take API tokens, as the API does.
 func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
-		Store: st, EventLog: attestation.DecodedLog, Now: time.Now, Version: version, Logger: log,
+		Store: st, EventLog: attestation.DecodedLog, PreviewApproval: attestation.PreviewApproval, ApproveAlert: attestation.ApproveAlert,
+		RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))

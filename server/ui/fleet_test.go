@@ -46,7 +46,7 @@ type fleet struct {
 	measured map[[32]byte]*eventlog.Measurements // what the quotes prove of each log
 }
 
-var lead = store.Actor{Kind: "admin", ID: "token:test"}
+var lead = store.Actor{Kind: "admin", ID: "test"}
 
 // boot is the evidence of one capture, decoded.
 func boot(t testing.TB, variant, ak string) (*verifier.Evidence, []byte, *tpm.Public, []byte) {
