@@ -53,7 +53,7 @@ func (a *appraiser) checkPlatform() {
 	}
 	steps := result.Steps
 	if result.Report != nil {
-		steps = mergeSteps(steps, result.Report.Judge(&a.in.Policy.PlatformEvidence))
+		steps = a.launchedAsEnrolled(result.Report, mergeSteps(steps, result.Report.Judge(&a.in.Policy.PlatformEvidence)))
 	}
 	failed := false
 	for _, s := range steps {
@@ -71,6 +71,23 @@ func (a *appraiser) checkPlatform() {
 	if !failed {
 		a.raise(kind)
 	}
+}
+
+// launchedAsEnrolled holds the report of a machine without a TPM against that of its enrolment, where neither policy nor
+// baseline names a launch measurement: nothing else would tell a report that another confidential VM lends. That both are
+// the same is nobody's expectation, so it is no step that passes.
+func (a *appraiser) launchedAsEnrolled(report *tee.Report, steps []tee.StepResult) []tee.StepResult {
+	enrolled, actual := a.in.AK.Launched, hex.EncodeToString(report.Measurement())
+	if !a.ev.NoTPM || enrolled == "" || actual == enrolled || len(a.in.Policy.PlatformEvidence.LaunchMeasurements) > 0 ||
+		slices.ContainsFunc(a.in.Candidates, func(c Candidate) bool { return len(c.Reference.values.LaunchMeasurements) > 0 }) {
+		return steps
+	}
+	at := slices.IndexFunc(steps, func(s tee.StepResult) bool { return s.Step == tee.StepSigner })
+	if at < 0 {
+		at = len(steps)
+	}
+	return slices.Insert(slices.Clone(steps), at, tee.StepResult{Step: tee.StepMeasurement, Outcome: tee.Warn, Detail: fmt.Sprintf(
+		"the launch measurement %s is not that of the enrolment (%s), and neither policy nor baseline names one: the VM was launched with other firmware, or the report is of another VM", actual, enrolled)})
 }
 
 // platformAbsent judges that no hardware evidence was sent.
@@ -181,7 +198,7 @@ func (a *appraiser) bindingNonce(result *tee.Result) []byte {
 	switch {
 	case a.out.Quote != nil:
 		return a.out.Quote.ExtraData()
-	case a.ev.NoTPM && a.in.Freshness.Unchecked && len(a.in.Freshness.Nonce) == 0 && a.in.Freshness.Fault == "":
+	case a.ev.NoTPM && a.in.Freshness.Unchecked && len(a.in.Freshness.Nonce) == 0:
 		return result.Nonce()
 	case a.ev.NoTPM && a.in.Freshness.Fault != "":
 		return result.Nonce() // ours, but late or used: quote.nonce says so
@@ -202,9 +219,6 @@ func (a *appraiser) raise(kind tee.Binding) {
 // checkConfiguration compares what the paravisor says of the VM with what its boot log and its quote show. It is
 // inserted before platform.binding, since it can be told only once the log has replayed.
 func (a *appraiser) checkConfiguration() {
-	if a.out.Platform == nil {
-		return
-	}
 	vm, told := a.out.Platform.VM()
 	if !told {
 		return
@@ -242,13 +256,10 @@ func (a *appraiser) secureBootByParavisor() bool {
 // paravisorsSecureBoot is the word of a proven and bound report of a paravisor on Secure Boot, where no log tells of
 // it; nil without.
 func (a *appraiser) paravisorsSecureBoot() *bool {
-	if a.out.Platform == nil || a.in.Log != nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
+	if a.in.Log != nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
 		return nil
 	}
-	vm, told := a.out.Platform.VM()
-	if !told {
-		return nil
-	}
+	vm, _ := a.out.Platform.VM() // without a paravisor nothing is told
 	return vm.SecureBoot
 }
 
@@ -257,7 +268,7 @@ func (a *appraiser) paravisorsSecureBoot() *bool {
 // cannot tell that (see eventlog's claims of registers).
 func (a *appraiser) secureBootByRTMRs() bool {
 	on := a.out.Claims.SecureBoot
-	if !a.ev.NoTPM || a.out.RTMRs == nil || on == nil || !*on || isTrue(a.out.Claims.ShimValidationDisabled) {
+	if !a.ev.NoTPM || on == nil || !*on || isTrue(a.out.Claims.ShimValidationDisabled) {
 		return false
 	}
 	for i := range a.in.Candidates {
@@ -396,7 +407,7 @@ func (a *appraiser) relying() *RelyingClaims {
 	}
 	r.Compliance = "noncompliant"
 	if a.out.Assurance == TEEBound && a.out.Status != Contraindicated && !a.platformFailed() &&
-		r.SecureBoot != nil && *r.SecureBoot && (r.Debug == nil || !*r.Debug) && (r.TestSigning == nil || !*r.TestSigning) {
+		r.SecureBoot != nil && *r.SecureBoot && !*r.Debug && (r.TestSigning == nil || !*r.TestSigning) {
 		r.Compliance = "compliant"
 	}
 	return r
@@ -420,8 +431,7 @@ func (a *appraiser) replayWithoutTPM() {
 // replayBeside judges the CC event log of a machine that has a TPM too, once its report is bound to it. What fails
 // there fails eventlog.replay, whatever the TPM's log says; else both are told.
 func (a *appraiser) replayBeside() {
-	if a.ev.NoTPM || a.out.Quote == nil || a.out.Platform == nil || a.out.Platform.Technology() != tee.TDX ||
-		!a.passed(CheckPlatformBinding) || a.platformFailed() {
+	if a.out.Quote == nil || a.out.Platform == nil || !a.passed(CheckPlatformBinding) || a.platformFailed() {
 		return
 	}
 	status, detail := a.replayCC(a.out.Platform)

@@ -344,6 +344,31 @@ func TestRealTDXMachineWithoutTPM(t *testing.T) {
 	if a := judge(func(in *verifier.Inputs) { in.Log = other }); checkOf(a, verifier.CheckEventLogReplay).Status != verifier.Fail || a.Reason != verifier.OriginUnverified {
 		t.Errorf("the log of another machine: %s", a.Status)
 	}
+	enrolled := func(launched string, change func(*verifier.Inputs)) verifier.Check {
+		return checkOf(judge(func(in *verifier.Inputs) {
+			in.AK.Launched = launched
+			change(in)
+		}), "platform.measurement")
+	}
+	nothing := func(*verifier.Inputs) {}
+	if c := enrolled(hex.EncodeToString(a.Platform.Measurement()), nothing); c.Status != "absent" {
+		t.Errorf("%+v", c)
+	}
+	if c := enrolled(other384[0], nothing); c.Status != verifier.Warn || !strings.Contains(c.Detail, other384[0]) {
+		t.Errorf("%+v", c)
+	}
+	if a := judge(func(in *verifier.Inputs) { in.AK.Launched = other384[0] }); a.Status != verifier.Warning {
+		t.Errorf("launched with other firmware: %s", a.Status)
+	}
+	if c := enrolled(other384[0], func(in *verifier.Inputs) {
+		reference, err := verifier.CompileReference(verifier.ReferenceValues{LaunchMeasurements: []string{hex.EncodeToString(a.Platform.Measurement())}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Candidates = []verifier.Candidate{{Reference: reference}}
+	}); c.Status != "absent" {
+		t.Errorf("a baseline tells, and yet: %+v", c)
+	}
 	if a := judge(func(in *verifier.Inputs) { in.AK.NoTPM = false }); checkOf(a, verifier.CheckAKTrusted).Status != verifier.Fail {
 		t.Error("a machine with an attestation key that sends no quote")
 	}

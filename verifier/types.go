@@ -196,6 +196,9 @@ type AttestationKey struct {
 	Note string
 	// NoTPM: the machine is a confidential VM that enrolled by its hardware report alone.
 	NoTPM bool
+	// Launched is the launch measurement (lower-case hex) that the report of the enrolment showed; empty where none is
+	// known. It is asked of a machine without a TPM, which has no key that would tell it from another.
+	Launched string
 	// Unproven lets the check warn instead of pass, with the text as detail: the caller holds a
 	// certificate but nothing to check it against.
 	Unproven string

@@ -144,7 +144,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 func (a *appraisal) verifierInputs() verifier.Inputs {
 	in := verifier.Inputs{
 		Now:        a.now,
-		AK:         verifier.AttestationKey{Public: a.key.public, NoTPM: a.key.noTPM, Fault: a.key.fault},
+		AK:         verifier.AttestationKey{Public: a.key.public, NoTPM: a.key.noTPM, Launched: a.key.launched, Fault: a.key.fault},
 		Platform:   a.platform.result,
 		CCLog:      a.platform.ccLog.log,
 		CCLogFault: a.platform.ccLog.fault,

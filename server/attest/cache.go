@@ -27,7 +27,9 @@ type (
 	parsedKey struct {
 		public *tpm.Public
 		noTPM  bool // the machine has no TPM: its hardware report stands in place of a key
-		fault  string
+		// launched is the launch measurement of the enrolment of a machine without a TPM, in hex.
+		launched string
+		fault    string
 	}
 	versionKey struct {
 		baseline uuid.UUID

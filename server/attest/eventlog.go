@@ -167,7 +167,7 @@ func (s *Service) judgeAgain(ctx context.Context, tenant uuid.UUID, verdict *sto
 	key := s.attestationKey(inputs.Key, inputs.Trust)
 	in := verifier.Inputs{
 		Now:       now,
-		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Fault: key.fault, Assurance: inputs.Key.Assurance},
+		AK:        verifier.AttestationKey{Public: key.public, NoTPM: key.noTPM, Launched: key.launched, Fault: key.fault, Assurance: inputs.Key.Assurance},
 		Policy:    inputs.Policy,
 		PolicyRef: inputs.PolicyRef,
 		Log:       log,

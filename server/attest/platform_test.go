@@ -500,6 +500,25 @@ func TestGuestWithoutTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	failsAt(t, r, verifier.CheckAKTrusted, verifier.OriginUnverified, "without a TPM")
+	// Where nothing names its launch measurement, it is held against that of the enrolment.
+	b.policy(func(p *verifier.Policy) { p.RequireSecureBoot = false })
+	launched := f.Measurement
+	for _, want := range []struct {
+		measurement []byte
+		check       verifier.CheckStatus
+	}{{bytes.Repeat([]byte{0x55}, 48), verifier.Warn}, {launched, ""}} {
+		f.Measurement = want.measurement
+		if r, err = post(report(b.nonce(c.machine))); err != nil {
+			t.Fatal(err)
+		}
+		if got := checkOf(r.Appraisal, "platform.measurement"); got.Status != want.check {
+			t.Errorf("%+v", got)
+		}
+	}
+	b.policy(func(p *verifier.Policy) {
+		p.RequireSecureBoot = false
+		p.PlatformEvidence.LaunchMeasurements = []string{hex.EncodeToString(launched)}
+	})
 	// A baseline can be captured from it, and judges its launch.
 	if r, err = post(report(b.nonce(c.machine))); err != nil {
 		t.Fatal(err)

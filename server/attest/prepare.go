@@ -146,7 +146,11 @@ func (s *Service) attestationKey(key *store.AttestationKey, trust *store.TenantT
 // parseKey reads a stored key: a TPMT_PUBLIC, or the bare public key that a paravisor's runtime data names.
 func parseKey(key *store.AttestationKey) parsedKey {
 	if key.Kind == store.KeyTEE {
-		return parsedKey{noTPM: true}
+		var proof keyProof
+		if err := json.Unmarshal(key.Evidence, &proof); err != nil || proof.Platform == nil {
+			return parsedKey{noTPM: true, fault: "the hardware report that the machine enrolled by is not on record"}
+		}
+		return parsedKey{noTPM: true, launched: proof.Platform.LaunchMeasurement}
 	}
 	public, err := tpm.ParsePublic(key.Public)
 	if err == nil {

@@ -56,6 +56,8 @@ func TestCollateralThatIsNotInShape(t *testing.T) {
 		"AMD's CRL as Intel's":               {KindRootCRL, crl, nil, `its issuer is "ARK-Milan"`},
 		"the root's CRL as the PCK CA's":     {KindPCKCRL, intel.CRL(intel.Root, teetest.CollateralFrom, teetest.CRLUntil), nil, `its issuer is "Intel SGX Root CA"`},
 		"no JSON":                            {KindTCBInfo, []byte("no"), nil, "tdx_tcb_info: not JSON"},
+		"an identity that is no JSON":        {KindQEIdentity, []byte("no"), nil, "tdx_qe_identity: not JSON"},
+		"hex that is cut":                    {KindRootCRL, []byte("308"), nil, "it is neither DER nor hex"},
 		"an identity as TCB info":            {KindTCBInfo, identity("id", "TD_QE"), nil, `there is no "tcbInfo"`},
 		"TCB info as an identity":            {KindQEIdentity, info("id", "TDX"), nil, `there is no "enclaveIdentity"`},
 		"TCB info that is no object":         {KindTCBInfo, []byte(`{"tcbInfo":[]}`), nil, "tdx_tcb_info: tcbInfo: "},
@@ -63,6 +65,7 @@ func TestCollateralThatIsNotInShape(t *testing.T) {
 		"TCB info of SGX":                    {KindTCBInfo, info("id", "SGX"), nil, `it is "SGX" of version 3; TDX of version 3 is needed`},
 		"TCB info of version 2":              {KindTCBInfo, info("version", 2), nil, `it is "TDX" of version 2`},
 		"an FMSPC of 5 bytes":                {KindTCBInfo, info("fmspc", "50806f0000"), nil, "its FMSPC has not 6 bytes"},
+		"an FMSPC that goes on":              {KindTCBInfo, info("fmspc", "50806f0000001"), nil, "its FMSPC has not 6 bytes"},
 		"an FMSPC of words":                  {KindTCBInfo, info("fmspc", "twelve_bytes"), nil, "its FMSPC has not 6 bytes"},
 		"an identity of SGX":                 {KindQEIdentity, identity("id", "QE"), nil, `it is "QE" of version 2; TD_QE of version 2 is needed`},
 		"an identity of version 1":           {KindQEIdentity, identity("version", 1), nil, "of version 1"},
@@ -245,6 +248,12 @@ func TestCollateralIsCheckedUpToAnAnchor(t *testing.T) {
 	}
 	if err := (&Trust{SNP: []*x509.Certificate{amd.ASK}}).CheckCollateral(snp, teetest.Now); err == nil {
 		t.Error("an intermediate is no root")
+	}
+	// Nor is a certificate of the root's name and key that another issued.
+	cross := teetest.Issue(t, &x509.Certificate{SerialNumber: intel.Root.SerialNumber, RawSubject: intel.Root.RawSubject, NotBefore: intel.Root.NotBefore, NotAfter: intel.Root.NotAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign, PublicKey: &intel.RootKey.PublicKey}, other.PCKCA, other.PCKCAKey)
+	if err := (&Trust{TDX: []*x509.Certificate{cross}}).CheckCollateral(rootCRL(t, intel), teetest.Now); err == nil || !strings.Contains(err.Error(), "is not trusted") {
+		t.Errorf("cross-signed: %v", err)
 	}
 }
 

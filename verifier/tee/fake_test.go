@@ -127,6 +127,9 @@ func TestAQuoteIsProvenAndUpToDateWithAllCollateral(t *testing.T) {
 	if s := r.Report.TCBStatus(); s == nil || s.Platform != "UpToDate" || s.QE != "UpToDate" || len(s.Advisories) != 0 || s.Date != "2026-01-01T00:00:00Z" {
 		t.Errorf("%+v", s)
 	}
+	if unknown := r.Report.Claims().Unknown; len(unknown) != 0 {
+		t.Errorf("all is known, and yet: %v", unknown)
+	}
 	if len(r.Wants) != 0 || len(r.Used) != 0 || !r.ValidUntil.Equal(teetest.TCBInfoUntil) || r.Root != intel.Root {
 		t.Errorf("wants %v, used %v, until %v", r.Wants, r.Used, r.ValidUntil)
 	}

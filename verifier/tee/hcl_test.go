@@ -59,6 +59,7 @@ func TestAnHCLReportThatDoesNotFitTogetherIsNotRead(t *testing.T) {
 		"size of the JSON":    {set(hclRuntimeStart+16, 1<<31), "at byte 1232: runtime data of 2147483648 bytes, but only"},
 		"all of the size":     {set(hclRuntimeStart+16, 0xffffffff), "at byte 1232: runtime data of 4294967295 bytes"},
 		"short":               {func(b []byte) []byte { return b[:hclRuntimeStart+19] }, "an HCL report of 1235 bytes"},
+		"no runtime data":     {func(b []byte) []byte { return b[:hclRuntimeStart+20] }, "but only 0 are there"},
 		"long":                {func(b []byte) []byte { return append(b, make([]byte, maxHCL)...) }, "bytes; 1236 to 16384 are possible"},
 		"cut":                 {func(b []byte) []byte { return b[:hclRuntimeStart+20+int(size)-1] }, "but only"},
 	} {
@@ -84,7 +85,11 @@ func runtimeOf(t testing.TB, members string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []byte(strings.ReplaceAll(members, "AK", string(b)))
+	if members == "AK" {
+		return b
+	}
+	// Where a key can stand, and nowhere else: one modulus in twelve has these two letters in its base64.
+	return []byte(strings.NewReplacer("[AK", "["+string(b), ",AK", ","+string(b)).Replace(members))
 }
 
 func TestRuntimeDataThatIsNotAParavisors(t *testing.T) {
@@ -109,7 +114,7 @@ func TestRuntimeDataThatIsNotAParavisors(t *testing.T) {
 		"two values":            {`{"keys":[AK]}{}`, "not the JSON of a paravisor"},
 		"no object":             {`[]`, "not the JSON of a paravisor"},
 		"keys are no array":     {`{"keys":{}}`, "keys is no array"},
-		"a key is no object":    {`{"keys":[1]}`, "not the JSON of a paravisor"},
+		"a key is no object":    {`{"keys":[1]}`, "unmarshal JSON number into"},
 		"keys that do not end":  {`{"keys":[AK`, "not the JSON of a paravisor"},
 		"a name twice":          {`{"keys":[AK],"keys":[AK]}`, "duplicate"},
 		"a name twice, inside":  {`{"keys":[AK],"vm-configuration":{"secure-boot":true,"secure-boot":false}}`, "duplicate"},
@@ -129,6 +134,9 @@ func TestRuntimeDataThatIsNotAParavisors(t *testing.T) {
 		"exponent even":         {e(1, 0), "its exponent 256 is not odd"},
 		"exponent of 5 bytes":   {e(1, 0, 0, 0, 1), "its exponent cannot be read"},
 		"no exponent":           {e(), "its exponent cannot be read"},
+		"modulus of 2049 bits":  {n(odd(2049)), "key HCLAkPub: an RSA key of 2049 bits is not supported"},
+		"exponent of 32 bits":   {e(0xff, 0xff, 0xff, 0xff), "key HCLAkPub: 4294967295 is no RSA exponent"},
+		"exponent goes on":      {jwk(func(k map[string]any) { k["e"] = "AQAB!" }), "its exponent cannot be read"},
 		"exponent no base64":    {jwk(func(k map[string]any) { k["e"] = "!" }), "its exponent cannot be read"},
 		"user-data no hex":      {`{"keys":[AK],"user-data":"xy"}`, "user-data is not up to 64 bytes in hex"},
 		"user-data of 65 bytes": {`{"keys":[AK],"user-data":"` + strings.Repeat("00", 65) + `"}`, "user-data is not up to 64 bytes in hex"},
@@ -161,12 +169,12 @@ func TestRuntimeDataSaysWhatItSays(t *testing.T) {
 			t.Errorf("%q is passed on as %q", id, r.vm.VMID)
 		}
 	}
-	if r := read(`{"keys":[AK],"vm-configuration":{"vmUniqueId":"` + strings.Repeat("a", 64) + `"}}`); len(r.vm.VMID) != 64 {
+	if r := read(`{"keys":[AK],"vm-configuration":{"vmUniqueId":"` + strings.Repeat("a", 62) + `!~"}}`); len(r.vm.VMID) != 64 {
 		t.Errorf("%q", r.vm.VMID)
 	}
 	// 3 and the largest exponent of 4 bytes, 2048 and 4096 bits: RSA as TPMs have it.
 	for _, bits := range []uint{2048, 4096} {
-		for _, exponent := range []int{3, 65537} {
+		for _, exponent := range []int{3, 65537, 1<<31 - 1} {
 			n := new(big.Int).Add(new(big.Int).Lsh(big.NewInt(1), bits-1), big.NewInt(1))
 			b, _ := json.Marshal(map[string]any{"keys": []any{teetest.JWK("HCLAkPub", &rsa.PublicKey{N: n, E: exponent})}})
 			if _, err := parseRuntime(b, 1); err != nil {

@@ -23,6 +23,8 @@ func TestAPolicyThatDoesNotFitSaysWhere(t *testing.T) {
 	for pointer, p := range map[string]Policy{
 		"/launch_measurements/1":        {LaunchMeasurements: []string{h48, h32}},
 		"/launch_measurements/0":        {LaunchMeasurements: []string{"x" + h48[1:]}},
+		"/launch_measurements/0#longer": {LaunchMeasurements: []string{h48 + "a"}},
+		"/launch_measurements/0#word":   {LaunchMeasurements: []string{h48 + "xy"}},
 		"/launch_measurements":          {LaunchMeasurements: many},
 		"/snp/id_key_digests/0":         {SNP: SNPPolicy{IDKeyDigests: []string{""}}},
 		"/snp/author_key_digests/0":     {SNP: SNPPolicy{AuthorKeyDigests: []string{h32}}},
@@ -36,6 +38,7 @@ func TestAPolicyThatDoesNotFitSaysWhere(t *testing.T) {
 		"/tdx/mr_signer_seams/0":        {TDX: TDXPolicy{MRSignerSeams: []string{h32}}},
 		"/tdx/allowed_tcb_statuses/1":   {TDX: TDXPolicy{AllowedTCBStatuses: []string{"UpToDate", "Fine"}}},
 		"/tdx/minimum_tee_tcb_svn":      {TDX: TDXPolicy{MinimumTEETCBSVN: "00"}},
+		"/tdx/minimum_tee_tcb_svn#long": {TDX: TDXPolicy{MinimumTEETCBSVN: strings.Repeat("0", 33)}},
 		"/tdx/minimum_tee_tcb_svn#odd":  {TDX: TDXPolicy{MinimumTEETCBSVN: strings.Repeat("0", 31)}},
 		"/tdx/minimum_tee_tcb_svn#word": {TDX: TDXPolicy{MinimumTEETCBSVN: strings.Repeat("x", 32)}},
 	} {
@@ -51,6 +54,20 @@ func TestAPolicyThatDoesNotFitSaysWhere(t *testing.T) {
 	}
 	if err := (&Policy{}).Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWhatPinsALaunch(t *testing.T) {
+	one := []string{strings.Repeat("ab", 48)}
+	for want, policies := range map[bool][]Policy{
+		true:  {{LaunchMeasurements: one}, {SNP: SNPPolicy{IDKeyDigests: one}}, {SNP: SNPPolicy{AuthorKeyDigests: one}}},
+		false: {{}, {Require: true, SNP: SNPPolicy{HostData: one}, TDX: TDXPolicy{MROwners: one}}},
+	} {
+		for _, p := range policies {
+			if p.PinsLaunch() != want {
+				t.Errorf("%+v", p)
+			}
+		}
 	}
 }
 
@@ -187,7 +204,11 @@ func TestMeasurementsAndSigners(t *testing.T) {
 		c.set(p, append(other, c.actual))
 		wants(t, c.r, p, StepSigner, Pass, "by whom the policy allows")
 		c.set(p, other)
-		wants(t, c.r, p, StepSigner, Fail, c.what)
+		shown := c.actual
+		if strings.Trim(shown, "0") == "" {
+			shown = "(none)"
+		}
+		wants(t, c.r, p, StepSigner, Fail, strings.TrimSpace(c.what)+" "+shown+" is none")
 	}
 	// Of several faults the first is told.
 	wants(t, snp, &Policy{SNP: SNPPolicy{IDKeyDigests: other, HostData: other, MinimumGuestSVN: 9, AllowVLEK: ptr(false)}}, StepSigner, Fail, "the id key digest")

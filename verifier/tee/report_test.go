@@ -145,6 +145,7 @@ func TestBindingOfEveryKind(t *testing.T) {
 	nonce, otherNonce := bytes.Repeat([]byte{7}, 32), bytes.Repeat([]byte{8}, 32)
 	key := KeyBinding(nonce, named.Name())
 	long := bytes.Repeat([]byte{9}, 64)
+	longKey, tooLong := KeyBinding(long, named.Name()), KeyBinding(append(bytes.Clone(long), 9), named.Name())
 	for name, c := range map[string]struct {
 		data  []byte
 		ak    *tpm.Public
@@ -159,6 +160,8 @@ func TestBindingOfEveryKind(t *testing.T) {
 		"the nonce, no key":            {nonce, nil, nonce, BoundNonce},
 		"a nonce of 64 bytes":          {long, nil, long, BoundNonce},
 		"a nonce of 65 bytes":          {long, nil, append(bytes.Clone(long), 9), Unbound},
+		"key, a nonce of 64 bytes":     {longKey[:], named, long, BoundKey},
+		"key, a nonce of 65 bytes":     {tooLong[:], named, append(bytes.Clone(long), 9), Unbound},
 		"no nonce":                     {make([]byte, 64), nil, nil, Unbound},
 		"no nonce, a key":              {func() []byte { b := KeyBinding(nil, named.Name()); return b[:] }(), named, nil, Unbound},
 		"a byte behind the nonce":      {append(bytes.Clone(nonce), 1), nil, nonce, Unbound},

@@ -81,6 +81,9 @@ func TestInstanceOf(t *testing.T) {
 	if i, err := InstanceOf(of(good)); err != nil || i.ID != 1<<63 || i.ResourceName() != "//compute.googleapis.com/projects/42/zones/europe-west4-a/instances/9223372036854775808" {
 		t.Errorf("%+v, %v", i, err)
 	}
+	if i, err := InstanceOf(of(instanceExtension(t, func(w *wireInstance) { w.Name = strings.Repeat("!", 252) + "~" }))); err != nil || len(i.Name) != 253 {
+		t.Errorf("the longest name: %+v, %v", i, err)
+	}
 	if i, err := InstanceOf(of()); err != nil || i != nil {
 		t.Errorf("%+v, %v", i, err)
 	}
@@ -95,6 +98,9 @@ func TestInstanceOf(t *testing.T) {
 		"too large":           of(instanceExtension(t, func(w *wireInstance) { w.ProjectNumber = new(big.Int).Lsh(big.NewInt(1), 64) })),
 		"a path in a name":    of(instanceExtension(t, func(w *wireInstance) { w.Zone = "../../other" })),
 		"a control character": of(instanceExtension(t, func(w *wireInstance) { w.Name = "a\nb" })),
+		"a space":             of(instanceExtension(t, func(w *wireInstance) { w.Name = "a b" })),
+		"a delete":            of(instanceExtension(t, func(w *wireInstance) { w.Name = "a\x7f" })),
+		"another script":      of(instanceExtension(t, func(w *wireInstance) { w.Name = "wäb" })),
 		"a long name":         of(instanceExtension(t, func(w *wireInstance) { w.ProjectID = strings.Repeat("a", 254) })),
 	} {
 		if i, err := InstanceOf(c); err == nil || i != nil {
