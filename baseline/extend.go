@@ -43,6 +43,9 @@ func (x Extension) Extend(rv verifier.ReferenceValues, a *verifier.Appraisal, de
 				out.LaunchMeasurements = x.values(out.LaunchMeasurements, hex.EncodeToString(a.Platform.Measurement()))
 			}
 		case d.PCR >= 0 && d.Bank != "":
+			if x.Replace && d.EventType == "" && d.Kind == verifier.Changed {
+				dropEvents(&out, d) // no event is known of what takes their place
+			}
 			x.event(&out, a, d)
 			x.value(&out, a, d)
 		}
@@ -99,6 +102,19 @@ func (x Extension) values(list []string, value string) []string {
 	return append(list, value)
 }
 
+// dropEvents takes the events of a deviation's register out.
+func dropEvents(out *verifier.ReferenceValues, d *verifier.Deviation) {
+	rtmr := tpm.RTMR.String()
+	out.Events = slices.DeleteFunc(out.Events, func(e verifier.ReferenceEvent) bool {
+		for bank := range e.Digests {
+			if e.PCR == d.PCR && (bank == rtmr) == (d.Bank == rtmr) {
+				delete(e.Digests, bank)
+			}
+		}
+		return len(e.Digests) == 0
+	})
+}
+
 // value allows the value that a register has, in each bank that rv has a value of it for, and in that of the deviation
 // where it has none in any.
 func (x Extension) value(out *verifier.ReferenceValues, a *verifier.Appraisal, d *verifier.Deviation) {
@@ -128,7 +144,7 @@ func (x Extension) value(out *verifier.ReferenceValues, a *verifier.Appraisal, d
 
 // event allows the event that a deviation is about, or its absence.
 func (x Extension) event(out *verifier.ReferenceValues, a *verifier.Appraisal, d *verifier.Deviation) {
-	if d.EventType == "" {
+	if d.EventType == "" && d.Kind != verifier.Removed {
 		return // the register as a whole
 	}
 	listed := -1 // the event that was expected in its place

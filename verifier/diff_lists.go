@@ -13,7 +13,7 @@ import (
 func joinMoved(changes []Deviation) []Deviation {
 	gone := map[string]int{} // digest, in its bank -> where in changes
 	for i := range changes {
-		if d := &changes[i]; d.Kind == Removed && d.EventType != "" {
+		if d := &changes[i]; d.Kind == Removed && d.Bank != "" {
 			for _, digest := range d.Expected {
 				gone[d.Bank+digest] = i
 			}
