@@ -93,15 +93,23 @@ func captureEvents(out *verifier.ReferenceValues, m *eventlog.Measurements, inde
 	if m == nil || !m.Verified(index) {
 		return
 	}
-	events := m.Events()
+	appendEvents(out, m.Events(), index, banks)
+}
+
+// appendEvents keeps the events of one register that name software, with their digests of the banks.
+func appendEvents(out *verifier.ReferenceValues, events []eventlog.Event, index int, banks []tpm.HashAlg) {
 	seen := map[string]bool{} // firmware measures some images twice; matching goes by digest, so once is enough
 	for i := range events {
 		e := &events[i]
 		if e.PCR != index || !e.Extended || e.MachineSpecific || len(e.Digests) == 0 || seen[string(e.Digests[0].Bytes)] {
 			continue
 		}
+		ref := referenceEvent(e, banks)
+		if len(ref.Digests) == 0 {
+			continue // none of a bank that counts
+		}
 		seen[string(e.Digests[0].Bytes)] = true
-		out.Events = append(out.Events, referenceEvent(e, banks))
+		out.Events = append(out.Events, ref)
 	}
 }
 

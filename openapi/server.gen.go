@@ -540,6 +540,84 @@ func (e OperatingSystem) Valid() bool {
 	}
 }
 
+// Defines values for PipelineAction.
+const (
+	AddVersion PipelineAction = "add_version"
+	Create     PipelineAction = "create"
+	DryRun     PipelineAction = "dry_run"
+	Promote    PipelineAction = "promote"
+)
+
+// Valid indicates whether the value is a known member of the PipelineAction enum.
+func (e PipelineAction) Valid() bool {
+	switch e {
+	case AddVersion:
+		return true
+	case Create:
+		return true
+	case DryRun:
+		return true
+	case Promote:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineAttemptState.
+const (
+	PipelineAttemptStateActive PipelineAttemptState = "active"
+	PipelineAttemptStateDraft  PipelineAttemptState = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineAttemptState enum.
+func (e PipelineAttemptState) Valid() bool {
+	switch e {
+	case PipelineAttemptStateActive:
+		return true
+	case PipelineAttemptStateDraft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineRuleStates.
+const (
+	PipelineRuleStatesActive PipelineRuleStates = "active"
+	PipelineRuleStatesDraft  PipelineRuleStates = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineRuleStates enum.
+func (e PipelineRuleStates) Valid() bool {
+	switch e {
+	case PipelineRuleStatesActive:
+		return true
+	case PipelineRuleStatesDraft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineRuleInputStates.
+const (
+	PipelineRuleInputStatesActive PipelineRuleInputStates = "active"
+	PipelineRuleInputStatesDraft  PipelineRuleInputStates = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineRuleInputStates enum.
+func (e PipelineRuleInputStates) Valid() bool {
+	switch e {
+	case PipelineRuleInputStatesActive:
+		return true
+	case PipelineRuleInputStatesDraft:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Platform.
 const (
 	PlatformAws      Platform = "aws"
@@ -798,6 +876,33 @@ func (e SuppressionRulePatchState) Valid() bool {
 	case SuppressionRulePatchStateDisabled:
 		return true
 	case SuppressionRulePatchStateEnabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TokenAlgorithm.
+const (
+	ES256 TokenAlgorithm = "ES256"
+	ES384 TokenAlgorithm = "ES384"
+	EdDSA TokenAlgorithm = "EdDSA"
+	PS256 TokenAlgorithm = "PS256"
+	RS256 TokenAlgorithm = "RS256"
+)
+
+// Valid indicates whether the value is a known member of the TokenAlgorithm enum.
+func (e TokenAlgorithm) Valid() bool {
+	switch e {
+	case ES256:
+		return true
+	case ES384:
+		return true
+	case EdDSA:
+		return true
+	case PS256:
+		return true
+	case RS256:
 		return true
 	default:
 		return false
@@ -1281,8 +1386,8 @@ type BaselineVersion struct {
 	Name   string                `json:"name"`
 	Origin BaselineVersionOrigin `json:"origin"`
 
-	// Provenance Which pipeline run made the reference values.
-	Provenance Provenance `json:"provenance"`
+	// Provenance Which pipeline run made the reference values. All but `verified` is what the request said.
+	Provenance StoredProvenance `json:"provenance"`
 
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues *ReferenceValues `json:"reference_values,omitempty"`
@@ -1380,6 +1485,18 @@ type Check struct {
 
 // CheckStatus defines model for Check.Status.
 type CheckStatus string
+
+// ClaimCondition Of a claim that is a list one element must match; numbers and truth values are compared as JSON writes them.
+type ClaimCondition struct {
+	// Claim Name of the claim, or an RFC 6901 pointer into one.
+	//
+	// Example: repository
+	Claim string `json:"claim"`
+
+	// In Example: ["example/images"]
+	In      *[]string `json:"in,omitempty"`
+	Pattern *string   `json:"pattern,omitempty"`
+}
 
 // Collateral defines model for Collateral.
 type Collateral struct {
@@ -1683,6 +1800,57 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// IdentityProvider defines model for IdentityProvider.
+type IdentityProvider struct {
+	Algorithms []TokenAlgorithm   `json:"algorithms"`
+	Audiences  []string           `json:"audiences"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	Enabled    bool               `json:"enabled"`
+	ID         openapi_types.UUID `json:"id"`
+	Issuer     string             `json:"issuer"`
+
+	// KeysExpireAt Until when they are used while the issuer cannot be reached.
+	KeysExpireAt *time.Time `json:"keys_expire_at"`
+
+	// KeysFetchedAt When the issuer's keys were fetched; null if no token has needed them yet.
+	KeysFetchedAt           *time.Time `json:"keys_fetched_at"`
+	MaxTokenLifetimeSeconds int        `json:"max_token_lifetime_seconds"`
+	Name                    string     `json:"name"`
+	UpdatedAt               time.Time  `json:"updated_at"`
+}
+
+// IdentityProviderInput defines model for IdentityProviderInput.
+type IdentityProviderInput struct {
+	// Algorithms RS256 and ES256 if absent.
+	Algorithms *[]TokenAlgorithm `json:"algorithms,omitempty"`
+
+	// Audiences The claim `aud` must hold one of these.
+	//
+	// Example: ["https://assay.example"]
+	Audiences []string `json:"audiences"`
+	Enabled   *bool    `json:"enabled,omitempty"`
+
+	// Issuer The claim `iss`, exactly. https, and found by OpenID Connect Discovery.
+	//
+	// Example: https://token.actions.githubusercontent.com
+	Issuer string `json:"issuer"`
+
+	// MaxTokenLifetimeSeconds Longest time from `iat` to `exp`.
+	MaxTokenLifetimeSeconds *int `json:"max_token_lifetime_seconds,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+}
+
+// IdentityProviderList defines model for IdentityProviderList.
+type IdentityProviderList struct {
+	Items []IdentityProvider `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
 
@@ -1862,6 +2030,15 @@ type MachineList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// Match Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+type Match struct {
+	// In Example: ["example/images"]
+	In *[]string `json:"in,omitempty"`
+
+	// Pattern Example: refs/tags/v.*
+	Pattern *string `json:"pattern,omitempty"`
+}
+
 // Name Example: web-1
 type Name = string
 
@@ -1892,6 +2069,122 @@ type Overview struct {
 //
 // Example: {"sha256":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14]}
 type PCRSelection map[string][]int
+
+// PipelineAction defines model for PipelineAction.
+type PipelineAction string
+
+// PipelineAttempt defines model for PipelineAttempt.
+type PipelineAttempt struct {
+	Action PipelineAction `json:"action"`
+
+	// Baseline Example: web-1
+	Baseline Name `json:"baseline"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector             `json:"selector,omitempty"`
+	State    *PipelineAttemptState `json:"state,omitempty"`
+}
+
+// PipelineAttemptState defines model for PipelineAttempt.State.
+type PipelineAttemptState string
+
+// PipelineRule defines model for PipelineRule.
+type PipelineRule struct {
+	Actions []PipelineAction `json:"actions"`
+
+	// Baselines Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Baselines  Match              `json:"baselines"`
+	Conditions []ClaimCondition   `json:"conditions"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	ID         openapi_types.UUID `json:"id"`
+	Name       string             `json:"name"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector Selector             `json:"selector"`
+	States   []PipelineRuleStates `json:"states"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject    *Match    `json:"subject,omitempty"`
+	UpdatedAt  time.Time `json:"updated_at"`
+	WholeFleet bool      `json:"whole_fleet"`
+}
+
+// PipelineRuleStates defines model for PipelineRule.States.
+type PipelineRuleStates string
+
+// PipelineRuleInput defines model for PipelineRuleInput.
+type PipelineRuleInput struct {
+	Actions []PipelineAction `json:"actions"`
+
+	// Baselines Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Baselines Match `json:"baselines"`
+
+	// Conditions All must hold.
+	Conditions *[]ClaimCondition `json:"conditions,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// ProviderID Identity provider whose tokens it is about.
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+
+	// States What new versions may begin as; goes with `create` and `add_version`.
+	States *[]PipelineRuleInputStates `json:"states,omitempty"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject *Match `json:"subject,omitempty"`
+
+	// WholeFleet Allows baselines for every machine. Without it `selector` bounds which machines a baseline may choose: in each field that is given here the baseline's selector must be as narrow.
+	WholeFleet *bool `json:"whole_fleet,omitempty"`
+}
+
+// PipelineRuleInputStates defines model for PipelineRuleInput.States.
+type PipelineRuleInputStates string
+
+// PipelineRuleList defines model for PipelineRuleList.
+type PipelineRuleList struct {
+	Items []PipelineRule `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// PipelineRuleOutcome defines model for PipelineRuleOutcome.
+type PipelineRuleOutcome struct {
+	Admits bool               `json:"admits"`
+	Allows *bool              `json:"allows"`
+	ID     openapi_types.UUID `json:"id"`
+	Name   string             `json:"name"`
+
+	// Reasons What does not hold.
+	Reasons []string `json:"reasons"`
+}
+
+// PipelineRuleOutcomes defines model for PipelineRuleOutcomes.
+type PipelineRuleOutcomes struct {
+	// Admitted A rule is about these claims.
+	Admitted bool `json:"admitted"`
+
+	// Allowed A rule allows the attempt; null where none was given.
+	Allowed *bool                 `json:"allowed"`
+	Rules   []PipelineRuleOutcome `json:"rules"`
+}
+
+// PipelineRuleTest defines model for PipelineRuleTest.
+type PipelineRuleTest struct {
+	Attempt *PipelineAttempt `json:"attempt,omitempty"`
+
+	// Claims The token's payload, or what is of interest of it.
+	//
+	// Example: {"repository":"example/images","sub":"repo:example/images:ref:refs/heads/main"}
+	Claims     json.RawMessage    `json:"claims"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+}
 
 // Platform Where the machine runs.
 type Platform string
@@ -2285,6 +2578,16 @@ type Selector struct {
 // Severity defines model for Severity.
 type Severity string
 
+// StoredProvenance Which pipeline run made the reference values. All but `verified` is what the request said.
+type StoredProvenance struct {
+	BuildURL   *string `json:"build_url,omitempty"`
+	Commit     *string `json:"commit,omitempty"`
+	Repository *string `json:"repository,omitempty"`
+
+	// Verified What a verified identity token said of the pipeline that made the version. No request can set it.
+	Verified *VerifiedIdentity `json:"verified,omitempty"`
+}
+
 // SuppressionCondition Compares one field. Exactly one of `in` and `contains` is given.
 type SuppressionCondition struct {
 	Contains *string `json:"contains,omitempty"`
@@ -2408,6 +2711,9 @@ type TCBVersion struct {
 	Snp        *int `json:"snp,omitempty"`
 	Tee        *int `json:"tee,omitempty"`
 }
+
+// TokenAlgorithm defines model for TokenAlgorithm.
+type TokenAlgorithm string
 
 // TrustAnchor defines model for TrustAnchor.
 type TrustAnchor struct {
@@ -2541,6 +2847,28 @@ type VerdictReason = string
 // VerdictStatus `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
 type VerdictStatus string
 
+// VerifiedIdentity What a verified identity token said of the pipeline that made the version. No request can set it.
+type VerifiedIdentity struct {
+	// Claims Claims that name repository, commit, workflow and run, and those that the rule asks for.
+	//
+	// Example: {"ref":"refs/heads/main","repository":"example/images","run_id":"4711"}
+	Claims map[string]string `json:"claims"`
+
+	// Issuer Example: https://token.actions.githubusercontent.com
+	Issuer string `json:"issuer"`
+
+	// Provider Name of the identity provider then.
+	//
+	// Example: github
+	Provider string `json:"provider"`
+
+	// Rule Name of the pipeline rule that allowed it.
+	Rule string `json:"rule"`
+
+	// Subject Example: repo:example/images:ref:refs/heads/main
+	Subject string `json:"subject"`
+}
+
 // VersionApproval The two-person rule, as far as it concerns a version.
 type VersionApproval struct {
 	// Approvals Of principals beside the author, oldest first.
@@ -2601,6 +2929,9 @@ type MachineID = openapi_types.UUID
 
 // PolicyName defines model for PolicyName.
 type PolicyName = string
+
+// ProviderID defines model for ProviderID.
+type ProviderID = openapi_types.UUID
 
 // RecommendationID defines model for RecommendationID.
 type RecommendationID = openapi_types.UUID
@@ -2788,6 +3119,33 @@ type ActivateEnrollmentParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListIdentityProvidersParams defines parameters for ListIdentityProviders.
+type ListIdentityProvidersParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CreateIdentityProviderParams defines parameters for CreateIdentityProvider.
+type CreateIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteIdentityProviderParams defines parameters for DeleteIdentityProvider.
+type DeleteIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutIdentityProviderParams defines parameters for PutIdentityProvider.
+type PutIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListJoinTokensParams defines parameters for ListJoinTokens.
 type ListJoinTokensParams struct {
 	// Limit Entries on a page.
@@ -2887,6 +3245,39 @@ type ListMachineVerdictsParams struct {
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListPipelineRulesParams defines parameters for ListPipelineRules.
+type ListPipelineRulesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CreatePipelineRuleParams defines parameters for CreatePipelineRule.
+type CreatePipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestPipelineRulesParams defines parameters for TestPipelineRules.
+type TestPipelineRulesParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeletePipelineRuleParams defines parameters for DeletePipelineRule.
+type DeletePipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutPipelineRuleParams defines parameters for PutPipelineRule.
+type PutPipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListPoliciesParams defines parameters for ListPolicies.
@@ -3024,6 +3415,12 @@ type RetireBaselineVersionJSONRequestBody = RetireRequest
 // ActivateEnrollmentJSONRequestBody defines body for ActivateEnrollment for application/json ContentType.
 type ActivateEnrollmentJSONRequestBody = ActivationRequest
 
+// CreateIdentityProviderJSONRequestBody defines body for CreateIdentityProvider for application/json ContentType.
+type CreateIdentityProviderJSONRequestBody = IdentityProviderInput
+
+// PutIdentityProviderJSONRequestBody defines body for PutIdentityProvider for application/json ContentType.
+type PutIdentityProviderJSONRequestBody = IdentityProviderInput
+
 // CreateJoinTokenJSONRequestBody defines body for CreateJoinToken for application/json ContentType.
 type CreateJoinTokenJSONRequestBody = JoinTokenInput
 
@@ -3038,6 +3435,15 @@ type VouchAttestationKeyJSONRequestBody = VouchRequest
 
 // CaptureBaselineJSONRequestBody defines body for CaptureBaseline for application/json ContentType.
 type CaptureBaselineJSONRequestBody = CaptureRequest
+
+// CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
+type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
+
+// TestPipelineRulesJSONRequestBody defines body for TestPipelineRules for application/json ContentType.
+type TestPipelineRulesJSONRequestBody = PipelineRuleTest
+
+// PutPipelineRuleJSONRequestBody defines body for PutPipelineRule for application/json ContentType.
+type PutPipelineRuleJSONRequestBody = PipelineRuleInput
 
 // PutPolicyJSONRequestBody defines body for PutPolicy for application/json ContentType.
 type PutPolicyJSONRequestBody = Policy
@@ -3140,6 +3546,21 @@ type ServerInterface interface {
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams)
+	// ListIdentityProviders List identity providers
+	// (GET /v1/identity-providers)
+	ListIdentityProviders(w http.ResponseWriter, r *http.Request, params ListIdentityProvidersParams)
+	// CreateIdentityProvider Accept the identity tokens of an issuer
+	// (POST /v1/identity-providers)
+	CreateIdentityProvider(w http.ResponseWriter, r *http.Request, params CreateIdentityProviderParams)
+	// DeleteIdentityProvider Delete an identity provider
+	// (DELETE /v1/identity-providers/{provider_id})
+	DeleteIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params DeleteIdentityProviderParams)
+	// GetIdentityProvider Get an identity provider
+	// (GET /v1/identity-providers/{provider_id})
+	GetIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID)
+	// PutIdentityProvider Change an identity provider
+	// (PUT /v1/identity-providers/{provider_id})
+	PutIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params PutIdentityProviderParams)
 	// ListJoinTokens List join tokens
 	// (GET /v1/join-tokens)
 	ListJoinTokens(w http.ResponseWriter, r *http.Request, params ListJoinTokensParams)
@@ -3179,6 +3600,24 @@ type ServerInterface interface {
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(w http.ResponseWriter, r *http.Request)
+	// ListPipelineRules List pipeline rules
+	// (GET /v1/pipeline-rules)
+	ListPipelineRules(w http.ResponseWriter, r *http.Request, params ListPipelineRulesParams)
+	// CreatePipelineRule Let pipelines write baselines
+	// (POST /v1/pipeline-rules)
+	CreatePipelineRule(w http.ResponseWriter, r *http.Request, params CreatePipelineRuleParams)
+	// TestPipelineRules Say which rules admit a token's claims
+	// (POST /v1/pipeline-rules/test)
+	TestPipelineRules(w http.ResponseWriter, r *http.Request, params TestPipelineRulesParams)
+	// DeletePipelineRule Delete a pipeline rule
+	// (DELETE /v1/pipeline-rules/{rule_id})
+	DeletePipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params DeletePipelineRuleParams)
+	// GetPipelineRule Get a pipeline rule
+	// (GET /v1/pipeline-rules/{rule_id})
+	GetPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID)
+	// PutPipelineRule Change a pipeline rule
+	// (PUT /v1/pipeline-rules/{rule_id})
+	PutPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params PutPipelineRuleParams)
 	// ListPolicies List policies
 	// (GET /v1/policies)
 	ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams)
@@ -3410,6 +3849,36 @@ func (_ Unimplemented) ActivateEnrollment(w http.ResponseWriter, r *http.Request
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListIdentityProviders List identity providers
+// (GET /v1/identity-providers)
+func (_ Unimplemented) ListIdentityProviders(w http.ResponseWriter, r *http.Request, params ListIdentityProvidersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateIdentityProvider Accept the identity tokens of an issuer
+// (POST /v1/identity-providers)
+func (_ Unimplemented) CreateIdentityProvider(w http.ResponseWriter, r *http.Request, params CreateIdentityProviderParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteIdentityProvider Delete an identity provider
+// (DELETE /v1/identity-providers/{provider_id})
+func (_ Unimplemented) DeleteIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params DeleteIdentityProviderParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetIdentityProvider Get an identity provider
+// (GET /v1/identity-providers/{provider_id})
+func (_ Unimplemented) GetIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutIdentityProvider Change an identity provider
+// (PUT /v1/identity-providers/{provider_id})
+func (_ Unimplemented) PutIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params PutIdentityProviderParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListJoinTokens List join tokens
 // (GET /v1/join-tokens)
 func (_ Unimplemented) ListJoinTokens(w http.ResponseWriter, r *http.Request, params ListJoinTokensParams) {
@@ -3485,6 +3954,42 @@ func (_ Unimplemented) ListMachineVerdicts(w http.ResponseWriter, r *http.Reques
 // GetOverview The fleet in numbers
 // (GET /v1/overview)
 func (_ Unimplemented) GetOverview(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListPipelineRules List pipeline rules
+// (GET /v1/pipeline-rules)
+func (_ Unimplemented) ListPipelineRules(w http.ResponseWriter, r *http.Request, params ListPipelineRulesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreatePipelineRule Let pipelines write baselines
+// (POST /v1/pipeline-rules)
+func (_ Unimplemented) CreatePipelineRule(w http.ResponseWriter, r *http.Request, params CreatePipelineRuleParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TestPipelineRules Say which rules admit a token's claims
+// (POST /v1/pipeline-rules/test)
+func (_ Unimplemented) TestPipelineRules(w http.ResponseWriter, r *http.Request, params TestPipelineRulesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeletePipelineRule Delete a pipeline rule
+// (DELETE /v1/pipeline-rules/{rule_id})
+func (_ Unimplemented) DeletePipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params DeletePipelineRuleParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetPipelineRule Get a pipeline rule
+// (GET /v1/pipeline-rules/{rule_id})
+func (_ Unimplemented) GetPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutPipelineRule Change a pipeline rule
+// (PUT /v1/pipeline-rules/{rule_id})
+func (_ Unimplemented) PutPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params PutPipelineRuleParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -5060,6 +5565,219 @@ func (siw *ServerInterfaceWrapper) ActivateEnrollment(w http.ResponseWriter, r *
 	handler.ServeHTTP(w, r)
 }
 
+// ListIdentityProviders operation middleware
+func (siw *ServerInterfaceWrapper) ListIdentityProviders(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListIdentityProvidersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListIdentityProviders(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateIdentityProvider operation middleware
+func (siw *ServerInterfaceWrapper) CreateIdentityProvider(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateIdentityProviderParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateIdentityProvider(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteIdentityProvider operation middleware
+func (siw *ServerInterfaceWrapper) DeleteIdentityProvider(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "provider_id" -------------
+	var providerID ProviderID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider_id", chi.URLParam(r, "provider_id"), &providerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "provider_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteIdentityProviderParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteIdentityProvider(w, r, providerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetIdentityProvider operation middleware
+func (siw *ServerInterfaceWrapper) GetIdentityProvider(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "provider_id" -------------
+	var providerID ProviderID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider_id", chi.URLParam(r, "provider_id"), &providerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "provider_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetIdentityProvider(w, r, providerID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutIdentityProvider operation middleware
+func (siw *ServerInterfaceWrapper) PutIdentityProvider(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "provider_id" -------------
+	var providerID ProviderID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider_id", chi.URLParam(r, "provider_id"), &providerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "provider_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutIdentityProviderParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutIdentityProvider(w, r, providerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListJoinTokens operation middleware
 func (siw *ServerInterfaceWrapper) ListJoinTokens(w http.ResponseWriter, r *http.Request) {
 
@@ -5767,6 +6485,260 @@ func (siw *ServerInterfaceWrapper) GetOverview(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetOverview(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListPipelineRules operation middleware
+func (siw *ServerInterfaceWrapper) ListPipelineRules(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPipelineRulesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPipelineRules(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreatePipelineRule operation middleware
+func (siw *ServerInterfaceWrapper) CreatePipelineRule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreatePipelineRuleParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreatePipelineRule(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestPipelineRules operation middleware
+func (siw *ServerInterfaceWrapper) TestPipelineRules(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestPipelineRulesParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestPipelineRules(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeletePipelineRule operation middleware
+func (siw *ServerInterfaceWrapper) DeletePipelineRule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "rule_id" -------------
+	var ruleID RuleID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "rule_id", chi.URLParam(r, "rule_id"), &ruleID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "rule_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeletePipelineRuleParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeletePipelineRule(w, r, ruleID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetPipelineRule operation middleware
+func (siw *ServerInterfaceWrapper) GetPipelineRule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "rule_id" -------------
+	var ruleID RuleID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "rule_id", chi.URLParam(r, "rule_id"), &ruleID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "rule_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetPipelineRule(w, r, ruleID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutPipelineRule operation middleware
+func (siw *ServerInterfaceWrapper) PutPipelineRule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "rule_id" -------------
+	var ruleID RuleID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "rule_id", chi.URLParam(r, "rule_id"), &ruleID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "rule_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutPipelineRuleParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutPipelineRule(w, r, ruleID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6926,6 +7898,39 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Delete(options.BaseURL+"/v1/api-tokens/{token_id}", wrapper.RevokeAPIToken)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/identity-providers", wrapper.ListIdentityProviders)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/identity-providers", wrapper.CreateIdentityProvider)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/identity-providers/{provider_id}", wrapper.DeleteIdentityProvider)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/identity-providers/{provider_id}", wrapper.GetIdentityProvider)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/identity-providers/{provider_id}", wrapper.PutIdentityProvider)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/pipeline-rules", wrapper.ListPipelineRules)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/pipeline-rules", wrapper.CreatePipelineRule)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/pipeline-rules/test", wrapper.TestPipelineRules)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/pipeline-rules/{rule_id}", wrapper.DeletePipelineRule)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/pipeline-rules/{rule_id}", wrapper.GetPipelineRule)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/pipeline-rules/{rule_id}", wrapper.PutPipelineRule)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/trust-anchors", wrapper.ListTrustAnchors)
 	})
 	r.Group(func(r chi.Router) {
@@ -8080,6 +9085,199 @@ func (response ActivateEnrollmentdefaultApplicationProblemPlusJSONResponse) Visi
 	return err
 }
 
+type ListIdentityProvidersRequestObject struct {
+	Params ListIdentityProvidersParams
+}
+
+type ListIdentityProvidersResponseObject interface {
+	VisitListIdentityProvidersResponse(w http.ResponseWriter) error
+}
+
+type ListIdentityProviders200JSONResponse IdentityProviderList
+
+func (response ListIdentityProviders200JSONResponse) VisitListIdentityProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIdentityProvidersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListIdentityProvidersdefaultApplicationProblemPlusJSONResponse) VisitListIdentityProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateIdentityProviderRequestObject struct {
+	Params CreateIdentityProviderParams
+	Body   *CreateIdentityProviderJSONRequestBody
+}
+
+type CreateIdentityProviderResponseObject interface {
+	VisitCreateIdentityProviderResponse(w http.ResponseWriter) error
+}
+
+type CreateIdentityProvider201JSONResponse IdentityProvider
+
+func (response CreateIdentityProvider201JSONResponse) VisitCreateIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateIdentityProviderdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateIdentityProviderdefaultApplicationProblemPlusJSONResponse) VisitCreateIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteIdentityProviderRequestObject struct {
+	ProviderID ProviderID `json:"provider_id"`
+	Params     DeleteIdentityProviderParams
+}
+
+type DeleteIdentityProviderResponseObject interface {
+	VisitDeleteIdentityProviderResponse(w http.ResponseWriter) error
+}
+
+type DeleteIdentityProvider204Response struct {
+}
+
+func (response DeleteIdentityProvider204Response) VisitDeleteIdentityProviderResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteIdentityProviderdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteIdentityProviderdefaultApplicationProblemPlusJSONResponse) VisitDeleteIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetIdentityProviderRequestObject struct {
+	ProviderID ProviderID `json:"provider_id"`
+}
+
+type GetIdentityProviderResponseObject interface {
+	VisitGetIdentityProviderResponse(w http.ResponseWriter) error
+}
+
+type GetIdentityProvider200JSONResponse IdentityProvider
+
+func (response GetIdentityProvider200JSONResponse) VisitGetIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetIdentityProviderdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetIdentityProviderdefaultApplicationProblemPlusJSONResponse) VisitGetIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutIdentityProviderRequestObject struct {
+	ProviderID ProviderID `json:"provider_id"`
+	Params     PutIdentityProviderParams
+	Body       *PutIdentityProviderJSONRequestBody
+}
+
+type PutIdentityProviderResponseObject interface {
+	VisitPutIdentityProviderResponse(w http.ResponseWriter) error
+}
+
+type PutIdentityProvider200JSONResponse IdentityProvider
+
+func (response PutIdentityProvider200JSONResponse) VisitPutIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutIdentityProviderdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutIdentityProviderdefaultApplicationProblemPlusJSONResponse) VisitPutIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListJoinTokensRequestObject struct {
 	Params ListJoinTokensParams
 }
@@ -8574,6 +9772,239 @@ type GetOverviewdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetOverviewdefaultApplicationProblemPlusJSONResponse) VisitGetOverviewResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPipelineRulesRequestObject struct {
+	Params ListPipelineRulesParams
+}
+
+type ListPipelineRulesResponseObject interface {
+	VisitListPipelineRulesResponse(w http.ResponseWriter) error
+}
+
+type ListPipelineRules200JSONResponse PipelineRuleList
+
+func (response ListPipelineRules200JSONResponse) VisitListPipelineRulesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPipelineRulesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListPipelineRulesdefaultApplicationProblemPlusJSONResponse) VisitListPipelineRulesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePipelineRuleRequestObject struct {
+	Params CreatePipelineRuleParams
+	Body   *CreatePipelineRuleJSONRequestBody
+}
+
+type CreatePipelineRuleResponseObject interface {
+	VisitCreatePipelineRuleResponse(w http.ResponseWriter) error
+}
+
+type CreatePipelineRule201JSONResponse PipelineRule
+
+func (response CreatePipelineRule201JSONResponse) VisitCreatePipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePipelineRuledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreatePipelineRuledefaultApplicationProblemPlusJSONResponse) VisitCreatePipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPipelineRulesRequestObject struct {
+	Params TestPipelineRulesParams
+	Body   *TestPipelineRulesJSONRequestBody
+}
+
+type TestPipelineRulesResponseObject interface {
+	VisitTestPipelineRulesResponse(w http.ResponseWriter) error
+}
+
+type TestPipelineRules200JSONResponse PipelineRuleOutcomes
+
+func (response TestPipelineRules200JSONResponse) VisitTestPipelineRulesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPipelineRulesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TestPipelineRulesdefaultApplicationProblemPlusJSONResponse) VisitTestPipelineRulesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeletePipelineRuleRequestObject struct {
+	RuleID RuleID `json:"rule_id"`
+	Params DeletePipelineRuleParams
+}
+
+type DeletePipelineRuleResponseObject interface {
+	VisitDeletePipelineRuleResponse(w http.ResponseWriter) error
+}
+
+type DeletePipelineRule204Response struct {
+}
+
+func (response DeletePipelineRule204Response) VisitDeletePipelineRuleResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeletePipelineRuledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeletePipelineRuledefaultApplicationProblemPlusJSONResponse) VisitDeletePipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPipelineRuleRequestObject struct {
+	RuleID RuleID `json:"rule_id"`
+}
+
+type GetPipelineRuleResponseObject interface {
+	VisitGetPipelineRuleResponse(w http.ResponseWriter) error
+}
+
+type GetPipelineRule200JSONResponse PipelineRule
+
+func (response GetPipelineRule200JSONResponse) VisitGetPipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPipelineRuledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetPipelineRuledefaultApplicationProblemPlusJSONResponse) VisitGetPipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutPipelineRuleRequestObject struct {
+	RuleID RuleID `json:"rule_id"`
+	Params PutPipelineRuleParams
+	Body   *PutPipelineRuleJSONRequestBody
+}
+
+type PutPipelineRuleResponseObject interface {
+	VisitPutPipelineRuleResponse(w http.ResponseWriter) error
+}
+
+type PutPipelineRule200JSONResponse PipelineRule
+
+func (response PutPipelineRule200JSONResponse) VisitPutPipelineRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutPipelineRuledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutPipelineRuledefaultApplicationProblemPlusJSONResponse) VisitPutPipelineRuleResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9413,6 +10844,21 @@ type StrictServerInterface interface {
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(ctx context.Context, request ActivateEnrollmentRequestObject) (ActivateEnrollmentResponseObject, error)
+	// ListIdentityProviders List identity providers
+	// (GET /v1/identity-providers)
+	ListIdentityProviders(ctx context.Context, request ListIdentityProvidersRequestObject) (ListIdentityProvidersResponseObject, error)
+	// CreateIdentityProvider Accept the identity tokens of an issuer
+	// (POST /v1/identity-providers)
+	CreateIdentityProvider(ctx context.Context, request CreateIdentityProviderRequestObject) (CreateIdentityProviderResponseObject, error)
+	// DeleteIdentityProvider Delete an identity provider
+	// (DELETE /v1/identity-providers/{provider_id})
+	DeleteIdentityProvider(ctx context.Context, request DeleteIdentityProviderRequestObject) (DeleteIdentityProviderResponseObject, error)
+	// GetIdentityProvider Get an identity provider
+	// (GET /v1/identity-providers/{provider_id})
+	GetIdentityProvider(ctx context.Context, request GetIdentityProviderRequestObject) (GetIdentityProviderResponseObject, error)
+	// PutIdentityProvider Change an identity provider
+	// (PUT /v1/identity-providers/{provider_id})
+	PutIdentityProvider(ctx context.Context, request PutIdentityProviderRequestObject) (PutIdentityProviderResponseObject, error)
 	// ListJoinTokens List join tokens
 	// (GET /v1/join-tokens)
 	ListJoinTokens(ctx context.Context, request ListJoinTokensRequestObject) (ListJoinTokensResponseObject, error)
@@ -9452,6 +10898,24 @@ type StrictServerInterface interface {
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
+	// ListPipelineRules List pipeline rules
+	// (GET /v1/pipeline-rules)
+	ListPipelineRules(ctx context.Context, request ListPipelineRulesRequestObject) (ListPipelineRulesResponseObject, error)
+	// CreatePipelineRule Let pipelines write baselines
+	// (POST /v1/pipeline-rules)
+	CreatePipelineRule(ctx context.Context, request CreatePipelineRuleRequestObject) (CreatePipelineRuleResponseObject, error)
+	// TestPipelineRules Say which rules admit a token's claims
+	// (POST /v1/pipeline-rules/test)
+	TestPipelineRules(ctx context.Context, request TestPipelineRulesRequestObject) (TestPipelineRulesResponseObject, error)
+	// DeletePipelineRule Delete a pipeline rule
+	// (DELETE /v1/pipeline-rules/{rule_id})
+	DeletePipelineRule(ctx context.Context, request DeletePipelineRuleRequestObject) (DeletePipelineRuleResponseObject, error)
+	// GetPipelineRule Get a pipeline rule
+	// (GET /v1/pipeline-rules/{rule_id})
+	GetPipelineRule(ctx context.Context, request GetPipelineRuleRequestObject) (GetPipelineRuleResponseObject, error)
+	// PutPipelineRule Change a pipeline rule
+	// (PUT /v1/pipeline-rules/{rule_id})
+	PutPipelineRule(ctx context.Context, request PutPipelineRuleRequestObject) (PutPipelineRuleResponseObject, error)
 	// ListPolicies List policies
 	// (GET /v1/policies)
 	ListPolicies(ctx context.Context, request ListPoliciesRequestObject) (ListPoliciesResponseObject, error)
@@ -10366,6 +11830,152 @@ func (sh *strictHandler) ActivateEnrollment(w http.ResponseWriter, r *http.Reque
 	}
 }
 
+// ListIdentityProviders operation middleware
+func (sh *strictHandler) ListIdentityProviders(w http.ResponseWriter, r *http.Request, params ListIdentityProvidersParams) {
+	var request ListIdentityProvidersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListIdentityProviders(ctx, request.(ListIdentityProvidersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListIdentityProviders")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListIdentityProvidersResponseObject); ok {
+		if err := validResponse.VisitListIdentityProvidersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateIdentityProvider operation middleware
+func (sh *strictHandler) CreateIdentityProvider(w http.ResponseWriter, r *http.Request, params CreateIdentityProviderParams) {
+	var request CreateIdentityProviderRequestObject
+
+	request.Params = params
+
+	var body CreateIdentityProviderJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateIdentityProvider(ctx, request.(CreateIdentityProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateIdentityProvider")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateIdentityProviderResponseObject); ok {
+		if err := validResponse.VisitCreateIdentityProviderResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteIdentityProvider operation middleware
+func (sh *strictHandler) DeleteIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params DeleteIdentityProviderParams) {
+	var request DeleteIdentityProviderRequestObject
+
+	request.ProviderID = providerID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteIdentityProvider(ctx, request.(DeleteIdentityProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteIdentityProvider")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteIdentityProviderResponseObject); ok {
+		if err := validResponse.VisitDeleteIdentityProviderResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetIdentityProvider operation middleware
+func (sh *strictHandler) GetIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID) {
+	var request GetIdentityProviderRequestObject
+
+	request.ProviderID = providerID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetIdentityProvider(ctx, request.(GetIdentityProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetIdentityProvider")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetIdentityProviderResponseObject); ok {
+		if err := validResponse.VisitGetIdentityProviderResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutIdentityProvider operation middleware
+func (sh *strictHandler) PutIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params PutIdentityProviderParams) {
+	var request PutIdentityProviderRequestObject
+
+	request.ProviderID = providerID
+	request.Params = params
+
+	var body PutIdentityProviderJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutIdentityProvider(ctx, request.(PutIdentityProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutIdentityProvider")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutIdentityProviderResponseObject); ok {
+		if err := validResponse.VisitPutIdentityProviderResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListJoinTokens operation middleware
 func (sh *strictHandler) ListJoinTokens(w http.ResponseWriter, r *http.Request, params ListJoinTokensParams) {
 	var request ListJoinTokensRequestObject
@@ -10739,6 +12349,185 @@ func (sh *strictHandler) GetOverview(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetOverviewResponseObject); ok {
 		if err := validResponse.VisitGetOverviewResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListPipelineRules operation middleware
+func (sh *strictHandler) ListPipelineRules(w http.ResponseWriter, r *http.Request, params ListPipelineRulesParams) {
+	var request ListPipelineRulesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPipelineRules(ctx, request.(ListPipelineRulesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPipelineRules")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPipelineRulesResponseObject); ok {
+		if err := validResponse.VisitListPipelineRulesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreatePipelineRule operation middleware
+func (sh *strictHandler) CreatePipelineRule(w http.ResponseWriter, r *http.Request, params CreatePipelineRuleParams) {
+	var request CreatePipelineRuleRequestObject
+
+	request.Params = params
+
+	var body CreatePipelineRuleJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreatePipelineRule(ctx, request.(CreatePipelineRuleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreatePipelineRule")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreatePipelineRuleResponseObject); ok {
+		if err := validResponse.VisitCreatePipelineRuleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestPipelineRules operation middleware
+func (sh *strictHandler) TestPipelineRules(w http.ResponseWriter, r *http.Request, params TestPipelineRulesParams) {
+	var request TestPipelineRulesRequestObject
+
+	request.Params = params
+
+	var body TestPipelineRulesJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TestPipelineRules(ctx, request.(TestPipelineRulesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestPipelineRules")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TestPipelineRulesResponseObject); ok {
+		if err := validResponse.VisitTestPipelineRulesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeletePipelineRule operation middleware
+func (sh *strictHandler) DeletePipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params DeletePipelineRuleParams) {
+	var request DeletePipelineRuleRequestObject
+
+	request.RuleID = ruleID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeletePipelineRule(ctx, request.(DeletePipelineRuleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeletePipelineRule")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeletePipelineRuleResponseObject); ok {
+		if err := validResponse.VisitDeletePipelineRuleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetPipelineRule operation middleware
+func (sh *strictHandler) GetPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID) {
+	var request GetPipelineRuleRequestObject
+
+	request.RuleID = ruleID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetPipelineRule(ctx, request.(GetPipelineRuleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetPipelineRule")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetPipelineRuleResponseObject); ok {
+		if err := validResponse.VisitGetPipelineRuleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutPipelineRule operation middleware
+func (sh *strictHandler) PutPipelineRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params PutPipelineRuleParams) {
+	var request PutPipelineRuleRequestObject
+
+	request.RuleID = ruleID
+	request.Params = params
+
+	var body PutPipelineRuleJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutPipelineRule(ctx, request.(PutPipelineRuleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutPipelineRule")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutPipelineRuleResponseObject); ok {
+		if err := validResponse.VisitPutPipelineRuleResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

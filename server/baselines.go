@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -92,9 +95,16 @@ func (s *Server) CreateBaseline(ctx context.Context, req openapi.CreateBaselineR
 	if err != nil {
 		return nil, err
 	}
-	p := principalOf(ctx)
-	v := store.BaselineVersion{State: text(req.Body.State), Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
-	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selectorOf(req.Body.Selector), v, s.now(), actorOf(ctx)); err != nil {
+	p, selector, state := principalOf(ctx), selectorOf(req.Body.Selector), text(req.Body.State)
+	asked := state
+	if asked == "" { // what it becomes where the two-person rule is not in force
+		asked = string(openapi.BaselineStateActive)
+	}
+	if err := s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: req.Body.Name, Selector: selector, State: asked}); err != nil {
+		return nil, err
+	}
+	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
+	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selector, v, s.now(), actorOf(ctx)); err != nil {
 		return nil, err
 	}
 	dto, err := versionDTO(v, true)
@@ -118,6 +128,9 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 	state := text(req.Body.State)
 	if state == "" {
 		state = string(openapi.BaselineStateDraft)
+	}
+	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionAddVersion, state); err != nil {
+		return nil, err
 	}
 	p := principalOf(ctx)
 	v := store.BaselineVersion{
@@ -160,6 +173,9 @@ func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesReq
 	}
 	out := openapi.ListBaselines200JSONResponse{Items: []openapi.Baseline{}, NextCursor: nextCursor(next)}
 	for _, b := range items {
+		if !maySee(ctx, b.Name, b.Selector) {
+			continue
+		}
 		dto, err := baselineDTO(b)
 		if err != nil {
 			return nil, err
@@ -169,29 +185,36 @@ func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesReq
 	return out, nil
 }
 
+// visibleBaseline reads a baseline that the caller may see. What it may not see does not exist for it.
+func (s *Server) visibleBaseline(ctx context.Context, id uuid.UUID) (openapi.Baseline, error) {
+	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, id)
+	if err == nil && !maySee(ctx, b.Name, b.Selector) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return openapi.Baseline{}, err
+	}
+	return baselineDTO(b)
+}
+
 // GetBaseline answers one baseline.
 func (s *Server) GetBaseline(ctx context.Context, req openapi.GetBaselineRequestObject) (openapi.GetBaselineResponseObject, error) {
-	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
-	if err != nil {
-		return nil, err
-	}
-	dto, err := baselineDTO(b)
+	dto, err := s.visibleBaseline(ctx, req.BaselineID)
 	return openapi.GetBaseline200JSONResponse(dto), err
 }
 
 // ListBaselineVersions lists the versions of a baseline, newest first.
 func (s *Server) ListBaselineVersions(ctx context.Context, req openapi.ListBaselineVersionsRequestObject) (openapi.ListBaselineVersionsResponseObject, error) {
-	b, err := s.store.GetBaseline(ctx, principalOf(ctx).tenant, req.BaselineID)
-	if err != nil {
-		return nil, err
-	}
-	dto, err := baselineDTO(b)
+	dto, err := s.visibleBaseline(ctx, req.BaselineID)
 	return openapi.ListBaselineVersions200JSONResponse{Items: dto.Versions}, err
 }
 
 // GetBaselineVersion answers one version with its reference values.
 func (s *Server) GetBaselineVersion(ctx context.Context, req openapi.GetBaselineVersionRequestObject) (openapi.GetBaselineVersionResponseObject, error) {
 	v, err := s.store.GetBaselineVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version)
+	if err == nil && !maySee(ctx, v.Name, v.Selector) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
@@ -49,6 +52,10 @@ type Config struct {
 	BodyBudget int64
 	// ShutdownTimeout is how long Serve waits for requests in flight; 0 means 30 s.
 	ShutdownTimeout time.Duration
+	// Issuers says which identity providers may be asked for their keys; the zero value: public https only.
+	// IssuerRoots are the certificates that theirs must chain to; nil means the system's.
+	Issuers     auth.Reach
+	IssuerRoots *x509.CertPool
 	// TLSCertFile and TLSKeyFile make the public address speak TLS 1.2 and 1.3 (PEM). Both or none.
 	TLSCertFile, TLSKeyFile string
 }
@@ -63,6 +70,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *Metrics
 	tokens   *tokenCache
+	identity *auth.Verifier
 	seal     cipher.AEAD
 	budget   *semaphore.Weighted
 	problems map[string]problemKind
@@ -95,11 +103,17 @@ func New(cfg Config) (*Server, error) {
 		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
 		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), cfg: cfg,
 	}
+	s.identity = auth.New(auth.Config{
+		Providers: s.store.ProvidersOf, SaveKeys: s.store.SaveIssuerKeys, Now: cfg.Now, Logger: cfg.Logger, Reach: cfg.Issuers, Roots: cfg.IssuerRoots,
+	})
 	doc, err := loadContract()
 	if err != nil {
 		return nil, err
 	}
 	if s.problems, err = problemCatalogue(doc); err != nil {
+		return nil, err
+	}
+	if err := checkTokenCodes(doc, s.problems); err != nil {
 		return nil, err
 	}
 	if s.seal, err = s.newSeal(); err != nil {
@@ -164,6 +178,20 @@ func problemCatalogue(doc *openapi3.T) (map[string]problemKind, error) {
 		kinds[code] = problemKind{status: int(status), title: title, detail: detail}
 	}
 	return kinds, nil
+}
+
+// checkTokenCodes makes sure that the contract lists what an identity token is refused with.
+func checkTokenCodes(doc *openapi3.T, problems map[string]problemKind) error {
+	listed, _ := doc.Extensions["x-token-problem-codes"].([]any)
+	for _, code := range auth.TokenCodes() {
+		if _, known := problems[code]; !known || !slices.Contains(listed, any(code)) {
+			return fmt.Errorf("server: openapi.yaml: %s is not in x-token-problem-codes and the catalogue", code)
+		}
+	}
+	if len(listed) != len(auth.TokenCodes()) {
+		return errors.New("server: openapi.yaml: x-token-problem-codes lists a code that no token is refused with")
+	}
+	return nil
 }
 
 // newID makes a UUIDv7 from the server's randomness.

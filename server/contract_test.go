@@ -7,11 +7,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/assay-verifier/assay/server/auth"
 )
 
 const nobody = "01900000-0000-7000-8000-0000000000ff"
@@ -33,6 +36,7 @@ func TestContract(t *testing.T) {
 		{"inventory", inventory},
 		{"baselines", baselines},
 		{"approvals", approvals},
+		{"pipelines", pipelines},
 		{"findings", findings},
 		{"suppression", suppression},
 		{"administration", administration},
@@ -472,6 +476,18 @@ func complete(b *bench) {
 		for method := range item.Operations() {
 			if name := method + " " + path; !b.seen.successes[name] {
 				b.t.Errorf("%s was never driven to success", name)
+			}
+		}
+	}
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			if documented, _ := op.Extensions["x-problem-codes"].([]any); !slices.Contains(documented, any(codeUnauthenticated)) {
+				continue
+			}
+			for _, code := range auth.TokenCodes() {
+				if !b.seen.problems[method+" "+path][code] {
+					b.t.Errorf("%s %s was never seen to refuse a token with %s", method, path, code)
+				}
 			}
 		}
 	}

@@ -33,7 +33,7 @@ func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*g
 		return nil, fmt.Errorf("server: %s: the route needs %q, openapi.yaml says %q", where, rt.needs, documented)
 	}
 	switch rt.needs {
-	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin:
+	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter:
 	default:
 		return nil, fmt.Errorf("server: %s: there is no role %q", where, rt.needs)
 	}
@@ -115,6 +115,11 @@ func (g *guard) admit(r *http.Request) (*http.Request, error) {
 	}
 	if err := g.parameters.check(r); err != nil {
 		return r, err
+	}
+	if p.pipeline != nil {
+		if err := g.s.admitPipeline(r.Context(), p); err != nil {
+			return r, err
+		}
 	}
 	if g.route.needs == roleMachine {
 		id, err := uuid.Parse(chi.URLParam(r, "machine_id"))

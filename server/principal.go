@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
@@ -25,18 +26,22 @@ const (
 	prefixJoin   = "assay_join_"
 )
 
+// maxSecret is the longest token that can be one of ours, in bytes. Identity tokens are longer: auth.MaxTokenSize.
+const maxSecret = 512
+
 // tokenSecretSize is the random part of a token in bytes.
 const tokenSecretSize = 32
 
 // principal is who sent a request.
 type principal struct {
-	kind   role // roleAdmin, roleReader, roleJoin, roleMachine, or rolePublic for anyone
+	kind   role // roleAdmin, roleReader, roleJoin, roleMachine, rolePipeline, or rolePublic for anyone
 	tenant uuid.UUID
-	id     string // of the token; of the machine for machine tokens
+	id     string // of the token; of the machine for machine tokens; issuer|subject for pipelines
 
 	joinHash  []byte    // SHA-256 of a join token
 	machineID uuid.UUID // of a machine token
 	keyID     uuid.UUID // attestation key that the machine token names
+	pipeline  *pipeline // nil but for pipelines
 }
 
 // name identifies the principal in logs and audit records. It is no secret.
@@ -63,7 +68,15 @@ func principalOf(ctx context.Context) principal {
 func actorOf(ctx context.Context) store.Actor {
 	p := principalOf(ctx)
 	t := traceOf(ctx)
-	return store.Actor{Kind: string(p.kind), ID: p.id, RemoteAddr: t.remote, RequestID: t.id}
+	actor := store.Actor{Kind: string(p.kind), ID: p.id, RemoteAddr: t.remote, RequestID: t.id}
+	if p.pipeline != nil {
+		// A second fence: an operation that forgot to ask writes nothing, and answers internal.
+		if p.pipeline.allowed == nil {
+			panic("server: a pipeline is about to write what no rule was asked about")
+		}
+		actor.Identity = p.pipeline.verifiedIdentity()
+	}
+	return actor
 }
 
 func unauthenticated(detail string) *requestError {
@@ -77,7 +90,13 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 		return principal{}, unauthenticated("send Authorization: Bearer and a token")
 	}
 	scheme, secret, found := strings.Cut(header, " ")
-	if !found || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 512 {
+	if !found || !strings.EqualFold(scheme, "Bearer") || secret == "" {
+		return principal{}, unauthenticated("the Authorization header is not a bearer token")
+	}
+	if auth.LooksLikeToken(secret) {
+		return s.identityPrincipal(r.Context(), secret)
+	}
+	if len(secret) > maxSecret {
 		return principal{}, unauthenticated("the Authorization header is not a bearer token")
 	}
 	now := s.now()
@@ -136,6 +155,10 @@ func (p principal) mayCall(needs role) bool {
 		return true
 	case roleReader:
 		return p.kind == roleReader || p.kind == roleAdmin
+	case roleBaselineReader:
+		return p.kind == roleReader || p.kind == roleAdmin || p.kind == rolePipeline
+	case roleBaselineWriter:
+		return p.kind == roleAdmin || p.kind == rolePipeline
 	case roleAdmin, roleJoin, roleMachine:
 		return p.kind == needs
 	}

@@ -29,6 +29,7 @@ const (
 	codeInvalidCursor       = "invalid_cursor"
 	codeUnauthenticated     = "unauthenticated"
 	codeForbidden           = "forbidden"
+	codeRuleDenied          = "rule_denied"
 	codeNotFound            = "not_found"
 	codeMethodNotAllowed    = "method_not_allowed"
 	codeIdentityConflict    = "identity_conflict"

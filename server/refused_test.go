@@ -39,6 +39,11 @@ var fittingBodies = map[string]string{
 	"refuseAlert":            `{"comment": "x"}`,
 	"createJoinToken":        `{"name": "x"}`,
 	"createAPIToken":         `{"name": "x", "role": "reader"}`,
+	"createIdentityProvider": `{"name": "x", "issuer": "https://issuer.example", "audiences": ["x"]}`,
+	"putIdentityProvider":    `{"name": "x", "issuer": "https://issuer.example", "audiences": ["x"]}`,
+	"createPipelineRule":     `{"name": "x", "provider_id": "` + nobody + `", "baselines": {"in": ["x"]}, "actions": ["promote"]}`,
+	"putPipelineRule":        `{"name": "x", "provider_id": "` + nobody + `", "baselines": {"in": ["x"]}, "actions": ["promote"]}`,
+	"testPipelineRules":      `{"provider_id": "` + nobody + `", "claims": {}}`,
 	"createTrustAnchor":      `{"name": "x", "purpose": "ek", "certificates_pem": "x"}`,
 	"putPolicy":              `{}`,
 	"submitEvidence":         `{}`,
@@ -51,7 +56,7 @@ func operations(t testing.TB, m *machine) []operation {
 		t.Fatal(err)
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
-		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{version}", "1", "{name}", "default",
+		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{provider_id}", nobody, "{version}", "1", "{name}", "default",
 		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek")
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {
@@ -94,7 +99,18 @@ func (o *operation) has(parameter string) bool {
 
 // tokens are one bearer token of each kind of principal.
 func (b *bench) tokens(m *machine) map[role]string {
-	return map[role]string{roleAdmin: b.admin, roleReader: b.readerToken(), roleJoin: b.joinToken(), roleMachine: m.token, rolePublic: ""}
+	return map[role]string{roleAdmin: b.admin, roleReader: b.readerToken(), roleJoin: b.joinToken(), roleMachine: m.token, rolePublic: "", rolePipeline: b.ci.token(nil)}
+}
+
+// bearerFor is a token of whoever may call an operation in any case.
+func bearerFor(tokens map[role]string, needs role) string {
+	switch needs {
+	case roleBaselineReader:
+		needs = roleReader
+	case roleBaselineWriter:
+		needs = roleAdmin
+	}
+	return tokens[needs]
 }
 
 func (b *bench) readerToken() string {
@@ -107,7 +123,7 @@ func malformed(b *bench, m *machine) {
 	tokens := b.tokens(m)
 	before := b.rows()
 	for _, o := range operations(b.t, m) {
-		bearer := tokens[o.role]
+		bearer := bearerFor(tokens, o.role)
 		b.refused("unknown_field", `"nonsense"`, o.method, o.path+"?nonsense=1", bearer, o.body)
 		if strings.Contains(o.path, nobody) || strings.Contains(o.path, m.id) {
 			broken := strings.Replace(strings.Replace(o.path, nobody, "not-an-id", 1), m.id, "not-an-id", 1)
@@ -276,6 +292,7 @@ func principals(b *bench, m *machine) {
 		if o.role == roleMachine {
 			b.refused("forbidden", "", o.method, o.path, otherToken, o.body)
 		}
+		b.refusedTokens(o)
 	}
 	b.sameRows(before)
 	// A token whose attestation key was replaced ends with it.
@@ -287,10 +304,11 @@ func principals(b *bench, m *machine) {
 		kind role
 		may  []role
 	}{
-		{roleAdmin, []role{rolePublic, roleReader, roleAdmin}}, {roleReader, []role{rolePublic, roleReader}},
+		{roleAdmin, []role{rolePublic, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter}}, {roleReader, []role{rolePublic, roleReader, roleBaselineReader}},
+		{rolePipeline, []role{rolePublic, roleBaselineReader, roleBaselineWriter}},
 		{roleJoin, []role{rolePublic, roleJoin}}, {roleMachine, []role{rolePublic, roleMachine}}, {rolePublic, []role{rolePublic}},
 	} {
-		for _, needs := range []role{rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, "made up"} {
+		for _, needs := range []role{rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, rolePipeline, "made up"} {
 			allowed := false
 			for _, r := range c.may {
 				allowed = allowed || r == needs
@@ -330,6 +348,7 @@ func idempotency(b *bench, m *machine) {
 	tokens := b.tokens(m)
 	b.want(201, "POST", "/v1/machines/"+m.id+"/challenges", m.token, nil, "Idempotency-Key", "k1")
 	b.refused("ak_refused", "", "POST", "/v1/enrollments", tokens[roleJoin], func() any { x := m.enrollment("q"); x["ak_public"] = m.ekPub; return x }(), "Idempotency-Key", "k1")
+	b.refused("not_found", "", "POST", "/v1/pipeline-rules/test", tokens[roleReader], `{"provider_id": "`+nobody+`", "claims": {"sub": "x"}}`, "Idempotency-Key", "k1")
 	for _, o := range operations(b.t, m) {
 		if !o.write() {
 			continue
@@ -341,7 +360,7 @@ func idempotency(b *bench, m *machine) {
 		case "createChallenge":
 			body = `{}`
 		}
-		b.refused("idempotency_conflict", "", o.method, o.path, tokens[o.role], body, "Idempotency-Key", "k1")
+		b.refused("idempotency_conflict", "", o.method, o.path, bearerFor(tokens, o.role), body, "Idempotency-Key", "k1")
 	}
 }
 
@@ -355,7 +374,7 @@ func overload(b *bench, m *machine) {
 	before := b.rows()
 	for _, o := range operations(b.t, m) {
 		if o.write() {
-			if a := b.refused("overloaded", "", o.method, o.path, tokens[o.role], o.body); a.header.Get("Retry-After") == "" {
+			if a := b.refused("overloaded", "", o.method, o.path, bearerFor(tokens, o.role), o.body); a.header.Get("Retry-After") == "" {
 				b.t.Errorf("%s: no Retry-After", o.name)
 			}
 		}
@@ -391,7 +410,7 @@ func broken(b *bench, m *machine) {
 		case "createTrustAnchor":
 			o.body = map[string]any{"name": "late", "purpose": "ek", "certificates_pem": m.rootPEM()}
 		}
-		a := b.refused("internal", "", o.method, o.path, tokens[o.role], o.body)
+		a := b.refused("internal", "", o.method, o.path, bearerFor(tokens, o.role), o.body)
 		if text := string(a.body); strings.Contains(text, "pool") || strings.Contains(text, "pgx") || strings.Contains(text, "closed") {
 			b.t.Errorf("%s tells of its insides: %s", o.name, text)
 		}

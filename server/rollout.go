@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -35,6 +36,9 @@ func approvalDTO(v *store.BaselineVersion) openapi.VersionApproval {
 func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.PromoteBaselineVersionRequestObject) (openapi.PromoteBaselineVersionResponseObject, error) {
 	now, body := s.now(), value(req.Body)
 	if err := inFuture("/grace_until", body.GraceUntil, now); err != nil {
+		return nil, err
+	}
+	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionPromote, ""); err != nil {
 		return nil, err
 	}
 	p := store.Promotion{Grace: graceOf(req.Body), Expected: text(body.ExpectedState), Comment: value(body.Comment)}

@@ -22,7 +22,14 @@ const (
 	roleMachine role = "machine" // the machine token of the machine in the path
 	roleReader  role = "reader"  // an API token, reader or admin
 	roleAdmin   role = "admin"   // an API token of an administrator
+
+	// A pipeline may call these two as far as a pipeline rule says: the handlers ask mayWrite and maySee.
+	roleBaselineReader role = "baseline_reader" // a reader, or a pipeline
+	roleBaselineWriter role = "baseline_writer" // an administrator, or a pipeline
 )
+
+// rolePipeline is what a principal is that proved itself by an identity token. No operation is for it alone.
+const rolePipeline role = "pipeline"
 
 // route is one operation. Needs is repeated from the contract on purpose: New compares the two, so that
 // neither can be loosened alone.
@@ -79,14 +86,14 @@ func (s *Server) routes() []route {
 		{"DELETE", "/v1/suppression-rules/{rule_id}", roleAdmin, api.DeleteSuppressionRule},
 		{"GET", "/v1/overview", roleReader, api.GetOverview},
 
-		{"GET", "/v1/baselines", roleReader, api.ListBaselines},
-		{"POST", "/v1/baselines", roleAdmin, api.CreateBaseline},
-		{"GET", "/v1/baselines/{baseline_id}", roleReader, api.GetBaseline},
+		{"GET", "/v1/baselines", roleBaselineReader, api.ListBaselines},
+		{"POST", "/v1/baselines", roleBaselineWriter, api.CreateBaseline},
+		{"GET", "/v1/baselines/{baseline_id}", roleBaselineReader, api.GetBaseline},
 		{"GET", "/v1/baselines/{baseline_id}/rollout", roleReader, api.GetBaselineRollout},
-		{"GET", "/v1/baselines/{baseline_id}/versions", roleReader, api.ListBaselineVersions},
-		{"POST", "/v1/baselines/{baseline_id}/versions", roleAdmin, api.CreateBaselineVersion},
-		{"GET", "/v1/baselines/{baseline_id}/versions/{version}", roleReader, api.GetBaselineVersion},
-		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleAdmin, api.PromoteBaselineVersion},
+		{"GET", "/v1/baselines/{baseline_id}/versions", roleBaselineReader, api.ListBaselineVersions},
+		{"POST", "/v1/baselines/{baseline_id}/versions", roleBaselineWriter, api.CreateBaselineVersion},
+		{"GET", "/v1/baselines/{baseline_id}/versions/{version}", roleBaselineReader, api.GetBaselineVersion},
+		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleBaselineWriter, api.PromoteBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/retire", roleAdmin, api.RetireBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/approve", roleAdmin, api.ApproveBaselineVersion},
 		{"GET", "/v1/baselines/{baseline_id}/versions/{version}/diff", roleReader, api.DiffBaselineVersion},
@@ -97,6 +104,17 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/api-tokens", roleAdmin, api.ListAPITokens},
 		{"POST", "/v1/api-tokens", roleAdmin, api.CreateAPIToken},
 		{"DELETE", "/v1/api-tokens/{token_id}", roleAdmin, api.RevokeAPIToken},
+		{"GET", "/v1/identity-providers", roleReader, api.ListIdentityProviders},
+		{"POST", "/v1/identity-providers", roleAdmin, api.CreateIdentityProvider},
+		{"GET", "/v1/identity-providers/{provider_id}", roleReader, api.GetIdentityProvider},
+		{"PUT", "/v1/identity-providers/{provider_id}", roleAdmin, api.PutIdentityProvider},
+		{"DELETE", "/v1/identity-providers/{provider_id}", roleAdmin, api.DeleteIdentityProvider},
+		{"GET", "/v1/pipeline-rules", roleReader, api.ListPipelineRules},
+		{"POST", "/v1/pipeline-rules", roleAdmin, api.CreatePipelineRule},
+		{"POST", "/v1/pipeline-rules/test", roleReader, api.TestPipelineRules},
+		{"GET", "/v1/pipeline-rules/{rule_id}", roleReader, api.GetPipelineRule},
+		{"PUT", "/v1/pipeline-rules/{rule_id}", roleAdmin, api.PutPipelineRule},
+		{"DELETE", "/v1/pipeline-rules/{rule_id}", roleAdmin, api.DeletePipelineRule},
 		{"GET", "/v1/trust-anchors", roleReader, api.ListTrustAnchors},
 		{"POST", "/v1/trust-anchors", roleAdmin, api.CreateTrustAnchor},
 		{"DELETE", "/v1/trust-anchors/{anchor_id}", roleAdmin, api.DeleteTrustAnchor},

@@ -124,6 +124,9 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 			return BaselineVersion{}, err
 		}
 	}
+	if v.Provenance, err = withIdentity(v.Provenance, actor); err != nil {
+		return BaselineVersion{}, err
+	}
 	provenance, err := marshalOrNull(v.Provenance)
 	if err != nil {
 		return BaselineVersion{}, err
@@ -216,6 +219,15 @@ func (s *Store) GetBaselineVersion(ctx context.Context, tenant, id uuid.UUID, n 
 		return BaselineVersion{}, notFound(err, "baseline version", fmt.Sprintf("%s/%d", id, n))
 	}
 	return v, s.readApproval(ctx, tenant, &v)
+}
+
+// BaselineScope reads a baseline's name and selector, which never change. ErrNotFound.
+func (s *Store) BaselineScope(ctx context.Context, tenant, id uuid.UUID) (name string, selector verifier.Selector, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT name, selector FROM baselines WHERE tenant_id = $1 AND baseline_id = $2`, tenant, id).Scan(&name, &selector)
+	if err != nil {
+		return "", verifier.Selector{}, notFound(err, "baseline", id)
+	}
+	return name, selector, nil
 }
 
 // GetBaseline reads a baseline with all its versions and their reference values, newest first. ErrNotFound.

@@ -281,6 +281,7 @@ func TestRefusedDeviationsNeedForce(t *testing.T) {
 	if !errors.As(err, &before) || !strings.Contains(before.What, "refused by admin:alice at 2026-11-23T12:02:00Z: why") {
 		t.Fatal(err)
 	}
+	f.minute++ // the later decision stands
 	p := f.approval(d)
 	p.Force = true
 	must[store.BaselineVersion](t)(s.ApproveAlert(ctx, tenant, p, f.now(), person("bob")))

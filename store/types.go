@@ -36,8 +36,11 @@ type Page struct {
 
 // Actor says who changes something, for the audit record: "admin:<id of the token>", "machine:<id>", "system:<job>".
 type Actor struct {
-	Kind string // admin, reader, join, machine, system
+	Kind string // admin, reader, join, machine, pipeline, system
 	ID   string
+	// Identity is what a verified token says of a pipeline, as JSON; nil for everybody else. It becomes part of the
+	// provenance of the versions that the pipeline makes.
+	Identity json.RawMessage
 	// RemoteAddr and RequestID let an auditor find the request in the logs.
 	RemoteAddr string
 	RequestID  string

@@ -285,9 +285,10 @@ func (w *wireEvidence) logs(ev *Evidence) error {
 	return nil
 }
 
-func escapePointer(s string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
-}
+// pointerEscapes is made once: a set of reference values escapes some names an event.
+var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
+
+func escapePointer(s string) string { return pointerEscapes.Replace(s) }
 
 func (w *wireEnrollment) keyEvidence() (*KeyEvidence, error) {
 	k := &KeyEvidence{AKCertificate: w.AKCertificate, AKCertificateChain: w.AKCertificateChain}

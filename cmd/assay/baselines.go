@@ -153,8 +153,21 @@ func untilText(p *printer, t *time.Time) string {
 	return p.ago(*t)
 }
 
-func provenanceText(x client.Provenance) string {
+func provenanceText(x client.StoredProvenance) string {
 	return dash(strings.TrimSpace(textOf(x.Repository) + " " + textOf(x.Commit) + " " + textOf(x.BuildURL)))
+}
+
+// verified shows what the identity token of the pipeline said that made a version.
+func (p *printer) verified(v *client.VerifiedIdentity) {
+	if v == nil {
+		return
+	}
+	p.heading("Made by a pipeline, verified")
+	said := map[string]any{"issuer": clean(v.Issuer), "subject": clean(v.Subject), "identity provider": clean(v.Provider), "pipeline rule": clean(v.Rule)}
+	for name, text := range v.Claims {
+		said[clean(name)] = clean(text)
+	}
+	p.sorted(said)
 }
 
 func (a *app) printVersion(v *client.BaselineVersion) error {
@@ -177,6 +190,7 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 	if text := provenanceText(v.Provenance); text != "–" {
 		p.field("provenance", clean(text))
 	}
+	p.verified(v.Provenance.Verified)
 	if v.ReferenceValues == nil {
 		return nil
 	}

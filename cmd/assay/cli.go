@@ -5,6 +5,8 @@ package main
 type CLI struct {
 	Server    string `default:"http://127.0.0.1:8440" env:"ASSAY_SERVER" placeholder:"URL" help:"Address of the service."`
 	TokenFile string `env:"ASSAY_TOKEN_FILE" placeholder:"FILE" help:"File that holds the API token. ASSAY_TOKEN holds the token itself; the file goes first. There is no flag for the token, since other users can read command lines."`
+	OIDC      string `name:"oidc" env:"ASSAY_OIDC" placeholder:"github|env:VAR|FILE" help:"Identity token of a pipeline in place of an API token: github asks GitHub Actions for one (permissions: id-token: write), env:VAR takes it from a variable (GitLab's id_tokens), FILE from a file."`
+	Audience  string `name:"oidc-audience" env:"ASSAY_OIDC_AUDIENCE" placeholder:"AUDIENCE" help:"Whom the token that GitHub is asked for is made out to; the address of the service otherwise."`
 	CA        string `name:"ca" env:"ASSAY_CA" placeholder:"PEM" help:"Certificates of the CA that the service's certificate must chain to, in place of the system's."`
 	Output    string `short:"o" enum:"human,json" default:"human" env:"ASSAY_OUTPUT" help:"human or json. JSON is the API's own, with RFC 3339 times; errors are then problem documents on standard error."`
 
@@ -21,8 +23,10 @@ type CLI struct {
 	TrustAnchors TrustAnchorsCommand `cmd:"" group:"reference" help:"Roots that keys and reports must chain to."`
 	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
 
-	JoinTokens JoinTokensCommand `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
-	APITokens  APITokensCommand  `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
+	JoinTokens        JoinTokensCommand        `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
+	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
+	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`
+	APITokens         APITokensCommand         `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
 
 	Verify  VerifyCommand  `cmd:"" group:"offline" help:"Judge evidence with the service's engine."`
 	Capture CaptureCommand `cmd:"" group:"offline" help:"Make reference values of genuine evidence."`

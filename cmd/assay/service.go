@@ -39,22 +39,30 @@ func (a *app) api() (*client.ClientWithResponses, error) {
 		return nil, &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
 			Detail: fmt.Sprintf("--server takes an address such as https://assay.example:8440, not %q", a.cli.Server)}
 	}
-	token, err := a.token()
+	transport, err := a.transport()
+	if err != nil {
+		return nil, err
+	}
+	bearer, err := a.bearer()
+	if err != nil {
+		return nil, err
+	}
+	token, err := bearer(a.ctx) // what is missing is said before anything is asked
 	if err != nil {
 		return nil, err
 	}
 	if token != "" && server.Scheme == "http" && !isLoopback(server.Hostname()) {
 		fmt.Fprintf(a.stderr, "assay: the token travels unencrypted to %s; use https\n", server.Host)
 	}
-	transport, err := a.transport()
-	if err != nil {
-		return nil, err
-	}
 	doer := &patientDoer{app: a, http: &http.Client{Transport: transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	a.service, err = client.NewClientWithResponses(a.cli.Server, client.WithHTTPClient(doer),
-		client.WithRequestEditorFn(func(_ context.Context, req *http.Request) error {
+		client.WithRequestEditorFn(func(ctx context.Context, req *http.Request) error {
 			req.Header.Set("User-Agent", "assay/"+version)
+			token, err := bearer(ctx)
+			if err != nil {
+				return err
+			}
 			if token != "" {
 				req.Header.Set("Authorization", "Bearer "+token)
 			}
@@ -189,6 +197,8 @@ func answer[T any](a *app, resp reply, err error) (value T, raw []byte, _ error)
 	switch {
 	case errors.As(err, &network), errors.Is(err, context.Canceled):
 		return value, nil, a.unreachable(err)
+	case errors.As(err, new(*problem)):
+		return value, nil, err
 	case err != nil:
 		return value, nil, badAnswer(err)
 	case resp.StatusCode() < 200 || resp.StatusCode() > 299:

@@ -46,7 +46,7 @@ func startService(t *testing.T) *liveService {
 	}
 	address := freeAddress(t)
 	var log bytes.Buffer
-	cmd := exec.Command(daemon, "dev", "--data-dir", filepath.Join(data, "d"), "--listen", address, "--admin-listen", "")
+	cmd := exec.Command(daemon, "dev", "--data-dir", filepath.Join(data, "d"), "--listen", address, "--admin-listen", "", "--allow-insecure-issuers")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

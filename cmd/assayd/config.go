@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/assay-verifier/assay/server/auth"
 )
 
 // Config is the operator's manual: every setting with what it means, its default and its danger. Each is
@@ -78,6 +81,9 @@ type Config struct {
 	// Fetch is what is fetched from AMD and Intel, and whether it is.
 	Fetch FetchConfig `embed:""`
 
+	// Issuers is what the service may ask of identity providers.
+	Issuers IssuerConfig `embed:""`
+
 	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
 	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
 	// logged.
@@ -100,7 +106,7 @@ type Config struct {
 	ShutdownTimeout time.Duration `env:"ASSAY_SHUTDOWN_TIMEOUT" default:"30s" placeholder:"DURATION" help:"How long requests in flight may take after SIGTERM (${default}). The supervisor must wait longer."`
 }
 
-// FetchConfig is the outgoing traffic of the service: none, unless CollateralFetch is set.
+// FetchConfig is what the service fetches from vendors: nothing, unless CollateralFetch is set.
 type FetchConfig struct {
 	// CollateralFetch lets the service fetch what checks of hardware evidence lack (endorsement keys, CRLs, TCB info),
 	// and what expires within a week, from the addresses below. Off: it is sent by machines or uploaded.
@@ -126,6 +132,46 @@ func (f *FetchConfig) check() error {
 		}
 	}
 	return nil
+}
+
+// IssuerConfig bounds which identity providers are asked for their keys. None is, unless an administrator has configured
+// one and a token of it comes.
+type IssuerConfig struct {
+	// AllowPrivateIssuers lets identity providers be at private and loopback addresses, such as a GitLab of one's own.
+	// Addresses of clouds' metadata services are never asked.
+	//
+	// Danger: an administrator of any tenant can then make the service ask addresses that only it can reach. It tells
+	// him little of what answers, but more than nothing.
+	AllowPrivateIssuers bool `env:"ASSAY_ALLOW_PRIVATE_ISSUERS" help:"Identity providers may be at private and loopback addresses. Administrators can then make the service ask those."`
+
+	// AllowInsecureIssuers lets identity providers be at http://127.0.0.1 and http://localhost, for development.
+	//
+	// Danger: whoever can listen on this host's ports can then be such a provider.
+	AllowInsecureIssuers bool `env:"ASSAY_ALLOW_INSECURE_ISSUERS" help:"Identity providers may be at http:// on loopback. For development only."`
+
+	// IssuerCA is a PEM file with the certificates that identity providers' certificates must chain to, in place of
+	// the system's. It is read at start.
+	IssuerCA string `env:"ASSAY_ISSUER_CA" placeholder:"PEM" help:"Certificates that identity providers' must chain to, in place of the system's. Read at start."`
+}
+
+func (c *IssuerConfig) reach() auth.Reach {
+	return auth.Reach{Private: c.AllowPrivateIssuers, Insecure: c.AllowInsecureIssuers}
+}
+
+// roots reads IssuerCA; nil means the system's.
+func (c *IssuerConfig) roots() (*x509.CertPool, error) {
+	if c.IssuerCA == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.IssuerCA)
+	if err != nil {
+		return nil, badConfig("--issuer-ca: %v", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, badConfig("--issuer-ca: %s holds no certificate in PEM", c.IssuerCA)
+	}
+	return pool, nil
 }
 
 // configError is a setting that cannot be used.
@@ -175,6 +221,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.Fetch.check(); err != nil {
+		return err
+	}
+	if _, err := c.Issuers.roots(); err != nil {
 		return err
 	}
 	if c.DatabaseConnections < 2 || c.DatabaseConnections > 1000 {

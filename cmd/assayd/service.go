@@ -176,8 +176,13 @@ func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.Tra
 	if err != nil {
 		return nil, err
 	}
+	roots, err := c.Issuers.roots()
+	if err != nil {
+		return nil, err
+	}
 	return server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 }

@@ -73,6 +73,8 @@ func TestUnusableSettings(t *testing.T) {
 		{"address", 2, "127.0.0.1:8440", []string{"serve", "--listen", "nonsense"}},
 		{"admin address", 2, "--admin-listen", []string{"serve", "--admin-listen", "8441"}},
 		{"certificate without key", 2, "go together", []string{"serve", "--tls-cert", cert}},
+		{"issuers' CA that is none", 2, "--issuer-ca", []string{"serve", "--issuer-ca", file}},
+		{"issuers' CA that is not there", 2, "--issuer-ca", []string{"serve", "--issuer-ca", file + "x"}},
 		{"certificate that is none", 2, "--tls-cert", []string{"serve", "--tls-cert", file, "--tls-key", file}},
 		{"log level", 2, "--log-level", []string{"serve", "--log-level", "loud"}},
 		{"trust bundle", 2, "--trust-bundle", []string{"serve", "--trust-bundle", "some"}},

@@ -540,6 +540,84 @@ func (e OperatingSystem) Valid() bool {
 	}
 }
 
+// Defines values for PipelineAction.
+const (
+	AddVersion PipelineAction = "add_version"
+	Create     PipelineAction = "create"
+	DryRun     PipelineAction = "dry_run"
+	Promote    PipelineAction = "promote"
+)
+
+// Valid indicates whether the value is a known member of the PipelineAction enum.
+func (e PipelineAction) Valid() bool {
+	switch e {
+	case AddVersion:
+		return true
+	case Create:
+		return true
+	case DryRun:
+		return true
+	case Promote:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineAttemptState.
+const (
+	PipelineAttemptStateActive PipelineAttemptState = "active"
+	PipelineAttemptStateDraft  PipelineAttemptState = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineAttemptState enum.
+func (e PipelineAttemptState) Valid() bool {
+	switch e {
+	case PipelineAttemptStateActive:
+		return true
+	case PipelineAttemptStateDraft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineRuleStates.
+const (
+	PipelineRuleStatesActive PipelineRuleStates = "active"
+	PipelineRuleStatesDraft  PipelineRuleStates = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineRuleStates enum.
+func (e PipelineRuleStates) Valid() bool {
+	switch e {
+	case PipelineRuleStatesActive:
+		return true
+	case PipelineRuleStatesDraft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PipelineRuleInputStates.
+const (
+	PipelineRuleInputStatesActive PipelineRuleInputStates = "active"
+	PipelineRuleInputStatesDraft  PipelineRuleInputStates = "draft"
+)
+
+// Valid indicates whether the value is a known member of the PipelineRuleInputStates enum.
+func (e PipelineRuleInputStates) Valid() bool {
+	switch e {
+	case PipelineRuleInputStatesActive:
+		return true
+	case PipelineRuleInputStatesDraft:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Platform.
 const (
 	PlatformAws      Platform = "aws"
@@ -798,6 +876,33 @@ func (e SuppressionRulePatchState) Valid() bool {
 	case SuppressionRulePatchStateDisabled:
 		return true
 	case SuppressionRulePatchStateEnabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TokenAlgorithm.
+const (
+	ES256 TokenAlgorithm = "ES256"
+	ES384 TokenAlgorithm = "ES384"
+	EdDSA TokenAlgorithm = "EdDSA"
+	PS256 TokenAlgorithm = "PS256"
+	RS256 TokenAlgorithm = "RS256"
+)
+
+// Valid indicates whether the value is a known member of the TokenAlgorithm enum.
+func (e TokenAlgorithm) Valid() bool {
+	switch e {
+	case ES256:
+		return true
+	case ES384:
+		return true
+	case EdDSA:
+		return true
+	case PS256:
+		return true
+	case RS256:
 		return true
 	default:
 		return false
@@ -1281,8 +1386,8 @@ type BaselineVersion struct {
 	Name   string                `json:"name"`
 	Origin BaselineVersionOrigin `json:"origin"`
 
-	// Provenance Which pipeline run made the reference values.
-	Provenance Provenance `json:"provenance"`
+	// Provenance Which pipeline run made the reference values. All but `verified` is what the request said.
+	Provenance StoredProvenance `json:"provenance"`
 
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues *ReferenceValues `json:"reference_values,omitempty"`
@@ -1380,6 +1485,18 @@ type Check struct {
 
 // CheckStatus defines model for Check.Status.
 type CheckStatus string
+
+// ClaimCondition Of a claim that is a list one element must match; numbers and truth values are compared as JSON writes them.
+type ClaimCondition struct {
+	// Claim Name of the claim, or an RFC 6901 pointer into one.
+	//
+	// Example: repository
+	Claim string `json:"claim"`
+
+	// In Example: ["example/images"]
+	In      *[]string `json:"in,omitempty"`
+	Pattern *string   `json:"pattern,omitempty"`
+}
 
 // Collateral defines model for Collateral.
 type Collateral struct {
@@ -1683,6 +1800,57 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// IdentityProvider defines model for IdentityProvider.
+type IdentityProvider struct {
+	Algorithms []TokenAlgorithm   `json:"algorithms"`
+	Audiences  []string           `json:"audiences"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	Enabled    bool               `json:"enabled"`
+	ID         openapi_types.UUID `json:"id"`
+	Issuer     string             `json:"issuer"`
+
+	// KeysExpireAt Until when they are used while the issuer cannot be reached.
+	KeysExpireAt *time.Time `json:"keys_expire_at"`
+
+	// KeysFetchedAt When the issuer's keys were fetched; null if no token has needed them yet.
+	KeysFetchedAt           *time.Time `json:"keys_fetched_at"`
+	MaxTokenLifetimeSeconds int        `json:"max_token_lifetime_seconds"`
+	Name                    string     `json:"name"`
+	UpdatedAt               time.Time  `json:"updated_at"`
+}
+
+// IdentityProviderInput defines model for IdentityProviderInput.
+type IdentityProviderInput struct {
+	// Algorithms RS256 and ES256 if absent.
+	Algorithms *[]TokenAlgorithm `json:"algorithms,omitempty"`
+
+	// Audiences The claim `aud` must hold one of these.
+	//
+	// Example: ["https://assay.example"]
+	Audiences []string `json:"audiences"`
+	Enabled   *bool    `json:"enabled,omitempty"`
+
+	// Issuer The claim `iss`, exactly. https, and found by OpenID Connect Discovery.
+	//
+	// Example: https://token.actions.githubusercontent.com
+	Issuer string `json:"issuer"`
+
+	// MaxTokenLifetimeSeconds Longest time from `iat` to `exp`.
+	MaxTokenLifetimeSeconds *int `json:"max_token_lifetime_seconds,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+}
+
+// IdentityProviderList defines model for IdentityProviderList.
+type IdentityProviderList struct {
+	Items []IdentityProvider `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
 
@@ -1862,6 +2030,15 @@ type MachineList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// Match Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+type Match struct {
+	// In Example: ["example/images"]
+	In *[]string `json:"in,omitempty"`
+
+	// Pattern Example: refs/tags/v.*
+	Pattern *string `json:"pattern,omitempty"`
+}
+
 // Name Example: web-1
 type Name = string
 
@@ -1892,6 +2069,122 @@ type Overview struct {
 //
 // Example: {"sha256":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14]}
 type PCRSelection map[string][]int
+
+// PipelineAction defines model for PipelineAction.
+type PipelineAction string
+
+// PipelineAttempt defines model for PipelineAttempt.
+type PipelineAttempt struct {
+	Action PipelineAction `json:"action"`
+
+	// Baseline Example: web-1
+	Baseline Name `json:"baseline"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector             `json:"selector,omitempty"`
+	State    *PipelineAttemptState `json:"state,omitempty"`
+}
+
+// PipelineAttemptState defines model for PipelineAttempt.State.
+type PipelineAttemptState string
+
+// PipelineRule defines model for PipelineRule.
+type PipelineRule struct {
+	Actions []PipelineAction `json:"actions"`
+
+	// Baselines Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Baselines  Match              `json:"baselines"`
+	Conditions []ClaimCondition   `json:"conditions"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	ID         openapi_types.UUID `json:"id"`
+	Name       string             `json:"name"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector Selector             `json:"selector"`
+	States   []PipelineRuleStates `json:"states"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject    *Match    `json:"subject,omitempty"`
+	UpdatedAt  time.Time `json:"updated_at"`
+	WholeFleet bool      `json:"whole_fleet"`
+}
+
+// PipelineRuleStates defines model for PipelineRule.States.
+type PipelineRuleStates string
+
+// PipelineRuleInput defines model for PipelineRuleInput.
+type PipelineRuleInput struct {
+	Actions []PipelineAction `json:"actions"`
+
+	// Baselines Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Baselines Match `json:"baselines"`
+
+	// Conditions All must hold.
+	Conditions *[]ClaimCondition `json:"conditions,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// ProviderID Identity provider whose tokens it is about.
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+
+	// States What new versions may begin as; goes with `create` and `add_version`.
+	States *[]PipelineRuleInputStates `json:"states,omitempty"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject *Match `json:"subject,omitempty"`
+
+	// WholeFleet Allows baselines for every machine. Without it `selector` bounds which machines a baseline may choose: in each field that is given here the baseline's selector must be as narrow.
+	WholeFleet *bool `json:"whole_fleet,omitempty"`
+}
+
+// PipelineRuleInputStates defines model for PipelineRuleInput.States.
+type PipelineRuleInputStates string
+
+// PipelineRuleList defines model for PipelineRuleList.
+type PipelineRuleList struct {
+	Items []PipelineRule `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// PipelineRuleOutcome defines model for PipelineRuleOutcome.
+type PipelineRuleOutcome struct {
+	Admits bool               `json:"admits"`
+	Allows *bool              `json:"allows"`
+	ID     openapi_types.UUID `json:"id"`
+	Name   string             `json:"name"`
+
+	// Reasons What does not hold.
+	Reasons []string `json:"reasons"`
+}
+
+// PipelineRuleOutcomes defines model for PipelineRuleOutcomes.
+type PipelineRuleOutcomes struct {
+	// Admitted A rule is about these claims.
+	Admitted bool `json:"admitted"`
+
+	// Allowed A rule allows the attempt; null where none was given.
+	Allowed *bool                 `json:"allowed"`
+	Rules   []PipelineRuleOutcome `json:"rules"`
+}
+
+// PipelineRuleTest defines model for PipelineRuleTest.
+type PipelineRuleTest struct {
+	Attempt *PipelineAttempt `json:"attempt,omitempty"`
+
+	// Claims The token's payload, or what is of interest of it.
+	//
+	// Example: {"repository":"example/images","sub":"repo:example/images:ref:refs/heads/main"}
+	Claims     json.RawMessage    `json:"claims"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+}
 
 // Platform Where the machine runs.
 type Platform string
@@ -2285,6 +2578,16 @@ type Selector struct {
 // Severity defines model for Severity.
 type Severity string
 
+// StoredProvenance Which pipeline run made the reference values. All but `verified` is what the request said.
+type StoredProvenance struct {
+	BuildURL   *string `json:"build_url,omitempty"`
+	Commit     *string `json:"commit,omitempty"`
+	Repository *string `json:"repository,omitempty"`
+
+	// Verified What a verified identity token said of the pipeline that made the version. No request can set it.
+	Verified *VerifiedIdentity `json:"verified,omitempty"`
+}
+
 // SuppressionCondition Compares one field. Exactly one of `in` and `contains` is given.
 type SuppressionCondition struct {
 	Contains *string `json:"contains,omitempty"`
@@ -2408,6 +2711,9 @@ type TCBVersion struct {
 	Snp        *int `json:"snp,omitempty"`
 	Tee        *int `json:"tee,omitempty"`
 }
+
+// TokenAlgorithm defines model for TokenAlgorithm.
+type TokenAlgorithm string
 
 // TrustAnchor defines model for TrustAnchor.
 type TrustAnchor struct {
@@ -2541,6 +2847,28 @@ type VerdictReason = string
 // VerdictStatus `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
 type VerdictStatus string
 
+// VerifiedIdentity What a verified identity token said of the pipeline that made the version. No request can set it.
+type VerifiedIdentity struct {
+	// Claims Claims that name repository, commit, workflow and run, and those that the rule asks for.
+	//
+	// Example: {"ref":"refs/heads/main","repository":"example/images","run_id":"4711"}
+	Claims map[string]string `json:"claims"`
+
+	// Issuer Example: https://token.actions.githubusercontent.com
+	Issuer string `json:"issuer"`
+
+	// Provider Name of the identity provider then.
+	//
+	// Example: github
+	Provider string `json:"provider"`
+
+	// Rule Name of the pipeline rule that allowed it.
+	Rule string `json:"rule"`
+
+	// Subject Example: repo:example/images:ref:refs/heads/main
+	Subject string `json:"subject"`
+}
+
 // VersionApproval The two-person rule, as far as it concerns a version.
 type VersionApproval struct {
 	// Approvals Of principals beside the author, oldest first.
@@ -2601,6 +2929,9 @@ type MachineID = openapi_types.UUID
 
 // PolicyName defines model for PolicyName.
 type PolicyName = string
+
+// ProviderID defines model for ProviderID.
+type ProviderID = openapi_types.UUID
 
 // RecommendationID defines model for RecommendationID.
 type RecommendationID = openapi_types.UUID
@@ -2821,6 +3152,33 @@ type ActivateEnrollmentParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListIdentityProvidersParams defines parameters for ListIdentityProviders.
+type ListIdentityProvidersParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CreateIdentityProviderParams defines parameters for CreateIdentityProvider.
+type CreateIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteIdentityProviderParams defines parameters for DeleteIdentityProvider.
+type DeleteIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutIdentityProviderParams defines parameters for PutIdentityProvider.
+type PutIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListJoinTokensParams defines parameters for ListJoinTokens.
 type ListJoinTokensParams struct {
 	// Limit Entries on a page.
@@ -2932,6 +3290,39 @@ type ListMachineVerdictsParams struct {
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListPipelineRulesParams defines parameters for ListPipelineRules.
+type ListPipelineRulesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CreatePipelineRuleParams defines parameters for CreatePipelineRule.
+type CreatePipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestPipelineRulesParams defines parameters for TestPipelineRules.
+type TestPipelineRulesParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeletePipelineRuleParams defines parameters for DeletePipelineRule.
+type DeletePipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutPipelineRuleParams defines parameters for PutPipelineRule.
+type PutPipelineRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListPoliciesParams defines parameters for ListPolicies.
@@ -3075,6 +3466,12 @@ type CreateEnrollmentJSONRequestBody = EnrollmentRequest
 // ActivateEnrollmentJSONRequestBody defines body for ActivateEnrollment for application/json ContentType.
 type ActivateEnrollmentJSONRequestBody = ActivationRequest
 
+// CreateIdentityProviderJSONRequestBody defines body for CreateIdentityProvider for application/json ContentType.
+type CreateIdentityProviderJSONRequestBody = IdentityProviderInput
+
+// PutIdentityProviderJSONRequestBody defines body for PutIdentityProvider for application/json ContentType.
+type PutIdentityProviderJSONRequestBody = IdentityProviderInput
+
 // CreateJoinTokenJSONRequestBody defines body for CreateJoinToken for application/json ContentType.
 type CreateJoinTokenJSONRequestBody = JoinTokenInput
 
@@ -3092,6 +3489,15 @@ type CaptureBaselineJSONRequestBody = CaptureRequest
 
 // SubmitEvidenceJSONRequestBody defines body for SubmitEvidence for application/json ContentType.
 type SubmitEvidenceJSONRequestBody = Evidence
+
+// CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
+type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
+
+// TestPipelineRulesJSONRequestBody defines body for TestPipelineRules for application/json ContentType.
+type TestPipelineRulesJSONRequestBody = PipelineRuleTest
+
+// PutPipelineRuleJSONRequestBody defines body for PutPipelineRule for application/json ContentType.
+type PutPipelineRuleJSONRequestBody = PipelineRuleInput
 
 // PutPolicyJSONRequestBody defines body for PutPolicy for application/json ContentType.
 type PutPolicyJSONRequestBody = Policy
@@ -3327,7 +3733,7 @@ type ClientInterface interface {
 
 	// ListBaselines List baselines
 	//
-	// Reference values are left out of the versions; get a version to see them.
+	// Reference values are left out of the versions; get a version to see them. For a pipeline, baselines that its rules are not about are left out, so that a page may hold fewer than `limit`.
 	//
 	// Corresponds with GET /v1/baselines (the `ListBaselines` operationId).
 	ListBaselines(ctx context.Context, params *ListBaselinesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3549,6 +3955,63 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/enrollments/{enrollment_id}/activation (the `ActivateEnrollment` operationId).
 	ActivateEnrollment(ctx context.Context, enrollmentID openapi_types.UUID, params *ActivateEnrollmentParams, body ActivateEnrollmentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListIdentityProviders List identity providers
+	//
+	// Corresponds with GET /v1/identity-providers (the `ListIdentityProviders` operationId).
+	ListIdentityProviders(ctx context.Context, params *ListIdentityProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateIdentityProviderWithBody Accept the identity tokens of an issuer
+	//
+	// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+	// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+	// to the default tenant; audiences of another tenant are refused.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+	CreateIdentityProviderWithBody(ctx context.Context, params *CreateIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateIdentityProvider Accept the identity tokens of an issuer
+	//
+	// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+	// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+	// to the default tenant; audiences of another tenant are refused.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+	CreateIdentityProvider(ctx context.Context, params *CreateIdentityProviderParams, body CreateIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteIdentityProvider Delete an identity provider
+	//
+	// Its tokens are refused from now on. Rules that name it have to be deleted first.
+	//
+	// Corresponds with DELETE /v1/identity-providers/{provider_id} (the `DeleteIdentityProvider` operationId).
+	DeleteIdentityProvider(ctx context.Context, providerID ProviderID, params *DeleteIdentityProviderParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetIdentityProvider Get an identity provider
+	//
+	// Corresponds with GET /v1/identity-providers/{provider_id} (the `GetIdentityProvider` operationId).
+	GetIdentityProvider(ctx context.Context, providerID ProviderID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutIdentityProviderWithBody Change an identity provider
+	//
+	// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+	PutIdentityProviderWithBody(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutIdentityProvider Change an identity provider
+	//
+	// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+	PutIdentityProvider(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListJoinTokens List join tokens
 	//
 	// The tokens themselves are never shown again.
@@ -3729,6 +4192,79 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
 	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPipelineRules List pipeline rules
+	//
+	// Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
+	ListPipelineRules(ctx context.Context, params *ListPipelineRulesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePipelineRuleWithBody Let pipelines write baselines
+	//
+	// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+	// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+	// is meant.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+	CreatePipelineRuleWithBody(ctx context.Context, params *CreatePipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePipelineRule Let pipelines write baselines
+	//
+	// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+	// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+	// is meant.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+	CreatePipelineRule(ctx context.Context, params *CreatePipelineRuleParams, body CreatePipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TestPipelineRulesWithBody Say which rules admit a token's claims
+	//
+	// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+	TestPipelineRulesWithBody(ctx context.Context, params *TestPipelineRulesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TestPipelineRules Say which rules admit a token's claims
+	//
+	// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+	TestPipelineRules(ctx context.Context, params *TestPipelineRulesParams, body TestPipelineRulesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeletePipelineRule Delete a pipeline rule
+	//
+	// Corresponds with DELETE /v1/pipeline-rules/{rule_id} (the `DeletePipelineRule` operationId).
+	DeletePipelineRule(ctx context.Context, ruleID RuleID, params *DeletePipelineRuleParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetPipelineRule Get a pipeline rule
+	//
+	// Corresponds with GET /v1/pipeline-rules/{rule_id} (the `GetPipelineRule` operationId).
+	GetPipelineRule(ctx context.Context, ruleID RuleID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutPipelineRuleWithBody Change a pipeline rule
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+	PutPipelineRuleWithBody(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutPipelineRule Change a pipeline rule
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+	PutPipelineRule(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, body PutPipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListPolicies List policies
 	//
@@ -4237,7 +4773,7 @@ func (c *Client) ListAssessments(ctx context.Context, params *ListAssessmentsPar
 
 // ListBaselines List baselines
 //
-// Reference values are left out of the versions; get a version to see them.
+// Reference values are left out of the versions; get a version to see them. For a pipeline, baselines that its rules are not about are left out, so that a page may hold fewer than `limit`.
 //
 // Corresponds with GET /v1/baselines (the `ListBaselines` operationId).
 func (c *Client) ListBaselines(ctx context.Context, params *ListBaselinesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4709,6 +5245,133 @@ func (c *Client) ActivateEnrollment(ctx context.Context, enrollmentID openapi_ty
 	return c.Client.Do(req)
 }
 
+// ListIdentityProviders List identity providers
+//
+// Corresponds with GET /v1/identity-providers (the `ListIdentityProviders` operationId).
+func (c *Client) ListIdentityProviders(ctx context.Context, params *ListIdentityProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListIdentityProvidersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateIdentityProviderWithBody Accept the identity tokens of an issuer
+//
+// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+// to the default tenant; audiences of another tenant are refused.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+func (c *Client) CreateIdentityProviderWithBody(ctx context.Context, params *CreateIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateIdentityProviderRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateIdentityProvider Accept the identity tokens of an issuer
+//
+// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+// to the default tenant; audiences of another tenant are refused.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+func (c *Client) CreateIdentityProvider(ctx context.Context, params *CreateIdentityProviderParams, body CreateIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateIdentityProviderRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteIdentityProvider Delete an identity provider
+//
+// Its tokens are refused from now on. Rules that name it have to be deleted first.
+//
+// Corresponds with DELETE /v1/identity-providers/{provider_id} (the `DeleteIdentityProvider` operationId).
+func (c *Client) DeleteIdentityProvider(ctx context.Context, providerID ProviderID, params *DeleteIdentityProviderParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteIdentityProviderRequest(c.Server, providerID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetIdentityProvider Get an identity provider
+//
+// Corresponds with GET /v1/identity-providers/{provider_id} (the `GetIdentityProvider` operationId).
+func (c *Client) GetIdentityProvider(ctx context.Context, providerID ProviderID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetIdentityProviderRequest(c.Server, providerID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutIdentityProviderWithBody Change an identity provider
+//
+// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+func (c *Client) PutIdentityProviderWithBody(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutIdentityProviderRequestWithBody(c.Server, providerID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutIdentityProvider Change an identity provider
+//
+// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+func (c *Client) PutIdentityProvider(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutIdentityProviderRequest(c.Server, providerID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListJoinTokens List join tokens
 //
 // The tokens themselves are never shown again.
@@ -5090,6 +5753,169 @@ func (c *Client) ListMachineVerdicts(ctx context.Context, machineID MachineID, p
 // Corresponds with GET /v1/overview (the `GetOverview` operationId).
 func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetOverviewRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPipelineRules List pipeline rules
+//
+// Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
+func (c *Client) ListPipelineRules(ctx context.Context, params *ListPipelineRulesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPipelineRulesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePipelineRuleWithBody Let pipelines write baselines
+//
+// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+// is meant.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+func (c *Client) CreatePipelineRuleWithBody(ctx context.Context, params *CreatePipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePipelineRuleRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePipelineRule Let pipelines write baselines
+//
+// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+// is meant.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+func (c *Client) CreatePipelineRule(ctx context.Context, params *CreatePipelineRuleParams, body CreatePipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePipelineRuleRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TestPipelineRulesWithBody Say which rules admit a token's claims
+//
+// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+func (c *Client) TestPipelineRulesWithBody(ctx context.Context, params *TestPipelineRulesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestPipelineRulesRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TestPipelineRules Say which rules admit a token's claims
+//
+// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+func (c *Client) TestPipelineRules(ctx context.Context, params *TestPipelineRulesParams, body TestPipelineRulesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestPipelineRulesRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeletePipelineRule Delete a pipeline rule
+//
+// Corresponds with DELETE /v1/pipeline-rules/{rule_id} (the `DeletePipelineRule` operationId).
+func (c *Client) DeletePipelineRule(ctx context.Context, ruleID RuleID, params *DeletePipelineRuleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeletePipelineRuleRequest(c.Server, ruleID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPipelineRule Get a pipeline rule
+//
+// Corresponds with GET /v1/pipeline-rules/{rule_id} (the `GetPipelineRule` operationId).
+func (c *Client) GetPipelineRule(ctx context.Context, ruleID RuleID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPipelineRuleRequest(c.Server, ruleID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutPipelineRuleWithBody Change a pipeline rule
+//
+// Replaces it whole, at once.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+func (c *Client) PutPipelineRuleWithBody(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutPipelineRuleRequestWithBody(c.Server, ruleID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutPipelineRule Change a pipeline rule
+//
+// Replaces it whole, at once.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+func (c *Client) PutPipelineRule(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, body PutPipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutPipelineRuleRequest(c.Server, ruleID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -7539,6 +8365,272 @@ func NewActivateEnrollmentRequestWithBody(server string, enrollmentID openapi_ty
 	return req, nil
 }
 
+// NewListIdentityProvidersRequest constructs an http.Request for the ListIdentityProviders method
+func NewListIdentityProvidersRequest(server string, params *ListIdentityProvidersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/identity-providers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateIdentityProviderRequest calls the generic CreateIdentityProvider builder with application/json body
+func NewCreateIdentityProviderRequest(server string, params *CreateIdentityProviderParams, body CreateIdentityProviderJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateIdentityProviderRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateIdentityProviderRequestWithBody constructs an http.Request for the CreateIdentityProvider method, with any body, and a specified content type
+func NewCreateIdentityProviderRequestWithBody(server string, params *CreateIdentityProviderParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/identity-providers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteIdentityProviderRequest constructs an http.Request for the DeleteIdentityProvider method
+func NewDeleteIdentityProviderRequest(server string, providerID ProviderID, params *DeleteIdentityProviderParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "provider_id", providerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/identity-providers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetIdentityProviderRequest constructs an http.Request for the GetIdentityProvider method
+func NewGetIdentityProviderRequest(server string, providerID ProviderID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "provider_id", providerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/identity-providers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutIdentityProviderRequest calls the generic PutIdentityProvider builder with application/json body
+func NewPutIdentityProviderRequest(server string, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutIdentityProviderRequestWithBody(server, providerID, params, "application/json", bodyReader)
+}
+
+// NewPutIdentityProviderRequestWithBody constructs an http.Request for the PutIdentityProvider method, with any body, and a specified content type
+func NewPutIdentityProviderRequestWithBody(server string, providerID ProviderID, params *PutIdentityProviderParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "provider_id", providerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/identity-providers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListJoinTokensRequest constructs an http.Request for the ListJoinTokens method
 func NewListJoinTokensRequest(server string, params *ListJoinTokensParams) (*http.Request, error) {
 	var err error
@@ -8500,6 +9592,327 @@ func NewGetOverviewRequest(server string) (*http.Request, error) {
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListPipelineRulesRequest constructs an http.Request for the ListPipelineRules method
+func NewListPipelineRulesRequest(server string, params *ListPipelineRulesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreatePipelineRuleRequest calls the generic CreatePipelineRule builder with application/json body
+func NewCreatePipelineRuleRequest(server string, params *CreatePipelineRuleParams, body CreatePipelineRuleJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreatePipelineRuleRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreatePipelineRuleRequestWithBody constructs an http.Request for the CreatePipelineRule method, with any body, and a specified content type
+func NewCreatePipelineRuleRequestWithBody(server string, params *CreatePipelineRuleParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewTestPipelineRulesRequest calls the generic TestPipelineRules builder with application/json body
+func NewTestPipelineRulesRequest(server string, params *TestPipelineRulesParams, body TestPipelineRulesJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewTestPipelineRulesRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewTestPipelineRulesRequestWithBody constructs an http.Request for the TestPipelineRules method, with any body, and a specified content type
+func NewTestPipelineRulesRequestWithBody(server string, params *TestPipelineRulesParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules/test")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeletePipelineRuleRequest constructs an http.Request for the DeletePipelineRule method
+func NewDeletePipelineRuleRequest(server string, ruleID RuleID, params *DeletePipelineRuleParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rule_id", ruleID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetPipelineRuleRequest constructs an http.Request for the GetPipelineRule method
+func NewGetPipelineRuleRequest(server string, ruleID RuleID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rule_id", ruleID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutPipelineRuleRequest calls the generic PutPipelineRule builder with application/json body
+func NewPutPipelineRuleRequest(server string, ruleID RuleID, params *PutPipelineRuleParams, body PutPipelineRuleJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutPipelineRuleRequestWithBody(server, ruleID, params, "application/json", bodyReader)
+}
+
+// NewPutPipelineRuleRequestWithBody constructs an http.Request for the PutPipelineRule method, with any body, and a specified content type
+func NewPutPipelineRuleRequestWithBody(server string, ruleID RuleID, params *PutPipelineRuleParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rule_id", ruleID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pipeline-rules/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -9803,7 +11216,7 @@ type ClientWithResponsesInterface interface {
 
 	// ListBaselinesWithResponse List baselines
 	//
-	// Reference values are left out of the versions; get a version to see them.
+	// Reference values are left out of the versions; get a version to see them. For a pipeline, baselines that its rules are not about are left out, so that a page may hold fewer than `limit`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -10043,6 +11456,69 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/enrollments/{enrollment_id}/activation (the `ActivateEnrollment` operationId).
 	ActivateEnrollmentWithResponse(ctx context.Context, enrollmentID openapi_types.UUID, params *ActivateEnrollmentParams, body ActivateEnrollmentJSONRequestBody, reqEditors ...RequestEditorFn) (*ActivateEnrollmentResponse, error)
 
+	// ListIdentityProvidersWithResponse List identity providers
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/identity-providers (the `ListIdentityProviders` operationId).
+	ListIdentityProvidersWithResponse(ctx context.Context, params *ListIdentityProvidersParams, reqEditors ...RequestEditorFn) (*ListIdentityProvidersResponse, error)
+
+	// CreateIdentityProviderWithBodyWithResponse Accept the identity tokens of an issuer
+	//
+	// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+	// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+	// to the default tenant; audiences of another tenant are refused.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+	CreateIdentityProviderWithBodyWithResponse(ctx context.Context, params *CreateIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateIdentityProviderResponse, error)
+
+	// CreateIdentityProviderWithResponse Accept the identity tokens of an issuer
+	//
+	// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+	// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+	// to the default tenant; audiences of another tenant are refused.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+	CreateIdentityProviderWithResponse(ctx context.Context, params *CreateIdentityProviderParams, body CreateIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateIdentityProviderResponse, error)
+
+	// DeleteIdentityProviderWithResponse Delete an identity provider
+	//
+	// Its tokens are refused from now on. Rules that name it have to be deleted first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/identity-providers/{provider_id} (the `DeleteIdentityProvider` operationId).
+	DeleteIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, params *DeleteIdentityProviderParams, reqEditors ...RequestEditorFn) (*DeleteIdentityProviderResponse, error)
+
+	// GetIdentityProviderWithResponse Get an identity provider
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/identity-providers/{provider_id} (the `GetIdentityProvider` operationId).
+	GetIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, reqEditors ...RequestEditorFn) (*GetIdentityProviderResponse, error)
+
+	// PutIdentityProviderWithBodyWithResponse Change an identity provider
+	//
+	// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+	PutIdentityProviderWithBodyWithResponse(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutIdentityProviderResponse, error)
+
+	// PutIdentityProviderWithResponse Change an identity provider
+	//
+	// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+	PutIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*PutIdentityProviderResponse, error)
+
 	// ListJoinTokensWithResponse List join tokens
 	//
 	// The tokens themselves are never shown again.
@@ -10239,6 +11715,85 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
 	GetOverviewWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOverviewResponse, error)
+
+	// ListPipelineRulesWithResponse List pipeline rules
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
+	ListPipelineRulesWithResponse(ctx context.Context, params *ListPipelineRulesParams, reqEditors ...RequestEditorFn) (*ListPipelineRulesResponse, error)
+
+	// CreatePipelineRuleWithBodyWithResponse Let pipelines write baselines
+	//
+	// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+	// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+	// is meant.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+	CreatePipelineRuleWithBodyWithResponse(ctx context.Context, params *CreatePipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePipelineRuleResponse, error)
+
+	// CreatePipelineRuleWithResponse Let pipelines write baselines
+	//
+	// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+	// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+	// is meant.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+	CreatePipelineRuleWithResponse(ctx context.Context, params *CreatePipelineRuleParams, body CreatePipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePipelineRuleResponse, error)
+
+	// TestPipelineRulesWithBodyWithResponse Say which rules admit a token's claims
+	//
+	// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+	TestPipelineRulesWithBodyWithResponse(ctx context.Context, params *TestPipelineRulesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TestPipelineRulesResponse, error)
+
+	// TestPipelineRulesWithResponse Say which rules admit a token's claims
+	//
+	// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+	TestPipelineRulesWithResponse(ctx context.Context, params *TestPipelineRulesParams, body TestPipelineRulesJSONRequestBody, reqEditors ...RequestEditorFn) (*TestPipelineRulesResponse, error)
+
+	// DeletePipelineRuleWithResponse Delete a pipeline rule
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/pipeline-rules/{rule_id} (the `DeletePipelineRule` operationId).
+	DeletePipelineRuleWithResponse(ctx context.Context, ruleID RuleID, params *DeletePipelineRuleParams, reqEditors ...RequestEditorFn) (*DeletePipelineRuleResponse, error)
+
+	// GetPipelineRuleWithResponse Get a pipeline rule
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/pipeline-rules/{rule_id} (the `GetPipelineRule` operationId).
+	GetPipelineRuleWithResponse(ctx context.Context, ruleID RuleID, reqEditors ...RequestEditorFn) (*GetPipelineRuleResponse, error)
+
+	// PutPipelineRuleWithBodyWithResponse Change a pipeline rule
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+	PutPipelineRuleWithBodyWithResponse(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutPipelineRuleResponse, error)
+
+	// PutPipelineRuleWithResponse Change a pipeline rule
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+	PutPipelineRuleWithResponse(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, body PutPipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*PutPipelineRuleResponse, error)
 
 	// ListPoliciesWithResponse List policies
 	//
@@ -12017,6 +13572,239 @@ func (r ActivateEnrollmentResponse) ContentType() string {
 	return ""
 }
 
+type ListIdentityProvidersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IdentityProviderList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListIdentityProvidersResponse) GetJSON200() *IdentityProviderList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListIdentityProvidersResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListIdentityProvidersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListIdentityProvidersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListIdentityProvidersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListIdentityProvidersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateIdentityProviderResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IdentityProvider
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateIdentityProviderResponse) GetJSON201() *IdentityProvider {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateIdentityProviderResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateIdentityProviderResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateIdentityProviderResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateIdentityProviderResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateIdentityProviderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteIdentityProviderResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteIdentityProviderResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteIdentityProviderResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteIdentityProviderResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteIdentityProviderResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteIdentityProviderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetIdentityProviderResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IdentityProvider
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetIdentityProviderResponse) GetJSON200() *IdentityProvider {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetIdentityProviderResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetIdentityProviderResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetIdentityProviderResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetIdentityProviderResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetIdentityProviderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutIdentityProviderResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IdentityProvider
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutIdentityProviderResponse) GetJSON200() *IdentityProvider {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutIdentityProviderResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutIdentityProviderResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutIdentityProviderResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutIdentityProviderResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutIdentityProviderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListJoinTokensResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -12710,6 +14498,287 @@ func (r GetOverviewResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetOverviewResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListPipelineRulesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PipelineRuleList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPipelineRulesResponse) GetJSON200() *PipelineRuleList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPipelineRulesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPipelineRulesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPipelineRulesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPipelineRulesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPipelineRulesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreatePipelineRuleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *PipelineRule
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreatePipelineRuleResponse) GetJSON201() *PipelineRule {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreatePipelineRuleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreatePipelineRuleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreatePipelineRuleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreatePipelineRuleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreatePipelineRuleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type TestPipelineRulesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PipelineRuleOutcomes
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TestPipelineRulesResponse) GetJSON200() *PipelineRuleOutcomes {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TestPipelineRulesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TestPipelineRulesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TestPipelineRulesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TestPipelineRulesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TestPipelineRulesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeletePipelineRuleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeletePipelineRuleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeletePipelineRuleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeletePipelineRuleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeletePipelineRuleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeletePipelineRuleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetPipelineRuleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PipelineRule
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPipelineRuleResponse) GetJSON200() *PipelineRule {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetPipelineRuleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPipelineRuleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPipelineRuleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPipelineRuleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPipelineRuleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutPipelineRuleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PipelineRule
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutPipelineRuleResponse) GetJSON200() *PipelineRule {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutPipelineRuleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutPipelineRuleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutPipelineRuleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutPipelineRuleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutPipelineRuleResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13899,7 +15968,7 @@ func (c *ClientWithResponses) ListAssessmentsWithResponse(ctx context.Context, p
 
 // ListBaselinesWithResponse List baselines
 //
-// Reference values are left out of the versions; get a version to see them.
+// Reference values are left out of the versions; get a version to see them. For a pipeline, baselines that its rules are not about are left out, so that a page may hold fewer than `limit`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -14289,6 +16358,111 @@ func (c *ClientWithResponses) ActivateEnrollmentWithResponse(ctx context.Context
 	return ParseActivateEnrollmentResponse(rsp)
 }
 
+// ListIdentityProvidersWithResponse List identity providers
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/identity-providers (the `ListIdentityProviders` operationId).
+func (c *ClientWithResponses) ListIdentityProvidersWithResponse(ctx context.Context, params *ListIdentityProvidersParams, reqEditors ...RequestEditorFn) (*ListIdentityProvidersResponse, error) {
+	rsp, err := c.ListIdentityProviders(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListIdentityProvidersResponse(rsp)
+}
+
+// CreateIdentityProviderWithBodyWithResponse Accept the identity tokens of an issuer
+//
+// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+// to the default tenant; audiences of another tenant are refused.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+func (c *ClientWithResponses) CreateIdentityProviderWithBodyWithResponse(ctx context.Context, params *CreateIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateIdentityProviderResponse, error) {
+	rsp, err := c.CreateIdentityProviderWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateIdentityProviderResponse(rsp)
+}
+
+// CreateIdentityProviderWithResponse Accept the identity tokens of an issuer
+//
+// An OpenID Connect issuer, by discovery. That a token is accepted allows nothing yet: see
+// `/v1/pipeline-rules`. The issuer is asked for its keys when the first token comes. An audience belongs to the tenant whose id ends it after a slash or colon, else
+// to the default tenant; audiences of another tenant are refused.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/identity-providers (the `CreateIdentityProvider` operationId).
+func (c *ClientWithResponses) CreateIdentityProviderWithResponse(ctx context.Context, params *CreateIdentityProviderParams, body CreateIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateIdentityProviderResponse, error) {
+	rsp, err := c.CreateIdentityProvider(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateIdentityProviderResponse(rsp)
+}
+
+// DeleteIdentityProviderWithResponse Delete an identity provider
+//
+// Its tokens are refused from now on. Rules that name it have to be deleted first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/identity-providers/{provider_id} (the `DeleteIdentityProvider` operationId).
+func (c *ClientWithResponses) DeleteIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, params *DeleteIdentityProviderParams, reqEditors ...RequestEditorFn) (*DeleteIdentityProviderResponse, error) {
+	rsp, err := c.DeleteIdentityProvider(ctx, providerID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteIdentityProviderResponse(rsp)
+}
+
+// GetIdentityProviderWithResponse Get an identity provider
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/identity-providers/{provider_id} (the `GetIdentityProvider` operationId).
+func (c *ClientWithResponses) GetIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, reqEditors ...RequestEditorFn) (*GetIdentityProviderResponse, error) {
+	rsp, err := c.GetIdentityProvider(ctx, providerID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetIdentityProviderResponse(rsp)
+}
+
+// PutIdentityProviderWithBodyWithResponse Change an identity provider
+//
+// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+func (c *ClientWithResponses) PutIdentityProviderWithBodyWithResponse(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutIdentityProviderResponse, error) {
+	rsp, err := c.PutIdentityProviderWithBody(ctx, providerID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutIdentityProviderResponse(rsp)
+}
+
+// PutIdentityProviderWithResponse Change an identity provider
+//
+// Replaces everything but the issuer, which stays. Takes effect at once, and forgets the issuer's keys, so that the next token fetches them anew.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
+func (c *ClientWithResponses) PutIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*PutIdentityProviderResponse, error) {
+	rsp, err := c.PutIdentityProvider(ctx, providerID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutIdentityProviderResponse(rsp)
+}
+
 // ListJoinTokensWithResponse List join tokens
 //
 // The tokens themselves are never shown again.
@@ -14610,6 +16784,139 @@ func (c *ClientWithResponses) GetOverviewWithResponse(ctx context.Context, reqEd
 		return nil, err
 	}
 	return ParseGetOverviewResponse(rsp)
+}
+
+// ListPipelineRulesWithResponse List pipeline rules
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
+func (c *ClientWithResponses) ListPipelineRulesWithResponse(ctx context.Context, params *ListPipelineRulesParams, reqEditors ...RequestEditorFn) (*ListPipelineRulesResponse, error) {
+	rsp, err := c.ListPipelineRules(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPipelineRulesResponse(rsp)
+}
+
+// CreatePipelineRuleWithBodyWithResponse Let pipelines write baselines
+//
+// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+// is meant.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+func (c *ClientWithResponses) CreatePipelineRuleWithBodyWithResponse(ctx context.Context, params *CreatePipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePipelineRuleResponse, error) {
+	rsp, err := c.CreatePipelineRuleWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePipelineRuleResponse(rsp)
+}
+
+// CreatePipelineRuleWithResponse Let pipelines write baselines
+//
+// What no rule allows is refused. A rule that would admit every token of its issuer is refused, and so is,
+// for an issuer that gives tokens to everybody (GitHub, gitlab.com), one that does not say whose pipeline
+// is meant.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pipeline-rules (the `CreatePipelineRule` operationId).
+func (c *ClientWithResponses) CreatePipelineRuleWithResponse(ctx context.Context, params *CreatePipelineRuleParams, body CreatePipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePipelineRuleResponse, error) {
+	rsp, err := c.CreatePipelineRule(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePipelineRuleResponse(rsp)
+}
+
+// TestPipelineRulesWithBodyWithResponse Say which rules admit a token's claims
+//
+// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+func (c *ClientWithResponses) TestPipelineRulesWithBodyWithResponse(ctx context.Context, params *TestPipelineRulesParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TestPipelineRulesResponse, error) {
+	rsp, err := c.TestPipelineRulesWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestPipelineRulesResponse(rsp)
+}
+
+// TestPipelineRulesWithResponse Say which rules admit a token's claims
+//
+// Changes nothing and verifies nothing. Says of each rule of the identity provider whether it is about a token with these claims, and whether it allows the attempt, where one is given.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pipeline-rules/test (the `TestPipelineRules` operationId).
+func (c *ClientWithResponses) TestPipelineRulesWithResponse(ctx context.Context, params *TestPipelineRulesParams, body TestPipelineRulesJSONRequestBody, reqEditors ...RequestEditorFn) (*TestPipelineRulesResponse, error) {
+	rsp, err := c.TestPipelineRules(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestPipelineRulesResponse(rsp)
+}
+
+// DeletePipelineRuleWithResponse Delete a pipeline rule
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/pipeline-rules/{rule_id} (the `DeletePipelineRule` operationId).
+func (c *ClientWithResponses) DeletePipelineRuleWithResponse(ctx context.Context, ruleID RuleID, params *DeletePipelineRuleParams, reqEditors ...RequestEditorFn) (*DeletePipelineRuleResponse, error) {
+	rsp, err := c.DeletePipelineRule(ctx, ruleID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeletePipelineRuleResponse(rsp)
+}
+
+// GetPipelineRuleWithResponse Get a pipeline rule
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/pipeline-rules/{rule_id} (the `GetPipelineRule` operationId).
+func (c *ClientWithResponses) GetPipelineRuleWithResponse(ctx context.Context, ruleID RuleID, reqEditors ...RequestEditorFn) (*GetPipelineRuleResponse, error) {
+	rsp, err := c.GetPipelineRule(ctx, ruleID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPipelineRuleResponse(rsp)
+}
+
+// PutPipelineRuleWithBodyWithResponse Change a pipeline rule
+//
+// Replaces it whole, at once.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+func (c *ClientWithResponses) PutPipelineRuleWithBodyWithResponse(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutPipelineRuleResponse, error) {
+	rsp, err := c.PutPipelineRuleWithBody(ctx, ruleID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutPipelineRuleResponse(rsp)
+}
+
+// PutPipelineRuleWithResponse Change a pipeline rule
+//
+// Replaces it whole, at once.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/pipeline-rules/{rule_id} (the `PutPipelineRule` operationId).
+func (c *ClientWithResponses) PutPipelineRuleWithResponse(ctx context.Context, ruleID RuleID, params *PutPipelineRuleParams, body PutPipelineRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*PutPipelineRuleResponse, error) {
+	rsp, err := c.PutPipelineRule(ctx, ruleID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutPipelineRuleResponse(rsp)
 }
 
 // ListPoliciesWithResponse List policies
@@ -16046,6 +18353,167 @@ func ParseActivateEnrollmentResponse(rsp *http.Response) (*ActivateEnrollmentRes
 	return response, nil
 }
 
+// ParseListIdentityProvidersResponse parses an HTTP response from a ListIdentityProvidersWithResponse call
+func ParseListIdentityProvidersResponse(rsp *http.Response) (*ListIdentityProvidersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListIdentityProvidersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IdentityProviderList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateIdentityProviderResponse parses an HTTP response from a CreateIdentityProviderWithResponse call
+func ParseCreateIdentityProviderResponse(rsp *http.Response) (*CreateIdentityProviderResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateIdentityProviderResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IdentityProvider
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteIdentityProviderResponse parses an HTTP response from a DeleteIdentityProviderWithResponse call
+func ParseDeleteIdentityProviderResponse(rsp *http.Response) (*DeleteIdentityProviderResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteIdentityProviderResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetIdentityProviderResponse parses an HTTP response from a GetIdentityProviderWithResponse call
+func ParseGetIdentityProviderResponse(rsp *http.Response) (*GetIdentityProviderResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetIdentityProviderResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IdentityProvider
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutIdentityProviderResponse parses an HTTP response from a PutIdentityProviderWithResponse call
+func ParsePutIdentityProviderResponse(rsp *http.Response) (*PutIdentityProviderResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutIdentityProviderResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IdentityProvider
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListJoinTokensResponse parses an HTTP response from a ListJoinTokensWithResponse call
 func ParseListJoinTokensResponse(rsp *http.Response) (*ListJoinTokensResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -16512,6 +18980,200 @@ func ParseGetOverviewResponse(rsp *http.Response) (*GetOverviewResponse, error) 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Overview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListPipelineRulesResponse parses an HTTP response from a ListPipelineRulesWithResponse call
+func ParseListPipelineRulesResponse(rsp *http.Response) (*ListPipelineRulesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPipelineRulesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PipelineRuleList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreatePipelineRuleResponse parses an HTTP response from a CreatePipelineRuleWithResponse call
+func ParseCreatePipelineRuleResponse(rsp *http.Response) (*CreatePipelineRuleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreatePipelineRuleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest PipelineRule
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseTestPipelineRulesResponse parses an HTTP response from a TestPipelineRulesWithResponse call
+func ParseTestPipelineRulesResponse(rsp *http.Response) (*TestPipelineRulesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TestPipelineRulesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PipelineRuleOutcomes
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeletePipelineRuleResponse parses an HTTP response from a DeletePipelineRuleWithResponse call
+func ParseDeletePipelineRuleResponse(rsp *http.Response) (*DeletePipelineRuleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeletePipelineRuleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPipelineRuleResponse parses an HTTP response from a GetPipelineRuleWithResponse call
+func ParseGetPipelineRuleResponse(rsp *http.Response) (*GetPipelineRuleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPipelineRuleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PipelineRule
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutPipelineRuleResponse parses an HTTP response from a PutPipelineRuleWithResponse call
+func ParsePutPipelineRuleResponse(rsp *http.Response) (*PutPipelineRuleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutPipelineRuleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PipelineRule
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -101,6 +101,7 @@ type baselineVersionView struct {
 	MoreEvents int
 	Claims     []referenceText
 	Provenance []referenceText
+	Verified   []referenceText // what the identity token of the pipeline said that made it
 	IMAFiles   int
 	Diff       *attest.VersionDiff // nil where there is nothing to compare with
 	Done       string
@@ -143,6 +144,8 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	view.Claims = texts(v.Reference.Claims)
 	var provenance map[string]json.RawMessage
 	if len(v.Provenance) > 0 && json.Unmarshal(v.Provenance, &provenance) == nil {
+		view.Verified = verifiedTexts(provenance["verified"])
+		delete(provenance, "verified")
 		view.Provenance = texts(provenance)
 	}
 	if v.Reference.IMA != nil {
@@ -153,6 +156,20 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	}
 	h.render(w, r, s, http.StatusOK, "baseline-version", v.Name+", version "+strconv.Itoa(n), view)
 	return nil
+}
+
+// verifiedTexts lists who made a version, as the store recorded it of a verified token: issuer and subject first, then
+// the claims. Empty where it was no pipeline.
+func verifiedTexts(raw json.RawMessage) []referenceText {
+	var v struct {
+		Provider, Issuer, Subject, Rule string
+		Claims                          map[string]json.RawMessage
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &v) != nil {
+		return nil
+	}
+	out := []referenceText{{"issuer", v.Issuer}, {"subject", v.Subject}, {"pipeline rule", v.Rule}}
+	return append(out, texts(v.Claims)...)
 }
 
 // texts sorts JSON values by name; plain strings lose their quotes.

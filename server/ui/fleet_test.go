@@ -48,6 +48,10 @@ type fleet struct {
 
 var lead = store.Actor{Kind: "admin", ID: "test"}
 
+// pipeline is one whose identity token was verified.
+var pipeline = store.Actor{Kind: "pipeline", ID: "https://token.actions.githubusercontent.com|repo:acme/images:ref:refs/heads/main", Identity: json.RawMessage(
+	`{"provider": "github", "issuer": "https://token.actions.githubusercontent.com", "subject": "repo:acme/images:ref:refs/heads/main", "rule": "release images", "claims": {"run_id": "99381", "workflow_ref": "acme/images/.github/workflows/image.yml@refs/heads/main"}}`)}
+
 // boot is the evidence of one capture, decoded.
 func boot(t testing.TB, variant, ak string) (*verifier.Evidence, []byte, *tpm.Public, []byte) {
 	t.Helper()
@@ -242,7 +246,7 @@ func newFleet(t testing.TB) *fleet {
 	must(t, err)
 	f.baseline, err = db.CreateBaseline(ctx, f.tenant, "debian-12 web", verifier.Selector{Platform: []string{"azure", "gcp", "vmware"}},
 		store.BaselineVersion{Reference: reference, Origin: "captured", State: "active", CreatedBy: "ops-admin",
-			Provenance: json.RawMessage(`{"repository": "acme/images", "commit": "4f2a9c1", "build_url": "https://ci.example/builds/812"}`)}, start.Add(2*time.Minute), lead)
+			Provenance: json.RawMessage(`{"repository": "acme/images", "commit": "4f2a9c1", "build_url": "https://ci.example/builds/812"}`)}, start.Add(2*time.Minute), pipeline)
 	must(t, err)
 	f.judge(t, "web-1", "sb-on-2", "rsassa", now.Add(-8*time.Hour), 12)
 	f.judge(t, "web-2", "sb-on-otherbox", "rsassa", now.Add(-4*time.Hour), 6)

@@ -3,6 +3,7 @@ package ui_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -55,7 +56,7 @@ func TestPagesSayWhatIsKnown(t *testing.T) {
 		"/ui/verdicts":        {"web-1", "db-1"},
 		"/ui/verdicts?machine=" + f.machines["web-3"].String():            {"Verdicts of web-3", "Affirming", "Contraindicated"},
 		"/ui/baselines/" + f.baseline.BaselineID.String():                 {"Version 1", "Active", "baselines promote"},
-		"/ui/baselines/" + f.baseline.BaselineID.String() + "/versions/1": {"acme/images", "4f2a9c1", "PCR values", "Secure Boot", "required"},
+		"/ui/baselines/" + f.baseline.BaselineID.String() + "/versions/1": {"acme/images", "4f2a9c1", "PCR values", "Secure Boot", "required", "Made by a pipeline, verified", "repo:acme/images:ref:refs/heads/main", "release images", "99381"},
 	} {
 		res, page := get(t, c, site.URL+path)
 		if res.StatusCode != http.StatusOK {
@@ -209,8 +210,11 @@ func hostileFleet(t testing.TB) (*fleet, http.Handler) {
 	alerts, _, err := db.ListAlerts(ctx, f.tenant, store.AlertFilter{}, store.Page{}, f.now)
 	must(t, err)
 	f.alerts["hostile"] = alerts[0]
+	said, err := json.Marshal(map[string]any{"issuer": text, "subject": text, "rule": text, "claims": map[string]string{text: text}})
+	must(t, err)
+	hostile := store.Actor{Kind: "pipeline", ID: text, Identity: said}
 	f.baseline, err = db.CreateBaseline(ctx, f.tenant, text, verifier.Selector{Labels: map[string]string{text: text}}, store.BaselineVersion{Origin: "registered", State: "active", CreatedBy: text,
-		Provenance: []byte(`{"repository": "<script>document.title='owned'</script>\u202e"}`), Reference: verifier.ReferenceValues{Events: []verifier.ReferenceEvent{{PCR: 8, Description: text, Component: text, Type: text, Digests: map[string][]string{"sha256": {strings.Repeat("ab", 32)}}}}}}, f.now, lead)
+		Provenance: []byte(`{"repository": "<script>document.title='owned'</script>\u202e"}`), Reference: verifier.ReferenceValues{Events: []verifier.ReferenceEvent{{PCR: 8, Description: text, Component: text, Type: text, Digests: map[string][]string{"sha256": {strings.Repeat("ab", 32)}}}}}}, f.now, hostile)
 	must(t, err)
 	f.rule, err = db.CreateSuppressionRule(ctx, f.tenant, store.SuppressionRule{AlertCode: "*", Reason: text, Comment: text, State: "disabled",
 		Scope: store.SuppressionScope{AllOf: []store.SuppressionCondition{{Field: "machine.name", Contains: text}}}}, f.now, lead)

@@ -24,6 +24,12 @@ func (l *Log) Events() []Event {
 	return all
 }
 
+// LastEvents decodes the records of the last log of the buffer alone, as Events does: those that PCR leads from.
+func (l *Log) LastEvents() []Event {
+	events, _ := l.decode(l.last(), nil, false)
+	return events
+}
+
 // decode decodes the records of a segment. With proven it keeps only records that extended a PCR that
 // it names, with the digests of the banks that it names. With registers, what the log calls PCR 1 to 4 are
 // RTMR 0 to 3. contradicted lists the events whose data should be covered and is not.

@@ -1,0 +1,3 @@
+DROP TABLE pipeline_rules;
+DROP TABLE identity_provider_audiences;
+DROP TABLE identity_providers;
