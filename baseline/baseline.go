@@ -5,6 +5,7 @@
 package baseline
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/assay-verifier/assay/verifier"
@@ -163,16 +164,25 @@ func combine(over, under []verifier.Candidate, alternatives bool) []verifier.Can
 	out := make([]verifier.Candidate, 0, len(over)*len(under))
 	for _, a := range over {
 		for _, b := range under {
-			out = append(out, verifier.Candidate{Baseline: a.Baseline, Reference: verifier.Merge(a.Reference, b.Reference)})
+			out = append(out, verifier.Candidate{Baseline: a.Baseline, Layers: append(layersOf(a), layersOf(b)...), Reference: verifier.Merge(a.Reference, b.Reference)})
 		}
 	}
 	return bounded(out)
 }
 
+// layersOf are the versions that a candidate is made of. A choice among equals that another completes
+// (complete) is not of the other: it was not asked whether all of that one holds.
+func layersOf(c verifier.Candidate) []verifier.VersionRef {
+	if c.Layers == nil {
+		return []verifier.VersionRef{c.Baseline}
+	}
+	return slices.Clone(c.Layers)
+}
+
 func complete(choices []verifier.Candidate, with *verifier.Reference) []verifier.Candidate {
 	out := make([]verifier.Candidate, len(choices))
 	for i, c := range choices {
-		out[i] = verifier.Candidate{Baseline: c.Baseline, Reference: verifier.Merge(c.Reference, with)}
+		out[i] = verifier.Candidate{Baseline: c.Baseline, Layers: c.Layers, Reference: verifier.Merge(c.Reference, with)}
 	}
 	return out
 }

@@ -158,7 +158,7 @@ func TestDiff(t *testing.T) {
 		text string
 	}{
 		{verifier.Changed, "PCR values differ (platform firmware)"},
-		{verifier.Changed, "boot loader changed: grub 2.06-14; before: grub 2.06-13; added: 2.06-14; removed: 2.06-13"},
+		{verifier.Changed, "boot loader changed: grub 2.06-13 → 2.06-14"},
 		{verifier.Added, "boot loader added: fallback"},
 		{verifier.Changed, "claim secure_boot is now expected to be false; before: true"},
 		{verifier.Removed, "claim kernel_cmdline is no longer judged"},

@@ -87,6 +87,24 @@ func (e ActivationStatus) Valid() bool {
 	}
 }
 
+// Defines values for AlertDecisionDecision.
+const (
+	AlertDecisionDecisionApproved AlertDecisionDecision = "approved"
+	AlertDecisionDecisionRefused  AlertDecisionDecision = "refused"
+)
+
+// Valid indicates whether the value is a known member of the AlertDecisionDecision enum.
+func (e AlertDecisionDecision) Valid() bool {
+	switch e {
+	case AlertDecisionDecisionApproved:
+		return true
+	case AlertDecisionDecisionRefused:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AlertStatus.
 const (
 	AlertStatusActive     AlertStatus = "active"
@@ -105,6 +123,42 @@ func (e AlertStatus) Valid() bool {
 	case AlertStatusInProgress:
 		return true
 	case AlertStatusResolved:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ApprovalScope.
+const (
+	ApprovalScopeBaseline ApprovalScope = "baseline"
+	ApprovalScopeMachine  ApprovalScope = "machine"
+)
+
+// Valid indicates whether the value is a known member of the ApprovalScope enum.
+func (e ApprovalScope) Valid() bool {
+	switch e {
+	case ApprovalScopeBaseline:
+		return true
+	case ApprovalScopeMachine:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ApproveRequestState.
+const (
+	ApproveRequestStateActive ApproveRequestState = "active"
+	ApproveRequestStateDraft  ApproveRequestState = "draft"
+)
+
+// Valid indicates whether the value is a known member of the ApproveRequestState enum.
+func (e ApproveRequestState) Valid() bool {
+	switch e {
+	case ApproveRequestStateActive:
+		return true
+	case ApproveRequestStateDraft:
 		return true
 	default:
 		return false
@@ -340,6 +394,7 @@ func (e CollateralSource) Valid() bool {
 const (
 	DeviationKindAdded   DeviationKind = "added"
 	DeviationKindChanged DeviationKind = "changed"
+	DeviationKindMoved   DeviationKind = "moved"
 	DeviationKindRemoved DeviationKind = "removed"
 )
 
@@ -349,6 +404,8 @@ func (e DeviationKind) Valid() bool {
 	case DeviationKindAdded:
 		return true
 	case DeviationKindChanged:
+		return true
+	case DeviationKindMoved:
 		return true
 	case DeviationKindRemoved:
 		return true
@@ -997,6 +1054,7 @@ func (e TokenAlgorithm) Valid() bool {
 const (
 	TrialDeviationKindAdded   TrialDeviationKind = "added"
 	TrialDeviationKindChanged TrialDeviationKind = "changed"
+	TrialDeviationKindMoved   TrialDeviationKind = "moved"
 	TrialDeviationKindRemoved TrialDeviationKind = "removed"
 )
 
@@ -1006,6 +1064,8 @@ func (e TrialDeviationKind) Valid() bool {
 	case TrialDeviationKindAdded:
 		return true
 	case TrialDeviationKindChanged:
+		return true
+	case TrialDeviationKindMoved:
 		return true
 	case TrialDeviationKindRemoved:
 		return true
@@ -1119,6 +1179,27 @@ func (e VerdictStatus) Valid() bool {
 	}
 }
 
+// Defines values for VersionApprovalStatus.
+const (
+	VersionApprovalStatusApproved    VersionApprovalStatus = "approved"
+	VersionApprovalStatusNotRequired VersionApprovalStatus = "not_required"
+	VersionApprovalStatusPending     VersionApprovalStatus = "pending"
+)
+
+// Valid indicates whether the value is a known member of the VersionApprovalStatus enum.
+func (e VersionApprovalStatus) Valid() bool {
+	switch e {
+	case VersionApprovalStatusApproved:
+		return true
+	case VersionApprovalStatusNotRequired:
+		return true
+	case VersionApprovalStatusPending:
+		return true
+	default:
+		return false
+	}
+}
+
 // APIToken defines model for APIToken.
 type APIToken struct {
 	CreatedAt  time.Time          `json:"created_at"`
@@ -1196,9 +1277,12 @@ type ActivationRequest struct {
 // Alert defines model for Alert.
 type Alert struct {
 	// Code Example: attestation_failed
-	Code        string `json:"code"`
-	Count       int64  `json:"count"`
-	Description string `json:"description"`
+	Code  string `json:"code"`
+	Count int64  `json:"count"`
+
+	// Decisions Approvals and refusals, newest first; left out of lists.
+	Decisions   *[]AlertDecision `json:"decisions,omitempty"`
+	Description string           `json:"description"`
 
 	// DisplayName Example: Attestation failed for your virtual machine
 	DisplayName string             `json:"display_name"`
@@ -1224,6 +1308,27 @@ type Alert struct {
 	VerdictID openapi_types.UUID `json:"verdict_id"`
 }
 
+// AlertDecision defines model for AlertDecision.
+type AlertDecision struct {
+	At time.Time `json:"at"`
+
+	// Baseline A version, and its state now.
+	Baseline *VersionLink `json:"baseline,omitempty"`
+
+	// By The principal.
+	//
+	// Example: admin:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	By       string                `json:"by"`
+	Comment  string                `json:"comment"`
+	Decision AlertDecisionDecision `json:"decision"`
+
+	// VerdictID The verdict that was decided about.
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
+// AlertDecisionDecision defines model for AlertDecision.Decision.
+type AlertDecisionDecision string
+
 // AlertList defines model for AlertList.
 type AlertList struct {
 	Items []Alert `json:"items"`
@@ -1234,6 +1339,105 @@ type AlertList struct {
 
 // AlertStatus defines model for AlertStatus.
 type AlertStatus string
+
+// Approval defines model for Approval.
+type Approval struct {
+	At time.Time `json:"at"`
+
+	// By The principal.
+	By      string `json:"by"`
+	Comment string `json:"comment"`
+}
+
+// ApprovalPreview defines model for ApprovalPreview.
+type ApprovalPreview struct {
+	AlertID openapi_types.UUID `json:"alert_id"`
+
+	// BasedOn The active version that the new one is made out of; 0 where a baseline is made.
+	BasedOn int `json:"based_on"`
+
+	// BaselineID The baseline that gets a version; null where one of the machine's own is made.
+	BaselineID *openapi_types.UUID `json:"baseline_id"`
+
+	// Changes What the version would change.
+	Changes []Deviation `json:"changes"`
+
+	// Deviations What the machine measured against it.
+	Deviations []Deviation `json:"deviations"`
+	Name       string      `json:"name"`
+
+	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
+	ReferenceValues ReferenceValues `json:"reference_values"`
+	RefusedBefore   *AlertDecision  `json:"refused_before,omitempty"`
+
+	// Remaining What the same evidence would fail by all the same.
+	Remaining            []string `json:"remaining"`
+	SecondPersonRequired bool     `json:"second_person_required"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector  Selector           `json:"selector"`
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
+// ApprovalResult defines model for ApprovalResult.
+type ApprovalResult struct {
+	// Changes From the version before, in plain words.
+	Changes []Deviation `json:"changes"`
+
+	// Remaining What the same evidence fails by all the same.
+	Remaining []string        `json:"remaining"`
+	Version   BaselineVersion `json:"version"`
+}
+
+// ApprovalScope `baseline`: a version of the baseline that was deviated from, for all that it covers. `machine`: a layer of this machine's own.
+type ApprovalScope string
+
+// ApproveRequest defines model for ApproveRequest.
+type ApproveRequest struct {
+	// BasedOn The version that the preview was based on; another one is `version_changed`.
+	BasedOn *int `json:"based_on,omitempty"`
+
+	// BaselineID Of several baselines that were deviated from, the one that is meant.
+	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
+
+	// Comment Why. It is kept.
+	//
+	// Example: Kernel 6.1.0-28, rolled out by change 4711
+	Comment DecisionComment `json:"comment"`
+
+	// Force Also where the same deviations were refused before.
+	Force *bool `json:"force,omitempty"`
+
+	// GraceUntil As in a promotion.
+	GraceUntil *time.Time `json:"grace_until,omitempty"`
+
+	// GraceUntilMovedPercent As in a promotion.
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
+
+	// Replace What was measured takes the place of what was expected; otherwise both are allowed. With a rollout window it tells machines that have moved from those that have not.
+	Replace *bool `json:"replace,omitempty"`
+
+	// Scope `baseline`: a version of the baseline that was deviated from, for all that it covers. `machine`: a layer of this machine's own.
+	Scope *ApprovalScope       `json:"scope,omitempty"`
+	State *ApproveRequestState `json:"state,omitempty"`
+
+	// VerdictID The verdict that was looked at; another one is `version_changed`.
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
+// ApproveRequestState defines model for ApproveRequest.State.
+type ApproveRequestState string
+
+// ApproveVersionRequest defines model for ApproveVersionRequest.
+type ApproveVersionRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
+}
 
 // Assessment defines model for Assessment.
 type Assessment struct {
@@ -1309,6 +1513,18 @@ type Baseline struct {
 	Versions []BaselineVersion `json:"versions"`
 }
 
+// BaselineDiff defines model for BaselineDiff.
+type BaselineDiff struct {
+	Changes []Deviation `json:"changes"`
+
+	// From 0 where there is no version to compare with.
+	From int `json:"from"`
+
+	// More Changes beyond the first 2000.
+	More int `json:"more"`
+	To   int `json:"to"`
+}
+
 // BaselineInput defines model for BaselineInput.
 type BaselineInput struct {
 	// Name Example: web-1
@@ -1350,8 +1566,21 @@ type BaselineState string
 // BaselineVersion defines model for BaselineVersion.
 type BaselineVersion struct {
 	ActiveUntil *time.Time `json:"active_until"`
-	CreatedAt   time.Time  `json:"created_at"`
-	CreatedBy   string     `json:"created_by"`
+
+	// Approval The two-person rule, as far as it concerns a version.
+	Approval *VersionApproval `json:"approval,omitempty"`
+
+	// BasedOn The version that it was made out of by approving an alert.
+	BasedOn   *int       `json:"based_on,omitempty"`
+	ChangedAt *time.Time `json:"changed_at,omitempty"`
+
+	// ChangedBy Who changed its state last; absent if nobody has.
+	ChangedBy *string   `json:"changed_by,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// GraceUntilMovedPercent Grace ends once that share of the machines has moved; null for no such end.
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
 
 	// ID Of the baseline.
 	ID openapi_types.UUID `json:"id"`
@@ -1525,6 +1754,11 @@ type Comment = string
 // Counts defines model for Counts.
 type Counts map[string]int64
 
+// DecisionComment Why. It is kept.
+//
+// Example: Kernel 6.1.0-28, rolled out by change 4711
+type DecisionComment = string
+
 // DecodedEvent defines model for DecodedEvent.
 type DecodedEvent struct {
 	// Component Example: secure_boot_policy
@@ -1559,6 +1793,11 @@ type Deviation struct {
 	// Example: sha256
 	Bank *string `json:"bank,omitempty"`
 
+	// Before What was expected in its place.
+	//
+	// Example: grubx64.efi, version 2.06-13
+	Before *string `json:"before,omitempty"`
+
 	// Component Example: boot_loader
 	Component string `json:"component"`
 
@@ -1569,8 +1808,20 @@ type Deviation struct {
 	EventType string `json:"event_type"`
 
 	// Expected Hex digests, or values of a claim.
-	Expected []string      `json:"expected"`
-	Kind     DeviationKind `json:"kind"`
+	Expected []string `json:"expected"`
+
+	// Kind `moved` is between two versions only: the same digest in another register.
+	Kind DeviationKind `json:"kind"`
+
+	// KnownFrom Other reference values that list what was measured.
+	//
+	// Example: baseline web version 8, draft
+	KnownFrom *string `json:"known_from,omitempty"`
+
+	// Now What is measured, in plain words; for a file its path.
+	//
+	// Example: grubx64.efi, version 2.06-14
+	Now *string `json:"now,omitempty"`
 
 	// Pcr -1 where no single PCR carries it.
 	//
@@ -1578,7 +1829,7 @@ type Deviation struct {
 	Pcr int `json:"pcr"`
 }
 
-// DeviationKind defines model for Deviation.Kind.
+// DeviationKind `moved` is between two versions only: the same digest in another register.
 type DeviationKind string
 
 // DryRunRequest defines model for DryRunRequest.
@@ -1925,6 +2176,14 @@ type JoinTokenList struct {
 //
 // Example: {"env":"prod"}
 type Labels map[string]string
+
+// LayerRef defines model for LayerRef.
+type LayerRef struct {
+	ID string `json:"id"`
+
+	// Version Example: 3
+	Version int `json:"version"`
+}
 
 // Machine defines model for Machine.
 type Machine struct {
@@ -2414,8 +2673,31 @@ type ProblemError struct {
 
 // PromoteRequest defines model for PromoteRequest.
 type PromoteRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
+
 	// GraceUntil Until when the version that is replaced stays valid.
 	GraceUntil *time.Time `json:"grace_until,omitempty"`
+
+	// GraceUntilMovedPercent Until that share of the covered, attesting machines has moved on; see the rollout.
+	//
+	// Example: 95
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
+}
+
+// Proposal What becomes of a draft once a second person has approved.
+type Proposal struct {
+	Activate bool `json:"activate"`
+
+	// AlertID The alert that it came from.
+	AlertID                *openapi_types.UUID `json:"alert_id,omitempty"`
+	GraceUntil             *time.Time          `json:"grace_until,omitempty"`
+	GraceUntilMovedPercent *int                `json:"grace_until_moved_percent,omitempty"`
 }
 
 // Provenance Which pipeline run made the reference values.
@@ -2568,6 +2850,17 @@ type RecommendationStatus string
 // ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 type ReferenceValues = json.RawMessage
 
+// RefuseRequest defines model for RefuseRequest.
+type RefuseRequest struct {
+	// Comment Why. It is kept.
+	//
+	// Example: Kernel 6.1.0-28, rolled out by change 4711
+	Comment DecisionComment `json:"comment"`
+
+	// VerdictID The verdict that was looked at; another one is `version_changed`.
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
 // RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
 type RestingHow string
 
@@ -2615,6 +2908,12 @@ type RestingVersionList struct {
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RetireRequest defines model for RetireRequest.
+type RetireRequest struct {
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
 }
 
 // Revocations defines model for Revocations.
@@ -2676,6 +2975,84 @@ type RevokedEntry struct {
 
 // RevokedEntryKind defines model for RevokedEntry.Kind.
 type RevokedEntryKind string
+
+// Rollout defines model for Rollout.
+type Rollout struct {
+	ActiveVersion *int `json:"active_version"`
+
+	// Attesting Of them those whose last genuine evidence is younger than seven days. All other figures are of these.
+	Attesting  int64              `json:"attesting"`
+	BaselineID openapi_types.UUID `json:"baseline_id"`
+
+	// Behind Affirmed last by an older version.
+	Behind int64 `json:"behind"`
+
+	// Covered Machines with an attestation key that the selector chooses.
+	Covered int64          `json:"covered"`
+	Grace   []RolloutGrace `json:"grace"`
+
+	// Moved Affirmed last by the active version.
+	Moved int64 `json:"moved"`
+
+	// MovedPercent Of `attesting`, rounded down to a tenth; 0 where there is none.
+	//
+	// Example: 91.6
+	MovedPercent float64 `json:"moved_percent"`
+	Name         string  `json:"name"`
+
+	// None Affirmed by no version of this baseline.
+	None     int64              `json:"none"`
+	NotMoved RolloutMachineList `json:"not_moved"`
+
+	// RolledBack Of `behind` those that a newer version had affirmed before.
+	RolledBack int64 `json:"rolled_back"`
+
+	// Versions Newest activation first.
+	Versions []RolloutVersion `json:"versions"`
+}
+
+// RolloutGrace When the grace of a version ends.
+type RolloutGrace struct {
+	// Moved Machines affirmed last by a version that was activated later than this one.
+	Moved             int64      `json:"moved"`
+	MovedPercent      float64    `json:"moved_percent"`
+	Until             *time.Time `json:"until"`
+	UntilMovedPercent *int       `json:"until_moved_percent"`
+	Version           int        `json:"version"`
+}
+
+// RolloutMachine defines model for RolloutMachine.
+type RolloutMachine struct {
+	LastSeenAt  *time.Time         `json:"last_seen_at"`
+	MachineID   openapi_types.UUID `json:"machine_id"`
+	MachineName string             `json:"machine_name"`
+	RolledBack  bool               `json:"rolled_back"`
+	ScaleSet    string             `json:"scale_set"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status VerdictStatus `json:"status"`
+
+	// Version That affirmed it last; null if none did.
+	Version *int `json:"version"`
+}
+
+// RolloutMachineList defines model for RolloutMachineList.
+type RolloutMachineList struct {
+	Items []RolloutMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RolloutVersion defines model for RolloutVersion.
+type RolloutVersion struct {
+	// Machines That it affirmed last.
+	Machines int64 `json:"machines"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -2912,6 +3289,11 @@ type TrialDeviation struct {
 	// Example: sha256
 	Bank *string `json:"bank,omitempty"`
 
+	// Before What was expected in its place.
+	//
+	// Example: grubx64.efi, version 2.06-13
+	Before *string `json:"before,omitempty"`
+
 	// Component Example: boot_loader
 	Component string `json:"component"`
 
@@ -2923,11 +3305,23 @@ type TrialDeviation struct {
 	ExampleMachineIds []openapi_types.UUID `json:"example_machine_ids"`
 
 	// Expected Hex digests, or values of a claim.
-	Expected []string           `json:"expected"`
-	Kind     TrialDeviationKind `json:"kind"`
+	Expected []string `json:"expected"`
+
+	// Kind `moved` is between two versions only: the same digest in another register.
+	Kind TrialDeviationKind `json:"kind"`
+
+	// KnownFrom Other reference values that list what was measured.
+	//
+	// Example: baseline web version 8, draft
+	KnownFrom *string `json:"known_from,omitempty"`
 
 	// Machines Example: 312
 	Machines int64 `json:"machines"`
+
+	// Now What is measured, in plain words; for a file its path.
+	//
+	// Example: grubx64.efi, version 2.06-14
+	Now *string `json:"now,omitempty"`
 
 	// Pcr -1 where no single PCR carries it.
 	//
@@ -2935,7 +3329,7 @@ type TrialDeviation struct {
 	Pcr int `json:"pcr"`
 }
 
-// TrialDeviationKind defines model for TrialDeviation.Kind.
+// TrialDeviationKind `moved` is between two versions only: the same digest in another register.
 type TrialDeviationKind string
 
 // TrialLine One line of the answer as `application/x-ndjson`. The last one has `result` or `problem`.
@@ -3049,7 +3443,10 @@ type Verdict struct {
 
 	// Baseline The baseline version that was judged by; null where there was none.
 	Baseline *BaselineRef `json:"baseline"`
-	Checks   []Check      `json:"checks"`
+
+	// BaselineLayers Where baselines of several layers were met together, all of them; `baseline` is the first.
+	BaselineLayers *[]LayerRef `json:"baseline_layers,omitempty"`
+	Checks         []Check     `json:"checks"`
 
 	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed.
 	//
@@ -3153,6 +3550,32 @@ type VerifiedIdentity struct {
 	Subject string `json:"subject"`
 }
 
+// VersionApproval The two-person rule, as far as it concerns a version.
+type VersionApproval struct {
+	// Approvals Of principals beside the author, oldest first.
+	Approvals []Approval `json:"approvals"`
+
+	// Proposal What becomes of a draft once a second person has approved.
+	Proposal *Proposal `json:"proposal,omitempty"`
+
+	// Required The rule is in force for its machines.
+	Required bool                  `json:"required"`
+	Status   VersionApprovalStatus `json:"status"`
+}
+
+// VersionApprovalStatus defines model for VersionApproval.Status.
+type VersionApprovalStatus string
+
+// VersionLink A version, and its state now.
+type VersionLink struct {
+	ID   openapi_types.UUID `json:"id"`
+	Name string             `json:"name"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
+
 // VouchRequest defines model for VouchRequest.
 type VouchRequest struct {
 	// AkPublic TPMT_PUBLIC or TPM2B_PUBLIC.
@@ -3231,6 +3654,23 @@ type ActivateAlertParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// PreviewApprovalParams defines parameters for PreviewApproval.
+type PreviewApprovalParams struct {
+	Scope *ApprovalScope `form:"scope,omitempty" json:"scope,omitempty"`
+
+	// BaselineID Of several baselines that were deviated from, the one that is meant.
+	BaselineID *openapi_types.UUID `form:"baseline_id,omitempty" json:"baseline_id,omitempty"`
+
+	// Replace As in an approval.
+	Replace *bool `form:"replace,omitempty" json:"replace,omitempty"`
+}
+
+// ApproveAlertParams defines parameters for ApproveAlert.
+type ApproveAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DismissAlertParams defines parameters for DismissAlert.
 type DismissAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3239,6 +3679,12 @@ type DismissAlertParams struct {
 
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RefuseAlertParams defines parameters for RefuseAlert.
+type RefuseAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -3299,10 +3745,30 @@ type CreateBaselineParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetBaselineRolloutParams defines parameters for GetBaselineRollout.
+type GetBaselineRolloutParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ApproveBaselineVersionParams defines parameters for ApproveBaselineVersion.
+type ApproveBaselineVersionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DiffBaselineVersionParams defines parameters for DiffBaselineVersion.
+type DiffBaselineVersionParams struct {
+	From *int `form:"from,omitempty" json:"from,omitempty"`
 }
 
 // PromoteBaselineVersionParams defines parameters for PromoteBaselineVersion.
@@ -3654,6 +4120,12 @@ type ListTrustAnchorMachinesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ApproveAlertJSONRequestBody defines body for ApproveAlert for application/json ContentType.
+type ApproveAlertJSONRequestBody = ApproveRequest
+
+// RefuseAlertJSONRequestBody defines body for RefuseAlert for application/json ContentType.
+type RefuseAlertJSONRequestBody = RefuseRequest
+
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
 type CreateAPITokenJSONRequestBody = APITokenInput
 
@@ -3663,8 +4135,14 @@ type CreateBaselineJSONRequestBody = BaselineInput
 // CreateBaselineVersionJSONRequestBody defines body for CreateBaselineVersion for application/json ContentType.
 type CreateBaselineVersionJSONRequestBody = BaselineVersionInput
 
+// ApproveBaselineVersionJSONRequestBody defines body for ApproveBaselineVersion for application/json ContentType.
+type ApproveBaselineVersionJSONRequestBody = ApproveVersionRequest
+
 // PromoteBaselineVersionJSONRequestBody defines body for PromoteBaselineVersion for application/json ContentType.
 type PromoteBaselineVersionJSONRequestBody = PromoteRequest
+
+// RetireBaselineVersionJSONRequestBody defines body for RetireBaselineVersion for application/json ContentType.
+type RetireBaselineVersionJSONRequestBody = RetireRequest
 
 // ActivateEnrollmentJSONRequestBody defines body for ActivateEnrollment for application/json ContentType.
 type ActivateEnrollmentJSONRequestBody = ActivationRequest
@@ -3734,12 +4212,21 @@ type ServerInterface interface {
 	// ActivateAlert Make an alert active again
 	// (POST /v1/alerts/{alert_id}/activate)
 	ActivateAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ActivateAlertParams)
+	// PreviewApproval What approving an alert would allow
+	// (GET /v1/alerts/{alert_id}/approval)
+	PreviewApproval(w http.ResponseWriter, r *http.Request, alertID AlertID, params PreviewApprovalParams)
+	// ApproveAlert Approve what an alert is about into a new baseline version
+	// (POST /v1/alerts/{alert_id}/approve)
+	ApproveAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ApproveAlertParams)
 	// DismissAlert Dismiss an alert
 	// (POST /v1/alerts/{alert_id}/dismiss)
 	DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams)
 	// ProgressAlert Mark an alert as being worked on
 	// (POST /v1/alerts/{alert_id}/in-progress)
 	ProgressAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ProgressAlertParams)
+	// RefuseAlert Refuse what an alert is about
+	// (POST /v1/alerts/{alert_id}/refuse)
+	RefuseAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params RefuseAlertParams)
 	// ResolveAlert Resolve an alert
 	// (POST /v1/alerts/{alert_id}/resolve)
 	ResolveAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ResolveAlertParams)
@@ -3764,6 +4251,9 @@ type ServerInterface interface {
 	// GetBaseline Get a baseline with its versions
 	// (GET /v1/baselines/{baseline_id})
 	GetBaseline(w http.ResponseWriter, r *http.Request, baselineID BaselineID)
+	// GetBaselineRollout How far a rollout is
+	// (GET /v1/baselines/{baseline_id}/rollout)
+	GetBaselineRollout(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params GetBaselineRolloutParams)
 	// ListBaselineVersions List a baseline's versions
 	// (GET /v1/baselines/{baseline_id}/versions)
 	ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID)
@@ -3773,6 +4263,12 @@ type ServerInterface interface {
 	// GetBaselineVersion Get a version with its reference values
 	// (GET /v1/baselines/{baseline_id}/versions/{version})
 	GetBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version)
+	// ApproveBaselineVersion Approve a draft as its second person
+	// (POST /v1/baselines/{baseline_id}/versions/{version}/approve)
+	ApproveBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params ApproveBaselineVersionParams)
+	// DiffBaselineVersion What a version changes, in plain words
+	// (GET /v1/baselines/{baseline_id}/versions/{version}/diff)
+	DiffBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params DiffBaselineVersionParams)
 	// PromoteBaselineVersion Make a draft the active version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/promote)
 	PromoteBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params PromoteBaselineVersionParams)
@@ -3977,6 +4473,18 @@ func (_ Unimplemented) ActivateAlert(w http.ResponseWriter, r *http.Request, ale
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// PreviewApproval What approving an alert would allow
+// (GET /v1/alerts/{alert_id}/approval)
+func (_ Unimplemented) PreviewApproval(w http.ResponseWriter, r *http.Request, alertID AlertID, params PreviewApprovalParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ApproveAlert Approve what an alert is about into a new baseline version
+// (POST /v1/alerts/{alert_id}/approve)
+func (_ Unimplemented) ApproveAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ApproveAlertParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // DismissAlert Dismiss an alert
 // (POST /v1/alerts/{alert_id}/dismiss)
 func (_ Unimplemented) DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams) {
@@ -3986,6 +4494,12 @@ func (_ Unimplemented) DismissAlert(w http.ResponseWriter, r *http.Request, aler
 // ProgressAlert Mark an alert as being worked on
 // (POST /v1/alerts/{alert_id}/in-progress)
 func (_ Unimplemented) ProgressAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ProgressAlertParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RefuseAlert Refuse what an alert is about
+// (POST /v1/alerts/{alert_id}/refuse)
+func (_ Unimplemented) RefuseAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params RefuseAlertParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -4037,6 +4551,12 @@ func (_ Unimplemented) GetBaseline(w http.ResponseWriter, r *http.Request, basel
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// GetBaselineRollout How far a rollout is
+// (GET /v1/baselines/{baseline_id}/rollout)
+func (_ Unimplemented) GetBaselineRollout(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params GetBaselineRolloutParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListBaselineVersions List a baseline's versions
 // (GET /v1/baselines/{baseline_id}/versions)
 func (_ Unimplemented) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID) {
@@ -4052,6 +4572,18 @@ func (_ Unimplemented) CreateBaselineVersion(w http.ResponseWriter, r *http.Requ
 // GetBaselineVersion Get a version with its reference values
 // (GET /v1/baselines/{baseline_id}/versions/{version})
 func (_ Unimplemented) GetBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ApproveBaselineVersion Approve a draft as its second person
+// (POST /v1/baselines/{baseline_id}/versions/{version}/approve)
+func (_ Unimplemented) ApproveBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params ApproveBaselineVersionParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DiffBaselineVersion What a version changes, in plain words
+// (GET /v1/baselines/{baseline_id}/versions/{version}/diff)
+func (_ Unimplemented) DiffBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params DiffBaselineVersionParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -4641,6 +5173,124 @@ func (siw *ServerInterfaceWrapper) ActivateAlert(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// PreviewApproval operation middleware
+func (siw *ServerInterfaceWrapper) PreviewApproval(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PreviewApprovalParams
+
+	// ------------- Optional query parameter "scope" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "scope", r.URL.Query(), &params.Scope, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "scope"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "scope", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "baseline_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "baseline_id", r.URL.Query(), &params.BaselineID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "baseline_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "baseline_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "replace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "replace", r.URL.Query(), &params.Replace, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "replace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "replace", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PreviewApproval(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ApproveAlert operation middleware
+func (siw *ServerInterfaceWrapper) ApproveAlert(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ApproveAlertParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ApproveAlert(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DismissAlert operation middleware
 func (siw *ServerInterfaceWrapper) DismissAlert(w http.ResponseWriter, r *http.Request) {
 
@@ -4732,6 +5382,56 @@ func (siw *ServerInterfaceWrapper) ProgressAlert(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ProgressAlert(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RefuseAlert operation middleware
+func (siw *ServerInterfaceWrapper) RefuseAlert(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RefuseAlertParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RefuseAlert(w, r, alertID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5152,6 +5852,61 @@ func (siw *ServerInterfaceWrapper) GetBaseline(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// GetBaselineRollout operation middleware
+func (siw *ServerInterfaceWrapper) GetBaselineRollout(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "baseline_id" -------------
+	var baselineID BaselineID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "baseline_id", chi.URLParam(r, "baseline_id"), &baselineID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "baseline_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetBaselineRolloutParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBaselineRollout(w, r, baselineID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListBaselineVersions operation middleware
 func (siw *ServerInterfaceWrapper) ListBaselineVersions(w http.ResponseWriter, r *http.Request) {
 
@@ -5254,6 +6009,116 @@ func (siw *ServerInterfaceWrapper) GetBaselineVersion(w http.ResponseWriter, r *
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetBaselineVersion(w, r, baselineID, version)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ApproveBaselineVersion operation middleware
+func (siw *ServerInterfaceWrapper) ApproveBaselineVersion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "baseline_id" -------------
+	var baselineID BaselineID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "baseline_id", chi.URLParam(r, "baseline_id"), &baselineID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "baseline_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "version" -------------
+	var version Version
+
+	err = runtime.BindStyledParameterWithOptions("simple", "version", chi.URLParam(r, "version"), &version, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ApproveBaselineVersionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ApproveBaselineVersion(w, r, baselineID, version, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DiffBaselineVersion operation middleware
+func (siw *ServerInterfaceWrapper) DiffBaselineVersion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "baseline_id" -------------
+	var baselineID BaselineID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "baseline_id", chi.URLParam(r, "baseline_id"), &baselineID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "baseline_id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "version" -------------
+	var version Version
+
+	err = runtime.BindStyledParameterWithOptions("simple", "version", chi.URLParam(r, "version"), &version, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DiffBaselineVersionParams
+
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", r.URL.Query(), &params.From, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DiffBaselineVersion(w, r, baselineID, version, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -8129,6 +8994,15 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/alerts/{alert_id}/in-progress", wrapper.ProgressAlert)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/alerts/{alert_id}/approval", wrapper.PreviewApproval)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/alerts/{alert_id}/approve", wrapper.ApproveAlert)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/alerts/{alert_id}/refuse", wrapper.RefuseAlert)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/suppression-rules", wrapper.ListSuppressionRules)
 	})
 	r.Group(func(r chi.Router) {
@@ -8156,6 +9030,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/baselines/{baseline_id}", wrapper.GetBaseline)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/baselines/{baseline_id}/rollout", wrapper.GetBaselineRollout)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/baselines/{baseline_id}/versions", wrapper.ListBaselineVersions)
 	})
 	r.Group(func(r chi.Router) {
@@ -8169,6 +9046,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/baselines/{baseline_id}/versions/{version}/retire", wrapper.RetireBaselineVersion)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/baselines/{baseline_id}/versions/{version}/approve", wrapper.ApproveBaselineVersion)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/baselines/{baseline_id}/versions/{version}/diff", wrapper.DiffBaselineVersion)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/join-tokens", wrapper.ListJoinTokens)
@@ -8491,6 +9374,87 @@ func (response ActivateAlertdefaultApplicationProblemPlusJSONResponse) VisitActi
 	return err
 }
 
+type PreviewApprovalRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  PreviewApprovalParams
+}
+
+type PreviewApprovalResponseObject interface {
+	VisitPreviewApprovalResponse(w http.ResponseWriter) error
+}
+
+type PreviewApproval200JSONResponse ApprovalPreview
+
+func (response PreviewApproval200JSONResponse) VisitPreviewApprovalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewApprovaldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PreviewApprovaldefaultApplicationProblemPlusJSONResponse) VisitPreviewApprovalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ApproveAlertRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  ApproveAlertParams
+	Body    *ApproveAlertJSONRequestBody
+}
+
+type ApproveAlertResponseObject interface {
+	VisitApproveAlertResponse(w http.ResponseWriter) error
+}
+
+type ApproveAlert201JSONResponse ApprovalResult
+
+func (response ApproveAlert201JSONResponse) VisitApproveAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ApproveAlertdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ApproveAlertdefaultApplicationProblemPlusJSONResponse) VisitApproveAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DismissAlertRequestObject struct {
 	AlertID AlertID `json:"alert_id"`
 	Params  DismissAlertParams
@@ -8560,6 +9524,47 @@ type ProgressAlertdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ProgressAlertdefaultApplicationProblemPlusJSONResponse) VisitProgressAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RefuseAlertRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  RefuseAlertParams
+	Body    *RefuseAlertJSONRequestBody
+}
+
+type RefuseAlertResponseObject interface {
+	VisitRefuseAlertResponse(w http.ResponseWriter) error
+}
+
+type RefuseAlert200JSONResponse Alert
+
+func (response RefuseAlert200JSONResponse) VisitRefuseAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RefuseAlertdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RefuseAlertdefaultApplicationProblemPlusJSONResponse) VisitRefuseAlertResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8881,6 +9886,46 @@ func (response GetBaselinedefaultApplicationProblemPlusJSONResponse) VisitGetBas
 	return err
 }
 
+type GetBaselineRolloutRequestObject struct {
+	BaselineID BaselineID `json:"baseline_id"`
+	Params     GetBaselineRolloutParams
+}
+
+type GetBaselineRolloutResponseObject interface {
+	VisitGetBaselineRolloutResponse(w http.ResponseWriter) error
+}
+
+type GetBaselineRollout200JSONResponse Rollout
+
+func (response GetBaselineRollout200JSONResponse) VisitGetBaselineRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBaselineRolloutdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetBaselineRolloutdefaultApplicationProblemPlusJSONResponse) VisitGetBaselineRolloutResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListBaselineVersionsRequestObject struct {
 	BaselineID BaselineID `json:"baseline_id"`
 }
@@ -9001,6 +10046,89 @@ func (response GetBaselineVersiondefaultApplicationProblemPlusJSONResponse) Visi
 	return err
 }
 
+type ApproveBaselineVersionRequestObject struct {
+	BaselineID BaselineID `json:"baseline_id"`
+	Version    Version    `json:"version"`
+	Params     ApproveBaselineVersionParams
+	Body       *ApproveBaselineVersionJSONRequestBody
+}
+
+type ApproveBaselineVersionResponseObject interface {
+	VisitApproveBaselineVersionResponse(w http.ResponseWriter) error
+}
+
+type ApproveBaselineVersion200JSONResponse BaselineVersion
+
+func (response ApproveBaselineVersion200JSONResponse) VisitApproveBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ApproveBaselineVersiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ApproveBaselineVersiondefaultApplicationProblemPlusJSONResponse) VisitApproveBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffBaselineVersionRequestObject struct {
+	BaselineID BaselineID `json:"baseline_id"`
+	Version    Version    `json:"version"`
+	Params     DiffBaselineVersionParams
+}
+
+type DiffBaselineVersionResponseObject interface {
+	VisitDiffBaselineVersionResponse(w http.ResponseWriter) error
+}
+
+type DiffBaselineVersion200JSONResponse BaselineDiff
+
+func (response DiffBaselineVersion200JSONResponse) VisitDiffBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffBaselineVersiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DiffBaselineVersiondefaultApplicationProblemPlusJSONResponse) VisitDiffBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type PromoteBaselineVersionRequestObject struct {
 	BaselineID BaselineID `json:"baseline_id"`
 	Version    Version    `json:"version"`
@@ -9047,6 +10175,7 @@ type RetireBaselineVersionRequestObject struct {
 	BaselineID BaselineID `json:"baseline_id"`
 	Version    Version    `json:"version"`
 	Params     RetireBaselineVersionParams
+	Body       *RetireBaselineVersionJSONRequestBody
 }
 
 type RetireBaselineVersionResponseObject interface {
@@ -11207,12 +12336,21 @@ type StrictServerInterface interface {
 	// ActivateAlert Make an alert active again
 	// (POST /v1/alerts/{alert_id}/activate)
 	ActivateAlert(ctx context.Context, request ActivateAlertRequestObject) (ActivateAlertResponseObject, error)
+	// PreviewApproval What approving an alert would allow
+	// (GET /v1/alerts/{alert_id}/approval)
+	PreviewApproval(ctx context.Context, request PreviewApprovalRequestObject) (PreviewApprovalResponseObject, error)
+	// ApproveAlert Approve what an alert is about into a new baseline version
+	// (POST /v1/alerts/{alert_id}/approve)
+	ApproveAlert(ctx context.Context, request ApproveAlertRequestObject) (ApproveAlertResponseObject, error)
 	// DismissAlert Dismiss an alert
 	// (POST /v1/alerts/{alert_id}/dismiss)
 	DismissAlert(ctx context.Context, request DismissAlertRequestObject) (DismissAlertResponseObject, error)
 	// ProgressAlert Mark an alert as being worked on
 	// (POST /v1/alerts/{alert_id}/in-progress)
 	ProgressAlert(ctx context.Context, request ProgressAlertRequestObject) (ProgressAlertResponseObject, error)
+	// RefuseAlert Refuse what an alert is about
+	// (POST /v1/alerts/{alert_id}/refuse)
+	RefuseAlert(ctx context.Context, request RefuseAlertRequestObject) (RefuseAlertResponseObject, error)
 	// ResolveAlert Resolve an alert
 	// (POST /v1/alerts/{alert_id}/resolve)
 	ResolveAlert(ctx context.Context, request ResolveAlertRequestObject) (ResolveAlertResponseObject, error)
@@ -11237,6 +12375,9 @@ type StrictServerInterface interface {
 	// GetBaseline Get a baseline with its versions
 	// (GET /v1/baselines/{baseline_id})
 	GetBaseline(ctx context.Context, request GetBaselineRequestObject) (GetBaselineResponseObject, error)
+	// GetBaselineRollout How far a rollout is
+	// (GET /v1/baselines/{baseline_id}/rollout)
+	GetBaselineRollout(ctx context.Context, request GetBaselineRolloutRequestObject) (GetBaselineRolloutResponseObject, error)
 	// ListBaselineVersions List a baseline's versions
 	// (GET /v1/baselines/{baseline_id}/versions)
 	ListBaselineVersions(ctx context.Context, request ListBaselineVersionsRequestObject) (ListBaselineVersionsResponseObject, error)
@@ -11246,6 +12387,12 @@ type StrictServerInterface interface {
 	// GetBaselineVersion Get a version with its reference values
 	// (GET /v1/baselines/{baseline_id}/versions/{version})
 	GetBaselineVersion(ctx context.Context, request GetBaselineVersionRequestObject) (GetBaselineVersionResponseObject, error)
+	// ApproveBaselineVersion Approve a draft as its second person
+	// (POST /v1/baselines/{baseline_id}/versions/{version}/approve)
+	ApproveBaselineVersion(ctx context.Context, request ApproveBaselineVersionRequestObject) (ApproveBaselineVersionResponseObject, error)
+	// DiffBaselineVersion What a version changes, in plain words
+	// (GET /v1/baselines/{baseline_id}/versions/{version}/diff)
+	DiffBaselineVersion(ctx context.Context, request DiffBaselineVersionRequestObject) (DiffBaselineVersionResponseObject, error)
 	// PromoteBaselineVersion Make a draft the active version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/promote)
 	PromoteBaselineVersion(ctx context.Context, request PromoteBaselineVersionRequestObject) (PromoteBaselineVersionResponseObject, error)
@@ -11582,6 +12729,67 @@ func (sh *strictHandler) ActivateAlert(w http.ResponseWriter, r *http.Request, a
 	}
 }
 
+// PreviewApproval operation middleware
+func (sh *strictHandler) PreviewApproval(w http.ResponseWriter, r *http.Request, alertID AlertID, params PreviewApprovalParams) {
+	var request PreviewApprovalRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PreviewApproval(ctx, request.(PreviewApprovalRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PreviewApproval")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PreviewApprovalResponseObject); ok {
+		if err := validResponse.VisitPreviewApprovalResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ApproveAlert operation middleware
+func (sh *strictHandler) ApproveAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ApproveAlertParams) {
+	var request ApproveAlertRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	var body ApproveAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ApproveAlert(ctx, request.(ApproveAlertRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ApproveAlert")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ApproveAlertResponseObject); ok {
+		if err := validResponse.VisitApproveAlertResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DismissAlert operation middleware
 func (sh *strictHandler) DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams) {
 	var request DismissAlertRequestObject
@@ -11629,6 +12837,40 @@ func (sh *strictHandler) ProgressAlert(w http.ResponseWriter, r *http.Request, a
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ProgressAlertResponseObject); ok {
 		if err := validResponse.VisitProgressAlertResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RefuseAlert operation middleware
+func (sh *strictHandler) RefuseAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params RefuseAlertParams) {
+	var request RefuseAlertRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	var body RefuseAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RefuseAlert(ctx, request.(RefuseAlertRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RefuseAlert")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RefuseAlertResponseObject); ok {
+		if err := validResponse.VisitRefuseAlertResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -11860,6 +13102,33 @@ func (sh *strictHandler) GetBaseline(w http.ResponseWriter, r *http.Request, bas
 	}
 }
 
+// GetBaselineRollout operation middleware
+func (sh *strictHandler) GetBaselineRollout(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params GetBaselineRolloutParams) {
+	var request GetBaselineRolloutRequestObject
+
+	request.BaselineID = baselineID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBaselineRollout(ctx, request.(GetBaselineRolloutRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBaselineRollout")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBaselineRolloutResponseObject); ok {
+		if err := validResponse.VisitGetBaselineRolloutResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListBaselineVersions operation middleware
 func (sh *strictHandler) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID) {
 	var request ListBaselineVersionsRequestObject
@@ -11947,6 +13216,72 @@ func (sh *strictHandler) GetBaselineVersion(w http.ResponseWriter, r *http.Reque
 	}
 }
 
+// ApproveBaselineVersion operation middleware
+func (sh *strictHandler) ApproveBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params ApproveBaselineVersionParams) {
+	var request ApproveBaselineVersionRequestObject
+
+	request.BaselineID = baselineID
+	request.Version = version
+	request.Params = params
+
+	var body ApproveBaselineVersionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ApproveBaselineVersion(ctx, request.(ApproveBaselineVersionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ApproveBaselineVersion")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ApproveBaselineVersionResponseObject); ok {
+		if err := validResponse.VisitApproveBaselineVersionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DiffBaselineVersion operation middleware
+func (sh *strictHandler) DiffBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params DiffBaselineVersionParams) {
+	var request DiffBaselineVersionRequestObject
+
+	request.BaselineID = baselineID
+	request.Version = version
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DiffBaselineVersion(ctx, request.(DiffBaselineVersionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DiffBaselineVersion")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DiffBaselineVersionResponseObject); ok {
+		if err := validResponse.VisitDiffBaselineVersionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // PromoteBaselineVersion operation middleware
 func (sh *strictHandler) PromoteBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params PromoteBaselineVersionParams) {
 	var request PromoteBaselineVersionRequestObject
@@ -11992,6 +13327,16 @@ func (sh *strictHandler) RetireBaselineVersion(w http.ResponseWriter, r *http.Re
 	request.BaselineID = baselineID
 	request.Version = version
 	request.Params = params
+
+	var body RetireBaselineVersionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.RetireBaselineVersion(ctx, request.(RetireBaselineVersionRequestObject))

@@ -38,7 +38,20 @@ func (s *Server) GetAlert(ctx context.Context, req openapi.GetAlertRequestObject
 	if err != nil {
 		return nil, err
 	}
-	return openapi.GetAlert200JSONResponse(alertDTO(a)), nil
+	dto, err := s.withDecisions(ctx, a)
+	return openapi.GetAlert200JSONResponse(dto), err
+}
+
+// withDecisions shows an alert with what was decided about it.
+func (s *Server) withDecisions(ctx context.Context, a store.Alert) (openapi.Alert, error) {
+	out := alertDTO(a)
+	made, err := s.store.AlertDecisions(ctx, principalOf(ctx).tenant, a.ID)
+	if err != nil {
+		return out, err
+	}
+	decisions := each(made, decisionDTO)
+	out.Decisions = &decisions
+	return out, nil
 }
 
 func (s *Server) setAlert(ctx context.Context, id uuid.UUID, to openapi.AlertStatus) (openapi.Alert, error) {

@@ -56,6 +56,7 @@ func provenanceOf(p *openapi.Provenance) (json.RawMessage, error) {
 func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersion, error) {
 	out := openapi.BaselineVersion{
 		ID: v.BaselineID, Name: v.Name, Version: v.Version, State: openapi.BaselineState(v.State), ActiveUntil: utcOrNull(v.ActiveUntil),
+		GraceUntilMovedPercent: v.GraceMovedPercent, BasedOn: v.BasedOn, ChangedBy: textOrNull(v.ChangedBy), ChangedAt: utcOrNull(v.ChangedAt),
 		Selector: selectorDTO(v.Selector), Origin: openapi.BaselineVersionOrigin(v.Origin), CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy,
 	}
 	if len(v.Provenance) > 0 {
@@ -69,6 +70,8 @@ func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersi
 		out.Imported = stored.Imported
 	}
 	if withValues {
+		approval := approvalDTO(&v)
+		out.Approval = &approval
 		raw, err := json.Marshal(v.Reference)
 		if err != nil {
 			return out, fmt.Errorf("reference values of baseline %s version %d: %w", v.BaselineID, v.Version, err)
@@ -102,12 +105,12 @@ func (s *Server) CreateBaseline(ctx context.Context, req openapi.CreateBaselineR
 	if err != nil {
 		return nil, err
 	}
-	state := text(req.Body.State)
-	if state == "" {
-		state = string(openapi.BaselineStateActive)
+	p, selector, state := principalOf(ctx), selectorOf(req.Body.Selector), text(req.Body.State)
+	asked := state
+	if asked == "" { // what it becomes where the two-person rule is not in force
+		asked = string(openapi.BaselineStateActive)
 	}
-	p, selector := principalOf(ctx), selectorOf(req.Body.Selector)
-	if err := s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: req.Body.Name, Selector: selector, State: state}); err != nil {
+	if err := s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: req.Body.Name, Selector: selector, State: asked}); err != nil {
 		return nil, err
 	}
 	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
@@ -226,32 +229,4 @@ func (s *Server) GetBaselineVersion(ctx context.Context, req openapi.GetBaseline
 	}
 	dto, err := versionDTO(v, true)
 	return openapi.GetBaselineVersion200JSONResponse(dto), err
-}
-
-// PromoteBaselineVersion makes a draft the active version.
-func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.PromoteBaselineVersionRequestObject) (openapi.PromoteBaselineVersionResponseObject, error) {
-	now := s.now()
-	var grace = value(req.Body).GraceUntil
-	if err := inFuture("/grace_until", grace, now); err != nil {
-		return nil, err
-	}
-	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionPromote, ""); err != nil {
-		return nil, err
-	}
-	v, err := s.store.PromoteVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, grace, now, actorOf(ctx))
-	if err != nil {
-		return nil, err
-	}
-	dto, err := versionDTO(v, true)
-	return openapi.PromoteBaselineVersion200JSONResponse(dto), err
-}
-
-// RetireBaselineVersion ends a version.
-func (s *Server) RetireBaselineVersion(ctx context.Context, req openapi.RetireBaselineVersionRequestObject) (openapi.RetireBaselineVersionResponseObject, error) {
-	v, err := s.store.RetireVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, s.now(), actorOf(ctx))
-	if err != nil {
-		return nil, err
-	}
-	dto, err := versionDTO(v, true)
-	return openapi.RetireBaselineVersion200JSONResponse(dto), err
 }

@@ -37,6 +37,7 @@ func TestContract(t *testing.T) {
 		{"baselines", baselines},
 		{"trials", trials},
 		{"reappraisals", reappraisals},
+		{"approvals", approvals},
 		{"pipelines", pipelines},
 		{"findings", findings},
 		{"suppression", suppression},
@@ -313,9 +314,9 @@ func baselines(b *bench, m *machine) {
 	if v := b.want(200, "GET", versions+"/1", b.admin, nil).json(b.t); v["state"] != "grace" || v["active_until"] != "2099-01-01T00:00:00Z" {
 		b.t.Errorf("version 1 after promotion: %v", v)
 	}
-	b.refused("conflict", "", "POST", versions+"/2/promote", b.admin, nil)
+	b.refused("version_changed", "", "POST", versions+"/2/promote", b.admin, nil)
 	b.want(200, "POST", versions+"/1/retire", b.admin, nil)
-	b.refused("conflict", "", "POST", versions+"/1/retire", b.admin, nil)
+	b.refused("version_changed", "", "POST", versions+"/1/retire", b.admin, nil)
 	b.refused("not_found", "", "POST", versions+"/9/retire", b.admin, nil)
 	b.refused("not_found", "", "POST", versions+"/9/promote", b.admin, nil)
 	b.refused("not_found", "", "GET", "/v1/baselines/"+nobody+"/versions", b.admin, nil)

@@ -35,6 +35,9 @@ const (
 	codeIdentityConflict    = "identity_conflict"
 	codeActivationUsed      = "activation_used"
 	codeConflict            = "conflict"
+	codeVersionChanged      = "version_changed"
+	codeSecondPerson        = "second_person_required"
+	codeRefusedBefore       = "refused_before"
 	codeIdempotencyConflict = "idempotency_conflict"
 	codeBodyTooLarge        = "body_too_large"
 	codeUnsupportedMedia    = "unsupported_media_type"
@@ -106,6 +109,9 @@ func asRequestError(err error) (e *requestError, ok bool) {
 	var decode *verifier.DecodeError
 	var field *verifier.FieldError
 	var use *attest.Error
+	var changed *store.VersionChangedError
+	var second *store.SecondPersonError
+	var before *store.RefusedBeforeError
 	switch {
 	case errors.As(err, &own):
 		return own, true
@@ -119,6 +125,12 @@ func asRequestError(err error) (e *requestError, ok bool) {
 		return located(decode.Code, decode.Pointer, decode.Detail), true
 	case errors.As(err, &field):
 		return located(codeInvalidField, field.Pointer, field.Detail), true
+	case errors.As(err, &changed):
+		return refuse(codeVersionChanged, changed.What), true
+	case errors.As(err, &second):
+		return refuse(codeSecondPerson, second.What), true
+	case errors.As(err, &before):
+		return refuse(codeRefusedBefore, before.What+"; force approves them all the same"), true
 	case errors.Is(err, store.ErrNotFound):
 		return refuse(codeNotFound, "nothing with this id exists"), true
 	case errors.Is(err, store.ErrIdentityConflict):

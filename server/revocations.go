@@ -49,9 +49,9 @@ func (s *Server) GetRevokedEntry(ctx context.Context, req openapi.GetRevokedEntr
 	if !revoked {
 		return nil, refuse(codeNotFound, "this digest is not known to be revoked")
 	}
-	kind := openapi.Image
+	kind := openapi.RevokedEntryKindImage
 	if e.Certificate() {
-		kind = openapi.Certificate
+		kind = openapi.RevokedEntryKindCertificate
 	}
 	return openapi.GetRevokedEntry200JSONResponse{Sha256: req.Sha256, Kind: kind, Signed: e.Signed, Optional: e.Optional, Cves: orEmpty(e.CVEs),
 		Architecture: orNil(e.Architecture), File: orNil(e.File), Company: orNil(e.Company), Description: orNil(e.Description),

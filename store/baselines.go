@@ -13,14 +13,16 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-const versionColumns = `b.baseline_id, b.name, b.selector, v.version, v.state, v.active_until, v.provenance, v.origin, v.created_at, v.created_by, v.reference_digest`
+const versionColumns = `b.baseline_id, b.name, b.selector, v.version, v.state, v.active_until, v.provenance, v.origin, v.created_at, v.created_by, v.reference_digest,
+	v.grace_moved_percent, v.activation, v.based_on, v.proposal, v.last_change, v.changed_by, v.changed_at`
 
 const versionTables = `FROM baselines b JOIN baseline_versions v ON v.tenant_id = b.tenant_id AND v.baseline_id = b.baseline_id `
 
 func scanVersion(row pgx.Row, more ...any) (BaselineVersion, error) {
 	var v BaselineVersion
 	err := row.Scan(append([]any{&v.BaselineID, &v.Name, &v.Selector, &v.Version, &v.State, &v.ActiveUntil, &v.Provenance, &v.Origin,
-		&v.CreatedAt, &v.CreatedBy, &v.ReferenceDigest}, more...)...)
+		&v.CreatedAt, &v.CreatedBy, &v.ReferenceDigest, &v.GraceMovedPercent, &v.Activation, &v.BasedOn, &v.Proposal,
+		&v.LastChange, &v.ChangedBy, &v.ChangedAt}, more...)...)
 	return v, err
 }
 
@@ -37,7 +39,8 @@ func scanVersionWithReference(row pgx.Row) (BaselineVersion, error) {
 }
 
 // CreateBaseline makes a baseline with version 1. Of v, Reference, Provenance, Origin (empty: registered) and
-// State (draft, else active) are taken. ErrConflict: the name is taken.
+// State are taken: draft or active. Where it is empty it becomes active, or draft under the two-person rule; under that
+// rule active is a *SecondPersonError. ErrConflict: the name is taken.
 func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name string, selector verifier.Selector, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
 	v.Name, v.Selector = name, selector
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -45,6 +48,9 @@ func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name strin
 			if err := bumpConfig(ctx, tx, tenant); err != nil {
 				return err
 			}
+		}
+		if err := s.firstState(ctx, tx, tenant, &v, "active"); err != nil {
+			return err
 		}
 		var err error
 		v, err = createBaseline(ctx, tx, tenant, v, now, actor)
@@ -89,8 +95,8 @@ func baselineTarget(v BaselineVersion) string {
 }
 
 func versionSummary(v BaselineVersion) map[string]any {
-	return map[string]any{"name": v.Name, "selector": v.Selector, "state": v.State, "active_until": v.ActiveUntil, "origin": v.Origin,
-		"provenance": v.Provenance, "reference_values_sha256": fmt.Sprintf("%x", v.ReferenceDigest)}
+	return map[string]any{"name": v.Name, "selector": v.Selector, "state": v.State, "active_until": v.ActiveUntil,
+		"grace_until_moved_percent": v.GraceMovedPercent, "based_on": v.BasedOn, "proposal": v.Proposal, "origin": v.Origin, "provenance": v.Provenance, "reference_values_sha256": fmt.Sprintf("%x", v.ReferenceDigest)}
 }
 
 // insertVersion writes a version and its reference values; v.BaselineID and v.Version are set.
@@ -101,16 +107,22 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 	if v.State != "draft" {
 		v.State = "active"
 	}
-	v.CreatedAt, v.CreatedBy, v.ActiveUntil = now, actor.String(), nil
+	v.CreatedAt, v.CreatedBy, v.ActiveUntil, v.LastChange = now, actor.String(), nil, "created"
 	body, err := json.Marshal(v.Reference)
 	if err != nil {
 		return BaselineVersion{}, fmt.Errorf("reference values: %w", err)
 	}
 	digest := sha256.Sum256(body)
 	v.ReferenceDigest = digest[:]
-	if _, err := tx.Exec(ctx, `INSERT INTO reference_values (tenant_id, digest, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-		tenant, digest[:], body, now); err != nil {
+	tag, err := tx.Exec(ctx, `INSERT INTO reference_values (tenant_id, digest, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		tenant, digest[:], body, now)
+	if err != nil {
 		return BaselineVersion{}, err
+	}
+	if tag.RowsAffected() > 0 {
+		if err := insertReferenceEvents(ctx, tx, tenant, digest[:], v.Reference.Events); err != nil {
+			return BaselineVersion{}, err
+		}
 	}
 	if v.Provenance, err = withIdentity(v.Provenance, actor); err != nil {
 		return BaselineVersion{}, err
@@ -119,8 +131,15 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 	if err != nil {
 		return BaselineVersion{}, err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at, import_anchor)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now, textOrNull(v.ImportAnchor))
+	if v.Activation = nil; v.State == "active" {
+		if v.Activation, err = nextActivation(ctx, tx, tenant, v.BaselineID); err != nil {
+			return BaselineVersion{}, err
+		}
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at,
+			activation, based_on, proposal, import_anchor)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now,
+		v.Activation, v.BasedOn, v.Proposal, textOrNull(v.ImportAnchor))
 	return v, err
 }
 
@@ -149,21 +168,16 @@ func (s *Store) changeBaseline(ctx context.Context, tenant, id uuid.UUID, now ti
 
 // AddBaselineVersion adds the next version. Of v, Reference, Provenance, Origin and State are taken: draft (the
 // default here, since an active version would replace another without a word), or active where the baseline has no
-// active version; else ErrConflict. ErrNotFound.
+// active version; else ErrConflict. Under the two-person rule active is a *SecondPersonError. ErrNotFound.
 func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
 	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, b Baseline, newest int) error {
-		v.BaselineID, v.Name, v.Selector, v.Version = b.ID, b.Name, b.Selector, newest+1
-		if v.State != "active" {
-			v.State = "draft"
-		}
-		if _, err := tx.Exec(ctx, `UPDATE baselines SET newest_version = $3 WHERE tenant_id = $1 AND baseline_id = $2`, tenant, baselineID, v.Version); err != nil {
+		v.Name, v.Selector = b.Name, b.Selector
+		if err := s.firstState(ctx, tx, tenant, &v, "draft"); err != nil {
 			return err
 		}
 		var err error
-		if v, err = insertVersion(ctx, tx, tenant, v, now, actor); err != nil {
-			return err
-		}
-		return audit(ctx, tx, tenant, now, actor, "baseline.add_version", baselineTarget(v), nil, versionSummary(v))
+		v, err = addVersion(ctx, tx, tenant, b, newest, v, now, actor)
+		return err
 	})
 	if isViolation(err, "baseline_versions_active") {
 		err = fmt.Errorf("another version is active: %w", ErrConflict)
@@ -174,85 +188,24 @@ func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.
 	return v, nil
 }
 
+// addVersion adds the next version to a baseline that changeBaseline has locked, with the state that v has.
+func addVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, b Baseline, newest int, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	v.BaselineID, v.Name, v.Selector, v.Version = b.ID, b.Name, b.Selector, newest+1
+	if _, err := tx.Exec(ctx, `UPDATE baselines SET newest_version = $3 WHERE tenant_id = $1 AND baseline_id = $2`, tenant, b.ID, v.Version); err != nil {
+		return v, err
+	}
+	v, err := insertVersion(ctx, tx, tenant, v, now, actor)
+	if err != nil {
+		return v, err
+	}
+	return v, audit(ctx, tx, tenant, now, actor, "baseline.add_version", baselineTarget(v), nil, versionSummary(v))
+}
+
 // lockedVersion reads a version of a baseline that changeBaseline has locked.
 func lockedVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n int) (BaselineVersion, error) {
 	v, err := scanVersion(tx.QueryRow(ctx, `SELECT `+versionColumns+` `+versionTables+`WHERE b.tenant_id = $1 AND b.baseline_id = $2 AND v.version = $3`, tenant, baselineID, n))
 	if err != nil {
 		return BaselineVersion{}, notFound(err, "baseline version", fmt.Sprintf("%s/%d", baselineID, n))
-	}
-	return v, nil
-}
-
-// setVersionState writes and audits a version's state.
-func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersion, state string, until *time.Time, action string, now time.Time, actor Actor) error {
-	was, wasState := versionSummary(*v), v.State
-	v.State, v.ActiveUntil = state, until
-	if _, err := tx.Exec(ctx, `UPDATE baseline_versions SET state = $4, active_until = $5 WHERE tenant_id = $1 AND baseline_id = $2 AND version = $3`,
-		tenant, v.BaselineID, v.Version, state, until); err != nil {
-		return err
-	}
-	if state == "retired" && wasState != "draft" { // what was judged by it is to be judged without it
-		cause := ReappraisalCause{Kind: CauseBaselineVersion, ID: fmt.Sprintf("%s/%d", v.BaselineID, v.Version), Detail: fmt.Sprintf("version %d of %s was retired", v.Version, v.Name)}
-		if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: v.Selector}, now, actor); err != nil {
-			return err
-		}
-	}
-	return audit(ctx, tx, tenant, now, actor, action, baselineTarget(*v), was, versionSummary(*v))
-}
-
-// PromoteVersion makes a draft active. The version that it replaces stays valid until graceUntil, or is retired
-// where that is nil or past. ErrNotFound; ErrConflict where version n is no draft.
-func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, graceUntil *time.Time, now time.Time, actor Actor) (BaselineVersion, error) {
-	var v BaselineVersion
-	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, _ Baseline, _ int) error {
-		var err error
-		if v, err = lockedVersion(ctx, tx, tenant, baselineID, n); err != nil {
-			return err
-		}
-		if v.State != "draft" {
-			return fmt.Errorf("the version is %s, not draft: %w", v.State, ErrConflict)
-		}
-		var active *int
-		if err := tx.QueryRow(ctx, `SELECT max(version) FROM baseline_versions WHERE tenant_id = $1 AND baseline_id = $2 AND state = 'active'`, tenant, baselineID).Scan(&active); err != nil {
-			return err
-		}
-		if active != nil {
-			old, err := lockedVersion(ctx, tx, tenant, baselineID, *active)
-			if err != nil {
-				return err
-			}
-			state, until := "retired", (*time.Time)(nil)
-			if graceUntil != nil && graceUntil.After(now) {
-				state, until = "grace", graceUntil
-			}
-			if err := setVersionState(ctx, tx, tenant, &old, state, until, "baseline.replace", now, actor); err != nil {
-				return err
-			}
-		}
-		return setVersionState(ctx, tx, tenant, &v, "active", nil, "baseline.promote", now, actor)
-	})
-	if err != nil {
-		return BaselineVersion{}, fmt.Errorf("promote baseline %s version %d: %w", baselineID, n, err)
-	}
-	return v, nil
-}
-
-// RetireVersion ends a version: nothing is judged against it any more. ErrNotFound; ErrConflict where it is
-// retired already.
-func (s *Store) RetireVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, now time.Time, actor Actor) (BaselineVersion, error) {
-	var v BaselineVersion
-	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, _ Baseline, _ int) error {
-		var err error
-		if v, err = lockedVersion(ctx, tx, tenant, baselineID, n); err != nil {
-			return err
-		}
-		if v.State == "retired" {
-			return fmt.Errorf("the version is retired: %w", ErrConflict)
-		}
-		return setVersionState(ctx, tx, tenant, &v, "retired", nil, "baseline.retire", now, actor)
-	})
-	if err != nil {
-		return BaselineVersion{}, fmt.Errorf("retire baseline %s version %d: %w", baselineID, n, err)
 	}
 	return v, nil
 }
@@ -265,7 +218,7 @@ func (s *Store) GetBaselineVersion(ctx context.Context, tenant, id uuid.UUID, n 
 	if err != nil {
 		return BaselineVersion{}, notFound(err, "baseline version", fmt.Sprintf("%s/%d", id, n))
 	}
-	return v, nil
+	return v, s.readApproval(ctx, tenant, &v)
 }
 
 // BaselineScope reads a baseline's name and selector, which never change. ErrNotFound.

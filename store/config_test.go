@@ -59,13 +59,13 @@ func TestBaselineVersions(t *testing.T) {
 	}
 	expect(at(1), "mine v1 all ")
 	grace := at(10)
-	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v1.BaselineID, 2, &grace, at(2), system))
+	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v1.BaselineID, 2, store.Promotion{Grace: store.Grace{Until: &grace}}, at(2), system))
 	expect(at(9), "mine v2 all v1 ")
 	expect(at(10), "mine v2 all ")
-	if _, err := s.PromoteVersion(ctx, tenant, v1.BaselineID, 2, nil, at(2), system); !errors.Is(err, store.ErrConflict) {
+	if _, err := s.PromoteVersion(ctx, tenant, v1.BaselineID, 2, store.Promotion{}, at(2), system); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("promoting the active version: %v", err)
 	}
-	if _, err := s.PromoteVersion(ctx, tenant, v1.BaselineID, 9, nil, at(2), system); !errors.Is(err, store.ErrNotFound) {
+	if _, err := s.PromoteVersion(ctx, tenant, v1.BaselineID, 9, store.Promotion{}, at(2), system); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("promoting no version: %v", err)
 	}
 	active := reference("v3")
@@ -74,10 +74,10 @@ func TestBaselineVersions(t *testing.T) {
 		t.Errorf("adding a second active version: %v", err)
 	}
 	must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, v1.BaselineID, reference("v3"), at(3), system))
-	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v1.BaselineID, 3, nil, at(4), system))
+	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v1.BaselineID, 3, store.Promotion{}, at(4), system))
 	expect(at(5), "mine v3 all v1 ")
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v1.BaselineID, 3, at(6), system))
-	if _, err := s.RetireVersion(ctx, tenant, v1.BaselineID, 3, at(6), system); !errors.Is(err, store.ErrConflict) {
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v1.BaselineID, 3, "", at(6), system))
+	if _, err := s.RetireVersion(ctx, tenant, v1.BaselineID, 3, "", at(6), system); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("retiring twice: %v", err)
 	}
 	expect(at(6), "mine all v1 ")

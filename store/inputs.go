@@ -25,7 +25,8 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at, k.kind, k.anchor_fingerprint, k.certificate_not_after,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
 		st.last_challenge, st.last_log, st.last_platform, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
-		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils
+		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils,
+		matches.ids, matches.versions, matches.activations, matches.highest_versions, matches.highest_activations
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
 	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
 	JOIN machine_attestation_state st ON st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id
@@ -35,7 +36,11 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 			array_agg(v.state) AS states, array_agg(v.active_until) AS untils
 		FROM baseline_assignments a
 		LEFT JOIN baseline_versions v ON v.tenant_id = a.tenant_id AND v.baseline_id = a.baseline_id AND v.state IN ('active', 'grace')
-		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id) own ON true`
+		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id) own ON true
+	LEFT JOIN LATERAL (SELECT array_agg(x.baseline_id) AS ids, array_agg(x.version) AS versions, array_agg(x.activation) AS activations,
+			array_agg(x.highest_version) AS highest_versions, array_agg(x.highest_activation) AS highest_activations
+		FROM baseline_matches x
+		WHERE x.tenant_id = u.tenant_id AND x.machine_id = u.machine_id) matches ON true`
 
 // inputsRow receives selectInputs.
 type inputsRow struct {
@@ -58,13 +63,15 @@ type inputsRow struct {
 	versions                         []pgtype.Int4
 	states                           []pgtype.Text
 	untils                           []pgtype.Timestamptz
+	matches                          matchColumns
 }
 
 func (r *inputsRow) scan(row pgx.Row) error {
 	return row.Scan(append(append(make([]any, 0, 60), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
 		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.run,
-		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils)...)...)
+		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils,
+		&r.matches.ids, &r.matches.versions, &r.matches.activations, &r.matches.highestVersions, &r.matches.highestActivations)...)...)
 }
 
 // readInputs reads the rows of a group of machines in one statement; nil for a machine that does not exist.
@@ -136,6 +143,7 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 	}
 	in := AppraisalInputs{
 		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, LastPlatform: r.lastPlatform, Trust: cfg.trust, Revocations: cfg.revocations, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
+		Matches: r.matches.list(),
 	}
 	if r.keyID.Valid {
 		in.Key = &AttestationKey{ID: r.keyID.Bytes, MachineID: m.ID, Public: r.akPublic, Name: r.akName,
@@ -157,7 +165,8 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 	for _, list := range [...][]BaselineVersion{bound, cfg.byScaleSet[m.ScaleSet], cfg.any} {
 		for i := range list {
 			v := &list[i]
-			if v.State == "grace" && (v.ActiveUntil == nil || !now.Before(*v.ActiveUntil)) || !baseline.Matches(v.Selector, facts) {
+			// A version in grace without an end by time has one by the share of machines that have moved (EndGrace).
+			if v.State == "grace" && v.ActiveUntil != nil && !now.Before(*v.ActiveUntil) || !baseline.Matches(v.Selector, facts) {
 				continue
 			}
 			in.Versions = append(in.Versions, *v)

@@ -65,11 +65,11 @@ func TestWithdrawalsAskForReappraisals(t *testing.T) {
 	for range 3 {
 		must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, v.BaselineID, store.BaselineVersion{}, t0, system))
 	}
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v.BaselineID, 4, t0, system)) // a draft judged nobody
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v.BaselineID, 4, "", t0, system)) // a draft judged nobody
 	if got := waiting(t, s, store.CauseBaselineVersion); len(got) != 0 {
 		t.Errorf("%+v", got)
 	}
-	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v.BaselineID, 2, nil, t0, system)) // replaces 1 at once
+	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v.BaselineID, 2, store.Promotion{}, t0, system)) // replaces 1 at once
 	got = waiting(t, s, store.CauseBaselineVersion)
 	if len(got) != 1 || got[0].Cause.ID != v.BaselineID.String()+"/1" || !slices.Equal(got[0].Scope.Selector.ScaleSet, selector.ScaleSet) {
 		t.Errorf("%+v", got)

@@ -35,7 +35,7 @@ type Page struct {
 	Cursor string
 }
 
-// Actor says who changes something, for the audit record: "token:<id>", "machine:<id>", "system".
+// Actor says who changes something, for the audit record: "admin:<id of the token>", "machine:<id>", "system:<job>".
 type Actor struct {
 	Kind string // admin, reader, join, machine, pipeline, system
 	ID   string
@@ -199,6 +199,8 @@ type AppraisalInputs struct {
 	Versions []BaselineVersion
 	// Learned tells whether the machine already has a learned or captured baseline of its own.
 	HasOwnBaseline bool
+	// Matches are the versions that have affirmed the machine, one a baseline.
+	Matches []BaselineMatch
 	// CurrentRun is the id of the verdict that an identical judgement extends; nil if none.
 	CurrentRun *uuid.UUID
 }
@@ -229,9 +231,48 @@ type BaselineVersion struct {
 	// ImportAnchor is the fingerprint of the anchor's certificate or key that the signature of the imported document ends
 	// in; empty where there was none. It is written, and read by VersionsRestingOn alone.
 	ImportAnchor string
+	// GraceMovedPercent ends grace once that share of the machines has moved on; nil for no such end.
+	GraceMovedPercent *int
+	// Activation is the version's place in the order in which the versions of its baseline became active: a version
+	// with a higher one is newer. Nil for one that never was.
+	Activation *int
+	// BasedOn is the version that was active when this one was made by approving an alert, and the only one that it may
+	// replace; nil for others.
+	BasedOn *int
+	// Proposal is what becomes of a draft that a second person approves; nil for nothing.
+	Proposal *Proposal
+	// LastChange is the last change of State (created, promoted, replaced, retired, grace_ended), ChangedBy and ChangedAt
+	// who made it and when; empty and nil for created.
+	LastChange, ChangedBy string
+	ChangedAt             *time.Time
+	// Approvals are who stood up for it beside its author, oldest first, and NeedsSecond whether the two-person rule is
+	// in force for it. GetBaselineVersion and the methods that change a version fill them in.
+	Approvals   []Approval
+	NeedsSecond bool
 	// ReferenceDigest is the SHA-256 of Reference as stored: versions with the same digest have the same
 	// reference values, so what is compiled from them can be shared.
 	ReferenceDigest []byte
+}
+
+// Approval is one person's word for a version.
+type Approval struct {
+	By      string // principal, kind:id
+	At      time.Time
+	Comment string
+}
+
+// Grace is for how long the version that is replaced stays valid: until a time, or until a share of the machines has
+// moved, whichever is first. The zero Grace is none: it is retired at once.
+type Grace struct {
+	Until        *time.Time `json:"grace_until,omitempty"`
+	MovedPercent *int       `json:"grace_until_moved_percent,omitempty"`
+}
+
+// Proposal is what the first of two persons wants to become of a draft.
+type Proposal struct {
+	Activate bool `json:"activate"`
+	Grace
+	AlertID *uuid.UUID `json:"alert_id,omitempty"`
 }
 
 // PolicyVersion is one version of a named policy.
@@ -270,10 +311,20 @@ type AppraisalRecord struct {
 	Collateral []tee.Collateral
 	// CollateralWants is what a check lacked.
 	CollateralWants []tee.Want
-	Findings        finding.Result
-	Observed        finding.Posture
-	LearnBaseline   *verifier.ReferenceValues // set where the policy learns at first boot
-	Actor           Actor
+	// Matched are the versions that affirm the machine now, on all layers.
+	Matched       []BaselineMatch
+	Findings      finding.Result
+	Observed      finding.Posture
+	LearnBaseline *verifier.ReferenceValues // set where the policy learns at first boot
+	Actor         Actor
+}
+
+// BaselineMatch is which version of a baseline affirmed a machine last, and which is the one activated last of those that
+// ever did. Of a record only the former counts.
+type BaselineMatch struct {
+	BaselineID                        uuid.UUID
+	Version, Activation               int
+	HighestVersion, HighestActivation int
 }
 
 // Recorded is what RecordAppraisal answers.

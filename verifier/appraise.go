@@ -378,7 +378,7 @@ func (a *appraiser) checkBaseline() {
 		c := &a.in.Candidates[i]
 		deviations := append(c.Reference.match(m), c.Reference.matchLaunch(a.out.Platform)...)
 		if len(deviations) == 0 {
-			a.out.Baseline = &c.Baseline
+			a.out.Baseline, a.out.Layers = &c.Baseline, c.Layers
 			a.record(CheckBaselineMatch, Pass, "everything that the baseline judges is as expected")
 			return
 		}
@@ -513,7 +513,7 @@ func (a *appraiser) judgeFiles(p *ima.CompiledPolicy, report ima.Report) {
 			break
 		}
 		a.out.Deviations = append(a.out.Deviations, Deviation{PCR: ima.PCR, Kind: Added, Component: eventlog.ComponentIMA,
-			EventType: "IMA", Expected: []string{}, Actual: f.Digest, Description: f.Why})
+			EventType: "IMA", Expected: []string{}, Actual: f.Digest, Now: f.Path, Description: f.Why})
 	}
 	a.recordf(CheckIMAPolicy, Fail, "%d measured files are not allowed by the baseline, the first: %s", judgement.Unexpected, judgement.Findings[0].Why)
 }

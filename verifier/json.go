@@ -50,6 +50,17 @@ func (a *Appraisal) AppendMembers(b []byte) ([]byte, error) {
 	} else {
 		b = a.Baseline.appendJSON(b)
 	}
+	for i := range a.Layers {
+		if i == 0 {
+			b = append(b, `,"baseline_layers":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = a.Layers[i].appendJSON(b)
+	}
+	if len(a.Layers) > 0 {
+		b = append(b, ']')
+	}
 	return a.Policy.appendJSON(append(b, `,"policy":`...)), nil
 }
 

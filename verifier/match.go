@@ -205,7 +205,9 @@ func (r *expected) diffEvents(events []eventlog.Event, alg tpm.HashAlg, pcr int)
 			}
 		}
 		matched = matched || allowed
-		if !allowed && !e.MachineSpecific && !(lenient && eventlog.FixedText(e)) {
+		// Firmware measures some images twice. Matching goes by digest, so one stranger is told once.
+		known := allowed || slices.ContainsFunc(strangers, func(s observedEvent) bool { return bytes.Equal(s.digest, digest) })
+		if !known && !e.MachineSpecific && !(lenient && eventlog.FixedText(e)) {
 			strangers = append(strangers, observedEvent{component: e.Component, typ: e.Type.String(), key: e.Key, description: e.Description, digest: digest})
 		}
 	}
@@ -261,8 +263,10 @@ func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []
 		if component == "" {
 			component = kindOf(alg).component(pcr)
 		}
-		out = append(out, Deviation{PCR: pcr, Kind: Removed, Component: component, EventType: ref.source.Type, Bank: alg.String(),
-			Expected: hexDigests(ref.digests[alg]), Description: sentence(component, "no longer measured", ref.source.Description)})
+		d := Deviation{PCR: pcr, Kind: Removed, Component: component, EventType: ref.source.Type, Bank: alg.String(),
+			Expected: hexDigests(ref.digests[alg]), Before: ref.source.Description}
+		d.Description = d.text()
+		out = append(out, d)
 	}
 	return out
 }
@@ -270,9 +274,10 @@ func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []
 func strangerDeviation(e *observedEvent, before *referenceEvent, all []referenceEvent, alg tpm.HashAlg, pcr int) Deviation {
 	d := Deviation{PCR: pcr, Kind: Added, Component: e.component, EventType: e.typ, Bank: alg.String(),
 		Expected: []string{}, Actual: hex.EncodeToString(e.digest)}
+	d.Now = e.description
 	if before != nil {
-		d.Kind, d.Expected = Changed, hexDigests(before.digests[alg])
-		d.Description = changedText(e.component, e.description, before.source.Description)
+		d.Kind, d.Expected, d.Before = Changed, hexDigests(before.digests[alg]), before.source.Description
+		d.Description = d.text()
 		return d
 	}
 	// A reference made by hand requires no event; one of the same key still tells what was expected.
@@ -280,14 +285,13 @@ func strangerDeviation(e *observedEvent, before *referenceEvent, all []reference
 		if e.key != "" && all[i].source.Key == e.key {
 			d.Kind = Changed
 			d.Expected = append(d.Expected, hexDigests(all[i].digests[alg])...)
+			d.Before = all[i].source.Description
 		}
 	}
-	if d.Kind == Changed && !anyRequired(all) {
-		d.Description = sentence(e.component, "changed", e.description)
-		return d
+	if d.Kind != Changed || anyRequired(all) {
+		d.Kind, d.Expected, d.Before = Added, []string{}, ""
 	}
-	d.Kind, d.Expected = Added, []string{}
-	d.Description = sentence(e.component, "added", e.description)
+	d.Description = d.text()
 	return d
 }
 
@@ -317,47 +321,6 @@ func hexDigests(digests [][]byte) []string {
 	return out
 }
 
-// sentence begins a description with the component, unless the text that follows does so itself.
-func sentence(c eventlog.Component, verb, text string) string {
-	name := strings.ReplaceAll(string(c), "_", " ")
-	if rest, repeated := strings.CutPrefix(text, name); repeated && (strings.HasPrefix(rest, ":") || strings.HasPrefix(rest, " ")) {
-		return name + " " + verb + ": " + strings.TrimLeft(rest, ": ")
-	}
-	return name + " " + verb + ": " + text
-}
-
-// changedText tells what is measured now and what was before, and for texts of several words which
-// words came and went.
-func changedText(c eventlog.Component, now, before string) string {
-	if before == "" || before == now {
-		return sentence(c, "changed", now)
-	}
-	text := sentence(c, "changed", now) + "; before: " + before
-	added, removed := wordDifference(now, before), wordDifference(before, now)
-	if len(added) > 0 && len(added) < len(strings.Fields(now)) {
-		text += "; added: " + strings.Join(added, " ")
-	}
-	if len(removed) > 0 && len(removed) < len(strings.Fields(before)) {
-		text += "; removed: " + strings.Join(removed, " ")
-	}
-	return text
-}
-
-// wordDifference lists the words of a that b does not hold as often, in their order.
-func wordDifference(a, b string) []string {
-	count := map[string]int{}
-	for _, w := range strings.Fields(b) {
-		count[w]++
-	}
-	var out []string
-	for _, w := range strings.Fields(a) {
-		if count[w]--; count[w] < 0 {
-			out = append(out, w)
-		}
-	}
-	return out
-}
-
 // matchClaims compares the claims that the reference names. A claim that only a log can tell is
 // unknown without one; it then counts as proven if the PCRs that carry it have exactly the values of
 // the reference, since equal PCRs mean equal events. Of RTMRs a log does not tell all claims either. A claim whose PCR deviates is not told twice.
@@ -369,13 +332,7 @@ func (r *Reference) matchClaims(m measured, byValue, rtmrsByValue uint32, alread
 	var out []Deviation
 	for i := range r.claims {
 		c := &r.claims[i]
-		actual, isKnown := capturedClaim(m.claims, c.name)
-		if !isKnown {
-			if known == nil {
-				known = flattenClaims(m.claims)
-			}
-			actual, isKnown = known[c.name]
-		}
+		actual, isKnown := valueOf(m.claims, c.name, &known)
 		if isKnown && actual != nil {
 			if c.holds(actual) {
 				continue
@@ -393,8 +350,53 @@ func (r *Reference) matchClaims(m measured, byValue, rtmrsByValue uint32, alread
 			d.Description = fmt.Sprintf("claim %s is expected to be %s, but nothing in the evidence proves it", c.name, c.text)
 		} else {
 			d.Description = fmt.Sprintf("claim %s is %s; expected %s", c.name, claimText(actual), c.text)
+			if text := c.words(actual); text != "" {
+				d.Description = componentName(component) + " changed: " + text + "; " + d.Description
+			}
 		}
 		out = append(out, d)
+	}
+	return out
+}
+
+// valueOf is a claim by its dotted name; all is filled when a claim is asked for that needs it.
+func valueOf(claims *Claims, name string, all *map[string]any) (value any, known bool) {
+	if value, known = capturedClaim(claims, name); known {
+		return value, true
+	}
+	if *all == nil {
+		*all = flattenClaims(claims)
+	}
+	value, known = (*all)[name]
+	return value, known
+}
+
+// JudgesDeviation tells whether the reference judges what a deviation is about: its register, a claim that it carries, the
+// files of IMA's list or the launch measurement.
+func (r *Reference) JudgesDeviation(d *Deviation) bool {
+	switch {
+	case d.EventType == "IMA":
+		return r.ima != nil
+	case d.Component == ComponentLaunch:
+		return len(r.values.LaunchMeasurements) > 0
+	case d.Bank == "":
+		return slices.ContainsFunc(r.claims, func(c referenceClaim) bool {
+			component, _ := claimHome(c.name)
+			return component == d.Component && slices.Contains(d.Expected, c.text)
+		})
+	}
+	return r.judges(d.Bank, d.PCR)
+}
+
+// UnmetClaims are the claims of the reference that the evidence proves to be otherwise, with what they are.
+func (r *Reference) UnmetClaims(claims *Claims) map[string]json.RawMessage {
+	out := map[string]json.RawMessage{}
+	var all map[string]any
+	for i := range r.claims {
+		c := &r.claims[i]
+		if actual, known := valueOf(claims, c.name, &all); known && actual != nil && !c.holds(actual) {
+			out[c.name] = json.RawMessage(claimText(actual))
+		}
 	}
 	return out
 }
@@ -441,6 +443,19 @@ func (c *referenceClaim) holds(actual any) bool {
 		}
 	}
 	return false
+}
+
+// words names the words of a command line that are not those of the one that is expected; empty for other claims.
+func (c *referenceClaim) words(actual any) string {
+	now, isText := actual.(string)
+	if c.name != "kernel_cmdline" || c.pattern != nil || len(c.literal) != 1 || !isText {
+		return ""
+	}
+	before, isText := c.literal[0].(string)
+	if !isText {
+		return ""
+	}
+	return wordsText(strings.Fields(now), strings.Fields(before))
 }
 
 // provenByValue tells whether registers that matched by value settle the claim: PCRs, or of a machine without a TPM

@@ -2,10 +2,17 @@ package verifier
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
+
+// NoReference judges nothing. It is what the first version of a baseline is compared with.
+func NoReference() *Reference {
+	return &Reference{pcrs: newExpected(pcrKind), rtmrs: newExpected(rtmrKind)}
+}
 
 // Merge lays upper over lower: for each PCR, RTMR, claim, the file list and the launch measurements, what
 // upper names replaces what lower names, and what only lower names stays.
@@ -137,7 +144,7 @@ var pcrKeys = [tpm.NumPCRs]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "
 	"13", "14", "15", "16", "17", "18", "19", "20", "21", "22", "23"}
 
 // Diff tells in plain words what `after` expects otherwise than `before`: events that are new, gone or
-// changed, PCR and RTMR values where there are no events, and claims.
+// changed or moved to another register, PCR and RTMR values, claims, files of IMA's list and launch measurements.
 func Diff(before, after *Reference) []Deviation {
 	out := []Deviation{}
 	for _, kind := range [...]*registerKind{pcrKind, rtmrKind} {
@@ -145,13 +152,18 @@ func Diff(before, after *Reference) []Deviation {
 			out = append(out, diffRegister(before.of(kind), after.of(kind), index)...)
 		}
 	}
-	return append(out, diffClaims(before, after)...)
+	out = append(joinMoved(out), diffClaims(before, after)...)
+	out = append(out, diffFiles(before.values.IMA, after.values.IMA)...)
+	return append(out, diffLaunch(before.values.LaunchMeasurements, after.values.LaunchMeasurements)...)
 }
 
 func (r *expected) judges(index int) bool { return r.judged&(1<<uint(index)) != 0 }
 
 func diffRegister(before, after *expected, pcr int) []Deviation {
 	alg, ok := sharedBank(before, after, pcr)
+	if !ok {
+		alg, ok = onlyBank(before, after, pcr)
+	}
 	if !ok {
 		if before.judges(pcr) == after.judges(pcr) && sameValues(before, after, pcr) {
 			return nil
@@ -184,7 +196,39 @@ func diffRegister(before, after *expected, pcr int) []Deviation {
 			missing = append(missing, &before.events[pcr][j])
 		}
 	}
+	if len(strangers)+len(missing) == 0 {
+		return diffValues(before, after, pcr)
+	}
 	return pairDeviations(strangers, missing, before.events[pcr], alg, pcr)
+}
+
+// diffValues tells of values that are allowed besides the same events as before, or not any more. Values that
+// differ altogether are those of two machines whose own events differ: no change of what is expected.
+func diffValues(before, after *expected, pcr int) []Deviation {
+	old, now := before.expectedValues(0, pcr), after.expectedValues(0, pcr)
+	added, removed := wordDifference(now, old), wordDifference(old, now)
+	d := Deviation{PCR: pcr, Component: before.kind.component(pcr), Bank: before.kind.bank}
+	text := fmt.Sprintf("%s %d (%s): ", before.kind.name, pcr, before.kind.meaning(pcr))
+	switch {
+	case len(added) > 0 && len(removed) == 0 && len(old) > 0:
+		d.Kind, d.Expected, d.Actual, d.Description = Added, []string{}, added[0], text+"value also allowed: "+strings.Join(added, ", ")
+	case len(removed) > 0 && len(added) == 0 && len(now) > 0:
+		d.Kind, d.Expected, d.Description = Removed, removed, text+"value no longer allowed: "+strings.Join(removed, ", ")
+	default:
+		return nil
+	}
+	return []Deviation{d}
+}
+
+// onlyBank is the strongest bank in which one lists events of a PCR that the other does not judge at all.
+func onlyBank(a, b *expected, pcr int) (tpm.HashAlg, bool) {
+	switch {
+	case a.judges(pcr) == b.judges(pcr):
+		return 0, false
+	case a.judges(pcr):
+		return sharedBank(a, a, pcr)
+	}
+	return sharedBank(b, b, pcr)
 }
 
 // sharedBank is the strongest bank in which both list events of the PCR.

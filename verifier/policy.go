@@ -39,6 +39,10 @@ type Policy struct {
 	// RecommendSecureBootEverywhere widens recommendation R1 from confidential VMs to all machines.
 	RecommendSecureBootEverywhere bool `json:"recommend_secure_boot_everywhere"`
 
+	// TwoPersonApproval: nobody's word alone activates reference values for the machines of this policy. Whoever made
+	// a version needs another principal to approve or promote it.
+	TwoPersonApproval bool `json:"two_person_approval"`
+
 	// PlatformEvidence is what confidential VMs' hardware reports are asked.
 	PlatformEvidence tee.Policy `json:"platform_evidence,omitzero"`
 

@@ -128,6 +128,8 @@ const (
 	Added   DeviationKind = "added"
 	Removed DeviationKind = "removed"
 	Changed DeviationKind = "changed"
+	// Moved is between two sets of reference values only: the same digest in another register.
+	Moved DeviationKind = "moved"
 )
 
 // Deviation is one difference between what was measured and what was expected.
@@ -142,6 +144,11 @@ type Deviation struct {
 	Expected    []string           `json:"expected"` // hex digests, or values of a claim
 	Actual      string             `json:"actual"`   // hex digest, or value of a claim; empty for Removed
 	Bank        string             `json:"bank,omitempty"`
+	// Now and Before are what is measured and what was, in plain words; empty where nothing is known of it.
+	Now    string `json:"now,omitempty"`
+	Before string `json:"before,omitempty"`
+	// Known names the reference values, other than those judged by, that list what was measured.
+	Known string `json:"known_from,omitempty"`
 }
 
 // Evidence is what a machine sent, decoded and bounded, not yet believed.
@@ -207,7 +214,9 @@ type VersionRef struct {
 // baseline valid at once, each is a candidate and one match is enough. The first is the one that
 // deviations are explained against.
 type Candidate struct {
-	Baseline  VersionRef
+	Baseline VersionRef
+	// Layers are all versions that were laid upon one another, Baseline first; nil where it is the only one.
+	Layers    []VersionRef
 	Reference *Reference
 }
 
@@ -254,7 +263,9 @@ type Appraisal struct {
 	Deviations []Deviation `json:"deviations"`
 	Claims     Claims      `json:"claims"`
 	Baseline   *VersionRef `json:"baseline"`
-	Policy     VersionRef  `json:"policy"`
+	// Layers are the versions that matched together, Baseline first, where there are several.
+	Layers []VersionRef `json:"baseline_layers,omitempty"`
+	Policy VersionRef   `json:"policy"`
 
 	// Genuine is true when every check of origin passed: only then may Quote's clock, the log or the
 	// IMA state be remembered, and only then may a baseline be captured from it.

@@ -17,6 +17,8 @@ type AlertsCommand struct {
 	Resolve    AlertResolve    `cmd:"" help:"Its cause was removed."`
 	Activate   AlertActivate   `cmd:"" help:"Make it active again."`
 	InProgress AlertInProgress `cmd:"" help:"Somebody is working on it."`
+	Approve    AlertApprove    `cmd:"" help:"Approve what it is about into a new version of the baseline."`
+	Refuse     AlertRefuse     `cmd:"" help:"Refuse what it is about."`
 }
 
 // AlertsList lists alerts.
@@ -168,6 +170,11 @@ func (a *app) alert(which AlertID, call func(*client.ClientWithResponses, uuid.U
 	p.field("last seen", fmt.Sprintf("%s, %s", p.when(x.LastSeenAt), count(int(x.Count), "time")))
 	if x.SuppressedBy != nil {
 		p.field("suppressed by", x.SuppressedBy.String())
+	}
+	if x.Decisions != nil {
+		for _, d := range *x.Decisions {
+			p.field(string(d.Decision), clean(fmt.Sprintf("by %s, %s: %s", d.By, p.when(d.At), d.Comment)))
+		}
 	}
 	p.line("\n  %s", clean(x.Description))
 	p.steps(x.RemediationSteps)

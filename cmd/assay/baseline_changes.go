@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -197,43 +196,4 @@ func (c *BaselineCapture) includeIMA() *bool {
 		return nil
 	}
 	return &c.IncludeIMA
-}
-
-// BaselinePromote promotes a version.
-type BaselinePromote struct {
-	Baseline string        `arg:"" help:"NAME@VERSION."`
-	GraceFor time.Duration `placeholder:"DURATION" help:"The version it replaces stays valid this long, for example 72h; it is retired at once otherwise."`
-}
-
-// Run promotes it.
-func (c *BaselinePromote) Run(a *app) error {
-	id, version, err := a.baselineVersion(c.Baseline)
-	if err != nil {
-		return err
-	}
-	api, err := a.api()
-	if err != nil {
-		return err
-	}
-	resp, err := api.PromoteBaselineVersionWithResponse(a.ctx, id, version, &client.PromoteBaselineVersionParams{}, client.PromoteRequest{GraceUntil: a.after(c.GraceFor)})
-	return a.showVersion(resp, err)
-}
-
-// BaselineRetire retires a version.
-type BaselineRetire struct {
-	Baseline string `arg:"" help:"NAME@VERSION."`
-}
-
-// Run retires it.
-func (c *BaselineRetire) Run(a *app) error {
-	id, version, err := a.baselineVersion(c.Baseline)
-	if err != nil {
-		return err
-	}
-	api, err := a.api()
-	if err != nil {
-		return err
-	}
-	resp, err := api.RetireBaselineVersionWithResponse(a.ctx, id, version, &client.RetireBaselineVersionParams{})
-	return a.showVersion(resp, err)
 }

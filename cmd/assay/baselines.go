@@ -26,6 +26,8 @@ type BaselinesCommand struct {
 	DryRun   BaselineDryRun   `cmd:"" help:"What would become of the fleet under a version, or under values that are not registered."`
 	Import   BaselineImport   `cmd:"" help:"Import reference values of another format: TCG RIM, CoRIM, in-toto, Keylime, systemd, launch endorsements, evidence."`
 	Export   BaselineExport   `cmd:"" help:"Write a version as a document."`
+	Approve  BaselineApprove  `cmd:"" help:"Approve a draft as its second person."`
+	Rollout  BaselineRollout  `cmd:"" help:"How many machines have moved to the active version, and which have not."`
 	Diff     BaselineDiff     `cmd:"" help:"What changed from one set of reference values to another."`
 }
 
@@ -180,6 +182,15 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 	p.field("origin", clean(string(v.Origin)))
 	p.field("created", p.when(v.CreatedAt)+" by "+clean(v.CreatedBy))
 	p.field("until", p.whenPtr(v.ActiveUntil))
+	if v.GraceUntilMovedPercent != nil {
+		p.field("or until moved", fmt.Sprintf("%d %%", *v.GraceUntilMovedPercent))
+	}
+	if x := v.Approval; x != nil {
+		p.field("second person", map[client.VersionApprovalStatus]string{client.VersionApprovalStatusPending: "has to approve"}[x.Status])
+		for _, by := range x.Approvals {
+			p.field("approved", clean(fmt.Sprintf("by %s, %s: %s", by.By, p.when(by.At), by.Comment)))
+		}
+	}
 	if text := provenanceText(v.Provenance); text != "–" {
 		p.field("provenance", clean(text))
 	}

@@ -223,6 +223,7 @@ func TestAgainstService(t *testing.T) {
 	s.wants(0, []string{"web-1"}, "alerts", "--status", "active")
 	s.wants(2, []string{"--everywhere"}, "suppressions", "create", "--reason", "no scope")
 
+	testDecisions(t, s, id)
 	testBaselines(t, s)
 	testInventory(t, s)
 	// The machine is reinstalled: its agent has lost its state, and comes with another AK of the same TPM.
@@ -284,6 +285,21 @@ func testDryRun(t *testing.T, s *liveService) {
 	}
 }
 
+// testDecisions refuses and approves the alert about another kernel command line.
+func testDecisions(t *testing.T, s *liveService, alert string) {
+	s.wants(0, []string{"web golden would get a version, made out of version 1", "Changes (3)", "mitigations=off"}, "alerts", "approve", alert, "--preview")
+	s.wants(0, []string{"of the machine's own would be made"}, "alerts", "approve", alert, "--preview", "--scope", "machine")
+	s.wants(2, []string{"--comment"}, "alerts", "approve", alert)
+	s.wants(0, []string{"refused", "nobody announced it", "active"}, "alerts", "refuse", alert, "--comment", "nobody announced it")
+	s.wants(1, []string{"refused_before", "nobody announced it"}, "alerts", "approve", alert, "--comment", "it was")
+	s.wants(2, []string{"--until-moved"}, "alerts", "approve", alert, "--comment", "x", "--until-moved", "all")
+	s.wants(0, []string{"web golden version 2 is draft", "Changes (3)"}, "alerts", "approve", alert, "--comment", "it was", "--force", "--draft", "--replace", "--baseline", "web golden")
+	s.wants(1, []string{"version_changed", "was approved by"}, "alerts", "refuse", alert, "--comment", "no")
+	s.wants(1, []string{"second_person_required", "this principal made the version"}, "baseline", "approve", "web golden", "2")
+	s.wants(0, []string{"web golden  version 1 active", "0.0 % moved", "never affirmed"}, "baseline", "rollout", "web golden")
+	s.wants(0, []string{"web golden version 2 is retired"}, "baseline", "retire", "web golden", "2", "--expected-state", "draft")
+}
+
 func testBaselines(t *testing.T, s *liveService) {
 	first, second := captured(t, "sb-on-1"), captured(t, "cmdline")
 	s.wants(0, []string{"ci version 1 is active"}, "baselines", "register", "--name", "ci", "--file", first, "--scale-set", "other", "--repository", "acme/image", "--commit", "abc123")
@@ -291,7 +307,11 @@ func testBaselines(t *testing.T, s *liveService) {
 	s.wants(0, []string{"ci version 2 is draft"}, "baselines", "register", "--name", "ci", "--file", second, "--add-version", "--draft")
 	s.wants(1, []string{"Changes (", "mitigations=off"}, "baselines", "diff", "ci@1", "ci@2")
 	s.wants(0, nil, "baselines", "diff", "ci@1", first)
-	s.wants(0, []string{"ci version 2 is active"}, "baselines", "promote", "ci@2", "--grace-for", "48h")
+	s.wants(2, []string{"not both"}, "baselines", "promote", "ci@2", "--grace-for", "48h", "--grace-until", "2099-01-01T00:00:00Z")
+	s.wants(2, []string{"is no time"}, "baselines", "promote", "ci@2", "--grace-until", "friday")
+	s.wants(1, []string{"version_changed", "version 2 is draft"}, "baselines", "promote", "ci@2", "--expected-state", "active")
+	s.wants(0, []string{"ci version 2 is active"}, "baselines", "promote", "ci@2", "--grace-for", "48h", "--until-moved", "95%")
+	s.wants(0, []string{"ci  version 2 active", "grace of 1 ends", "95 % moved (0.0 % so far)"}, "baselines", "rollout", "ci")
 	s.wants(0, []string{"grace", "acme/image abc123"}, "baselines", "show", "ci")
 	s.wants(0, []string{"ci version 1 is retired"}, "baselines", "retire", "ci@1")
 	s.wants(1, nil, "baselines", "promote", "ci@9")

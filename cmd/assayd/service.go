@@ -197,7 +197,9 @@ func newAttestation(ctx context.Context, st *store.Store, publicURL string, log 
 // newPages makes the web pages. They take API tokens, as the API does.
 func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
-		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, Now: time.Now, Version: version, Logger: log,
+		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, PreviewApproval: attestation.PreviewApproval,
+		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion,
+		Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))

@@ -87,6 +87,24 @@ func (e ActivationStatus) Valid() bool {
 	}
 }
 
+// Defines values for AlertDecisionDecision.
+const (
+	AlertDecisionDecisionApproved AlertDecisionDecision = "approved"
+	AlertDecisionDecisionRefused  AlertDecisionDecision = "refused"
+)
+
+// Valid indicates whether the value is a known member of the AlertDecisionDecision enum.
+func (e AlertDecisionDecision) Valid() bool {
+	switch e {
+	case AlertDecisionDecisionApproved:
+		return true
+	case AlertDecisionDecisionRefused:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AlertStatus.
 const (
 	AlertStatusActive     AlertStatus = "active"
@@ -105,6 +123,42 @@ func (e AlertStatus) Valid() bool {
 	case AlertStatusInProgress:
 		return true
 	case AlertStatusResolved:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ApprovalScope.
+const (
+	ApprovalScopeBaseline ApprovalScope = "baseline"
+	ApprovalScopeMachine  ApprovalScope = "machine"
+)
+
+// Valid indicates whether the value is a known member of the ApprovalScope enum.
+func (e ApprovalScope) Valid() bool {
+	switch e {
+	case ApprovalScopeBaseline:
+		return true
+	case ApprovalScopeMachine:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ApproveRequestState.
+const (
+	ApproveRequestStateActive ApproveRequestState = "active"
+	ApproveRequestStateDraft  ApproveRequestState = "draft"
+)
+
+// Valid indicates whether the value is a known member of the ApproveRequestState enum.
+func (e ApproveRequestState) Valid() bool {
+	switch e {
+	case ApproveRequestStateActive:
+		return true
+	case ApproveRequestStateDraft:
 		return true
 	default:
 		return false
@@ -340,6 +394,7 @@ func (e CollateralSource) Valid() bool {
 const (
 	DeviationKindAdded   DeviationKind = "added"
 	DeviationKindChanged DeviationKind = "changed"
+	DeviationKindMoved   DeviationKind = "moved"
 	DeviationKindRemoved DeviationKind = "removed"
 )
 
@@ -349,6 +404,8 @@ func (e DeviationKind) Valid() bool {
 	case DeviationKindAdded:
 		return true
 	case DeviationKindChanged:
+		return true
+	case DeviationKindMoved:
 		return true
 	case DeviationKindRemoved:
 		return true
@@ -997,6 +1054,7 @@ func (e TokenAlgorithm) Valid() bool {
 const (
 	TrialDeviationKindAdded   TrialDeviationKind = "added"
 	TrialDeviationKindChanged TrialDeviationKind = "changed"
+	TrialDeviationKindMoved   TrialDeviationKind = "moved"
 	TrialDeviationKindRemoved TrialDeviationKind = "removed"
 )
 
@@ -1006,6 +1064,8 @@ func (e TrialDeviationKind) Valid() bool {
 	case TrialDeviationKindAdded:
 		return true
 	case TrialDeviationKindChanged:
+		return true
+	case TrialDeviationKindMoved:
 		return true
 	case TrialDeviationKindRemoved:
 		return true
@@ -1119,6 +1179,27 @@ func (e VerdictStatus) Valid() bool {
 	}
 }
 
+// Defines values for VersionApprovalStatus.
+const (
+	VersionApprovalStatusApproved    VersionApprovalStatus = "approved"
+	VersionApprovalStatusNotRequired VersionApprovalStatus = "not_required"
+	VersionApprovalStatusPending     VersionApprovalStatus = "pending"
+)
+
+// Valid indicates whether the value is a known member of the VersionApprovalStatus enum.
+func (e VersionApprovalStatus) Valid() bool {
+	switch e {
+	case VersionApprovalStatusApproved:
+		return true
+	case VersionApprovalStatusNotRequired:
+		return true
+	case VersionApprovalStatusPending:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ImportBaselineParamsState.
 const (
 	ImportBaselineParamsStateActive ImportBaselineParamsState = "active"
@@ -1214,9 +1295,12 @@ type ActivationRequest struct {
 // Alert defines model for Alert.
 type Alert struct {
 	// Code Example: attestation_failed
-	Code        string `json:"code"`
-	Count       int64  `json:"count"`
-	Description string `json:"description"`
+	Code  string `json:"code"`
+	Count int64  `json:"count"`
+
+	// Decisions Approvals and refusals, newest first; left out of lists.
+	Decisions   *[]AlertDecision `json:"decisions,omitempty"`
+	Description string           `json:"description"`
 
 	// DisplayName Example: Attestation failed for your virtual machine
 	DisplayName string             `json:"display_name"`
@@ -1242,6 +1326,27 @@ type Alert struct {
 	VerdictID openapi_types.UUID `json:"verdict_id"`
 }
 
+// AlertDecision defines model for AlertDecision.
+type AlertDecision struct {
+	At time.Time `json:"at"`
+
+	// Baseline A version, and its state now.
+	Baseline *VersionLink `json:"baseline,omitempty"`
+
+	// By The principal.
+	//
+	// Example: admin:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	By       string                `json:"by"`
+	Comment  string                `json:"comment"`
+	Decision AlertDecisionDecision `json:"decision"`
+
+	// VerdictID The verdict that was decided about.
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
+// AlertDecisionDecision defines model for AlertDecision.Decision.
+type AlertDecisionDecision string
+
 // AlertList defines model for AlertList.
 type AlertList struct {
 	Items []Alert `json:"items"`
@@ -1252,6 +1357,105 @@ type AlertList struct {
 
 // AlertStatus defines model for AlertStatus.
 type AlertStatus string
+
+// Approval defines model for Approval.
+type Approval struct {
+	At time.Time `json:"at"`
+
+	// By The principal.
+	By      string `json:"by"`
+	Comment string `json:"comment"`
+}
+
+// ApprovalPreview defines model for ApprovalPreview.
+type ApprovalPreview struct {
+	AlertID openapi_types.UUID `json:"alert_id"`
+
+	// BasedOn The active version that the new one is made out of; 0 where a baseline is made.
+	BasedOn int `json:"based_on"`
+
+	// BaselineID The baseline that gets a version; null where one of the machine's own is made.
+	BaselineID *openapi_types.UUID `json:"baseline_id"`
+
+	// Changes What the version would change.
+	Changes []Deviation `json:"changes"`
+
+	// Deviations What the machine measured against it.
+	Deviations []Deviation `json:"deviations"`
+	Name       string      `json:"name"`
+
+	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
+	ReferenceValues ReferenceValues `json:"reference_values"`
+	RefusedBefore   *AlertDecision  `json:"refused_before,omitempty"`
+
+	// Remaining What the same evidence would fail by all the same.
+	Remaining            []string `json:"remaining"`
+	SecondPersonRequired bool     `json:"second_person_required"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector  Selector           `json:"selector"`
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
+// ApprovalResult defines model for ApprovalResult.
+type ApprovalResult struct {
+	// Changes From the version before, in plain words.
+	Changes []Deviation `json:"changes"`
+
+	// Remaining What the same evidence fails by all the same.
+	Remaining []string        `json:"remaining"`
+	Version   BaselineVersion `json:"version"`
+}
+
+// ApprovalScope `baseline`: a version of the baseline that was deviated from, for all that it covers. `machine`: a layer of this machine's own.
+type ApprovalScope string
+
+// ApproveRequest defines model for ApproveRequest.
+type ApproveRequest struct {
+	// BasedOn The version that the preview was based on; another one is `version_changed`.
+	BasedOn *int `json:"based_on,omitempty"`
+
+	// BaselineID Of several baselines that were deviated from, the one that is meant.
+	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
+
+	// Comment Why. It is kept.
+	//
+	// Example: Kernel 6.1.0-28, rolled out by change 4711
+	Comment DecisionComment `json:"comment"`
+
+	// Force Also where the same deviations were refused before.
+	Force *bool `json:"force,omitempty"`
+
+	// GraceUntil As in a promotion.
+	GraceUntil *time.Time `json:"grace_until,omitempty"`
+
+	// GraceUntilMovedPercent As in a promotion.
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
+
+	// Replace What was measured takes the place of what was expected; otherwise both are allowed. With a rollout window it tells machines that have moved from those that have not.
+	Replace *bool `json:"replace,omitempty"`
+
+	// Scope `baseline`: a version of the baseline that was deviated from, for all that it covers. `machine`: a layer of this machine's own.
+	Scope *ApprovalScope       `json:"scope,omitempty"`
+	State *ApproveRequestState `json:"state,omitempty"`
+
+	// VerdictID The verdict that was looked at; another one is `version_changed`.
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
+// ApproveRequestState defines model for ApproveRequest.State.
+type ApproveRequestState string
+
+// ApproveVersionRequest defines model for ApproveVersionRequest.
+type ApproveVersionRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
+}
 
 // Assessment defines model for Assessment.
 type Assessment struct {
@@ -1327,6 +1531,18 @@ type Baseline struct {
 	Versions []BaselineVersion `json:"versions"`
 }
 
+// BaselineDiff defines model for BaselineDiff.
+type BaselineDiff struct {
+	Changes []Deviation `json:"changes"`
+
+	// From 0 where there is no version to compare with.
+	From int `json:"from"`
+
+	// More Changes beyond the first 2000.
+	More int `json:"more"`
+	To   int `json:"to"`
+}
+
 // BaselineInput defines model for BaselineInput.
 type BaselineInput struct {
 	// Name Example: web-1
@@ -1368,8 +1584,21 @@ type BaselineState string
 // BaselineVersion defines model for BaselineVersion.
 type BaselineVersion struct {
 	ActiveUntil *time.Time `json:"active_until"`
-	CreatedAt   time.Time  `json:"created_at"`
-	CreatedBy   string     `json:"created_by"`
+
+	// Approval The two-person rule, as far as it concerns a version.
+	Approval *VersionApproval `json:"approval,omitempty"`
+
+	// BasedOn The version that it was made out of by approving an alert.
+	BasedOn   *int       `json:"based_on,omitempty"`
+	ChangedAt *time.Time `json:"changed_at,omitempty"`
+
+	// ChangedBy Who changed its state last; absent if nobody has.
+	ChangedBy *string   `json:"changed_by,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// GraceUntilMovedPercent Grace ends once that share of the machines has moved; null for no such end.
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
 
 	// ID Of the baseline.
 	ID openapi_types.UUID `json:"id"`
@@ -1543,6 +1772,11 @@ type Comment = string
 // Counts defines model for Counts.
 type Counts map[string]int64
 
+// DecisionComment Why. It is kept.
+//
+// Example: Kernel 6.1.0-28, rolled out by change 4711
+type DecisionComment = string
+
 // DecodedEvent defines model for DecodedEvent.
 type DecodedEvent struct {
 	// Component Example: secure_boot_policy
@@ -1577,6 +1811,11 @@ type Deviation struct {
 	// Example: sha256
 	Bank *string `json:"bank,omitempty"`
 
+	// Before What was expected in its place.
+	//
+	// Example: grubx64.efi, version 2.06-13
+	Before *string `json:"before,omitempty"`
+
 	// Component Example: boot_loader
 	Component string `json:"component"`
 
@@ -1587,8 +1826,20 @@ type Deviation struct {
 	EventType string `json:"event_type"`
 
 	// Expected Hex digests, or values of a claim.
-	Expected []string      `json:"expected"`
-	Kind     DeviationKind `json:"kind"`
+	Expected []string `json:"expected"`
+
+	// Kind `moved` is between two versions only: the same digest in another register.
+	Kind DeviationKind `json:"kind"`
+
+	// KnownFrom Other reference values that list what was measured.
+	//
+	// Example: baseline web version 8, draft
+	KnownFrom *string `json:"known_from,omitempty"`
+
+	// Now What is measured, in plain words; for a file its path.
+	//
+	// Example: grubx64.efi, version 2.06-14
+	Now *string `json:"now,omitempty"`
 
 	// Pcr -1 where no single PCR carries it.
 	//
@@ -1596,7 +1847,7 @@ type Deviation struct {
 	Pcr int `json:"pcr"`
 }
 
-// DeviationKind defines model for Deviation.Kind.
+// DeviationKind `moved` is between two versions only: the same digest in another register.
 type DeviationKind string
 
 // DryRunRequest defines model for DryRunRequest.
@@ -1943,6 +2194,14 @@ type JoinTokenList struct {
 //
 // Example: {"env":"prod"}
 type Labels map[string]string
+
+// LayerRef defines model for LayerRef.
+type LayerRef struct {
+	ID string `json:"id"`
+
+	// Version Example: 3
+	Version int `json:"version"`
+}
 
 // Machine defines model for Machine.
 type Machine struct {
@@ -2432,8 +2691,31 @@ type ProblemError struct {
 
 // PromoteRequest defines model for PromoteRequest.
 type PromoteRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
+
 	// GraceUntil Until when the version that is replaced stays valid.
 	GraceUntil *time.Time `json:"grace_until,omitempty"`
+
+	// GraceUntilMovedPercent Until that share of the covered, attesting machines has moved on; see the rollout.
+	//
+	// Example: 95
+	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
+}
+
+// Proposal What becomes of a draft once a second person has approved.
+type Proposal struct {
+	Activate bool `json:"activate"`
+
+	// AlertID The alert that it came from.
+	AlertID                *openapi_types.UUID `json:"alert_id,omitempty"`
+	GraceUntil             *time.Time          `json:"grace_until,omitempty"`
+	GraceUntilMovedPercent *int                `json:"grace_until_moved_percent,omitempty"`
 }
 
 // Provenance Which pipeline run made the reference values.
@@ -2586,6 +2868,17 @@ type RecommendationStatus string
 // ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 type ReferenceValues = json.RawMessage
 
+// RefuseRequest defines model for RefuseRequest.
+type RefuseRequest struct {
+	// Comment Why. It is kept.
+	//
+	// Example: Kernel 6.1.0-28, rolled out by change 4711
+	Comment DecisionComment `json:"comment"`
+
+	// VerdictID The verdict that was looked at; another one is `version_changed`.
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
 // RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
 type RestingHow string
 
@@ -2633,6 +2926,12 @@ type RestingVersionList struct {
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RetireRequest defines model for RetireRequest.
+type RetireRequest struct {
+	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	ExpectedState *BaselineState `json:"expected_state,omitempty"`
 }
 
 // Revocations defines model for Revocations.
@@ -2694,6 +2993,84 @@ type RevokedEntry struct {
 
 // RevokedEntryKind defines model for RevokedEntry.Kind.
 type RevokedEntryKind string
+
+// Rollout defines model for Rollout.
+type Rollout struct {
+	ActiveVersion *int `json:"active_version"`
+
+	// Attesting Of them those whose last genuine evidence is younger than seven days. All other figures are of these.
+	Attesting  int64              `json:"attesting"`
+	BaselineID openapi_types.UUID `json:"baseline_id"`
+
+	// Behind Affirmed last by an older version.
+	Behind int64 `json:"behind"`
+
+	// Covered Machines with an attestation key that the selector chooses.
+	Covered int64          `json:"covered"`
+	Grace   []RolloutGrace `json:"grace"`
+
+	// Moved Affirmed last by the active version.
+	Moved int64 `json:"moved"`
+
+	// MovedPercent Of `attesting`, rounded down to a tenth; 0 where there is none.
+	//
+	// Example: 91.6
+	MovedPercent float64 `json:"moved_percent"`
+	Name         string  `json:"name"`
+
+	// None Affirmed by no version of this baseline.
+	None     int64              `json:"none"`
+	NotMoved RolloutMachineList `json:"not_moved"`
+
+	// RolledBack Of `behind` those that a newer version had affirmed before.
+	RolledBack int64 `json:"rolled_back"`
+
+	// Versions Newest activation first.
+	Versions []RolloutVersion `json:"versions"`
+}
+
+// RolloutGrace When the grace of a version ends.
+type RolloutGrace struct {
+	// Moved Machines affirmed last by a version that was activated later than this one.
+	Moved             int64      `json:"moved"`
+	MovedPercent      float64    `json:"moved_percent"`
+	Until             *time.Time `json:"until"`
+	UntilMovedPercent *int       `json:"until_moved_percent"`
+	Version           int        `json:"version"`
+}
+
+// RolloutMachine defines model for RolloutMachine.
+type RolloutMachine struct {
+	LastSeenAt  *time.Time         `json:"last_seen_at"`
+	MachineID   openapi_types.UUID `json:"machine_id"`
+	MachineName string             `json:"machine_name"`
+	RolledBack  bool               `json:"rolled_back"`
+	ScaleSet    string             `json:"scale_set"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status VerdictStatus `json:"status"`
+
+	// Version That affirmed it last; null if none did.
+	Version *int `json:"version"`
+}
+
+// RolloutMachineList defines model for RolloutMachineList.
+type RolloutMachineList struct {
+	Items []RolloutMachine `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RolloutVersion defines model for RolloutVersion.
+type RolloutVersion struct {
+	// Machines That it affirmed last.
+	Machines int64 `json:"machines"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -2930,6 +3307,11 @@ type TrialDeviation struct {
 	// Example: sha256
 	Bank *string `json:"bank,omitempty"`
 
+	// Before What was expected in its place.
+	//
+	// Example: grubx64.efi, version 2.06-13
+	Before *string `json:"before,omitempty"`
+
 	// Component Example: boot_loader
 	Component string `json:"component"`
 
@@ -2941,11 +3323,23 @@ type TrialDeviation struct {
 	ExampleMachineIds []openapi_types.UUID `json:"example_machine_ids"`
 
 	// Expected Hex digests, or values of a claim.
-	Expected []string           `json:"expected"`
-	Kind     TrialDeviationKind `json:"kind"`
+	Expected []string `json:"expected"`
+
+	// Kind `moved` is between two versions only: the same digest in another register.
+	Kind TrialDeviationKind `json:"kind"`
+
+	// KnownFrom Other reference values that list what was measured.
+	//
+	// Example: baseline web version 8, draft
+	KnownFrom *string `json:"known_from,omitempty"`
 
 	// Machines Example: 312
 	Machines int64 `json:"machines"`
+
+	// Now What is measured, in plain words; for a file its path.
+	//
+	// Example: grubx64.efi, version 2.06-14
+	Now *string `json:"now,omitempty"`
 
 	// Pcr -1 where no single PCR carries it.
 	//
@@ -2953,7 +3347,7 @@ type TrialDeviation struct {
 	Pcr int `json:"pcr"`
 }
 
-// TrialDeviationKind defines model for TrialDeviation.Kind.
+// TrialDeviationKind `moved` is between two versions only: the same digest in another register.
 type TrialDeviationKind string
 
 // TrialLine One line of the answer as `application/x-ndjson`. The last one has `result` or `problem`.
@@ -3067,7 +3461,10 @@ type Verdict struct {
 
 	// Baseline The baseline version that was judged by; null where there was none.
 	Baseline *BaselineRef `json:"baseline"`
-	Checks   []Check      `json:"checks"`
+
+	// BaselineLayers Where baselines of several layers were met together, all of them; `baseline` is the first.
+	BaselineLayers *[]LayerRef `json:"baseline_layers,omitempty"`
+	Checks         []Check     `json:"checks"`
 
 	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed.
 	//
@@ -3171,6 +3568,32 @@ type VerifiedIdentity struct {
 	Subject string `json:"subject"`
 }
 
+// VersionApproval The two-person rule, as far as it concerns a version.
+type VersionApproval struct {
+	// Approvals Of principals beside the author, oldest first.
+	Approvals []Approval `json:"approvals"`
+
+	// Proposal What becomes of a draft once a second person has approved.
+	Proposal *Proposal `json:"proposal,omitempty"`
+
+	// Required The rule is in force for its machines.
+	Required bool                  `json:"required"`
+	Status   VersionApprovalStatus `json:"status"`
+}
+
+// VersionApprovalStatus defines model for VersionApproval.Status.
+type VersionApprovalStatus string
+
+// VersionLink A version, and its state now.
+type VersionLink struct {
+	ID   openapi_types.UUID `json:"id"`
+	Name string             `json:"name"`
+
+	// State `active` and `grace` are judged by; `draft` not yet, `retired` no more.
+	State   BaselineState `json:"state"`
+	Version int           `json:"version"`
+}
+
 // VouchRequest defines model for VouchRequest.
 type VouchRequest struct {
 	// AkPublic TPMT_PUBLIC or TPM2B_PUBLIC.
@@ -3249,6 +3672,23 @@ type ActivateAlertParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// PreviewApprovalParams defines parameters for PreviewApproval.
+type PreviewApprovalParams struct {
+	Scope *ApprovalScope `form:"scope,omitempty" json:"scope,omitempty"`
+
+	// BaselineID Of several baselines that were deviated from, the one that is meant.
+	BaselineID *openapi_types.UUID `form:"baseline_id,omitempty" json:"baseline_id,omitempty"`
+
+	// Replace As in an approval.
+	Replace *bool `form:"replace,omitempty" json:"replace,omitempty"`
+}
+
+// ApproveAlertParams defines parameters for ApproveAlert.
+type ApproveAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DismissAlertParams defines parameters for DismissAlert.
 type DismissAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -3257,6 +3697,12 @@ type DismissAlertParams struct {
 
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RefuseAlertParams defines parameters for RefuseAlert.
+type RefuseAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -3351,10 +3797,30 @@ type ImportBaselineParams struct {
 // ImportBaselineParamsState defines parameters for ImportBaseline.
 type ImportBaselineParamsState string
 
+// GetBaselineRolloutParams defines parameters for GetBaselineRollout.
+type GetBaselineRolloutParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ApproveBaselineVersionParams defines parameters for ApproveBaselineVersion.
+type ApproveBaselineVersionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DiffBaselineVersionParams defines parameters for DiffBaselineVersion.
+type DiffBaselineVersionParams struct {
+	From *int `form:"from,omitempty" json:"from,omitempty"`
 }
 
 // DryRunBaselineVersionParams defines parameters for DryRunBaselineVersion.
@@ -3777,6 +4243,12 @@ type ListTrustAnchorMachinesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ApproveAlertJSONRequestBody defines body for ApproveAlert for application/json ContentType.
+type ApproveAlertJSONRequestBody = ApproveRequest
+
+// RefuseAlertJSONRequestBody defines body for RefuseAlert for application/json ContentType.
+type RefuseAlertJSONRequestBody = RefuseRequest
+
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
 type CreateAPITokenJSONRequestBody = APITokenInput
 
@@ -3792,8 +4264,14 @@ type ImportBaselineMultipartRequestBody ImportBaselineMultipartBody
 // CreateBaselineVersionJSONRequestBody defines body for CreateBaselineVersion for application/json ContentType.
 type CreateBaselineVersionJSONRequestBody = BaselineVersionInput
 
+// ApproveBaselineVersionJSONRequestBody defines body for ApproveBaselineVersion for application/json ContentType.
+type ApproveBaselineVersionJSONRequestBody = ApproveVersionRequest
+
 // PromoteBaselineVersionJSONRequestBody defines body for PromoteBaselineVersion for application/json ContentType.
 type PromoteBaselineVersionJSONRequestBody = PromoteRequest
+
+// RetireBaselineVersionJSONRequestBody defines body for RetireBaselineVersion for application/json ContentType.
+type RetireBaselineVersionJSONRequestBody = RetireRequest
 
 // PutCollateralJSONRequestBody defines body for PutCollateral for application/json ContentType.
 type PutCollateralJSONRequestBody = PutCollateralJSONBody
@@ -3973,6 +4451,35 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
 	ActivateAlert(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// PreviewApproval What approving an alert would allow
+	//
+	// The stored evidence is judged again by what is valid now. Nothing is changed.
+	//
+	// Corresponds with GET /v1/alerts/{alert_id}/approval (the `PreviewApproval` operationId).
+	PreviewApproval(ctx context.Context, alertID AlertID, params *PreviewApprovalParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveAlertWithBody Approve what an alert is about into a new baseline version
+	//
+	// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+	// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+	// another principal has to approve. The alert is in progress until the machine attests again.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+	ApproveAlertWithBody(ctx context.Context, alertID AlertID, params *ApproveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveAlert Approve what an alert is about into a new baseline version
+	//
+	// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+	// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+	// another principal has to approve. The alert is in progress until the machine attests again.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+	ApproveAlert(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DismissAlert Dismiss an alert
 	//
 	// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
@@ -3984,6 +4491,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
 	ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RefuseAlertWithBody Refuse what an alert is about
+	//
+	// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+	RefuseAlertWithBody(ctx context.Context, alertID AlertID, params *RefuseAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RefuseAlert Refuse what an alert is about
+	//
+	// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+	RefuseAlert(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResolveAlert Resolve an alert
 	//
@@ -4040,7 +4565,7 @@ type ClientInterface interface {
 
 	// CreateBaselineWithBody Register a baseline
 	//
-	// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+	// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4049,7 +4574,7 @@ type ClientInterface interface {
 
 	// CreateBaseline Register a baseline
 	//
-	// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+	// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -4104,6 +4629,15 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
 	GetBaseline(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetBaselineRollout How far a rollout is
+	//
+	// Counted are the machines that the baseline covers, that have an attestation key, and whose last genuine evidence is
+	// younger than seven days (`attesting`). One has moved if the version that affirmed it last is the active one, or was activated
+	// later. `limit` and `cursor` page `not_moved`, newest machine first.
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/rollout (the `GetBaselineRollout` operationId).
+	GetBaselineRollout(ctx context.Context, baselineID BaselineID, params *GetBaselineRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListBaselineVersions List a baseline's versions
 	//
 	// Newest first, reference values left out, all on one page.
@@ -4134,6 +4668,31 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version} (the `GetBaselineVersion` operationId).
 	GetBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ApproveBaselineVersionWithBody Approve a draft as its second person
+	//
+	// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+	ApproveBaselineVersionWithBody(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveBaselineVersion Approve a draft as its second person
+	//
+	// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+	ApproveBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, body ApproveBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DiffBaselineVersion What a version changes, in plain words
+	//
+	// Against the version `from`, else against the one that it was made out of, else the active one, else the one before it.
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/diff (the `DiffBaselineVersion` operationId).
+	DiffBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DiffBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DryRunBaselineVersion Judge stored evidence by a version
 	//
 	// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
@@ -4154,7 +4713,9 @@ type ClientInterface interface {
 
 	// PromoteBaselineVersionWithBody Make a draft the active version
 	//
-	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+	// beside its author: who approved it, or else whoever promotes it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4163,19 +4724,32 @@ type ClientInterface interface {
 
 	// PromoteBaselineVersion Make a draft the active version
 	//
-	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+	// beside its author: who approved it, or else whoever promotes it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/promote (the `PromoteBaselineVersion` operationId).
 	PromoteBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *PromoteBaselineVersionParams, body PromoteBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RetireBaselineVersion Retire a version
+	// RetireBaselineVersionWithBody Retire a version
 	//
-	// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	//
+	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
-	RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RetireBaselineVersionWithBody(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RetireBaselineVersion Retire a version
+	//
+	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
+	RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListCollateral List collateral
 	//
@@ -4966,6 +5540,65 @@ func (c *Client) ActivateAlert(ctx context.Context, alertID AlertID, params *Act
 	return c.Client.Do(req)
 }
 
+// PreviewApproval What approving an alert would allow
+//
+// The stored evidence is judged again by what is valid now. Nothing is changed.
+//
+// Corresponds with GET /v1/alerts/{alert_id}/approval (the `PreviewApproval` operationId).
+func (c *Client) PreviewApproval(ctx context.Context, alertID AlertID, params *PreviewApprovalParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPreviewApprovalRequest(c.Server, alertID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveAlertWithBody Approve what an alert is about into a new baseline version
+//
+// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+// another principal has to approve. The alert is in progress until the machine attests again.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+func (c *Client) ApproveAlertWithBody(ctx context.Context, alertID AlertID, params *ApproveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveAlert Approve what an alert is about into a new baseline version
+//
+// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+// another principal has to approve. The alert is in progress until the machine attests again.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+func (c *Client) ApproveAlert(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveAlertRequest(c.Server, alertID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // DismissAlert Dismiss an alert
 //
 // It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
@@ -4988,6 +5621,44 @@ func (c *Client) DismissAlert(ctx context.Context, alertID AlertID, params *Dism
 // Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
 func (c *Client) ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewProgressAlertRequest(c.Server, alertID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RefuseAlertWithBody Refuse what an alert is about
+//
+// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+func (c *Client) RefuseAlertWithBody(ctx context.Context, alertID AlertID, params *RefuseAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRefuseAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RefuseAlert Refuse what an alert is about
+//
+// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+func (c *Client) RefuseAlert(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRefuseAlertRequest(c.Server, alertID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5123,7 +5794,7 @@ func (c *Client) ListBaselines(ctx context.Context, params *ListBaselinesParams,
 
 // CreateBaselineWithBody Register a baseline
 //
-// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 //
 // Takes any type of body and a specified content type.
 //
@@ -5142,7 +5813,7 @@ func (c *Client) CreateBaselineWithBody(ctx context.Context, params *CreateBasel
 
 // CreateBaseline Register a baseline
 //
-// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -5247,6 +5918,25 @@ func (c *Client) GetBaseline(ctx context.Context, baselineID BaselineID, reqEdit
 	return c.Client.Do(req)
 }
 
+// GetBaselineRollout How far a rollout is
+//
+// Counted are the machines that the baseline covers, that have an attestation key, and whose last genuine evidence is
+// younger than seven days (`attesting`). One has moved if the version that affirmed it last is the active one, or was activated
+// later. `limit` and `cursor` page `not_moved`, newest machine first.
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/rollout (the `GetBaselineRollout` operationId).
+func (c *Client) GetBaselineRollout(ctx context.Context, baselineID BaselineID, params *GetBaselineRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBaselineRolloutRequest(c.Server, baselineID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListBaselineVersions List a baseline's versions
 //
 // Newest first, reference values left out, all on one page.
@@ -5317,6 +6007,61 @@ func (c *Client) GetBaselineVersion(ctx context.Context, baselineID BaselineID, 
 	return c.Client.Do(req)
 }
 
+// ApproveBaselineVersionWithBody Approve a draft as its second person
+//
+// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+func (c *Client) ApproveBaselineVersionWithBody(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveBaselineVersionRequestWithBody(c.Server, baselineID, version, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveBaselineVersion Approve a draft as its second person
+//
+// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+func (c *Client) ApproveBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, body ApproveBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveBaselineVersionRequest(c.Server, baselineID, version, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DiffBaselineVersion What a version changes, in plain words
+//
+// Against the version `from`, else against the one that it was made out of, else the active one, else the one before it.
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/diff (the `DiffBaselineVersion` operationId).
+func (c *Client) DiffBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *DiffBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiffBaselineVersionRequest(c.Server, baselineID, version, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // DryRunBaselineVersion Judge stored evidence by a version
 //
 // Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
@@ -5357,7 +6102,9 @@ func (c *Client) ExportBaselineVersion(ctx context.Context, baselineID BaselineI
 
 // PromoteBaselineVersionWithBody Make a draft the active version
 //
-// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+// beside its author: who approved it, or else whoever promotes it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -5376,7 +6123,9 @@ func (c *Client) PromoteBaselineVersionWithBody(ctx context.Context, baselineID 
 
 // PromoteBaselineVersion Make a draft the active version
 //
-// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+// beside its author: who approved it, or else whoever promotes it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -5393,13 +6142,34 @@ func (c *Client) PromoteBaselineVersion(ctx context.Context, baselineID Baseline
 	return c.Client.Do(req)
 }
 
-// RetireBaselineVersion Retire a version
+// RetireBaselineVersionWithBody Retire a version
 //
-// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+//
+// Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
-func (c *Client) RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRetireBaselineVersionRequest(c.Server, baselineID, version, params)
+func (c *Client) RetireBaselineVersionWithBody(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetireBaselineVersionRequestWithBody(c.Server, baselineID, version, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RetireBaselineVersion Retire a version
+//
+// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
+func (c *Client) RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetireBaselineVersionRequest(c.Server, baselineID, version, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -7254,6 +8024,153 @@ func NewActivateAlertRequest(server string, alertID AlertID, params *ActivateAle
 	return req, nil
 }
 
+// NewPreviewApprovalRequest constructs an http.Request for the PreviewApproval method
+func NewPreviewApprovalRequest(server string, alertID AlertID, params *PreviewApprovalParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/approval", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Scope != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "scope", *params.Scope, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.BaselineID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "baseline_id", *params.BaselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Replace != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "replace", *params.Replace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewApproveAlertRequest calls the generic ApproveAlert builder with application/json body
+func NewApproveAlertRequest(server string, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApproveAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewApproveAlertRequestWithBody constructs an http.Request for the ApproveAlert method, with any body, and a specified content type
+func NewApproveAlertRequestWithBody(server string, alertID AlertID, params *ApproveAlertParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/approve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewDismissAlertRequest constructs an http.Request for the DismissAlert method
 func NewDismissAlertRequest(server string, alertID AlertID, params *DismissAlertParams) (*http.Request, error) {
 	var err error
@@ -7333,6 +8250,68 @@ func NewProgressAlertRequest(server string, alertID AlertID, params *ProgressAle
 	if err != nil {
 		return nil, err
 	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRefuseAlertRequest calls the generic RefuseAlert builder with application/json body
+func NewRefuseAlertRequest(server string, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRefuseAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewRefuseAlertRequestWithBody constructs an http.Request for the RefuseAlert method, with any body, and a specified content type
+func NewRefuseAlertRequestWithBody(server string, alertID AlertID, params *RefuseAlertParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/refuse", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -8026,6 +9005,79 @@ func NewGetBaselineRequest(server string, baselineID BaselineID) (*http.Request,
 	return req, nil
 }
 
+// NewGetBaselineRolloutRequest constructs an http.Request for the GetBaselineRollout method
+func NewGetBaselineRolloutRequest(server string, baselineID BaselineID, params *GetBaselineRolloutParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "baseline_id", baselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/%s/rollout", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListBaselineVersionsRequest constructs an http.Request for the ListBaselineVersions method
 func NewListBaselineVersionsRequest(server string, baselineID BaselineID) (*http.Request, error) {
 	var err error
@@ -8153,6 +9205,143 @@ func NewGetBaselineVersionRequest(server string, baselineID BaselineID, version 
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewApproveBaselineVersionRequest calls the generic ApproveBaselineVersion builder with application/json body
+func NewApproveBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, body ApproveBaselineVersionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApproveBaselineVersionRequestWithBody(server, baselineID, version, params, "application/json", bodyReader)
+}
+
+// NewApproveBaselineVersionRequestWithBody constructs an http.Request for the ApproveBaselineVersion method, with any body, and a specified content type
+func NewApproveBaselineVersionRequestWithBody(server string, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "baseline_id", baselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/%s/versions/%s/approve", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDiffBaselineVersionRequest constructs an http.Request for the DiffBaselineVersion method
+func NewDiffBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *DiffBaselineVersionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "baseline_id", baselineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/baselines/%s/versions/%s/diff", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -8356,8 +9545,19 @@ func NewPromoteBaselineVersionRequestWithBody(server string, baselineID Baseline
 	return req, nil
 }
 
-// NewRetireBaselineVersionRequest constructs an http.Request for the RetireBaselineVersion method
-func NewRetireBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *RetireBaselineVersionParams) (*http.Request, error) {
+// NewRetireBaselineVersionRequest calls the generic RetireBaselineVersion builder with application/json body
+func NewRetireBaselineVersionRequest(server string, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRetireBaselineVersionRequestWithBody(server, baselineID, version, params, "application/json", bodyReader)
+}
+
+// NewRetireBaselineVersionRequestWithBody constructs an http.Request for the RetireBaselineVersion method, with any body, and a specified content type
+func NewRetireBaselineVersionRequestWithBody(server string, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -8389,10 +9589,12 @@ func NewRetireBaselineVersionRequest(server string, baselineID BaselineID, versi
 		return nil, err
 	}
 
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -12167,6 +13369,37 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
 	ActivateAlertWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error)
 
+	// PreviewApprovalWithResponse What approving an alert would allow
+	//
+	// The stored evidence is judged again by what is valid now. Nothing is changed.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/alerts/{alert_id}/approval (the `PreviewApproval` operationId).
+	PreviewApprovalWithResponse(ctx context.Context, alertID AlertID, params *PreviewApprovalParams, reqEditors ...RequestEditorFn) (*PreviewApprovalResponse, error)
+
+	// ApproveAlertWithBodyWithResponse Approve what an alert is about into a new baseline version
+	//
+	// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+	// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+	// another principal has to approve. The alert is in progress until the machine attests again.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+	ApproveAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ApproveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveAlertResponse, error)
+
+	// ApproveAlertWithResponse Approve what an alert is about into a new baseline version
+	//
+	// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+	// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+	// another principal has to approve. The alert is in progress until the machine attests again.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+	ApproveAlertWithResponse(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveAlertResponse, error)
+
 	// DismissAlertWithResponse Dismiss an alert
 	//
 	// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
@@ -12182,6 +13415,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
 	ProgressAlertWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error)
+
+	// RefuseAlertWithBodyWithResponse Refuse what an alert is about
+	//
+	// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+	RefuseAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *RefuseAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RefuseAlertResponse, error)
+
+	// RefuseAlertWithResponse Refuse what an alert is about
+	//
+	// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+	RefuseAlertWithResponse(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*RefuseAlertResponse, error)
 
 	// ResolveAlertWithResponse Resolve an alert
 	//
@@ -12248,7 +13499,7 @@ type ClientWithResponsesInterface interface {
 
 	// CreateBaselineWithBodyWithResponse Register a baseline
 	//
-	// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+	// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -12257,7 +13508,7 @@ type ClientWithResponsesInterface interface {
 
 	// CreateBaselineWithResponse Register a baseline
 	//
-	// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+	// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -12314,6 +13565,17 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id} (the `GetBaseline` operationId).
 	GetBaselineWithResponse(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*GetBaselineResponse, error)
 
+	// GetBaselineRolloutWithResponse How far a rollout is
+	//
+	// Counted are the machines that the baseline covers, that have an attestation key, and whose last genuine evidence is
+	// younger than seven days (`attesting`). One has moved if the version that affirmed it last is the active one, or was activated
+	// later. `limit` and `cursor` page `not_moved`, newest machine first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/rollout (the `GetBaselineRollout` operationId).
+	GetBaselineRolloutWithResponse(ctx context.Context, baselineID BaselineID, params *GetBaselineRolloutParams, reqEditors ...RequestEditorFn) (*GetBaselineRolloutResponse, error)
+
 	// ListBaselineVersionsWithResponse List a baseline's versions
 	//
 	// Newest first, reference values left out, all on one page.
@@ -12348,6 +13610,33 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version} (the `GetBaselineVersion` operationId).
 	GetBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, reqEditors ...RequestEditorFn) (*GetBaselineVersionResponse, error)
 
+	// ApproveBaselineVersionWithBodyWithResponse Approve a draft as its second person
+	//
+	// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+	ApproveBaselineVersionWithBodyWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveBaselineVersionResponse, error)
+
+	// ApproveBaselineVersionWithResponse Approve a draft as its second person
+	//
+	// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+	ApproveBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, body ApproveBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveBaselineVersionResponse, error)
+
+	// DiffBaselineVersionWithResponse What a version changes, in plain words
+	//
+	// Against the version `from`, else against the one that it was made out of, else the active one, else the one before it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/diff (the `DiffBaselineVersion` operationId).
+	DiffBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *DiffBaselineVersionParams, reqEditors ...RequestEditorFn) (*DiffBaselineVersionResponse, error)
+
 	// DryRunBaselineVersionWithResponse Judge stored evidence by a version
 	//
 	// Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
@@ -12372,7 +13661,9 @@ type ClientWithResponsesInterface interface {
 
 	// PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
 	//
-	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+	// beside its author: who approved it, or else whoever promotes it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -12381,21 +13672,32 @@ type ClientWithResponsesInterface interface {
 
 	// PromoteBaselineVersionWithResponse Make a draft the active version
 	//
-	// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+	// beside its author: who approved it, or else whoever promotes it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/promote (the `PromoteBaselineVersion` operationId).
 	PromoteBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *PromoteBaselineVersionParams, body PromoteBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*PromoteBaselineVersionResponse, error)
 
-	// RetireBaselineVersionWithResponse Retire a version
+	// RetireBaselineVersionWithBodyWithResponse Retire a version
 	//
-	// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 	//
-	// Returns a wrapper object for the known response body format(s).
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
-	RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error)
+	RetireBaselineVersionWithBodyWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error)
+
+	// RetireBaselineVersionWithResponse Retire a version
+	//
+	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
+	RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error)
 
 	// ListCollateralWithResponse List collateral
 	//
@@ -13454,6 +14756,102 @@ func (r ActivateAlertResponse) ContentType() string {
 	return ""
 }
 
+type PreviewApprovalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApprovalPreview
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PreviewApprovalResponse) GetJSON200() *ApprovalPreview {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PreviewApprovalResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PreviewApprovalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PreviewApprovalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PreviewApprovalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PreviewApprovalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ApproveAlertResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ApprovalResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ApproveAlertResponse) GetJSON201() *ApprovalResult {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApproveAlertResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApproveAlertResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApproveAlertResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApproveAlertResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApproveAlertResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type DismissAlertResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -13544,6 +14942,54 @@ func (r ProgressAlertResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ProgressAlertResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RefuseAlertResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Alert
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RefuseAlertResponse) GetJSON200() *Alert {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RefuseAlertResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RefuseAlertResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RefuseAlertResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RefuseAlertResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RefuseAlertResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -14023,6 +15469,54 @@ func (r GetBaselineResponse) ContentType() string {
 	return ""
 }
 
+type GetBaselineRolloutResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Rollout
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBaselineRolloutResponse) GetJSON200() *Rollout {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBaselineRolloutResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBaselineRolloutResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBaselineRolloutResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBaselineRolloutResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBaselineRolloutResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListBaselineVersionsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -14161,6 +15655,102 @@ func (r GetBaselineVersionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetBaselineVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ApproveBaselineVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BaselineVersion
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ApproveBaselineVersionResponse) GetJSON200() *BaselineVersion {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApproveBaselineVersionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApproveBaselineVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApproveBaselineVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApproveBaselineVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApproveBaselineVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DiffBaselineVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BaselineDiff
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DiffBaselineVersionResponse) GetJSON200() *BaselineDiff {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DiffBaselineVersionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DiffBaselineVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DiffBaselineVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DiffBaselineVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DiffBaselineVersionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -17379,6 +18969,55 @@ func (c *ClientWithResponses) ActivateAlertWithResponse(ctx context.Context, ale
 	return ParseActivateAlertResponse(rsp)
 }
 
+// PreviewApprovalWithResponse What approving an alert would allow
+//
+// The stored evidence is judged again by what is valid now. Nothing is changed.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/alerts/{alert_id}/approval (the `PreviewApproval` operationId).
+func (c *ClientWithResponses) PreviewApprovalWithResponse(ctx context.Context, alertID AlertID, params *PreviewApprovalParams, reqEditors ...RequestEditorFn) (*PreviewApprovalResponse, error) {
+	rsp, err := c.PreviewApproval(ctx, alertID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePreviewApprovalResponse(rsp)
+}
+
+// ApproveAlertWithBodyWithResponse Approve what an alert is about into a new baseline version
+//
+// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+// another principal has to approve. The alert is in progress until the machine attests again.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+func (c *ClientWithResponses) ApproveAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ApproveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveAlertResponse, error) {
+	rsp, err := c.ApproveAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveAlertResponse(rsp)
+}
+
+// ApproveAlertWithResponse Approve what an alert is about into a new baseline version
+//
+// For alerts `attestation_failed` with the reason `baseline_deviation`, whose evidence is genuine. The new version is the
+// active one with what the evidence shows where it deviates. It is active at once, or under the two-person rule a draft that
+// another principal has to approve. The alert is in progress until the machine attests again.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
+func (c *ClientWithResponses) ApproveAlertWithResponse(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveAlertResponse, error) {
+	rsp, err := c.ApproveAlert(ctx, alertID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveAlertResponse(rsp)
+}
+
 // DismissAlertWithResponse Dismiss an alert
 //
 // It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
@@ -17405,6 +19044,36 @@ func (c *ClientWithResponses) ProgressAlertWithResponse(ctx context.Context, ale
 		return nil, err
 	}
 	return ParseProgressAlertResponse(rsp)
+}
+
+// RefuseAlertWithBodyWithResponse Refuse what an alert is about
+//
+// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+func (c *ClientWithResponses) RefuseAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *RefuseAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RefuseAlertResponse, error) {
+	rsp, err := c.RefuseAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRefuseAlertResponse(rsp)
+}
+
+// RefuseAlertWithResponse Refuse what an alert is about
+//
+// It is recorded with the alert, which stays as it is. Approving the same deviations later, on whatever machine, then needs `force`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
+func (c *ClientWithResponses) RefuseAlertWithResponse(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*RefuseAlertResponse, error) {
+	rsp, err := c.RefuseAlert(ctx, alertID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRefuseAlertResponse(rsp)
 }
 
 // ResolveAlertWithResponse Resolve an alert
@@ -17514,7 +19183,7 @@ func (c *ClientWithResponses) ListBaselinesWithResponse(ctx context.Context, par
 
 // CreateBaselineWithBodyWithResponse Register a baseline
 //
-// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -17529,7 +19198,7 @@ func (c *ClientWithResponses) CreateBaselineWithBodyWithResponse(ctx context.Con
 
 // CreateBaselineWithResponse Register a baseline
 //
-// Creates the baseline with its first version, active at once unless `state` is `draft`. At most 1 MiB.
+// Creates the baseline with its first version, active at once unless `state` is `draft`. Under the two-person rule it is a draft unless `state` is `active`, which is refused. At most 1 MiB.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -17616,6 +19285,23 @@ func (c *ClientWithResponses) GetBaselineWithResponse(ctx context.Context, basel
 	return ParseGetBaselineResponse(rsp)
 }
 
+// GetBaselineRolloutWithResponse How far a rollout is
+//
+// Counted are the machines that the baseline covers, that have an attestation key, and whose last genuine evidence is
+// younger than seven days (`attesting`). One has moved if the version that affirmed it last is the active one, or was activated
+// later. `limit` and `cursor` page `not_moved`, newest machine first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/rollout (the `GetBaselineRollout` operationId).
+func (c *ClientWithResponses) GetBaselineRolloutWithResponse(ctx context.Context, baselineID BaselineID, params *GetBaselineRolloutParams, reqEditors ...RequestEditorFn) (*GetBaselineRolloutResponse, error) {
+	rsp, err := c.GetBaselineRollout(ctx, baselineID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBaselineRolloutResponse(rsp)
+}
+
 // ListBaselineVersionsWithResponse List a baseline's versions
 //
 // Newest first, reference values left out, all on one page.
@@ -17674,6 +19360,51 @@ func (c *ClientWithResponses) GetBaselineVersionWithResponse(ctx context.Context
 	return ParseGetBaselineVersionResponse(rsp)
 }
 
+// ApproveBaselineVersionWithBodyWithResponse Approve a draft as its second person
+//
+// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+func (c *ClientWithResponses) ApproveBaselineVersionWithBodyWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveBaselineVersionResponse, error) {
+	rsp, err := c.ApproveBaselineVersionWithBody(ctx, baselineID, version, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveBaselineVersionResponse(rsp)
+}
+
+// ApproveBaselineVersionWithResponse Approve a draft as its second person
+//
+// Nobody approves a version of his own. A version that came from an approved alert is activated at once, as its author proposed.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/approve (the `ApproveBaselineVersion` operationId).
+func (c *ClientWithResponses) ApproveBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *ApproveBaselineVersionParams, body ApproveBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveBaselineVersionResponse, error) {
+	rsp, err := c.ApproveBaselineVersion(ctx, baselineID, version, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveBaselineVersionResponse(rsp)
+}
+
+// DiffBaselineVersionWithResponse What a version changes, in plain words
+//
+// Against the version `from`, else against the one that it was made out of, else the active one, else the one before it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/diff (the `DiffBaselineVersion` operationId).
+func (c *ClientWithResponses) DiffBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *DiffBaselineVersionParams, reqEditors ...RequestEditorFn) (*DiffBaselineVersionResponse, error) {
+	rsp, err := c.DiffBaselineVersion(ctx, baselineID, version, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDiffBaselineVersionResponse(rsp)
+}
+
 // DryRunBaselineVersionWithResponse Judge stored evidence by a version
 //
 // Judges the stored evidence of every machine that the baseline covers as if this version were its active and only
@@ -17710,7 +19441,9 @@ func (c *ClientWithResponses) ExportBaselineVersionWithResponse(ctx context.Cont
 
 // PromoteBaselineVersionWithBodyWithResponse Make a draft the active version
 //
-// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+// beside its author: who approved it, or else whoever promotes it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -17725,7 +19458,9 @@ func (c *ClientWithResponses) PromoteBaselineVersionWithBodyWithResponse(ctx con
 
 // PromoteBaselineVersionWithResponse Make a draft the active version
 //
-// The version it replaces stays valid until `grace_until` (state `grace`), or is retired at once where none is given.
+// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
+// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
+// beside its author: who approved it, or else whoever promotes it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -17738,15 +19473,30 @@ func (c *ClientWithResponses) PromoteBaselineVersionWithResponse(ctx context.Con
 	return ParsePromoteBaselineVersionResponse(rsp)
 }
 
-// RetireBaselineVersionWithResponse Retire a version
+// RetireBaselineVersionWithBodyWithResponse Retire a version
 //
-// The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
 //
-// Returns a wrapper object for the known response body format(s).
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
-func (c *ClientWithResponses) RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error) {
-	rsp, err := c.RetireBaselineVersion(ctx, baselineID, version, params, reqEditors...)
+func (c *ClientWithResponses) RetireBaselineVersionWithBodyWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error) {
+	rsp, err := c.RetireBaselineVersionWithBody(ctx, baselineID, version, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRetireBaselineVersionResponse(rsp)
+}
+
+// RetireBaselineVersionWithResponse Retire a version
+//
+// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
+func (c *ClientWithResponses) RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error) {
+	rsp, err := c.RetireBaselineVersion(ctx, baselineID, version, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -19223,6 +20973,72 @@ func ParseActivateAlertResponse(rsp *http.Response) (*ActivateAlertResponse, err
 	return response, nil
 }
 
+// ParsePreviewApprovalResponse parses an HTTP response from a PreviewApprovalWithResponse call
+func ParsePreviewApprovalResponse(rsp *http.Response) (*PreviewApprovalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PreviewApprovalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApprovalPreview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseApproveAlertResponse parses an HTTP response from a ApproveAlertWithResponse call
+func ParseApproveAlertResponse(rsp *http.Response) (*ApproveAlertResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApproveAlertResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ApprovalResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseDismissAlertResponse parses an HTTP response from a DismissAlertWithResponse call
 func ParseDismissAlertResponse(rsp *http.Response) (*DismissAlertResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -19265,6 +21081,39 @@ func ParseProgressAlertResponse(rsp *http.Response) (*ProgressAlertResponse, err
 	}
 
 	response := &ProgressAlertResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Alert
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRefuseAlertResponse parses an HTTP response from a RefuseAlertWithResponse call
+func ParseRefuseAlertResponse(rsp *http.Response) (*RefuseAlertResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RefuseAlertResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -19618,6 +21467,39 @@ func ParseGetBaselineResponse(rsp *http.Response) (*GetBaselineResponse, error) 
 	return response, nil
 }
 
+// ParseGetBaselineRolloutResponse parses an HTTP response from a GetBaselineRolloutWithResponse call
+func ParseGetBaselineRolloutResponse(rsp *http.Response) (*GetBaselineRolloutResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBaselineRolloutResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Rollout
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListBaselineVersionsResponse parses an HTTP response from a ListBaselineVersionsWithResponse call
 func ParseListBaselineVersionsResponse(rsp *http.Response) (*ListBaselineVersionsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -19700,6 +21582,72 @@ func ParseGetBaselineVersionResponse(rsp *http.Response) (*GetBaselineVersionRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest BaselineVersion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseApproveBaselineVersionResponse parses an HTTP response from a ApproveBaselineVersionWithResponse call
+func ParseApproveBaselineVersionResponse(rsp *http.Response) (*ApproveBaselineVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApproveBaselineVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BaselineVersion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDiffBaselineVersionResponse parses an HTTP response from a DiffBaselineVersionWithResponse call
+func ParseDiffBaselineVersionResponse(rsp *http.Response) (*DiffBaselineVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DiffBaselineVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BaselineDiff
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -94,7 +94,14 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 		if err != nil {
 			return nil, store.Recorded{}, err
 		}
-		record := a.record(judged, learned)
+		history, err := s.history(ctx, a, judged)
+		if err != nil {
+			return nil, store.Recorded{}, err
+		}
+		if err := s.explainKnown(ctx, a.tenant, judged.Deviations); err != nil {
+			return nil, store.Recorded{}, err
+		}
+		record := a.record(judged, learned, history)
 		recorded, err := s.store.RecordAppraisal(ctx, a.tenant, record)
 		if errors.Is(err, store.ErrNonceUsed) && a.freshness.Fault == "" {
 			a.freshness = tpm.Freshness{Fault: faultUsed}
@@ -117,6 +124,28 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 // judge is the pure middle of the cycle. learned is set where the policy lets this very boot become
 // the machine's baseline.
 func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.ReferenceValues, err error) {
+	in := a.verifierInputs()
+	if !a.mayLearn() {
+		return verifier.Appraise(a.evidence, in), nil, nil
+	}
+	// The boot that is being learned cannot be asked for a baseline yet.
+	in.Policy.RequireBaseline = false
+	judged = verifier.Appraise(a.evidence, in)
+	if judged.Status == verifier.Affirming {
+		reference, err := baseline.Capture(judged, a.inputs.Policy)
+		switch {
+		case err == nil:
+			return judged, &reference, nil
+		case !errors.Is(err, baseline.ErrNothingToCapture):
+			return nil, nil, fmt.Errorf("learn baseline: %w", err)
+		}
+	}
+	in.Policy.RequireBaseline = a.inputs.Policy.RequireBaseline
+	return verifier.Appraise(a.evidence, in), nil, nil
+}
+
+// verifierInputs is what the evidence is judged by.
+func (a *appraisal) verifierInputs() verifier.Inputs {
 	in := verifier.Inputs{
 		Now:        a.now,
 		AK:         verifier.AttestationKey{Public: a.key.public, NoTPM: a.key.noTPM, Launched: a.key.launched, Fault: a.key.fault},
@@ -143,23 +172,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 	if a.inputs.Key != nil {
 		in.AK.Assurance = a.inputs.Key.Assurance
 	}
-	if !a.mayLearn() {
-		return verifier.Appraise(a.evidence, in), nil, nil
-	}
-	// The boot that is being learned cannot be asked for a baseline yet.
-	in.Policy.RequireBaseline = false
-	judged = verifier.Appraise(a.evidence, in)
-	if judged.Status == verifier.Affirming {
-		reference, err := baseline.Capture(judged, a.inputs.Policy)
-		switch {
-		case err == nil:
-			return judged, &reference, nil
-		case !errors.Is(err, baseline.ErrNothingToCapture):
-			return nil, nil, fmt.Errorf("learn baseline: %w", err)
-		}
-	}
-	in.Policy.RequireBaseline = a.inputs.Policy.RequireBaseline
-	return verifier.Appraise(a.evidence, in), nil, nil
+	return in
 }
 
 func (a *appraisal) mayLearn() bool {
@@ -173,12 +186,12 @@ type consequences struct {
 	bad      *revocations.Assessment
 }
 
-func (a *appraisal) derive(judged *verifier.Appraisal) consequences {
+func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
 	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Now: a.now})
 	return c
 }
 
@@ -188,8 +201,8 @@ func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte)
 }
 
 // record is all that one judgement changes.
-func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues) store.AppraisalRecord {
-	c := a.derive(judged)
+func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues, h history) store.AppraisalRecord {
+	c := a.derive(judged, h.rollbacks)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
@@ -203,6 +216,7 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		Findings:      c.findings,
 		Observed:      c.observed,
 		LearnBaseline: learned,
+		Matched:       h.matched,
 		Actor:         a.actor,
 	}
 	if !a.logHeld {

@@ -15,7 +15,8 @@ import (
 	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
-// CaptureBaseline makes an active baseline of what a machine's last genuine evidence shows. The stored
+// CaptureBaseline makes an active baseline of what a machine's last genuine evidence shows, or a draft where the two-person
+// rule is in force. The stored
 // evidence is judged again, so that nothing is taken from a verdict that would not stand today. A nil
 // selector chooses this machine alone; an empty name becomes one that says where it came from.
 //
@@ -67,7 +68,7 @@ func (s *Service) CaptureGolden(ctx context.Context, tenant, machineID uuid.UUID
 		return none, fmt.Errorf("capture baseline: %w", err)
 	}
 	version, err := s.store.CreateBaseline(ctx, tenant, name, *selector, store.BaselineVersion{
-		State: baseline.StateActive, Reference: reference, Provenance: provenance, Origin: "captured",
+		Reference: reference, Provenance: provenance, Origin: "captured",
 	}, now, actor)
 	if errors.Is(err, store.ErrConflict) {
 		return none, &Error{Code: CodeConflict, Pointer: "/name", Detail: "a baseline of this name exists"}
@@ -77,15 +78,7 @@ func (s *Service) CaptureGolden(ctx context.Context, tenant, machineID uuid.UUID
 
 func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, includeIMA bool) (verifier.ReferenceValues, error) {
 	var none verifier.ReferenceValues
-	var log *eventlog.Log
-	if len(verdict.EventLogHash) == sha256.Size {
-		held, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
-		if err != nil {
-			return none, fromStore("capture baseline", err)
-		}
-		log = held.log
-	}
-	again, err := s.judgeOrigin(ctx, tenant, verdict, log, includeIMA)
+	again, err := s.judgeVerdict(ctx, tenant, verdict, includeIMA)
 	if err != nil {
 		return none, err
 	}
@@ -109,6 +102,19 @@ func (s *Service) captureReference(ctx context.Context, tenant uuid.UUID, verdic
 		reference.IMA = files
 	}
 	return reference, nil
+}
+
+// judgeVerdict is judgeOrigin with the log that the verdict was judged by.
+func (s *Service) judgeVerdict(ctx context.Context, tenant uuid.UUID, verdict *store.Verdict, withIMA bool) (*judgedAgain, error) {
+	var log *eventlog.Log
+	if len(verdict.EventLogHash) == sha256.Size {
+		held, err := s.heldLog(ctx, tenant, [32]byte(verdict.EventLogHash))
+		if err != nil {
+			return nil, fromStore("judge stored evidence", err)
+		}
+		log = held.log
+	}
+	return s.judgeOrigin(ctx, tenant, verdict, log, withIMA)
 }
 
 func firstFailure(a *verifier.Appraisal) string {

@@ -21,6 +21,8 @@ const (
 	CodeUnknownChallenge    Code = "unknown_challenge"             // 409: a nonce that was never ours for this machine
 	CodeEventLogRequired    Code = "event_log_required"            // 409: the named log is not held
 	CodeNoGenuineVerdict    Code = "no_genuine_verdict"            // 409: nothing to capture a baseline from
+	CodeOriginUnverified    Code = "origin_unverified"             // 409: evidence that is not genuine cannot be approved
+	CodeNotApprovable       Code = "not_approvable"                // 409: there is nothing in the alert that a baseline could allow
 	CodeConflict            Code = "conflict"                      // 409: collides with what is stored
 	CodeActivationUsed      Code = "activation_used"               // 409: the one try has been used
 	CodeActivationFailed    Code = "activation_failed"             // 403: wrong secret, or too late

@@ -102,6 +102,18 @@ type judgedAgain struct {
 	appraisal *verifier.Appraisal
 	policy    verifier.Policy
 	ccLog     parsedLog // of its hardware evidence
+	// evidence and in are what was appraised, and stored what the store knows of the machine: for another appraisal
+	// with baselines, of which this one has none.
+	evidence *verifier.Evidence
+	in       verifier.Inputs
+	stored   store.AppraisalInputs
+}
+
+// against appraises the same evidence once more, by reference values.
+func (j *judgedAgain) against(candidates []verifier.Candidate) *verifier.Appraisal {
+	in := j.in
+	in.Candidates = candidates
+	return verifier.Appraise(j.evidence, in)
 }
 
 // proven are the offsets of the events that the verdict's own quote or report proves. These are verified again
@@ -190,5 +202,5 @@ func (s *Service) judgeOrigin(ctx context.Context, tenant uuid.UUID, verdict *st
 			in.Freshness = tpm.Freshness{Nonce: nonce}
 		}
 	}
-	return &judgedAgain{appraisal: verifier.Appraise(ev, in), policy: inputs.Policy, ccLog: again.platform.ccLog}, nil
+	return &judgedAgain{appraisal: verifier.Appraise(ev, in), policy: inputs.Policy, ccLog: again.platform.ccLog, evidence: ev, in: in, stored: inputs}, nil
 }

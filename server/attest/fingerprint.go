@@ -33,6 +33,9 @@ func fingerprint(a *verifier.Appraisal, findings *finding.Result, bad *revocatio
 	f.text(string(a.Reason))
 	f.text(string(a.Assurance))
 	f.reference(a.Baseline)
+	for i := range a.Layers {
+		f.reference(&a.Layers[i])
+	}
 	f.reference(&a.Policy)
 	f.number(uint64(len(a.Checks)))
 	for i := range a.Checks {

@@ -187,14 +187,9 @@ func (s *Service) layers(versions []store.BaselineVersion) ([]baseline.Layer, er
 	layers := make([]baseline.Layer, 0, len(versions)+1)
 	for i := range versions {
 		v := &versions[i]
-		key := versionKey{v.BaselineID, v.Version}
-		reference, ok := s.compiled.get(key)
-		if !ok {
-			var err error
-			if reference, err = verifier.CompileReference(v.Reference); err != nil {
-				return nil, fmt.Errorf("baseline %s version %d: %w", v.BaselineID, v.Version, err)
-			}
-			s.compiled.put(key, reference, 1)
+		reference, err := s.compile(v)
+		if err != nil {
+			return nil, err
 		}
 		layers = append(layers, baseline.Layer{
 			ID: v.BaselineID.String(), Version: v.Version, State: v.State, Selector: v.Selector, Reference: reference,
@@ -224,6 +219,19 @@ func (s *Service) compiledRules(ctx context.Context, list []verifier.PolicyRule,
 // ruleFacts is what rules may ask of the inventory.
 func ruleFacts(m *store.Machine) *verifier.MachineFacts {
 	return &verifier.MachineFacts{Name: m.Name, Platform: m.Platform, OS: m.OS, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet, Labels: m.Labels}
+}
+
+func (s *Service) compile(v *store.BaselineVersion) (*verifier.Reference, error) {
+	key := versionKey{v.BaselineID, v.Version}
+	if reference, ok := s.compiled.get(key); ok {
+		return reference, nil
+	}
+	reference, err := verifier.CompileReference(v.Reference)
+	if err != nil {
+		return nil, fmt.Errorf("baseline %s version %d: %w", v.BaselineID, v.Version, err)
+	}
+	s.compiled.put(key, reference, 1)
+	return reference, nil
 }
 
 // findLog finds the event log: in the evidence, or by digest in the cache or the store. What is in the

@@ -89,17 +89,25 @@ func (s *Service) reappraisePage(ctx context.Context, tenant uuid.UUID, job *sto
 	results := make([]store.Rejudged, len(page))
 	for i := range page {
 		results[i] = store.Rejudged{Judgement: &page[i], NotJudged: string(judged[i].why)}
-		if judged[i].appraisal != nil {
-			results[i].Record = judged[i].request.superseding(&page[i], judged[i].appraisal)
+		if judged[i].appraisal == nil {
+			continue
 		}
+		before, err := s.history(ctx, judged[i].request, judged[i].appraisal)
+		if err != nil {
+			return store.Reappraisal{}, err
+		}
+		if err := s.explainKnown(ctx, tenant, judged[i].appraisal.Deviations); err != nil {
+			return store.Reappraisal{}, err
+		}
+		results[i].Record = judged[i].request.superseding(&page[i], judged[i].appraisal, before)
 	}
 	return s.store.RecordReappraisals(ctx, tenant, job, results, len(page) < trialPage, reappraisalLease, now, reappraiser)
 }
 
 // superseding is the record of a judgement of stored evidence; nil where it says what the standing verdict says. Only
 // what differs by the number of the policy's version is the same.
-func (a *appraisal) superseding(j *store.StoredJudgement, judged *verifier.Appraisal) *store.AppraisalRecord {
-	c := a.derive(judged)
+func (a *appraisal) superseding(j *store.StoredJudgement, judged *verifier.Appraisal, h history) *store.AppraisalRecord {
+	c := a.derive(judged, h.rollbacks)
 	same := *judged
 	same.Policy = j.Policy
 	if print := c.fingerprint(&same, a.logDigest); string(print[:]) == string(j.Fingerprint) {

@@ -183,7 +183,7 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 	m.reboot(specimen(t, "cmdline", bootLog))
 	two := b.attest(m)
 	expect(t, two, verifier.Contraindicated, verifier.BaselineDeviation)
-	captured, err := b.captureReference(b.ctx, b.tenant, ptr(b.standing(m)))
+	captured, err := b.captureReference(b.ctx, b.tenant, ptr(b.standing(m)), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 		t.Fatal(err)
 	}
 	until := b.now().Add(time.Hour)
-	if _, err := b.store.PromoteVersion(b.ctx, b.tenant, one.BaselineID, v2.Version, &until, b.now(), admin); err != nil {
+	if _, err := b.store.PromoteVersion(b.ctx, b.tenant, one.BaselineID, v2.Version, store.Promotion{Grace: store.Grace{Until: &until}}, b.now(), admin); err != nil {
 		t.Fatal(err)
 	}
 	m.reboot(specimen(t, "sb-on-1", bootLog)) // back on the old one, which is in grace
@@ -201,7 +201,7 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 		t.Error("grace is no withdrawal")
 	}
 	b.wait(time.Second)
-	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, b.now(), admin); err != nil {
+	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, "", b.now(), admin); err != nil {
 		t.Fatal(err)
 	}
 	r := b.reappraise()

@@ -101,6 +101,9 @@ type alertView struct {
 	Rule    *store.SuppressionRule
 	Actions []alertAction
 	Done    string
+
+	Decisions []store.AlertDecision
+	Approval  *approvalView // nil where the alert is closed or not about a baseline
 }
 
 func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error {
@@ -132,6 +135,17 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 	}
 	if s.Admin() {
 		view.Actions = nextActions(view.Status)
+	}
+	if view.Decisions, err = h.Store.AlertDecisions(ctx, s.Tenant, id); err != nil {
+		return err
+	}
+	if view.Approval, err = h.approvalOf(r, s, &view.Alert); err != nil {
+		return err
+	}
+	for _, d := range view.Decisions {
+		if done := r.URL.Query().Get("done"); done == d.Decision {
+			view.Done = map[string]string{store.DecisionApproved: "The deviations are approved.", store.DecisionRefused: "The deviations are refused. The alert stays as it is."}[done]
+		}
 	}
 	for _, a := range alertActions {
 		if a.Path == r.URL.Query().Get("done") && a.To == view.Status {

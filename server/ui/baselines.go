@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -58,9 +59,30 @@ func (h *handler) baseline(w http.ResponseWriter, r *http.Request, s session) er
 	if err != nil {
 		return err
 	}
-	h.render(w, r, s, http.StatusOK, "baseline", b.Name, rowOf(b))
+	view := baselineView{baselineRow: rowOf(b)}
+	if view.Rollout, err = h.Store.GetRollout(r.Context(), s.Tenant, id, h.now()); err != nil {
+		return err
+	}
+	var next string
+	if view.Unmoved, next, err = h.Store.ListUnmoved(r.Context(), s.Tenant, id, pageOf(r), h.now()); err != nil {
+		return err
+	}
+	view.Paging = pagingOf(r, next)
+	h.render(w, r, s, http.StatusOK, "baseline", b.Name, view)
 	return nil
 }
+
+// baselineView is a baseline with how far its machines have moved.
+type baselineView struct {
+	baselineRow
+	Rollout store.Rollout
+	Unmoved []store.RolloutMachine
+	Paging  paging
+}
+
+// Share is the share of the machines that have moved, for the bar; Figure the same in words.
+func (v baselineView) Share() float64 { return v.Rollout.Percent(v.Rollout.Moved) }
+func (v baselineView) Figure() string { return strconv.FormatFloat(v.Share(), 'f', 1, 64) }
 
 // referencePCR is one PCR of a version with its acceptable values.
 type referencePCR struct {
@@ -83,6 +105,11 @@ type baselineVersionView struct {
 	Verified   []referenceText // what the identity token of the pipeline said that made it
 	IMAFiles   int
 	CanTry     bool
+	Diff       *attest.VersionDiff // nil where there is nothing to compare with
+	Done       string
+	// Own: the reader's token made it, so that another's has to approve it.
+	Own                               bool
+	MayPromote, MayApprove, MayRetire bool
 }
 
 func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s session) error {
@@ -127,6 +154,9 @@ func (h *handler) baselineVersion(w http.ResponseWriter, r *http.Request, s sess
 	}
 	if v.Reference.IMA != nil {
 		view.IMAFiles = len(v.Reference.IMA.Allow)
+	}
+	if err := h.versionLife(r, s, &view); err != nil {
+		return err
 	}
 	h.render(w, r, s, http.StatusOK, "baseline-version", v.Name+", version "+strconv.Itoa(n), view)
 	return nil

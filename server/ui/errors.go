@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -41,8 +42,20 @@ type errorView struct {
 // shows, and no further.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, s session, err error) {
 	var known *pageError
+	var refused *attest.Error
+	var changed *store.VersionChangedError
+	var second *store.SecondPersonError
+	var before *store.RefusedBeforeError
 	switch {
 	case errors.As(err, &known):
+	case errors.As(err, &changed):
+		known = &pageError{http.StatusConflict, "Somebody has changed it meanwhile", changed.What + ". Nothing was done."}
+	case errors.As(err, &second):
+		known = &pageError{http.StatusForbidden, "A second person has to approve", second.What + "."}
+	case errors.As(err, &before):
+		known = &pageError{http.StatusConflict, "The same deviations were refused before", before.What + ". Tick the box to approve them all the same."}
+	case errors.As(err, &refused):
+		known = &pageError{http.StatusConflict, "This cannot be approved", refused.Detail + "."}
 	case errors.Is(err, store.ErrNotFound):
 		known = errNoPage
 	case errors.Is(err, store.ErrInvalidCursor):

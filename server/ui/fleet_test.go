@@ -46,7 +46,7 @@ type fleet struct {
 	measured map[[32]byte]*eventlog.Measurements // what the quotes prove of each log
 }
 
-var lead = store.Actor{Kind: "admin", ID: "token:test"}
+var lead = store.Actor{Kind: "admin", ID: "test"}
 
 // pipeline is one whose identity token was verified.
 var pipeline = store.Actor{Kind: "pipeline", ID: "https://token.actions.githubusercontent.com|repo:acme/images:ref:refs/heads/main", Identity: json.RawMessage(

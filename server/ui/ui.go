@@ -30,6 +30,13 @@ type Config struct {
 	// is a failure of the service. Principals other than admins and readers are refused by the pages.
 	Authenticate func(ctx context.Context, bearer string) (Principal, error)
 
+	// PreviewApproval, ApproveAlert and RefuseAlert are those of attest.Service, DiffVersion too. Without them the pages offer
+	// neither approval nor comparison.
+	PreviewApproval func(ctx context.Context, tenant, alertID uuid.UUID, choice attest.ApprovalChoice) (*attest.Approval, error)
+	ApproveAlert    func(ctx context.Context, tenant, alertID uuid.UUID, r attest.ApprovalRequest, actor store.Actor) (*attest.Approval, store.BaselineVersion, error)
+	RefuseAlert     func(ctx context.Context, tenant, alertID uuid.UUID, comment string, verdictID *uuid.UUID, actor store.Actor) error
+	DiffVersion     func(ctx context.Context, tenant, baselineID uuid.UUID, n, from int) (attest.VersionDiff, error)
+
 	// Now is the clock: times are shown relative to it.
 	Now func() time.Time
 
@@ -91,11 +98,14 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/alerts", h.page(h.alerts))
 	mux.HandleFunc("GET /ui/alerts/{id}", h.page(h.alert))
 	mux.HandleFunc("POST /ui/alerts/{id}/{action}", h.change(h.changeAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/approve", h.change(h.approveAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/refuse", h.change(h.refuseAlert))
 	mux.HandleFunc("GET /ui/recommendations", h.page(h.recommendations))
 	mux.HandleFunc("GET /ui/baselines", h.page(h.baselines))
 	mux.HandleFunc("GET /ui/baselines/{id}", h.page(h.baseline))
 	mux.HandleFunc("GET /ui/baselines/{id}/versions/{n}", h.page(h.baselineVersion))
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/dry-run", h.page(h.dryRun))
+	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/{action}", h.change(h.changeVersion))
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
 	mux.HandleFunc("GET /ui/", h.page(func(http.ResponseWriter, *http.Request, session) error { return errNoPage }))
 

@@ -58,7 +58,9 @@ type Input struct {
 	RefusedModules []string
 	// KnownBad is what is known to be bad of what booted; nil where nobody asked. It must be of the appraisal's claims.
 	KnownBad *revocations.Assessment
-	Now      time.Time
+	// Rollbacks are the baselines of which the machine matches an older version than it did before.
+	Rollbacks []Rollback
+	Now       time.Time
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.
