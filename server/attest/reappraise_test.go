@@ -527,7 +527,7 @@ func TestAttestationOvertakesReappraisal(t *testing.T) {
 		t.Fatal(err)
 	}
 	page[0].Fingerprint = nil // as if it were judged otherwise now
-	done, err := b.store.RecordReappraisals(b.ctx, b.tenant, &job, []store.Rejudged{{Judgement: &page[0], Record: judged[0].request.superseding(&page[0], judged[0].appraisal)}},
+	done, err := b.store.RecordReappraisals(b.ctx, b.tenant, &job, []store.Rejudged{{Judgement: &page[0], Record: judged[0].request.superseding(&page[0], judged[0].appraisal, history{})}},
 		true, reappraisalLease, b.now(), reappraiser)
 	if err != nil || counts(done) != "0 0 0 0 1 0" || b.standing(m).ID != r.ID {
 		t.Errorf("%+v, %v", done, err)
