@@ -1837,6 +1837,9 @@ type DryRunRequest struct {
 	// BaselineID The baseline that they would be the next version of; `selector` is then its own.
 	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
 
+	// Name The name that they would be registered under. It changes nothing about the answer; rules about pipelines are about names.
+	Name *string `json:"name,omitempty"`
+
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues ReferenceValues `json:"reference_values"`
 

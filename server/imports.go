@@ -24,6 +24,7 @@ import (
 	"github.com/assay-verifier/assay/baseline/corim"
 	"github.com/assay-verifier/assay/baseline/formats"
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/tee"
@@ -99,6 +100,9 @@ func (s *Server) storeImport(r *http.Request) (store.BaselineVersion, error) {
 	}
 	ctx, now := r.Context(), s.now()
 	p := principalOf(ctx)
+	if err := s.mayImport(ctx, &in); err != nil {
+		return none, err
+	}
 	mediaType, request, err := importDocument(r)
 	if err != nil {
 		return none, err
@@ -126,6 +130,21 @@ func (s *Server) storeImport(r *http.Request) (store.BaselineVersion, error) {
 		return s.store.AddBaselineVersion(ctx, p.tenant, *in.baselineID, v, now, actorOf(ctx))
 	}
 	return s.store.CreateBaseline(ctx, p.tenant, in.name, in.selector, v, now, actorOf(ctx))
+}
+
+// mayImport decides whether the caller may register what a document says, as if the caller had said it.
+func (s *Server) mayImport(ctx context.Context, in *importRequest) error {
+	if in.baselineID != nil {
+		if in.state == "" { // as of a version that is posted
+			in.state = string(openapi.BaselineStateDraft)
+		}
+		return s.mayWriteTo(ctx, *in.baselineID, auth.ActionAddVersion, in.state)
+	}
+	asked := in.state
+	if asked == "" {
+		asked = string(openapi.BaselineStateActive)
+	}
+	return s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: in.name, Selector: in.selector, State: asked})
 }
 
 // importRefused makes a problem of why a document was refused, which names the element.

@@ -302,6 +302,42 @@ func TestRulesAndProvidersChangeAtOnce(t *testing.T) {
 	}
 }
 
+// A pipeline tries values before it registers them, and imports documents, within its rules.
+func TestPipelineTriesAndImports(t *testing.T) {
+	b, c, _ := newPipelineBench(t)
+	token := c.token(nil)
+	id := b.want(201, "POST", "/v1/baselines", token, ciBaseline).text(t, "id")
+	version := "/v1/baselines/" + id + "/versions/1/dry-run"
+	values := `"reference_values": {"claims": {"secure_boot": true}}`
+	named := `{"name": "ci-web", "selector": {"scale_set": ["web"]}, ` + values + `}`
+	next := `{"baseline_id": "` + id + `", ` + values + `}`
+	b.refused("rule_denied", "", "POST", version, token, nil)
+	b.refused("rule_denied", "", "POST", "/v1/baselines/dry-run", token, named)
+	b.refused("rule_denied", "", "POST", "/v1/baselines/dry-run", token, next)
+	b.want(200, "PUT", "/v1/pipeline-rules/"+c.rule, b.admin, c.ruleBody(map[string]any{"actions": []string{"dry_run", "create", "add_version"}}))
+	b.want(200, "POST", version, token, nil)
+	b.want(200, "POST", "/v1/baselines/dry-run", token, named)
+	b.want(200, "POST", "/v1/baselines/dry-run", token, next)
+	for _, body := range []string{strings.Replace(named, "ci-web", "other", 1), strings.Replace(named, `"name": "ci-web", `, "", 1), strings.Replace(named, `["web"]`, `["db"]`, 1),
+		strings.Replace(named, `"selector": {"scale_set": ["web"]}, `, "", 1)} {
+		b.refused("rule_denied", "", "POST", "/v1/baselines/dry-run", token, body)
+	}
+	b.refused("forbidden", "", "POST", "/v1/policies/test", token, `{"policy": {}}`)
+
+	const document, unsigned = `{"claims": {"secure_boot": true}}`, `&allow_unsigned=true`
+	const inScope = `&selector={"scale_set":["web"]}`
+	v := b.want(201, "POST", importPath+"?name=ci-more&state=draft"+inScope+unsigned, token, document).json(t)
+	if v["provenance"].(map[string]any)["verified"] == nil || v["imported"] == nil {
+		t.Errorf("provenance: %v", v["provenance"])
+	}
+	b.want(201, "POST", importPath+"?baseline_id="+id+unsigned, token, document)
+	before := b.rows()
+	for _, query := range []string{"?name=other&state=draft" + inScope, "?name=ci-x" + inScope, "?name=ci-x&state=draft", "?baseline_id=" + id + "&state=active"} {
+		b.refused("rule_denied", "", "POST", importPath+query+unsigned, token, document)
+	}
+	b.sameRows(before)
+}
+
 // restart serves the same database by another process.
 func (b *bench) restart() {
 	b.t.Helper()

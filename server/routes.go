@@ -92,7 +92,7 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/baselines", roleBaselineReader, api.ListBaselines},
 		{"POST", "/v1/baselines", roleBaselineWriter, api.CreateBaseline},
-		{"POST", "/v1/baselines/import", roleAdmin, s.importBaseline},
+		{"POST", "/v1/baselines/import", roleBaselineWriter, s.importBaseline},
 		{"GET", "/v1/baselines/{baseline_id}", roleBaselineReader, api.GetBaseline},
 		{"GET", "/v1/baselines/{baseline_id}/rollout", roleReader, api.GetBaselineRollout},
 		{"GET", "/v1/baselines/{baseline_id}/versions", roleBaselineReader, api.ListBaselineVersions},
@@ -101,8 +101,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/baselines/{baseline_id}/versions/{version}/export", roleReader, s.exportBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/promote", roleBaselineWriter, api.PromoteBaselineVersion},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/retire", roleAdmin, api.RetireBaselineVersion},
-		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/dry-run", roleReader, s.dryRunVersion},
-		{"POST", "/v1/baselines/dry-run", roleReader, s.dryRunValues},
+		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/dry-run", roleBaselineReader, s.dryRunVersion},
+		{"POST", "/v1/baselines/dry-run", roleBaselineReader, s.dryRunValues},
 		{"POST", "/v1/baselines/{baseline_id}/versions/{version}/approve", roleAdmin, api.ApproveBaselineVersion},
 		{"GET", "/v1/baselines/{baseline_id}/versions/{version}/diff", roleReader, api.DiffBaselineVersion},
 

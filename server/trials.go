@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -31,6 +33,10 @@ func (s *Server) dryRunVersion(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, refuse(codeNotFound, "there is no such version"))
 		return
 	}
+	if err := s.mayWriteTo(r.Context(), id, auth.ActionDryRun, ""); err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	s.answerTrial(w, r, func(p attest.Progress) (*attest.Trial, error) {
 		return s.attest.DryRunVersion(r.Context(), principalOf(r.Context()).tenant, id, version, p)
 	})
@@ -47,6 +53,9 @@ func (s *Server) dryRunValues(w http.ResponseWriter, r *http.Request) {
 	if err == nil && body.BaselineID != nil && body.Selector != nil {
 		err = refuseField(codeInvalidField, "/selector", "the baseline that baseline_id names has its own")
 	}
+	if err == nil {
+		err = s.mayTry(r.Context(), &body)
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -54,6 +63,19 @@ func (s *Server) dryRunValues(w http.ResponseWriter, r *http.Request) {
 	s.answerTrial(w, r, func(p attest.Progress) (*attest.Trial, error) {
 		return s.attest.DryRunValues(r.Context(), principalOf(r.Context()).tenant, body.BaselineID, selectorOf(body.Selector), values, p)
 	})
+}
+
+// mayTry decides whether the caller may ask what would become of the machines that the values are for: the answer names
+// them. Whoever is no pipeline may.
+func (s *Server) mayTry(ctx context.Context, body *openapi.DryRunRequest) error {
+	if body.BaselineID != nil {
+		return s.mayWriteTo(ctx, *body.BaselineID, auth.ActionDryRun, "")
+	}
+	attempt := auth.Attempt{Action: auth.ActionDryRun, Selector: selectorOf(body.Selector)}
+	if body.Name != nil {
+		attempt.Baseline = *body.Name
+	}
+	return s.mayWrite(ctx, attempt)
 }
 
 // testPolicy judges stored evidence by a policy.

@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -74,24 +76,26 @@ func (f *rolling) expect(story, want string) {
 	}
 }
 
+// unmoved names them in the order of their names: those that were made in the same millisecond come in any.
 func (f *rolling) unmoved() string {
 	f.t.Helper()
-	out, cursor := "", ""
-	for {
+	var names []string
+	for cursor := ""; ; {
 		items, next, err := f.s.ListUnmoved(f.t.Context(), tenant, f.baseline, store.Page{Limit: 1, Cursor: cursor}, f.now())
 		must0(f.t, err)
 		for _, m := range items {
-			out += m.Name
+			name := m.Name
 			if m.Version != nil {
-				out += fmt.Sprint("@", *m.Version)
+				name += fmt.Sprint("@", *m.Version)
 			}
 			if m.RolledBack {
-				out += "!"
+				name += "!"
 			}
-			out += " "
+			names = append(names, name)
 		}
 		if cursor = next; next == "" {
-			return out
+			slices.Sort(names)
+			return strings.Join(names, " ")
 		}
 	}
 }
@@ -113,7 +117,7 @@ func TestRolloutByShare(t *testing.T) {
 	f.affirm(0, 2)
 	f.affirm(1, 2)
 	f.expect("two of three", "4 covered 3 attesting: 2 moved 1 behind 0 none 0 back; 2 active×2 1 grace×1; 2 moved from 1")
-	if got := f.unmoved(); got != "web-2@1 " {
+	if got := f.unmoved(); got != "web-2@1" {
 		t.Errorf("not moved: %s", got)
 	}
 	if ended := must[[]store.EndedGrace](t)(s.EndGrace(t.Context(), tenant, f.now(), system)); len(ended) != 0 { // 66.6 %
@@ -121,7 +125,7 @@ func TestRolloutByShare(t *testing.T) {
 	}
 	f.affirm(1, 1)
 	f.expect("one goes back", "4 covered 3 attesting: 1 moved 2 behind 0 none 1 back; 2 active×1 1 grace×2; 1 moved from 1")
-	if got := f.unmoved(); got != "web-2@1 web-1@1! " {
+	if got := f.unmoved(); got != "web-1@1! web-2@1" {
 		t.Errorf("not moved: %s", got)
 	}
 	f.affirm(1, 2)

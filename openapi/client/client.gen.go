@@ -1855,6 +1855,9 @@ type DryRunRequest struct {
 	// BaselineID The baseline that they would be the next version of; `selector` is then its own.
 	BaselineID *openapi_types.UUID `json:"baseline_id,omitempty"`
 
+	// Name The name that they would be registered under. It changes nothing about the answer; rules about pipelines are about names.
+	Name *string `json:"name,omitempty"`
+
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues ReferenceValues `json:"reference_values"`
 
@@ -3784,8 +3787,10 @@ type ImportBaselineParams struct {
 	BaselineID *openapi_types.UUID `form:"baseline_id,omitempty" json:"baseline_id,omitempty"`
 
 	// Selector Of a new baseline, as JSON: `{"scale_set": ["web"]}`. Without one it is for all machines.
-	Selector *string                    `form:"selector,omitempty" json:"selector,omitempty"`
-	State    *ImportBaselineParamsState `form:"state,omitempty" json:"state,omitempty"`
+	Selector *string `form:"selector,omitempty" json:"selector,omitempty"`
+
+	// State By default active for a new baseline, and draft for a version of one.
+	State *ImportBaselineParamsState `form:"state,omitempty" json:"state,omitempty"`
 
 	// AllowUnsigned Whether the caller vouches for a document without a signature.
 	AllowUnsigned *bool `form:"allow_unsigned,omitempty" json:"allow_unsigned,omitempty"`
@@ -4585,7 +4590,8 @@ type ClientInterface interface {
 	//
 	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-	// that it covers.
+	// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+	// action `dry_run`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4596,7 +4602,8 @@ type ClientInterface interface {
 	//
 	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-	// that it covers.
+	// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+	// action `dry_run`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -5834,7 +5841,8 @@ func (c *Client) CreateBaseline(ctx context.Context, params *CreateBaselineParam
 //
 // As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 // own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-// that it covers.
+// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+// action `dry_run`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -5855,7 +5863,8 @@ func (c *Client) DryRunReferenceValuesWithBody(ctx context.Context, params *DryR
 //
 // As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 // own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-// that it covers.
+// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+// action `dry_run`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -13519,7 +13528,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-	// that it covers.
+	// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+	// action `dry_run`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -13530,7 +13540,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 	// own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-	// that it covers.
+	// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+	// action `dry_run`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -19215,7 +19226,8 @@ func (c *ClientWithResponses) CreateBaselineWithResponse(ctx context.Context, pa
 //
 // As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 // own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-// that it covers.
+// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+// action `dry_run`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -19232,7 +19244,8 @@ func (c *ClientWithResponses) DryRunReferenceValuesWithBodyWithResponse(ctx cont
 //
 // As the dry run of a version, for reference values that a pipeline has not registered yet: as a baseline of their
 // own for the machines of `selector`, or, with `baseline_id`, as the next version of that baseline, for the machines
-// that it covers.
+// that it covers. A pipeline says by `name` or `baseline_id` which baseline it is about, and needs a rule with the
+// action `dry_run`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
