@@ -100,6 +100,8 @@ Confidential VM, by its hardware report
   report_version                    3
   root_sha256                       69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd
   smt                               yes
+  user_data                         982f5c6e45df0ed3f10b6f60b02f0c8390e281300f3805e2279c16168cd6ae9a
+                                    a398f647caa2338748cd0fd9f5f819ef00000000000000000000000000000000
 
 Not checked for want of collateral
   no CRL of ARK-Milan is held, so nothing tells whether a key was revoked
