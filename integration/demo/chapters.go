@@ -81,10 +81,7 @@ func (s *story) healthy() error {
 func (s *story) rebooted() error {
 	title("web-1 reboots, with the same software: still healthy.")
 	web1 := s.machines[0]
-	if err := web1.tpm.Reset(s.ctx); err != nil {
-		return err
-	}
-	if err := web1.bootRecorded("sb-on-2"); err != nil {
+	if err := web1.rebootInto("sb-on-2"); err != nil {
 		return err
 	}
 	return web1.attestAndTell("affirming", "")

@@ -42,7 +42,7 @@ func run(ctx context.Context, o options) error {
 	s := &story{options: o, ctx: ctx}
 	defer s.stopMachines()
 	for _, chapter := range []func() error{
-		s.prepare, s.healthy, s.rebooted, s.changed, s.secureBootOff, s.forged, s.noAgent, s.confidential, s.suppressed, s.ending,
+		s.prepare, s.healthy, s.rebooted, s.changed, s.predicted, s.rolledOut, s.secureBootOff, s.forged, s.noAgent, s.confidential, s.suppressed, s.ending,
 	} {
 		if err := chapter(); err != nil {
 			return err
@@ -101,17 +101,15 @@ func (s *story) assay(args ...string) (string, error) { return s.command(nil, "a
 
 // show runs the CLI and prints what it answers.
 func (s *story) show(args ...string) error {
-	out, err := s.assay(args...)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("$ assay %s\n%s", strings.Join(args, " "), indent(out))
-	return nil
+	return s.showAs(nil, args...)
 }
 
 // verdict runs the CLI offline: exit code 1 says that the evidence is contraindicated.
-func (s *story) verdict(args ...string) error {
-	out, err := s.command([]int{1}, "assay", args...)
+func (s *story) verdict(args ...string) error { return s.showAs([]int{1}, args...) }
+
+// showAs is show for commands whose exit code is an answer.
+func (s *story) showAs(allowed []int, args ...string) error {
+	out, err := s.command(allowed, "assay", args...)
 	if err != nil {
 		return err
 	}
