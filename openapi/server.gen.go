@@ -1783,6 +1783,15 @@ type DecodedEvent struct {
 	Verified bool `json:"verified"`
 }
 
+// DeletedTrustAnchor defines model for DeletedTrustAnchor.
+type DeletedTrustAnchor struct {
+	ID   openapi_types.UUID `json:"id"`
+	Name string             `json:"name"`
+
+	// RetiredVersions The baseline versions that were retired with the anchor.
+	RetiredVersions RetiredVersions `json:"retired_versions"`
+}
+
 // Deviation defines model for Deviation.
 type Deviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
@@ -2745,6 +2754,11 @@ type Reappraisal struct {
 	// Judged Judged again so far.
 	Judged int64 `json:"judged"`
 
+	// JudgedBeside Other reappraisals that changed verdicts between the request of this one and its end. Evidence is judged by what is in force at
+	// that moment, so that of several changes at once the first reappraisal judges by all: what this one's cause made of a machine may
+	// be in their reports, and is then counted there alone.
+	JudgedBeside []openapi_types.UUID `json:"judged_beside"`
+
 	// Machines Machines in scope; null before it begins.
 	Machines    *int64           `json:"machines"`
 	NotJudged   int64            `json:"not_judged"`
@@ -2918,6 +2932,9 @@ type RetireRequest struct {
 	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
 	ExpectedState *BaselineState `json:"expected_state,omitempty"`
 }
+
+// RetiredVersions The baseline versions that were retired with the anchor.
+type RetiredVersions = []RestingVersion
 
 // Revocations defines model for Revocations.
 type Revocations struct {
@@ -3197,6 +3214,9 @@ type SwitchedTrustAnchor struct {
 
 	// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
 	RestingMachines RestingMachines `json:"resting_machines"`
+
+	// RetiredVersions The baseline versions that were retired with the anchor.
+	RetiredVersions RetiredVersions `json:"retired_versions"`
 
 	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
 	//
@@ -12059,12 +12079,18 @@ type DeleteTrustAnchorResponseObject interface {
 	VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error
 }
 
-type DeleteTrustAnchor204Response struct {
-}
+type DeleteTrustAnchor200JSONResponse DeletedTrustAnchor
 
-func (response DeleteTrustAnchor204Response) VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error {
-	w.WriteHeader(204)
-	return nil
+func (response DeleteTrustAnchor200JSONResponse) VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type DeleteTrustAnchordefaultApplicationProblemPlusJSONResponse struct {

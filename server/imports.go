@@ -36,7 +36,7 @@ const (
 	maxSupportFiles   = 32
 	maxImportFacts    = 64 // of provenance and of notes
 	maxImportText     = 1024
-	purposeReferences = "reference_values"
+	purposeReferences = store.ReferenceAnchor
 )
 
 const multipartForm = "multipart/form-data"
@@ -303,6 +303,9 @@ func (s *Server) writeExport(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("format") != string(openapi.Corim) {
 		return (jsonAnswer{http.StatusOK, v.Reference}).write(w)
 	}
+	if v.State != baseline.StateActive && v.State != baseline.StateGrace {
+		return refuse(codeConflict, fmt.Sprintf("version %d is %s: only one that is active or in grace is signed as a CoRIM, which does not say a state; format=assay writes it unsigned", v.Version, v.State))
+	}
 	document, err := s.corimOf(&v)
 	if err != nil {
 		return err
@@ -348,13 +351,21 @@ func (s *Server) ListTrustAnchorBaselines(ctx context.Context, req openapi.ListT
 	if err != nil {
 		return nil, err
 	}
-	out := openapi.ListTrustAnchorBaselines200JSONResponse{Items: []openapi.RestingVersion{}, NextCursor: nextCursor(next)}
+	out := openapi.ListTrustAnchorBaselines200JSONResponse{NextCursor: nextCursor(next)}
+	if out.Items, err = restingVersions(items); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func restingVersions(items []store.BaselineVersion) ([]openapi.RestingVersion, error) {
+	out := []openapi.RestingVersion{}
 	for _, v := range items {
 		dto, err := versionDTO(v, false)
 		if err != nil {
 			return nil, err
 		}
-		out.Items = append(out.Items, openapi.RestingVersion{BaselineID: dto.ID, Name: dto.Name, Version: dto.Version, State: dto.State, Imported: *dto.Imported})
+		out = append(out, openapi.RestingVersion{BaselineID: dto.ID, Name: dto.Name, Version: dto.Version, State: dto.State, Imported: *dto.Imported})
 	}
 	return out, nil
 }

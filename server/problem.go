@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
@@ -111,6 +112,8 @@ func asRequestError(err error) (e *requestError, ok bool) {
 	var use *attest.Error
 	var changed *store.VersionChangedError
 	var second *store.SecondPersonError
+	var state *store.StateError
+	var unvouched *store.UnvouchedError
 	var before *store.RefusedBeforeError
 	switch {
 	case errors.As(err, &own):
@@ -127,6 +130,10 @@ func asRequestError(err error) (e *requestError, ok bool) {
 		return located(codeInvalidField, field.Pointer, field.Detail), true
 	case errors.As(err, &changed):
 		return refuse(codeVersionChanged, changed.What), true
+	case errors.As(err, &state):
+		return refuse(codeConflict, state.What), true
+	case errors.As(err, &unvouched):
+		return refuse(baseline.ImportUntrusted, unvouched.What), true
 	case errors.As(err, &second):
 		return refuse(codeSecondPerson, second.What), true
 	case errors.As(err, &before):

@@ -11,7 +11,7 @@ func reappraisalDTO(r store.Reappraisal) openapi.Reappraisal {
 	out := openapi.Reappraisal{
 		ID: r.ID, State: openapi.ReappraisalState(r.State), RequestedBy: r.RequestedBy, RequestedAt: utc(r.RequestedAt), StartedAt: utcOrNull(r.StartedAt),
 		FinishedAt: utcOrNull(r.FinishedAt), Error: r.Error, Machines: r.Machines, Judged: r.Judged(), Unchanged: r.Unchanged, Worse: r.Worse,
-		Better: r.Better, Changed: r.Changed, NotJudged: r.NotJudged, AlertsOpened: r.AlertsOpened,
+		Better: r.Better, Changed: r.Changed, NotJudged: r.NotJudged, AlertsOpened: r.AlertsOpened, JudgedBeside: r.Beside,
 	}
 	out.Cause.Kind, out.Cause.ID, out.Cause.Detail = r.Cause.Kind, r.Cause.ID, r.Cause.Detail
 	return out

@@ -148,14 +148,18 @@ func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustA
 
 // DeleteTrustAnchor ends the trust in an anchor of the tenant's own.
 func (s *Server) DeleteTrustAnchor(ctx context.Context, req openapi.DeleteTrustAnchorRequestObject) (openapi.DeleteTrustAnchorResponseObject, error) {
-	err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx))
+	a, err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx))
 	if errors.Is(err, store.ErrConflict) {
 		return nil, refuse(codeConflict, "the anchor is shipped with the service: disable it")
 	}
 	if err != nil {
 		return nil, err
 	}
-	return openapi.DeleteTrustAnchor204Response{}, nil
+	retired, err := restingVersions(a.Retired)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.DeleteTrustAnchor200JSONResponse{ID: a.ID, Name: a.Name, RetiredVersions: retired}, nil
 }
 
 // DisableTrustAnchor withdraws an anchor.
@@ -193,11 +197,15 @@ func (s *Server) switchTrustAnchor(ctx context.Context, id uuid.UUID, enabled bo
 	if err != nil {
 		return openapi.SwitchedTrustAnchor{}, err
 	}
+	retired, err := restingVersions(a.Retired)
+	if err != nil {
+		return openapi.SwitchedTrustAnchor{}, err
+	}
 	dto := anchorDTO(a)
 	return openapi.SwitchedTrustAnchor{
 		ID: dto.ID, Name: dto.Name, Purpose: dto.Purpose, Origin: dto.Origin, Enabled: dto.Enabled, Source: dto.Source,
 		Certificates: dto.Certificates, CreatedBy: dto.CreatedBy, CreatedAt: dto.CreatedAt,
-		RestingMachines: openapi.RestingMachines{Count: count, Items: each(items, restingDTO)},
+		RestingMachines: openapi.RestingMachines{Count: count, Items: each(items, restingDTO)}, RetiredVersions: retired,
 	}, nil
 }
 

@@ -25,6 +25,9 @@ const (
 	KeyAnchor         = "public_key"
 )
 
+// ReferenceAnchor is the purpose of anchors that signatures of imported reference values may end in.
+const ReferenceAnchor = "reference_values"
+
 // TrustAnchorFilter narrows ListTrustAnchors.
 type TrustAnchorFilter struct {
 	Purpose string
@@ -155,7 +158,8 @@ func getAnchor(ctx context.Context, db querier, tenant, id uuid.UUID) (TrustAnch
 	return found[0], nil
 }
 
-// SetTrustAnchorEnabled lets chains end in an anchor, or withdraws it. What is so already changes nothing. ErrNotFound.
+// SetTrustAnchorEnabled lets chains end in an anchor, or withdraws it, which retires the baseline versions that it
+// vouched for (Retired). What is so already changes nothing. ErrNotFound.
 func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID, enabled bool, now time.Time, actor Actor) (TrustAnchor, error) {
 	var a TrustAnchor
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -181,7 +185,7 @@ func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID,
 		}
 		a.Enabled = enabled
 		if !enabled {
-			if err := withdrawn(ctx, tx, tenant, &a, "disabled", now, actor); err != nil {
+			if a.Retired, err = withdrawn(ctx, tx, tenant, &a, "disabled", now, actor); err != nil {
 				return err
 			}
 		}
@@ -193,21 +197,22 @@ func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID,
 	return a, nil
 }
 
-// DeleteTrustAnchor removes an anchor of the tenant's own: chains that end in it are no longer trusted. ErrNotFound.
-// ErrConflict: a shipped anchor can only be disabled.
-func (s *Store) DeleteTrustAnchor(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
-	return s.inTx(ctx, func(tx pgx.Tx) error {
-		if err := lockConfig(ctx, tx, tenant); err != nil {
+// DeleteTrustAnchor removes an anchor of the tenant's own: chains that end in it are no longer trusted, and the baseline
+// versions that it vouched for are retired (Retired). ErrNotFound. ErrConflict: a shipped anchor can only be disabled.
+func (s *Store) DeleteTrustAnchor(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) (TrustAnchor, error) {
+	var a TrustAnchor
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		err := lockConfig(ctx, tx, tenant)
+		if err != nil {
 			return err
 		}
-		a, err := getAnchor(ctx, tx, tenant, id)
-		if err != nil {
+		if a, err = getAnchor(ctx, tx, tenant, id); err != nil {
 			return err
 		}
 		if a.Origin == AnchorShipped {
 			return fmt.Errorf("trust anchor %s is shipped with the service: %w", id, ErrConflict)
 		}
-		if err := withdrawn(ctx, tx, tenant, &a, "deleted", now, actor); err != nil {
+		if a.Retired, err = withdrawn(ctx, tx, tenant, &a, "deleted", now, actor); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM trust_anchors WHERE tenant_id = $1 AND anchor_id = $2`, tenant, id); err != nil {
@@ -219,13 +224,22 @@ func (s *Store) DeleteTrustAnchor(ctx context.Context, tenant, id uuid.UUID, now
 		}
 		return bumpConfig(ctx, tx, tenant)
 	})
+	if err != nil {
+		return TrustAnchor{}, err
+	}
+	return a, nil
 }
 
-// withdrawn asks that the evidence of the machines that rest on the anchor is judged without it.
-func withdrawn(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, a *TrustAnchor, how string, now time.Time, actor Actor) error {
+// withdrawn retires the baseline versions that the anchor vouched for, and asks that the evidence of the machines that
+// rest on it is judged without it.
+func withdrawn(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, a *TrustAnchor, how string, now time.Time, actor Actor) ([]BaselineVersion, error) {
+	retired, err := retireImported(ctx, tx, tenant, a, now, actor)
+	if err != nil {
+		return nil, err
+	}
 	cause := ReappraisalCause{Kind: CauseTrustAnchor, ID: a.ID.String(), Detail: fmt.Sprintf("trust anchor %s (%s) was %s", a.Name, a.Purpose, how)}
-	_, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{AnchorFingerprints: a.fingerprints()}, now, actor)
-	return err
+	_, err = EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{AnchorFingerprints: a.fingerprints()}, now, actor)
+	return retired, err
 }
 
 // ShippedAnchor is an anchor that comes with the service.

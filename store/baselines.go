@@ -57,7 +57,7 @@ func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name strin
 		return err
 	})
 	if isViolation(err, "baselines_name") {
-		return BaselineVersion{}, fmt.Errorf("a baseline has the name %q: %w", name, ErrConflict)
+		return BaselineVersion{}, &StateError{fmt.Sprintf("a baseline has the name %q", name)}
 	}
 	if err != nil {
 		return BaselineVersion{}, fmt.Errorf("make baseline %q: %w", name, err)
@@ -151,10 +151,13 @@ func (s *Store) changeBaseline(ctx context.Context, tenant, id uuid.UUID, now ti
 		if err := tx.QueryRow(ctx, `SELECT machine_bound FROM baselines WHERE tenant_id = $1 AND baseline_id = $2`, tenant, id).Scan(&bound); err != nil {
 			return notFound(err, "baseline", id)
 		}
+		var one int
 		if !bound {
 			if err := bumpConfig(ctx, tx, tenant); err != nil {
 				return err
 			}
+		} else if err := tx.QueryRow(ctx, `SELECT 1 FROM tenants WHERE tenant_id = $1 FOR SHARE`, tenant).Scan(&one); err != nil {
+			return notFound(err, "tenant", tenant) // locked before the baseline, as by whoever withdraws an anchor
 		}
 		b := Baseline{ID: id}
 		var newest int
@@ -180,7 +183,7 @@ func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.
 		return err
 	})
 	if isViolation(err, "baseline_versions_active") {
-		err = fmt.Errorf("another version is active: %w", ErrConflict)
+		err = &StateError{"another version of the baseline is active: register this one as a draft, and promote it"}
 	}
 	if err != nil {
 		return BaselineVersion{}, fmt.Errorf("add a version to baseline %s: %w", baselineID, err)

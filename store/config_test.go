@@ -237,8 +237,8 @@ func TestTrustAnchors(t *testing.T) {
 	if len(ek) != 1 || len(ek[0].Certificates) != 2 || ek[0].Certificates[1].Subject != "two" || ek[0].Certificates[0].DER[0] != 1 || len(all) != 2 || all[0].Name != "cloud" {
 		t.Errorf("anchors %+v of %+v", ek, all)
 	}
-	must0(t, s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system))
-	if err := s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system); !errors.Is(err, store.ErrNotFound) {
+	must[store.TrustAnchor](t)(s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system))
+	if _, err := s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("deleting twice: %v", err)
 	}
 	if left := must[[]store.TrustAnchor](t)(s.TrustAnchorsFor(ctx, tenant, "ek")); len(left) != 0 {

@@ -191,7 +191,7 @@ func (s *Store) ApproveAlert(ctx context.Context, tenant uuid.UUID, p AlertAppro
 		})
 	}
 	if isViolation(err, "baselines_name") {
-		err = fmt.Errorf("a baseline has the name %q: %w", p.Name, ErrConflict)
+		err = &StateError{fmt.Sprintf("a baseline has the name %q", p.Name)}
 	}
 	if err != nil {
 		return BaselineVersion{}, fmt.Errorf("approve an alert: %w", err)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,12 +109,8 @@ func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p 
 			tenant, out.ID, out.Version, body, out.CreatedBy, now); err != nil {
 			return err
 		}
-		if !reflect.DeepEqual(was.Policy.PlatformEvidence, p.PlatformEvidence) {
-			// What it asks of hardware evidence, a TCB level above all, is asked of what was shown before too.
-			cause := ReappraisalCause{Kind: CausePolicy, ID: fmt.Sprintf("%s/%d", name, out.Version), Detail: "what policy " + name + " asks of hardware evidence was changed"}
-			if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: p.Selector}, now, actor); err != nil {
-				return err
-			}
+		if err := policyChanged(ctx, tx, tenant, &was.Policy, &out, now, actor); err != nil {
+			return err
 		}
 		return audit(ctx, tx, tenant, now, actor, "policy.put", fmt.Sprintf("policy:%s/%d", name, out.Version), before, p)
 	})
@@ -121,6 +118,33 @@ func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p 
 		return PolicyVersion{}, fmt.Errorf("put policy %s: %w", name, err)
 	}
 	return out, nil
+}
+
+// judging is what of a policy decides about evidence, in one form.
+func judging(p verifier.Policy) ([]byte, error) {
+	p.BaselinePCRs, p.LearnFirstBoot, p.TwoPersonApproval, p.RecommendSecureBootEverywhere = nil, false, false, false // of baselines to come, and of configuration
+	p.AttestationIntervalSeconds, p.ChallengeLifetimeSeconds = 0, 0
+	return json.Marshal(p)
+}
+
+// policyChanged asks that stored evidence is judged by the new version of a policy, where it judges otherwise or other
+// machines than before: what it requires is required of what was shown before too. was is zero for a new policy.
+func policyChanged(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, was *verifier.Policy, is *PolicyVersion, now time.Time, actor Actor) error {
+	before, err := judging(*was)
+	if err != nil {
+		return err
+	}
+	after, err := judging(is.Policy)
+	if err != nil || bytes.Equal(before, after) {
+		return err
+	}
+	scope := MachineScope{Selector: is.Policy.Selector}
+	if is.Version > 1 && !reflect.DeepEqual(was.Selector, is.Policy.Selector) {
+		scope = MachineScope{} // those that it judged before, and those that it judges now
+	}
+	cause := ReappraisalCause{Kind: CausePolicy, ID: fmt.Sprintf("%s/%d", is.Name, is.Version), Detail: "what policy " + is.Name + " asks of evidence was changed"}
+	_, err = EnqueueReappraisal(ctx, tx, tenant, cause, scope, now, actor)
+	return err
 }
 
 // PolicyFor is the policy that a machine is judged by: the most specific named policy whose selector fits

@@ -22,6 +22,15 @@ func (e *VersionChangedError) Error() string { return e.What }
 // Unwrap makes it an ErrConflict.
 func (e *VersionChangedError) Unwrap() error { return ErrConflict }
 
+// StateError tells what of the present state does not allow a change. It is an ErrConflict.
+type StateError struct{ What string }
+
+// Error implements error.
+func (e *StateError) Error() string { return e.What }
+
+// Unwrap makes it an ErrConflict.
+func (e *StateError) Unwrap() error { return ErrConflict }
+
 // SecondPersonError tells that the two-person rule is in force and the actor alone is not enough.
 type SecondPersonError struct{ What string }
 
@@ -68,6 +77,9 @@ func (s *Store) firstState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *
 	if err != nil {
 		return err
 	}
+	if err := vouchedFor(ctx, tx, tenant, v.ImportAnchor); err != nil { // withdrawn since the signature was verified
+		return err
+	}
 	v.NeedsSecond = two
 	switch {
 	case two && v.State == "active":
@@ -106,6 +118,9 @@ func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *Baseli
 	}
 	if state == "retired" && wasState != "draft" { // what was judged by it is to be judged without it
 		cause := ReappraisalCause{Kind: CauseBaselineVersion, ID: fmt.Sprintf("%s/%d", v.BaselineID, v.Version), Detail: fmt.Sprintf("version %d of %s was retired", v.Version, v.Name)}
+		if change == anchorWithdrawn {
+			cause.Detail += ": the trust anchor that vouched for it was withdrawn"
+		}
 		if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: v.Selector}, now, actor); err != nil {
 			return err
 		}
@@ -119,7 +134,8 @@ func (v *BaselineVersion) happened() string {
 	if v.ChangedAt == nil {
 		return text + fmt.Sprintf(": made by %s at %s", v.CreatedBy, v.CreatedAt.UTC().Format(time.RFC3339))
 	}
-	words := map[string]string{"promoted": "promoted", "replaced": "replaced by a newer version that was promoted", "retired": "retired", "grace_ended": "its grace was ended"}
+	words := map[string]string{"promoted": "promoted", "replaced": "replaced by a newer version that was promoted", "retired": "retired", "grace_ended": "its grace was ended",
+		anchorWithdrawn: "retired, since the trust anchor that vouched for it was withdrawn,"}
 	return text + fmt.Sprintf(": %s by %s at %s", words[v.LastChange], v.ChangedBy, v.ChangedAt.UTC().Format(time.RFC3339))
 }
 
@@ -152,10 +168,17 @@ func (s *Store) stateNow(ctx context.Context, tenant, baselineID uuid.UUID, n in
 // whose promotion is then his approval.
 //
 // Errors: ErrNotFound; *VersionChangedError where the version is no draft, or no longer in the state that was expected, or
-// was made out of another version than the one that is active; *SecondPersonError.
+// was made out of another version than the one that is active; *SecondPersonError; *UnvouchedError.
 func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, p Promotion, now time.Time, actor Actor) (BaselineVersion, error) {
 	return s.changeVersion(ctx, tenant, baselineID, n, p.Expected, "promote", now, func(tx pgx.Tx, v *BaselineVersion) error {
 		if err := expectState(v, p.Expected, "draft"); err != nil {
+			return err
+		}
+		anchor, err := importAnchor(ctx, tx, tenant, v)
+		if err != nil {
+			return err
+		}
+		if err := vouchedFor(ctx, tx, tenant, anchor); err != nil {
 			return err
 		}
 		if v.NeedsSecond && len(v.Approvals) == 0 {

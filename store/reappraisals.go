@@ -18,7 +18,7 @@ const (
 	CauseBaselineVersion = "baseline_version" // a version was retired; the id is BASELINE/VERSION
 	CauseTrustAnchor     = "trust_anchor"     // an anchor was disabled or deleted
 	CauseCollateral      = "collateral"       // a TCB statement or CRL was replaced or deleted; the id is KIND/NAME
-	CausePolicy          = "policy"           // what a policy asks of hardware evidence changed; the id is NAME/VERSION
+	CausePolicy          = "policy"           // what a policy asks of evidence, or of whom, changed; the id is NAME/VERSION
 	CauseKnownBad        = "known_bad"        // a dbx or known-bad entry was added or withdrawn
 	CauseRequest         = "request"          // somebody asked
 )
@@ -52,6 +52,9 @@ type Reappraisal struct {
 	// The machines that are done, by outcome; together with Unchanged they make up what was done so far.
 	Unchanged, Worse, Better, Changed, NotJudged int64
 	AlertsOpened                                 int64
+	// Beside are other reappraisals that changed verdicts between this one's request and its end, oldest first. Evidence
+	// is judged by what is in force at the moment: what this one's change made of a machine may be in their reports.
+	Beside []uuid.UUID
 
 	after    pgtype.UUID // cursor
 	attempts int
@@ -75,12 +78,17 @@ type ReappraisalMachine struct {
 }
 
 const reappraisalColumns = `reappraisal_id, cause_kind, cause_id, cause_detail, scope, state, requested_by, requested_at, started_at, finished_at,
-	error, machines, unchanged, worse, better, changed, not_judged, alerts_opened, after_machine, attempts`
+	error, machines, unchanged, worse, better, changed, not_judged, alerts_opened, after_machine, attempts, ` + besideColumn
+
+// besideColumn has the reappraisals whose run touches the time from the request of this one to its end, up to 100.
+const besideColumn = `ARRAY(SELECT b.reappraisal_id FROM reappraisals b WHERE b.tenant_id = reappraisals.tenant_id AND b.reappraisal_id <> reappraisals.reappraisal_id
+		AND b.worse + b.better + b.changed > 0 AND coalesce(b.finished_at, 'infinity') >= reappraisals.requested_at
+		AND b.started_at <= coalesce(reappraisals.finished_at, 'infinity') ORDER BY b.reappraisal_id LIMIT 100)`
 
 func scanReappraisal(row pgx.Row) (Reappraisal, error) {
 	var r Reappraisal
 	err := row.Scan(&r.ID, &r.Cause.Kind, &r.Cause.ID, &r.Cause.Detail, &r.Scope, &r.State, &r.RequestedBy, &r.RequestedAt, &r.StartedAt, &r.FinishedAt,
-		&r.Error, &r.Machines, &r.Unchanged, &r.Worse, &r.Better, &r.Changed, &r.NotJudged, &r.AlertsOpened, &r.after, &r.attempts)
+		&r.Error, &r.Machines, &r.Unchanged, &r.Worse, &r.Better, &r.Changed, &r.NotJudged, &r.AlertsOpened, &r.after, &r.attempts, &r.Beside)
 	return r, err
 }
 

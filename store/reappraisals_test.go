@@ -55,7 +55,7 @@ func TestWithdrawalsAskForReappraisals(t *testing.T) {
 	for _, enabled := range []bool{true, false, false, true} {
 		must[store.TrustAnchor](t)(s.SetTrustAnchorEnabled(ctx, tenant, a.ID, enabled, t0, system))
 	}
-	must0(t, s.DeleteTrustAnchor(ctx, tenant, a.ID, t0.Add(time.Second), system))
+	must[store.TrustAnchor](t)(s.DeleteTrustAnchor(ctx, tenant, a.ID, t0.Add(time.Second), system))
 	if got := waiting(t, s, store.CauseTrustAnchor); len(got) != 2 || got[0].Cause.ID != a.ID.String() || !slices.Equal(got[0].Scope.AnchorFingerprints, []string{c.Fingerprint}) {
 		t.Errorf("%+v", got)
 	}

@@ -101,7 +101,7 @@ func TestADisabledAnchorIsTrustedForNothing(t *testing.T) {
 	if _, err := s.TenantTrust(ctx, uuid.New()); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)
 	}
-	must0(t, s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system))
+	must[store.TrustAnchor](t)(s.DeleteTrustAnchor(ctx, tenant, a.ID, t0, system))
 	if gone := trustOf(t, s); len(gone.SNP) != 0 {
 		t.Errorf("deleted, %+v is trusted", gone)
 	}
@@ -126,7 +126,7 @@ func TestShippedAnchors(t *testing.T) {
 	if amd.Origin != "shipped" || !amd.Enabled || amd.Source != "somewhere" || len(amd.Certificates) != 2 || syncs() != 1 || trustOf(t, s).Generation != generation {
 		t.Errorf("synced twice, the anchor is %+v, with %d records", amd, syncs())
 	}
-	if err := s.DeleteTrustAnchor(ctx, tenant, amd.ID, t0, system); !errors.Is(err, store.ErrConflict) {
+	if _, err := s.DeleteTrustAnchor(ctx, tenant, amd.ID, t0, system); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("deleting a shipped anchor: %v", err)
 	}
 	must[store.TrustAnchor](t)(s.SetTrustAnchorEnabled(ctx, tenant, amd.ID, false, t0, system))

@@ -229,7 +229,7 @@ type BaselineVersion struct {
 	CreatedAt   time.Time
 	CreatedBy   string
 	// ImportAnchor is the fingerprint of the anchor's certificate or key that the signature of the imported document ends
-	// in; empty where there was none. It is written, and read by VersionsRestingOn alone.
+	// in; empty where there was none. It is only written: versions are read without it.
 	ImportAnchor string
 	// GraceMovedPercent ends grace once that share of the machines has moved on; nil for no such end.
 	GraceMovedPercent *int
@@ -241,7 +241,7 @@ type BaselineVersion struct {
 	BasedOn *int
 	// Proposal is what becomes of a draft that a second person approves; nil for nothing.
 	Proposal *Proposal
-	// LastChange is the last change of State (created, promoted, replaced, retired, grace_ended), ChangedBy and ChangedAt
+	// LastChange is the last change of State (created, promoted, replaced, retired, grace_ended, anchor_withdrawn), ChangedBy and ChangedAt
 	// who made it and when; empty and nil for created.
 	LastChange, ChangedBy string
 	ChangedAt             *time.Time
@@ -470,6 +470,8 @@ type TrustAnchor struct {
 	Source       string // where a shipped one's certificates come from
 	CreatedBy    string
 	CreatedAt    time.Time
+	// Retired are the baseline versions that the call retired which withdrew the anchor.
+	Retired []BaselineVersion
 }
 
 // TrustCertificate is one certificate of an anchor.

@@ -1801,6 +1801,15 @@ type DecodedEvent struct {
 	Verified bool `json:"verified"`
 }
 
+// DeletedTrustAnchor defines model for DeletedTrustAnchor.
+type DeletedTrustAnchor struct {
+	ID   openapi_types.UUID `json:"id"`
+	Name string             `json:"name"`
+
+	// RetiredVersions The baseline versions that were retired with the anchor.
+	RetiredVersions RetiredVersions `json:"retired_versions"`
+}
+
 // Deviation defines model for Deviation.
 type Deviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
@@ -2763,6 +2772,11 @@ type Reappraisal struct {
 	// Judged Judged again so far.
 	Judged int64 `json:"judged"`
 
+	// JudgedBeside Other reappraisals that changed verdicts between the request of this one and its end. Evidence is judged by what is in force at
+	// that moment, so that of several changes at once the first reappraisal judges by all: what this one's cause made of a machine may
+	// be in their reports, and is then counted there alone.
+	JudgedBeside []openapi_types.UUID `json:"judged_beside"`
+
 	// Machines Machines in scope; null before it begins.
 	Machines    *int64           `json:"machines"`
 	NotJudged   int64            `json:"not_judged"`
@@ -2936,6 +2950,9 @@ type RetireRequest struct {
 	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
 	ExpectedState *BaselineState `json:"expected_state,omitempty"`
 }
+
+// RetiredVersions The baseline versions that were retired with the anchor.
+type RetiredVersions = []RestingVersion
 
 // Revocations defines model for Revocations.
 type Revocations struct {
@@ -3215,6 +3232,9 @@ type SwitchedTrustAnchor struct {
 
 	// RestingMachines The machines that rest on an anchor, or did until it was withdrawn.
 	RestingMachines RestingMachines `json:"resting_machines"`
+
+	// RetiredVersions The baseline versions that were retired with the anchor.
+	RetiredVersions RetiredVersions `json:"retired_versions"`
 
 	// Source Where the certificates of a shipped anchor come from; empty for the tenant's own.
 	//
@@ -3789,7 +3809,7 @@ type ImportBaselineParams struct {
 	// Selector Of a new baseline, as JSON: `{"scale_set": ["web"]}`. Without one it is for all machines.
 	Selector *string `form:"selector,omitempty" json:"selector,omitempty"`
 
-	// State By default active for a new baseline, and draft for a version of one.
+	// State By default active for a new baseline, and draft for a version of one, or under the two-person rule.
 	State *ImportBaselineParamsState `form:"state,omitempty" json:"state,omitempty"`
 
 	// AllowUnsigned Whether the caller vouches for a document without a signature.
@@ -4623,8 +4643,8 @@ type ClientInterface interface {
 	// document whose signature does not hold is always refused. A document without a signature is refused unless
 	// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
 	//
-	// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
-	// a version is added to it, as a `draft`.
+	// With `name` a new baseline is made, whose version is `active`; with `baseline_id` a version is added to it, as a `draft`. `state`
+	// asks for the other. Under the two-person rule the version is a `draft`, and `state=active` is refused.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4713,7 +4733,8 @@ type ClientInterface interface {
 	// ExportBaselineVersion Export a version
 	//
 	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
-	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names. A CoRIM does not say in which state its version is, so
+	// that the service signs only for what machines are judged by: one that is `active` or in `grace`, else `conflict`.
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
 	ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -4722,7 +4743,8 @@ type ClientInterface interface {
 	//
 	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-	// beside its author: who approved it, or else whoever promotes it.
+	// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+	// trust anchor that its signature ends in is withdrawn.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4733,7 +4755,8 @@ type ClientInterface interface {
 	//
 	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-	// beside its author: who approved it, or else whoever promotes it.
+	// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+	// trust anchor that its signature ends in is withdrawn.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -5404,7 +5427,8 @@ type ClientInterface interface {
 
 	// DeleteTrustAnchor Delete an anchor
 	//
-	// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
+	// Only the tenant's own. An anchor that is shipped with the service is disabled instead. The valid baseline versions that were imported
+	// from a document which it alone vouched for are retired, and their machines judged again.
 	//
 	// Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
 	DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5418,7 +5442,9 @@ type ClientInterface interface {
 
 	// DisableTrustAnchor Withdraw an anchor
 	//
-	// From now on nothing is proved by it. The answer says which machines rested on it.
+	// From now on nothing is proved by it. The valid baseline versions that were imported from a document which it alone vouched for
+	// are retired, drafts of that kind cannot be promoted, and the machines of both kinds are judged again. The answer says which
+	// machines rested on it, and which versions were retired.
 	//
 	// Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
 	DisableTrustAnchor(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5894,8 +5920,8 @@ func (c *Client) DryRunReferenceValues(ctx context.Context, params *DryRunRefere
 // document whose signature does not hold is always refused. A document without a signature is refused unless
 // `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
 //
-// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
-// a version is added to it, as a `draft`.
+// With `name` a new baseline is made, whose version is `active`; with `baseline_id` a version is added to it, as a `draft`. `state`
+// asks for the other. Under the two-person rule the version is a `draft`, and `state=active` is refused.
 //
 // Takes any type of body and a specified content type.
 //
@@ -6094,7 +6120,8 @@ func (c *Client) DryRunBaselineVersion(ctx context.Context, baselineID BaselineI
 // ExportBaselineVersion Export a version
 //
 // `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
-// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+// that signs results (`/.well-known/jwks.json`), whose key id its header names. A CoRIM does not say in which state its version is, so
+// that the service signs only for what machines are judged by: one that is `active` or in `grace`, else `conflict`.
 //
 // Corresponds with GET /v1/baselines/{baseline_id}/versions/{version}/export (the `ExportBaselineVersion` operationId).
 func (c *Client) ExportBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *ExportBaselineVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -6113,7 +6140,8 @@ func (c *Client) ExportBaselineVersion(ctx context.Context, baselineID BaselineI
 //
 // The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 // moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-// beside its author: who approved it, or else whoever promotes it.
+// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+// trust anchor that its signature ends in is withdrawn.
 //
 // Takes any type of body and a specified content type.
 //
@@ -6134,7 +6162,8 @@ func (c *Client) PromoteBaselineVersionWithBody(ctx context.Context, baselineID 
 //
 // The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 // moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-// beside its author: who approved it, or else whoever promotes it.
+// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+// trust anchor that its signature ends in is withdrawn.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -7605,7 +7634,8 @@ func (c *Client) CreateTrustAnchor(ctx context.Context, params *CreateTrustAncho
 
 // DeleteTrustAnchor Delete an anchor
 //
-// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
+// Only the tenant's own. An anchor that is shipped with the service is disabled instead. The valid baseline versions that were imported
+// from a document which it alone vouched for are retired, and their machines judged again.
 //
 // Corresponds with DELETE /v1/trust-anchors/{anchor_id} (the `DeleteTrustAnchor` operationId).
 func (c *Client) DeleteTrustAnchor(ctx context.Context, anchorID AnchorID, params *DeleteTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -7639,7 +7669,9 @@ func (c *Client) ListTrustAnchorBaselines(ctx context.Context, anchorID AnchorID
 
 // DisableTrustAnchor Withdraw an anchor
 //
-// From now on nothing is proved by it. The answer says which machines rested on it.
+// From now on nothing is proved by it. The valid baseline versions that were imported from a document which it alone vouched for
+// are retired, drafts of that kind cannot be promoted, and the machines of both kinds are judged again. The answer says which
+// machines rested on it, and which versions were retired.
 //
 // Corresponds with POST /v1/trust-anchors/{anchor_id}/disable (the `DisableTrustAnchor` operationId).
 func (c *Client) DisableTrustAnchor(ctx context.Context, anchorID AnchorID, params *DisableTrustAnchorParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -13561,8 +13593,8 @@ type ClientWithResponsesInterface interface {
 	// document whose signature does not hold is always refused. A document without a signature is refused unless
 	// `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
 	//
-	// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
-	// a version is added to it, as a `draft`.
+	// With `name` a new baseline is made, whose version is `active`; with `baseline_id` a version is added to it, as a `draft`. `state`
+	// asks for the other. Under the two-person rule the version is a `draft`, and `state=active` is refused.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -13663,7 +13695,8 @@ type ClientWithResponsesInterface interface {
 	// ExportBaselineVersionWithResponse Export a version
 	//
 	// `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
-	// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+	// that signs results (`/.well-known/jwks.json`), whose key id its header names. A CoRIM does not say in which state its version is, so
+	// that the service signs only for what machines are judged by: one that is `active` or in `grace`, else `conflict`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -13674,7 +13707,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-	// beside its author: who approved it, or else whoever promotes it.
+	// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+	// trust anchor that its signature ends in is withdrawn.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -13685,7 +13719,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 	// moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-	// beside its author: who approved it, or else whoever promotes it.
+	// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+	// trust anchor that its signature ends in is withdrawn.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -14420,7 +14455,8 @@ type ClientWithResponsesInterface interface {
 
 	// DeleteTrustAnchorWithResponse Delete an anchor
 	//
-	// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
+	// Only the tenant's own. An anchor that is shipped with the service is disabled instead. The valid baseline versions that were imported
+	// from a document which it alone vouched for are retired, and their machines judged again.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -14438,7 +14474,9 @@ type ClientWithResponsesInterface interface {
 
 	// DisableTrustAnchorWithResponse Withdraw an anchor
 	//
-	// From now on nothing is proved by it. The answer says which machines rested on it.
+	// From now on nothing is proved by it. The valid baseline versions that were imported from a document which it alone vouched for
+	// are retired, drafts of that kind cannot be promoted, and the machines of both kinds are judged again. The answer says which
+	// machines rested on it, and which versions were retired.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -18568,8 +18606,15 @@ func (r CreateTrustAnchorResponse) ContentType() string {
 type DeleteTrustAnchorResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeletedTrustAnchor
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteTrustAnchorResponse) GetJSON200() *DeletedTrustAnchor {
+	return r.JSON200
 }
 
 // GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
@@ -19271,8 +19316,8 @@ func (c *ClientWithResponses) DryRunReferenceValuesWithResponse(ctx context.Cont
 // document whose signature does not hold is always refused. A document without a signature is refused unless
 // `allow_unsigned` is `true`, which the audit trail and the version keep. At most 16 MiB, 24 MiB with its support.
 //
-// With `name` a new baseline is made, whose version is `active` unless `state` says otherwise; with `baseline_id`
-// a version is added to it, as a `draft`.
+// With `name` a new baseline is made, whose version is `active`; with `baseline_id` a version is added to it, as a `draft`. `state`
+// asks for the other. Under the two-person rule the version is a `draft`, and `state=active` is refused.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -19439,7 +19484,8 @@ func (c *ClientWithResponses) DryRunBaselineVersionWithResponse(ctx context.Cont
 // ExportBaselineVersionWithResponse Export a version
 //
 // `assay`: the `reference_values` object, as `assay verify --baseline` takes it. `corim`: a CoRIM signed by the key
-// that signs results (`/.well-known/jwks.json`), whose key id its header names.
+// that signs results (`/.well-known/jwks.json`), whose key id its header names. A CoRIM does not say in which state its version is, so
+// that the service signs only for what machines are judged by: one that is `active` or in `grace`, else `conflict`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -19456,7 +19502,8 @@ func (c *ClientWithResponses) ExportBaselineVersionWithResponse(ctx context.Cont
 //
 // The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 // moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-// beside its author: who approved it, or else whoever promotes it.
+// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+// trust anchor that its signature ends in is withdrawn.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -19473,7 +19520,8 @@ func (c *ClientWithResponses) PromoteBaselineVersionWithBodyWithResponse(ctx con
 //
 // The version it replaces stays valid (state `grace`) until `grace_until`, or until `grace_until_moved_percent` of the machines have
 // moved, whichever is first; it is retired at once where neither is given. Under the two-person rule the version needs a principal
-// beside its author: who approved it, or else whoever promotes it.
+// beside its author: who approved it, or else whoever promotes it. A draft that was imported is refused (`import_untrusted`) once the
+// trust anchor that its signature ends in is withdrawn.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -20688,7 +20736,8 @@ func (c *ClientWithResponses) CreateTrustAnchorWithResponse(ctx context.Context,
 
 // DeleteTrustAnchorWithResponse Delete an anchor
 //
-// Only the tenant's own. An anchor that is shipped with the service is disabled instead.
+// Only the tenant's own. An anchor that is shipped with the service is disabled instead. The valid baseline versions that were imported
+// from a document which it alone vouched for are retired, and their machines judged again.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -20718,7 +20767,9 @@ func (c *ClientWithResponses) ListTrustAnchorBaselinesWithResponse(ctx context.C
 
 // DisableTrustAnchorWithResponse Withdraw an anchor
 //
-// From now on nothing is proved by it. The answer says which machines rested on it.
+// From now on nothing is proved by it. The valid baseline versions that were imported from a document which it alone vouched for
+// are retired, drafts of that kind cannot be promoted, and the machines of both kinds are judged again. The answer says which
+// machines rested on it, and which versions were retired.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -23637,8 +23688,12 @@ func ParseDeleteTrustAnchorResponse(rsp *http.Response) (*DeleteTrustAnchorRespo
 	}
 
 	switch {
-	case rsp.StatusCode == 204:
-		break // No content-type
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeletedTrustAnchor
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

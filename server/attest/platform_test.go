@@ -333,7 +333,7 @@ func TestAnchorOfAnEKIsWithdrawn(t *testing.T) {
 	if err != nil || len(anchors) != 1 {
 		t.Fatalf("%+v, %v", anchors, err)
 	}
-	if err := b.store.DeleteTrustAnchor(b.ctx, b.tenant, anchors[0].ID, b.now(), admin); err != nil {
+	if _, err := b.store.DeleteTrustAnchor(b.ctx, b.tenant, anchors[0].ID, b.now(), admin); err != nil {
 		t.Fatal(err)
 	}
 	failsAt(t, b.attest(m), verifier.CheckAKTrusted, verifier.OriginUnverified, "not trusted any more")
