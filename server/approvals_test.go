@@ -179,6 +179,12 @@ func secondPerson(b *bench, versions string) {
 	if v := b.want(201, "POST", "/v1/baselines", b.admin, with(`"name": "by two", "selector": {"scale_set": ["none"]}`)).json(b.t); v["state"] != "draft" {
 		b.t.Errorf("a baseline under the rule: %v", v)
 	}
+	keylime := `{"digests": {"/usr/bin/true": ["` + strings.Repeat("ef", 32) + `"]}}`
+	media := []string{"Content-Type", "application/vnd.keylime.runtime-policy+json"}
+	b.refused("second_person_required", "", "POST", importPath+"?name=imported&allow_unsigned=true&state=active", b.admin, keylime, media...)
+	if v := b.want(201, "POST", importPath+`?name=imported&allow_unsigned=true&selector={"scale_set":["none"]}`, b.admin, keylime, media...).json(b.t); v["state"] != "draft" {
+		b.t.Errorf("an import under the rule: %v", v)
+	}
 	draft := b.want(201, "POST", versions, b.admin, values).json(b.t)
 	path := fmt.Sprintf("%s/%v", versions, draft["version"])
 	b.refused("second_person_required", "", "POST", path+"/approve", b.admin, nil)

@@ -98,6 +98,9 @@ func imports(b *bench, _ *machine) {
 	if got := b.want(200, "GET", export+"?format=assay", b.admin, nil); mustJSON(b.t, got.json(b.t)) != `{"pcrs":{"sha256":{"7":["`+strings.Repeat("07", 32)+`"]}}}` {
 		b.t.Errorf("exported: %s", got.body)
 	}
+	// A CoRIM says no state: what judges nobody is not signed.
+	b.refused("conflict", "", "GET", export+"?format=corim", b.admin, nil)
+	b.want(200, "POST", "/v1/baselines/"+id+"/versions/1/promote", b.admin, nil)
 	document2 := b.want(200, "GET", export+"?format=corim", b.admin, nil)
 	resultKey := func() crypto.PublicKey { signer, _ := b.server.token.DocumentSigner(); return signer.Public() }()
 	out, err := corim.Import(document2.body, &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "results", Key: resultKey}}, Now: time.Now()})
@@ -113,7 +116,12 @@ func imports(b *bench, _ *machine) {
 
 	// What rests on the anchor is known, also once it is withdrawn; and then it vouches for nothing more.
 	path := "/v1/trust-anchors/" + anchor["id"].(string)
-	b.want(200, "POST", path+"/disable", b.admin, nil)
+	off := b.want(200, "POST", path+"/disable", b.admin, nil).json(b.t)["retired_versions"].([]any)
+	if len(off) != 1 || off[0].(map[string]any)["baseline_id"] != id || off[0].(map[string]any)["version"] != 1.0 || off[0].(map[string]any)["state"] != "retired" {
+		b.t.Errorf("retired with the anchor: %v", off)
+	}
+	b.refused("import_untrusted", "", "POST", "/v1/baselines/"+id+"/versions/2/promote", b.admin, nil)
+	b.refused("conflict", "", "GET", export+"?format=corim", b.admin, nil)
 	first := b.want(200, "GET", path+"/baselines?limit=1", b.admin, nil).json(b.t)
 	rest := b.want(200, "GET", path+"/baselines?cursor="+first["next_cursor"].(string), b.admin, nil).json(b.t)
 	if one, two := first["items"].([]any)[0].(map[string]any), rest["items"].([]any); one["version"] != 2.0 || len(two) != 1 || two[0].(map[string]any)["baseline_id"] != id {
@@ -148,7 +156,7 @@ func unsigned(b *bench) {
 	if document := v["imported"].(map[string]any); document["signer"] != nil || document["unsigned"] != true || v["state"] != "active" {
 		b.t.Errorf("imported: %v", v)
 	}
-	if n := b.column(`SELECT count(*)::text FROM audit_events WHERE action = 'baseline.create' AND after->'provenance'->'imported'->>'unsigned' = 'true'`); n != "1" {
+	if n := b.column(`SELECT count(*)::text FROM audit_events WHERE action = 'baseline.create' AND after->>'name' = 'files' AND after->'provenance'->'imported'->>'unsigned' = 'true'`); n != "1" {
 		b.t.Errorf("%s audit events say that the caller vouched", n)
 	}
 	b.want(200, "GET", "/v1/baselines/"+v["id"].(string), b.admin, nil)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -21,6 +23,9 @@ type SelectorFlags struct {
 	For      []string          `name:"for" placeholder:"ID|NAME" help:"For these machines."`
 	Selector string            `placeholder:"JSON" help:"All of this as the API has it, for example {\"scale_set\":[\"web\"]}."`
 }
+
+// anyGiven tells whether a flag chooses machines, also as JSON.
+func (f *SelectorFlags) anyGiven() bool { return f.given() || f.Selector != "" }
 
 func (f *SelectorFlags) given() bool {
 	return len(f.ScaleSet)+len(f.Label)+len(f.Platform)+len(f.For) > 0
@@ -80,8 +85,9 @@ type BaselineRegister struct {
 	File          string `required:"" aliases:"reference-values" placeholder:"FILE" help:"reference_values, as assay capture and assay baseline predict print them, alone or in a document; - is standard input."`
 	AddVersion    bool   `help:"Add a version to the baseline of that name; it is made if there is none yet."`
 	Draft         bool   `help:"Store it without using it; promote makes it active."`
-	State         string `enum:"draft,active," default:"" placeholder:"STATE" help:"draft or active (the default)."`
+	State         string `enum:"draft,active," default:"" placeholder:"STATE" help:"draft or active. A new baseline's version is active otherwise, a further one a draft; under the two-person rule each is a draft."`
 	SelectorFlags `embed:""`
+	Everywhere    bool `help:"For all machines, where no flag chooses any."`
 	Provenance    `embed:""`
 }
 
@@ -111,33 +117,91 @@ func (c *BaselineRegister) Run(a *app) error {
 		return err
 	}
 	provenance := c.provenance(said)
-	state := baseline.StateActive
-	if c.Draft || c.State == baseline.StateDraft {
+	state := c.State
+	if c.Draft {
 		state = baseline.StateDraft
 	}
 	if c.AddVersion || c.Baseline != "" {
-		id, err := a.baselineID(c.Baseline + c.Name)
+		b, err := a.baseline(c.Baseline + c.Name)
 		if err == nil {
-			if selector != nil {
-				return badSelector("a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform, --for and --selector out")
+			if err := keepsSelector(b, selector, c.Everywhere); err != nil {
+				return err
 			}
 			body := client.BaselineVersionInput{ReferenceValues: values, Provenance: provenance, State: optionalAs[client.BaselineVersionInputState](state)}
-			resp, err := api.CreateBaselineVersionWithResponse(a.ctx, id, &client.CreateBaselineVersionParams{}, body)
-			return a.showVersion(resp, err)
+			resp, err := api.CreateBaselineVersionWithResponse(a.ctx, b.ID, &client.CreateBaselineVersionParams{}, body)
+			return conflictHint(a.showVersion(resp, err), "--draft, and then assay baselines promote")
 		}
 		var p *problem
 		if c.Baseline != "" || !errors.As(err, &p) || p.Code != "not_found" {
 			return err
 		}
 	}
+	if selector == nil && !c.Everywhere {
+		return everywhereUsage()
+	}
 	input := client.BaselineInput{Name: c.Name, ReferenceValues: values, Selector: selector, Provenance: provenance, State: optionalAs[client.BaselineInputState](state)}
 	resp, err := api.CreateBaselineWithResponse(a.ctx, &client.CreateBaselineParams{}, input)
-	err = a.showVersion(resp, err)
+	return conflictHint(a.showVersion(resp, err), "--add-version, to add a version to the baseline of that name")
+}
+
+func conflictHint(err error, hint string) error {
 	var p *problem
 	if errors.As(err, &p) && p.Code == "conflict" {
-		p.Hint = "--add-version, to add a version to the baseline of that name"
+		p.Hint = hint
 	}
 	return err
+}
+
+func everywhereUsage() error {
+	return badUsage("choose machines by --scale-set, --label, --platform, --for or --selector, or all of them by --everywhere")
+}
+
+// keepsSelector refuses flags that choose other machines than the baseline has: it keeps those it was registered for.
+func keepsSelector(b *client.Baseline, asked *client.Selector, everywhere bool) error {
+	if asked == nil && everywhere {
+		asked = &client.Selector{}
+	}
+	if asked == nil || reflect.DeepEqual(sorted(*asked), sorted(b.Selector)) {
+		return nil
+	}
+	return badSelector(fmt.Sprintf("a baseline keeps the machines it was registered for: %s is for %s, and the flags choose %s", b.Name, machinesText(b.Selector), machinesText(*asked)))
+}
+
+// sorted is a selector in one form: an empty list is as good as none, and none has an order.
+func sorted(s client.Selector) (out [4][]string) {
+	for _, x := range value(s.ScaleSet) {
+		out[0] = append(out[0], x)
+	}
+	for _, x := range value(s.Platform) {
+		out[1] = append(out[1], string(x))
+	}
+	for _, x := range value(s.MachineIds) {
+		out[2] = append(out[2], x.String())
+	}
+	for name, x := range value(s.Labels) {
+		out[3] = append(out[3], name+"="+x)
+	}
+	for i := range out {
+		slices.Sort(out[i])
+		out[i] = slices.Compact(out[i])
+	}
+	return out
+}
+
+// value is what p points to; the zero value where it is nil.
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// machinesText names the machines of a selector.
+func machinesText(s client.Selector) string {
+	if text := selectorText(s); text != "all" {
+		return text
+	}
+	return "all machines"
 }
 
 // provenance is what the flags say, and for what they do not, what the document says.
@@ -161,8 +225,13 @@ func (a *app) showVersion(resp reply, err error) error {
 	if a.json {
 		return a.printJSON(raw)
 	}
-	a.print.line("%s version %d is %s  %s", clean(v.Name), v.Version, clean(string(v.State)), a.print.paint(dim, v.ID.String()))
+	a.print.version(&v)
 	return nil
+}
+
+// version says in which state a version is, and for whom.
+func (p *printer) version(v *client.BaselineVersion) {
+	p.line("%s version %d is %s, for %s  %s", clean(v.Name), v.Version, clean(string(v.State)), clean(machinesText(v.Selector)), p.paint(dim, v.ID.String()))
 }
 
 // BaselineCapture captures from a machine.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/assay-verifier/assay/baseline"
@@ -12,8 +13,43 @@ import (
 
 // BaselineDiff compares two sets of reference values.
 type BaselineDiff struct {
-	Before string `arg:"" help:"A file with reference_values, or NAME@VERSION of the service."`
-	After  string `arg:"" help:"Likewise."`
+	Sides []string `arg:"" placeholder:"BEFORE AFTER" help:"Two of: a file with reference_values, NAME@VERSION or NAME VERSION of the service. Of two versions of one baseline the second needs no name."`
+}
+
+// sides are what is compared, in the forms that loadReference takes.
+func (c *BaselineDiff) sides() (before, after string, err error) {
+	var sides []string
+	name := "" // of the version before
+	for i := 0; i < len(c.Sides); i++ {
+		side := c.Sides[i]
+		switch {
+		case isFile(side):
+			name = ""
+		case isVersion(side) && name != "":
+			side = name + "@" + side
+		case i+1 < len(c.Sides) && !strings.Contains(side, "@") && isVersion(c.Sides[i+1]):
+			name = side
+			i++
+			side += "@" + c.Sides[i]
+		default:
+			name, _, _ = strings.Cut(side, "@")
+		}
+		sides = append(sides, side)
+	}
+	if len(sides) != 2 {
+		return "", "", badUsage(fmt.Sprintf("two are compared, and %s named: for example NAME@1 NAME@2, or NAME 1 2", map[bool]string{true: "one is", false: strconv.Itoa(len(sides)) + " are"}[len(sides) == 1]))
+	}
+	return sides[0], sides[1], nil
+}
+
+func isVersion(text string) bool {
+	n, err := strconv.Atoi(text)
+	return err == nil && n > 0 && !isFile(text)
+}
+
+func isFile(text string) bool {
+	_, err := os.Stat(text)
+	return err == nil || text == "-"
 }
 
 // Help explains the exit code.
@@ -21,11 +57,15 @@ func (c *BaselineDiff) Help() string { return "Exit code: 0 nothing changed, 1 s
 
 // Run compares them.
 func (c *BaselineDiff) Run(a *app) error {
-	before, err := a.loadReference(c.Before)
+	from, to, err := c.sides()
 	if err != nil {
 		return err
 	}
-	after, err := a.loadReference(c.After)
+	before, err := a.loadReference(from)
+	if err != nil {
+		return err
+	}
+	after, err := a.loadReference(to)
 	if err != nil {
 		return err
 	}
@@ -50,10 +90,11 @@ func (c *BaselineDiff) Run(a *app) error {
 
 // loadReference reads a file where there is one of that name, else asks the service for NAME@VERSION.
 func (a *app) loadReference(text string) (*verifier.Reference, error) {
-	if _, err := os.Stat(text); err == nil || text == "-" || !strings.Contains(text, "@") {
+	if isFile(text) || !strings.Contains(text, "@") {
 		return readReference(text, a.stdin)
 	}
-	id, version, err := a.baselineVersion(text)
+	which := VersionName{Baseline: text}
+	id, version, err := which.find(a)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -30,6 +31,7 @@ type BaselineImport struct {
 	AllowUnsigned bool     `help:"Vouch for a document without a signature. The service keeps that you did."`
 	State         string   `enum:",draft,active" default:"" help:"draft or active; a new baseline's first version is active otherwise, a further one a draft."`
 	SelectorFlags `embed:""`
+	Everywhere    bool `help:"A new baseline is for all machines, where no flag chooses any."`
 }
 
 // Help lists the formats.
@@ -43,8 +45,8 @@ func (c *BaselineImport) Run(a *app) error {
 	if (c.Name == "") == (c.Baseline == "") {
 		return badUsage("give either --name, for a new baseline, or --baseline, for a version of one")
 	}
-	if c.Baseline != "" && c.given() {
-		return badUsage("a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform and --for out")
+	if c.Baseline == "" && !c.anyGiven() && !c.Everywhere {
+		return everywhereUsage()
 	}
 	document, err := readFile(c.File, formats.MaxDocument, a.stdin)
 	if err != nil {
@@ -71,25 +73,40 @@ func (c *BaselineImport) Run(a *app) error {
 	resp, err := api.ImportBaselineWithBodyWithResponse(a.ctx, params, bodyType, body)
 	v, raw, err := answer[client.BaselineVersion](a, resp, err)
 	if err != nil {
-		return err
+		return importHint(err)
 	}
 	if a.json {
 		return a.printJSON(raw)
 	}
-	a.print.line("%s version %d is %s  %s", clean(v.Name), v.Version, clean(string(v.State)), a.print.paint(dim, v.ID.String()))
+	a.print.version(&v)
 	a.print.imported(v.Imported)
 	return nil
 }
 
+// importHint says what makes a document trusted that is not.
+func importHint(err error) error {
+	var p *problem
+	if errors.As(err, &p) && p.Code == baseline.ImportUntrusted {
+		p.Hint = "assay trust-anchors add --purpose reference_values --name NAME SIGNER.pem, to trust its signer; --allow-unsigned, to vouch for a document without a signature"
+	}
+	return err
+}
+
 // target is the baseline of a version, or the selector of a new baseline as JSON.
 func (c *BaselineImport) target(a *app) (*uuid.UUID, *string, error) {
-	if c.Baseline != "" {
-		id, err := a.baselineID(c.Baseline)
-		return &id, nil, err
-	}
 	selector, err := c.selector(a)
-	if err != nil || selector == nil {
+	if err != nil {
 		return nil, nil, err
+	}
+	if c.Baseline != "" {
+		b, err := a.baseline(c.Baseline)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &b.ID, nil, keepsSelector(b, selector, c.Everywhere)
+	}
+	if selector == nil {
+		return nil, nil, nil
 	}
 	body, err := json.Marshal(selector)
 	text := string(body)
@@ -146,14 +163,14 @@ func (p *printer) imported(x *client.ImportedDocument) {
 
 // BaselineExport writes a version as a document.
 type BaselineExport struct {
-	Baseline string `arg:"" placeholder:"NAME@VERSION" help:"The version, as NAME@3."`
-	Format   string `enum:"assay,corim" default:"assay" help:"assay: the reference_values object, as assay verify --baseline takes it. corim: a CoRIM signed by the service's result key."`
-	Out      string `name:"out" placeholder:"FILE" help:"Where to write it; standard output otherwise."`
+	VersionName `embed:""`
+	Format      string `enum:"assay,corim" default:"assay" help:"assay: the reference_values object, as assay verify --baseline takes it. corim: a CoRIM signed by the service's result key, of a version that is active or in grace."`
+	Out         string `name:"out" placeholder:"FILE" help:"Where to write it; standard output otherwise."`
 }
 
 // Run writes it.
 func (c *BaselineExport) Run(a *app) error {
-	id, version, err := a.baselineVersion(c.Baseline)
+	id, version, err := c.find(a)
 	if err != nil {
 		return err
 	}
@@ -200,16 +217,18 @@ func (c *TrustAnchorBaselines) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return printList(a, items, all, "No baseline version rests on this anchor.", func(list []client.RestingVersion) {
-		rows := make([][]cell, len(list))
-		for i := range list {
-			x := &list[i]
-			state := status(string(x.State))
-			if x.State == baseline.StateActive {
-				state.color = green
-			}
-			rows[i] = []cell{plain(x.Name), plain(fmt.Sprint(x.Version)), state, plain(x.Imported.Format), {x.BaselineID.String(), dim}}
+	return printList(a, items, all, "No baseline version rests on this anchor.", a.print.restingVersions)
+}
+
+func (p *printer) restingVersions(list []client.RestingVersion) {
+	rows := make([][]cell, len(list))
+	for i := range list {
+		x := &list[i]
+		state := status(string(x.State))
+		if x.State == baseline.StateActive {
+			state.color = green
 		}
-		a.print.table([]string{"BASELINE", "VERSION", "STATE", "FORMAT", "ID"}, rows)
-	})
+		rows[i] = []cell{plain(x.Name), plain(fmt.Sprint(x.Version)), state, plain(x.Imported.Format), {x.BaselineID.String(), dim}}
+	}
+	p.table([]string{"BASELINE", "VERSION", "STATE", "FORMAT", "ID"}, rows)
 }

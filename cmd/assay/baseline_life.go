@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/openapi/client"
 )
 
@@ -18,12 +19,55 @@ type VersionName struct {
 	Version  int    `arg:"" optional:"" help:"The version, where it is not in the name."`
 }
 
-func (v *VersionName) find(a *app) (uuid.UUID, int, error) {
-	if v.Version == 0 {
-		return a.baselineVersion(v.Baseline)
+// split is the baseline and the version; 0 where none is named.
+func (v *VersionName) split() (name string, version int, err error) {
+	name, version, err = splitVersion(v.Baseline)
+	switch {
+	case err != nil || v.Version == 0:
+		return name, version, err
+	case version > 0:
+		return "", 0, badUsage(fmt.Sprintf("%s names its version, and %d follows it", v.Baseline, v.Version))
+	case v.Version < 0:
+		return "", 0, badUsage(fmt.Sprintf("\"%d\" is no version; versions count from 1", v.Version))
 	}
-	id, err := a.baselineID(v.Baseline)
-	return id, v.Version, err
+	return name, v.Version, nil
+}
+
+// find asks the service for the version, and says which there are where it is not there.
+func (v *VersionName) find(a *app) (uuid.UUID, int, error) {
+	name, version, err := v.split()
+	if err != nil {
+		return uuid.Nil, 0, err
+	}
+	b, err := a.baseline(name)
+	if err != nil {
+		return uuid.Nil, 0, err
+	}
+	if version == 0 {
+		p := badUsage("name the version too: " + b.Name + " has " + versionsText(b.Versions))
+		if n := candidate(b.Versions); n > 0 {
+			p.Hint = fmt.Sprintf("%s@%d", clean(name), n)
+		}
+		return uuid.Nil, 0, p
+	}
+	for i := range b.Versions {
+		if b.Versions[i].Version == version {
+			return b.ID, version, nil
+		}
+	}
+	return uuid.Nil, 0, &problem{Title: fmt.Sprintf("%s has no version %d", clean(b.Name), version), Code: "not_found", Detail: "it has " + versionsText(b.Versions)}
+}
+
+// candidate is the version that is most likely meant where none is named: the newest draft, else the newest.
+func candidate(versions []client.BaselineVersion) int {
+	newest := 0
+	for i := range versions { // newest first
+		if versions[i].State == baseline.StateDraft {
+			return versions[i].Version
+		}
+		newest = max(newest, versions[i].Version)
+	}
+	return newest
 }
 
 // GraceFlags are for how long a version that is replaced stays valid.

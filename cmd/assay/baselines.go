@@ -98,15 +98,20 @@ func selectorText(s client.Selector) string {
 // BaselineShow shows a baseline or one version.
 type BaselineShow struct {
 	Baseline string `arg:"" help:"Id or name; NAME@3 is version 3 with its reference values."`
+	Version  int    `arg:"" optional:"" help:"The version, where it is not in the name."`
 }
 
 // Run shows it.
 func (c *BaselineShow) Run(a *app) error {
-	name, version, err := splitVersion(c.Baseline)
+	which := VersionName(*c)
+	name, version, err := which.split()
 	if err != nil {
 		return err
 	}
 	id, err := a.baselineID(name)
+	if version > 0 {
+		id, version, err = which.find(a)
+	}
 	if err != nil {
 		return err
 	}
@@ -248,33 +253,39 @@ func splitVersion(text string) (name string, version int, err error) {
 	return text[:i], version, nil
 }
 
-func (a *app) baselineVersion(text string) (uuid.UUID, int, error) {
-	name, version, err := splitVersion(text)
-	if err != nil {
-		return uuid.Nil, 0, err
-	}
-	if version == 0 {
-		return uuid.Nil, 0, &problem{Title: "The command line cannot be used", Code: "usage", Detail: "name the version too: " + text + "@1", exit: exitBadCall}
-	}
-	id, err := a.baselineID(name)
-	return id, version, err
-}
-
-// baselineID finds a baseline by id or name. Names are unique.
-func (a *app) baselineID(text string) (uuid.UUID, error) {
+// baseline finds a baseline by id or name. Names are unique.
+func (a *app) baseline(text string) (*client.Baseline, error) {
 	if id, err := uuid.Parse(text); err == nil {
-		return id, nil
+		api, err := a.api()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := api.GetBaselineWithResponse(a.ctx, id)
+		b, _, err := answer[client.Baseline](a, resp, err)
+		return &b, err
 	}
 	list, _, err := fetchList[client.Baseline](a, Paging{All: true}, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListBaselinesWithResponse(a.ctx, &client.ListBaselinesParams{Limit: limit, Cursor: cursor})
 	})
 	if err != nil {
-		return uuid.Nil, err
+		return nil, err
 	}
 	for i := range list {
 		if list[i].Name == text {
-			return list[i].ID, nil
+			return &list[i], nil
 		}
 	}
-	return uuid.Nil, exactlyOne("baseline", text, nil)
+	return nil, exactlyOne("baseline", text, nil)
+}
+
+// baselineID is the id of a baseline; one that is given as such is not looked for.
+func (a *app) baselineID(text string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(text); err == nil {
+		return id, nil
+	}
+	b, err := a.baseline(text)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return b.ID, nil
 }

@@ -175,7 +175,7 @@ func TestPredictDocument(t *testing.T) {
 // TestRegisterStandardInput: a pipeline needs no file between the two commands; without a service the second one says so.
 func TestRegisterStandardInput(t *testing.T) {
 	var stderr strings.Builder
-	cmd := exec.Command(binary, "baseline", "register", "--name", "x", "--reference-values", "-", "--server", "http://127.0.0.1:1")
+	cmd := exec.Command(binary, "baseline", "register", "--name", "x", "--everywhere", "--reference-values", "-", "--server", "http://127.0.0.1:1")
 	b, err := os.ReadFile(predictDocument(t))
 	if err != nil {
 		t.Fatal(err)

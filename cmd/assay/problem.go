@@ -47,9 +47,13 @@ func (p *problem) text(out *printer) string {
 		line += ": " + clean(p.Detail)
 	}
 	if len(p.Errors) == 1 {
-		line = clean(p.Title) + ": " + place(p.Errors[0])
-		if p.Detail != "" && p.Detail != p.Errors[0].Detail {
-			line += " (" + clean(p.Detail) + ")"
+		// The detail of a service often is its only error, with the place or the parameter before it.
+		at := place(p.Errors[0])
+		switch said := clean(p.Detail); {
+		case strings.Contains(at, said):
+			line = clean(p.Title) + ": " + at
+		case !strings.HasSuffix(said, at):
+			line = clean(p.Title) + ": " + at + " (" + said + ")"
 		}
 	}
 	fmt.Fprintf(&b, "%s %s\n", out.paint(red, "assay:"), line)

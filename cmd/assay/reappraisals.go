@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -36,9 +37,9 @@ func (c *ReappraisalsList) Run(a *app) error {
 		for i := range list {
 			r := &list[i]
 			rows[i] = []cell{plain(string(r.State)), plain(a.print.ago(r.RequestedAt)), plain(causeText(r)), plain(strconv.FormatInt(r.Judged, 10)),
-				plain(strconv.FormatInt(r.Worse, 10)), plain(strconv.FormatInt(r.Better, 10)), plain(strconv.FormatInt(r.NotJudged, 10)), {r.ID.String(), dim}}
+				plain(strconv.FormatInt(r.Worse, 10)), plain(strconv.FormatInt(r.Better, 10)), plain(strconv.FormatInt(r.Changed, 10)), plain(strconv.FormatInt(r.NotJudged, 10)), {r.ID.String(), dim}}
 		}
-		a.print.table([]string{"STATE", "ASKED", "CAUSE", "JUDGED", "WORSE", "BETTER", "NOT JUDGED", "ID"}, rows)
+		a.print.table([]string{"STATE", "ASKED", "CAUSE", "JUDGED", "WORSE", "BETTER", "OTHERWISE", "NOT JUDGED", "ID"}, rows)
 	})
 }
 
@@ -81,14 +82,30 @@ func (c *ReappraisalShow) Run(a *app) error {
 		rows := make([][]cell, len(list))
 		for i := range list {
 			m := &list[i]
-			after := textOf(m.StatusAfter)
-			if after == "" {
-				after = m.NotJudgedBecause
+			after, reason := plain("–"), dash(textOf(m.ReasonAfter))
+			if text := textOf(m.StatusAfter); text != "" {
+				after = status(text)
+			} else {
+				reason = notJudgedText(m.NotJudgedBecause)
 			}
-			rows[i] = []cell{plain(m.MachineName), plain(string(m.Outcome)), status(string(m.StatusBefore)), status(after), plain(dash(textOf(m.ReasonAfter))), {idText(m.VerdictID), dim}}
+			rows[i] = []cell{plain(m.MachineName), plain(strings.ReplaceAll(string(m.Outcome), "_", " ")), status(string(m.StatusBefore)), after, plain(reason), {idText(m.VerdictID), dim}}
 		}
 		a.print.table([]string{"MACHINE", "OUTCOME", "BEFORE", "AFTER", "REASON", "VERDICT"}, rows)
 	})
+}
+
+// notJudgedText says why a machine was not judged again; a word that is not known stands for itself.
+func notJudgedText(why string) string {
+	words := map[string]string{
+		"no_evidence": "it never attested, or its evidence is not kept", "key_changed": "its key was replaced since",
+		"evidence_unreadable": "its stored evidence cannot be read", "challenge_unknown": "the challenge is not kept",
+		"event_log_missing": "the event log is not kept", "platform_evidence_missing": "the hardware evidence is not kept",
+		"ima_increment": "of its IMA list only a part is kept", "attested_since": "it sent evidence meanwhile",
+	}
+	if text := words[why]; text != "" {
+		return text
+	}
+	return dash(why)
 }
 
 func idText(id *uuid.UUID) string {
@@ -110,6 +127,9 @@ func (p *printer) reappraisal(r *client.Reappraisal) {
 	p.field("judged again", fmt.Sprintf("%d: %d as before, %d worse, %d better, %d otherwise", r.Judged, r.Unchanged, r.Worse, r.Better, r.Changed))
 	p.field("not judged", strconv.FormatInt(r.NotJudged, 10))
 	p.field("alerts opened", strconv.FormatInt(r.AlertsOpened, 10))
+	for _, id := range r.JudgedBeside {
+		p.field("see also", id.String()+" (it judged at the same time; what this change made of a machine may be in its report)")
+	}
 	if r.Error != "" {
 		p.field("last error", clean(r.Error))
 	}

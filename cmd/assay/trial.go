@@ -201,6 +201,7 @@ func (p *printer) trial(t *trial) {
 // BaselineDryRun judges stored evidence by a version, or by values that are not registered.
 type BaselineDryRun struct {
 	Baseline        string `arg:"" optional:"" help:"NAME@VERSION, or, with --reference-values, the NAME that they would be the next version of."`
+	Version         int    `arg:"" optional:"" help:"The version, where it is not in the name."`
 	ReferenceValues string `placeholder:"FILE" help:"Reference values that are not registered, as assay capture prints them; - is standard input."`
 	SelectorFlags   `embed:""`
 }
@@ -218,10 +219,13 @@ func (c *BaselineDryRun) Run(a *app) error {
 	switch {
 	case c.ReferenceValues == "" && c.Baseline == "":
 		return usage("name a version (NAME@VERSION), or give --reference-values")
+	case c.ReferenceValues != "" && c.Version != 0:
+		return usage("with --reference-values name the baseline alone: they would be its next version")
 	case c.ReferenceValues == "" && c.given(), c.Baseline != "" && c.given():
 		return usage("a baseline keeps the machines it was registered for: leave --scale-set, --label, --platform and --for out")
 	case c.ReferenceValues == "":
-		id, version, err := a.baselineVersion(c.Baseline)
+		which := VersionName{Baseline: c.Baseline, Version: c.Version}
+		id, version, err := which.find(a)
 		if err != nil {
 			return asBadCall(err)
 		}

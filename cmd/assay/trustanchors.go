@@ -12,7 +12,7 @@ import (
 type TrustAnchorsCommand struct {
 	List      TrustAnchorsList     `cmd:"" default:"withargs" help:"List trust anchors (also without \"list\")."`
 	Add       TrustAnchorAdd       `cmd:"" help:"Trust the certificates (or, for reference values, public keys) of a PEM file for a purpose."`
-	Disable   TrustAnchorDisable   `cmd:"" help:"Withdraw an anchor, and say which machines rested on it."`
+	Disable   TrustAnchorDisable   `cmd:"" help:"Withdraw an anchor, retire the baselines that it vouched for, and say what rested on it."`
 	Enable    TrustAnchorEnable    `cmd:"" help:"Trust an anchor again."`
 	Machines  TrustAnchorMachines  `cmd:"" help:"List the machines that rest on an anchor."`
 	Baselines TrustAnchorBaselines `cmd:"" help:"List the baseline versions that rest on an anchor."`
@@ -119,14 +119,16 @@ func (c *TrustAnchorDelete) Run(a *app) error {
 		return err
 	}
 	resp, err := api.DeleteTrustAnchorWithResponse(a.ctx, id, &client.DeleteTrustAnchorParams{})
-	if _, _, err = answer[struct{}](a, resp, err); err != nil {
+	gone, _, err := answer[client.DeletedTrustAnchor](a, resp, err)
+	if err != nil {
 		return err
 	}
 	if a.json {
-		return a.printJSON(map[string]any{"id": id, "deleted": true, "resting_machines": map[string]any{"count": machinesOf(resting), "items": all.Items}})
+		return a.printJSON(map[string]any{"id": id, "deleted": true, "retired_versions": gone.RetiredVersions, "resting_machines": map[string]any{"count": machinesOf(resting), "items": all.Items}})
 	}
 	a.print.line("%s: deleted  %s", clean(name), a.print.paint(dim, id.String()))
 	a.showResting(int64(machinesOf(resting)), resting, "rested on it")
+	a.showRetired(gone.RetiredVersions)
 	return nil
 }
 
@@ -173,6 +175,7 @@ func (a *app) switchAnchor(anchor, done, rest string, ask func(*client.ClientWit
 	}
 	a.print.line("%s: %s  %s", clean(x.Name), done, a.print.paint(dim, x.ID.String()))
 	a.showResting(x.RestingMachines.Count, x.RestingMachines.Items, rest)
+	a.showRetired(x.RetiredVersions)
 	return nil
 }
 
@@ -218,6 +221,15 @@ func (a *app) showResting(all int64, items []client.RestingMachine, rest string)
 	if int64(machinesOf(items)) < all {
 		a.print.line("… and more: assay trust-anchors machines --all")
 	}
+}
+
+// showRetired says which baseline versions went with an anchor.
+func (a *app) showRetired(items client.RetiredVersions) {
+	if len(items) == 0 {
+		return
+	}
+	a.print.line("%s retired with it, and their machines are judged again: assay reappraisals", count(len(items), "baseline version"))
+	a.print.restingVersions(items)
 }
 
 func (a *app) restingTable(items []client.RestingMachine) {

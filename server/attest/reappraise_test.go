@@ -236,6 +236,33 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 	}
 }
 
+// Of two changes at once the first reappraisal judges by both, and the report of the second says where to look.
+func TestReappraisalNamesThoseBesideIt(t *testing.T) {
+	b := newBench(t)
+	m := b.enrolled("sb-on-1")
+	b.attest(m)
+	b.wait(time.Second)
+	first, err := b.store.RequestReappraisal(b.ctx, b.tenant, verifier.Selector{}, "an audit", b.now(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wait(time.Second)
+	b.policy(func(p *verifier.Policy) { p.RequireIMA = true })
+	r := b.reappraise()
+	if r.Cause.Kind != store.CausePolicy || counts(r) != "1 0 0 0 0 0" || len(r.Beside) != 1 || r.Beside[0] != first.ID {
+		t.Errorf("the second: %+v", r)
+	}
+	if first, err = b.store.GetReappraisal(b.ctx, b.tenant, first.ID); err != nil || first.Worse != 1 || len(first.Beside) != 0 {
+		t.Errorf("the first: %+v, %v", first, err)
+	}
+	if _, err := b.store.RequestReappraisal(b.ctx, b.tenant, verifier.Selector{}, "later", b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reappraise(); len(r.Beside) != 0 {
+		t.Errorf("one that was asked for after the end of the others: %+v", r)
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // What evidence was when it came it stays: a nonce that was used then, a forged value, and a clock that was good.
@@ -349,8 +376,8 @@ func TestStoredIncrementOfAnIMAList(t *testing.T) {
 	}
 }
 
-// A stricter TCB level, a CRL and a deleted CRL are changes that stored evidence is judged by; another change of the
-// policy is not.
+// A stricter TCB level, a CRL and a deleted CRL are changes that stored evidence is judged by; how often a machine
+// attests is not.
 func TestHardwareTrustIsJudgedBackwards(t *testing.T) {
 	b := newBench(t)
 	amd := teetest.NewAMD(t, teetest.Milan)
@@ -359,7 +386,7 @@ func TestHardwareTrustIsJudgedBackwards(t *testing.T) {
 	b.admit(c.machine, c.enrolment(t, nil))
 	expect(t, b.prove(c, nil), verifier.Affirming, verifier.NoReason)
 	queued := b.rows()["reappraisals"]
-	b.policy(func(p *verifier.Policy) { p.RequireSecureBoot = false })
+	b.policy(func(p *verifier.Policy) { p.AttestationIntervalSeconds = 600 })
 	if n := b.rows()["reappraisals"]; n != queued {
 		t.Errorf("%d reappraisals", n)
 	}
