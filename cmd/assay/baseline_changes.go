@@ -169,9 +169,7 @@ func keepsSelector(b *client.Baseline, asked *client.Selector, everywhere bool) 
 
 // sorted is a selector in one form: an empty list is as good as none, and none has an order.
 func sorted(s client.Selector) (out [4][]string) {
-	for _, x := range value(s.ScaleSet) {
-		out[0] = append(out[0], x)
-	}
+	out[0] = slices.Clone(value(s.ScaleSet))
 	for _, x := range value(s.Platform) {
 		out[1] = append(out[1], string(x))
 	}
