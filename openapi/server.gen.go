@@ -1783,15 +1783,6 @@ type DecodedEvent struct {
 	Verified bool `json:"verified"`
 }
 
-// DeletedTrustAnchor defines model for DeletedTrustAnchor.
-type DeletedTrustAnchor struct {
-	ID   openapi_types.UUID `json:"id"`
-	Name string             `json:"name"`
-
-	// RetiredVersions The baseline versions that were retired with the anchor.
-	RetiredVersions RetiredVersions `json:"retired_versions"`
-}
-
 // Deviation defines model for Deviation.
 type Deviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
@@ -12079,18 +12070,12 @@ type DeleteTrustAnchorResponseObject interface {
 	VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error
 }
 
-type DeleteTrustAnchor200JSONResponse DeletedTrustAnchor
+type DeleteTrustAnchor204Response struct {
+}
 
-func (response DeleteTrustAnchor200JSONResponse) VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(200)
-	_, err := buf.WriteTo(w)
-	return err
+func (response DeleteTrustAnchor204Response) VisitDeleteTrustAnchorResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
 }
 
 type DeleteTrustAnchordefaultApplicationProblemPlusJSONResponse struct {

@@ -148,18 +148,14 @@ func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustA
 
 // DeleteTrustAnchor ends the trust in an anchor of the tenant's own.
 func (s *Server) DeleteTrustAnchor(ctx context.Context, req openapi.DeleteTrustAnchorRequestObject) (openapi.DeleteTrustAnchorResponseObject, error) {
-	a, err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx))
+	_, err := s.store.DeleteTrustAnchor(ctx, principalOf(ctx).tenant, req.AnchorID, s.now(), actorOf(ctx))
 	if errors.Is(err, store.ErrConflict) {
 		return nil, refuse(codeConflict, "the anchor is shipped with the service: disable it")
 	}
 	if err != nil {
 		return nil, err
 	}
-	retired, err := restingVersions(a.Retired)
-	if err != nil {
-		return nil, err
-	}
-	return openapi.DeleteTrustAnchor200JSONResponse{ID: a.ID, Name: a.Name, RetiredVersions: retired}, nil
+	return openapi.DeleteTrustAnchor204Response{}, nil
 }
 
 // DisableTrustAnchor withdraws an anchor.

@@ -211,13 +211,17 @@ func (c *TrustAnchorBaselines) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, all, err := fetchList[client.RestingVersion](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
-		return api.ListTrustAnchorBaselinesWithResponse(a.ctx, id, &client.ListTrustAnchorBaselinesParams{Limit: limit, Cursor: cursor})
-	})
+	items, all, err := a.versionsRestingOn(id, c.Paging)
 	if err != nil {
 		return err
 	}
 	return printList(a, items, all, "No baseline version rests on this anchor.", a.print.restingVersions)
+}
+
+func (a *app) versionsRestingOn(anchor uuid.UUID, p Paging) ([]client.RestingVersion, page, error) {
+	return fetchList[client.RestingVersion](a, p, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
+		return api.ListTrustAnchorBaselinesWithResponse(a.ctx, anchor, &client.ListTrustAnchorBaselinesParams{Limit: limit, Cursor: cursor})
+	})
 }
 
 func (p *printer) restingVersions(list []client.RestingVersion) {

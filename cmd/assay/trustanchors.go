@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -114,22 +115,36 @@ func (c *TrustAnchorDelete) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	versions, err := a.validRestingVersions(id)
+	if err != nil {
+		return err
+	}
 	api, err := a.api()
 	if err != nil {
 		return err
 	}
 	resp, err := api.DeleteTrustAnchorWithResponse(a.ctx, id, &client.DeleteTrustAnchorParams{})
-	gone, _, err := answer[client.DeletedTrustAnchor](a, resp, err)
-	if err != nil {
+	if _, _, err = answer[struct{}](a, resp, err); err != nil {
 		return err
 	}
 	if a.json {
-		return a.printJSON(map[string]any{"id": id, "deleted": true, "retired_versions": gone.RetiredVersions, "resting_machines": map[string]any{"count": machinesOf(resting), "items": all.Items}})
+		return a.printJSON(map[string]any{"id": id, "deleted": true, "resting_versions": versions, "resting_machines": map[string]any{"count": machinesOf(resting), "items": all.Items}})
 	}
 	a.print.line("%s: deleted  %s", clean(name), a.print.paint(dim, id.String()))
 	a.showResting(int64(machinesOf(resting)), resting, "rested on it")
-	a.showRetired(gone.RetiredVersions)
+	if len(versions) > 0 {
+		a.print.line("%s rested on it, and is retired where nothing else vouches for it: assay baselines show", count(len(versions), "valid baseline version"))
+		a.print.restingVersions(versions)
+	}
 	return nil
+}
+
+// validRestingVersions are the valid baseline versions that rest on an anchor.
+func (a *app) validRestingVersions(id uuid.UUID) ([]client.RestingVersion, error) {
+	items, _, err := a.versionsRestingOn(id, Paging{All: true})
+	return slices.DeleteFunc(items, func(v client.RestingVersion) bool {
+		return v.State != client.BaselineStateActive && v.State != client.BaselineStateGrace
+	}), err
 }
 
 // TrustAnchorDisable withdraws an anchor.

@@ -1801,15 +1801,6 @@ type DecodedEvent struct {
 	Verified bool `json:"verified"`
 }
 
-// DeletedTrustAnchor defines model for DeletedTrustAnchor.
-type DeletedTrustAnchor struct {
-	ID   openapi_types.UUID `json:"id"`
-	Name string             `json:"name"`
-
-	// RetiredVersions The baseline versions that were retired with the anchor.
-	RetiredVersions RetiredVersions `json:"retired_versions"`
-}
-
 // Deviation defines model for Deviation.
 type Deviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
@@ -18606,15 +18597,8 @@ func (r CreateTrustAnchorResponse) ContentType() string {
 type DeleteTrustAnchorResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
-	// JSON200 the response for an HTTP 200 `application/json` response
-	JSON200 *DeletedTrustAnchor
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
-}
-
-// GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r DeleteTrustAnchorResponse) GetJSON200() *DeletedTrustAnchor {
-	return r.JSON200
 }
 
 // GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
@@ -23688,12 +23672,8 @@ func ParseDeleteTrustAnchorResponse(rsp *http.Response) (*DeleteTrustAnchorRespo
 	}
 
 	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest DeletedTrustAnchor
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON200 = &dest
+	case rsp.StatusCode == 204:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
