@@ -201,7 +201,7 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 		t.Error("grace is no withdrawal")
 	}
 	b.wait(time.Second)
-	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, "", b.now(), admin); err != nil {
+	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, store.Retirement{}, b.now(), admin); err != nil {
 		t.Fatal(err)
 	}
 	r := b.reappraise()
