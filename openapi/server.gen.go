@@ -1596,6 +1596,9 @@ type BaselineVersion struct {
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues *ReferenceValues `json:"reference_values,omitempty"`
 
+	// Released True where the baseline was ended with this version: its machines are judged without it.
+	Released *bool `json:"released,omitempty"`
+
 	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
 	Selector Selector `json:"selector"`
 

@@ -240,7 +240,7 @@ func releasedByTwo(b *bench, path, second string) {
 	}
 	b.refused("second_person_required", "", "POST", path+"/retire", b.admin, `{"release": true, "expected_state": "active"}`)
 	other.contains(other.see(page), "has proposed to retire it and to release its machines")
-	if v := b.want(200, "POST", path+"/retire", second, `{"release": true, "comment": "the scale set is gone"}`).json(b.t); v["state"] != "retired" {
+	if v := b.want(200, "POST", path+"/retire", second, `{"release": true, "comment": "the scale set is gone"}`).json(b.t); v["state"] != "retired" || v["released"] != true {
 		b.t.Errorf("released: %v", v)
 	}
 	b.refused("version_changed", "", "POST", path+"/retire", second, `{"release": true}`)

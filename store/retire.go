@@ -40,7 +40,7 @@ func (s *Store) RetireVersion(ctx context.Context, tenant, baselineID uuid.UUID,
 		switch {
 		case r.Release && !last:
 			return &VersionChangedError{fmt.Sprintf("another version of the baseline is valid: only the last one is released; %s", others[0].happened())}
-		case r.Release && (v.Activation == nil || v.LastChange == changeReleased):
+		case r.Release && (v.Activation == nil || v.Released()):
 			return &VersionChangedError{"no machine is judged by the baseline because of this version: " + v.happened()}
 		case r.Propose:
 			return propose(ctx, tx, tenant, v, &r, now, actor)

@@ -16,6 +16,9 @@ import (
 // without it. The next activation of a version takes it back (nextActivation).
 const changeReleased = "released"
 
+// Released tells whether the baseline was ended on purpose with this version.
+func (v *BaselineVersion) Released() bool { return v.LastChange == changeReleased }
+
 // withdrawnBaselines are the baselines of the fleet that judge nothing any more and were not released, each with the
 // version that was valid last.
 const withdrawnBaselines = `SELECT DISTINCT ON (b.baseline_id) ` + versionColumns + ` ` + versionTables + `

@@ -162,6 +162,7 @@ func (a *app) showVersion(resp reply, err error) error {
 		return a.printJSON(raw)
 	}
 	a.print.line("%s version %d is %s  %s", clean(v.Name), v.Version, clean(string(v.State)), a.print.paint(dim, v.ID.String()))
+	a.print.retirement(&v)
 	return nil
 }
 

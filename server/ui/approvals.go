@@ -176,7 +176,7 @@ func (h *handler) versionLife(r *http.Request, s session, view *baselineVersionV
 		draft := v.State == "draft"
 		view.MayApprove = draft && !view.Own && len(v.Approvals) == 0
 		view.MayPromote = draft && (!v.NeedsSecond || !view.Own || len(v.Approvals) > 0)
-		view.MayRetire = v.State != "retired" || v.Activation != nil && v.LastChange != "released"
+		view.MayRetire = v.State != "retired" || v.Activation != nil && !v.Released()
 	}
 	view.Done = map[string]string{"approve": "You have approved the version.", "promote": "The version is active.", "retire": "The version is retired.", "propose": "You have proposed it; another principal can do it now."}[r.URL.Query().Get("done")]
 	return nil
