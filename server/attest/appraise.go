@@ -179,12 +179,9 @@ func (a *appraisal) verifierInputs() verifier.Inputs {
 }
 
 // mayLearn tells whether this boot may become the machine's baseline: it is the first genuine evidence of a machine that no
-// baseline covers, nor has covered. Evidence that was judged before teaches nothing.
+// baseline covers. Evidence that was judged before teaches nothing, also where it is found genuine only now.
 func (a *appraisal) mayLearn() bool {
-	if a.stored || a.inputs.Machine.LastSeenAt != nil || len(a.inputs.Matches) > 0 || len(a.inputs.Withdrawn) > 0 {
-		return false
-	}
-	return a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
+	return !a.stored && a.inputs.Machine.LastSeenAt == nil && a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
 }
 
 // consequences are what follows from a judgement: the posture that it shows, the findings, and what of it is known to be bad.

@@ -327,6 +327,33 @@ func TestNothingIsLearnedLater(t *testing.T) {
 	}
 }
 
+// Evidence that is found genuine only when it is judged again is not learned either.
+func TestStoredEvidenceTeachesNothing(t *testing.T) {
+	b := newBench(t)
+	amd := teetest.NewAMD(t, teetest.Milan)
+	anchor := b.trustAMD(amd)
+	c := b.azure(amd, teetest.HCL{})
+	b.admit(c.machine, c.enrolment(t, nil))
+	b.policy(func(p *verifier.Policy) { p.LearnFirstBoot, p.RequireBaseline = true, true })
+	for _, enabled := range []bool{false, true} {
+		if _, err := b.store.SetTrustAnchorEnabled(b.ctx, b.tenant, anchor.ID, enabled, b.now(), admin); err != nil {
+			t.Fatal(err)
+		}
+		if !enabled {
+			expect(t, b.prove(c, nil), verifier.Contraindicated, verifier.OriginUnverified)
+		}
+	}
+	b.wait(time.Second)
+	if _, err := b.store.RequestReappraisal(b.ctx, b.tenant, verifier.Selector{}, "", b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	b.reappraise()
+	a := b.said(c.machine)
+	if got := checkOf(a, verifier.CheckBaselineMatch); !a.Genuine || a.Reason != verifier.BaselineDeviation || got.Status != verifier.Fail {
+		t.Errorf("%s %s %+v: %s", a.Status, a.Reason, got, firstFailure(a))
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // What evidence was when it came it stays: a nonce that was used then, a forged value, and a clock that was good.
