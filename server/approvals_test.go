@@ -176,8 +176,9 @@ func secondPerson(b *bench, versions string) {
 	with := func(member string) string { return strings.Replace(values, "{", "{"+member+", ", 1) }
 	b.refused("second_person_required", "", "POST", "/v1/baselines", b.admin, with(`"name": "alone", "state": "active"`))
 	b.refused("second_person_required", "", "POST", versions, b.admin, with(`"state": "active"`))
-	if v := b.want(201, "POST", "/v1/baselines", b.admin, with(`"name": "by two", "selector": {"scale_set": ["none"]}`)).json(b.t); v["state"] != "draft" {
-		b.t.Errorf("a baseline under the rule: %v", v)
+	byTwo := b.want(201, "POST", "/v1/baselines", b.admin, with(`"name": "by two", "selector": {"scale_set": ["none"]}`)).json(b.t)
+	if byTwo["state"] != "draft" {
+		b.t.Errorf("a baseline under the rule: %v", byTwo)
 	}
 	keylime := `{"digests": {"/usr/bin/true": ["` + strings.Repeat("ef", 32) + `"]}}`
 	media := []string{"Content-Type", "application/vnd.keylime.runtime-policy+json"}
@@ -221,5 +222,32 @@ func secondPerson(b *bench, versions string) {
 		b.t.Errorf("approved: %v", v)
 	}
 	b.want(200, "POST", path+"/retire", b.admin, nil)
+	releasedByTwo(b, "/v1/baselines/"+byTwo["id"].(string)+"/versions/1", second)
 	b.want(200, "PUT", "/v1/policies/default", b.admin, `{}`)
+}
+
+// releasedByTwo ends a baseline: the first proposes it on the page, the second does it.
+func releasedByTwo(b *bench, path, second string) {
+	b.want(200, "POST", path+"/promote", second, nil)
+	b.refused("second_person_required", "", "POST", path+"/retire", b.admin, nil)
+	b.refused("second_person_required", "", "POST", path+"/retire", second, `{"release": true}`)
+	page := strings.Replace(path, "/v1/", "/ui/", 1)
+	author, other := b.signIn(b.admin), b.signIn(second)
+	form := author.form(author.see(page), page+"/retire")
+	form.Set("release", "1")
+	form.Set("propose", "1")
+	if status, text := author.send(page+"/retire", form); status != 200 || !strings.Contains(text, "You have proposed it") {
+		b.t.Errorf("proposed on the page: %d %s", status, text)
+	}
+	v := b.want(200, "GET", path, second, nil).json(b.t)
+	p, _ := v["approval"].(map[string]any)["proposal"].(map[string]any)
+	if v["state"] != "active" || p["retire"] != true || p["release"] != true || p["by"] != v["created_by"] {
+		b.t.Errorf("proposed: %v", v)
+	}
+	b.refused("second_person_required", "", "POST", path+"/retire", b.admin, `{"release": true, "expected_state": "active"}`)
+	other.contains(other.see(page), "has proposed to retire it and to release its machines")
+	if v := b.want(200, "POST", path+"/retire", second, `{"release": true, "comment": "the scale set is gone"}`).json(b.t); v["state"] != "retired" || v["released"] != true {
+		b.t.Errorf("released: %v", v)
+	}
+	b.refused("version_changed", "", "POST", path+"/retire", second, `{"release": true}`)
 }

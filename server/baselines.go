@@ -56,7 +56,7 @@ func provenanceOf(p *openapi.Provenance) (json.RawMessage, error) {
 func versionDTO(v store.BaselineVersion, withValues bool) (openapi.BaselineVersion, error) {
 	out := openapi.BaselineVersion{
 		ID: v.BaselineID, Name: v.Name, Version: v.Version, State: openapi.BaselineState(v.State), ActiveUntil: utcOrNull(v.ActiveUntil),
-		GraceUntilMovedPercent: v.GraceMovedPercent, BasedOn: v.BasedOn, ChangedBy: textOrNull(v.ChangedBy), ChangedAt: utcOrNull(v.ChangedAt),
+		GraceUntilMovedPercent: v.GraceMovedPercent, Released: trueOrNull(v.Released()), BasedOn: v.BasedOn, ChangedBy: textOrNull(v.ChangedBy), ChangedAt: utcOrNull(v.ChangedAt),
 		Selector: selectorDTO(v.Selector), Origin: openapi.BaselineVersionOrigin(v.Origin), CreatedAt: utc(v.CreatedAt), CreatedBy: v.CreatedBy,
 	}
 	if len(v.Provenance) > 0 {

@@ -36,6 +36,14 @@ func text[T ~string](p *T) string {
 	return string(*p)
 }
 
+// trueOrNull leaves out what is not so.
+func trueOrNull(b bool) *bool {
+	if !b {
+		return nil
+	}
+	return &b
+}
+
 func textOrNull[T ~string](s T) *string {
 	if s == "" {
 		return nil

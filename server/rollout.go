@@ -27,7 +27,8 @@ func approvalDTO(v *store.BaselineVersion) openapi.VersionApproval {
 		out.Status = openapi.VersionApprovalStatusPending
 	}
 	if p := v.Proposal; p != nil {
-		out.Proposal = &openapi.Proposal{Activate: p.Activate, GraceUntil: utcOrNull(p.Until), GraceUntilMovedPercent: p.MovedPercent, AlertID: p.AlertID}
+		out.Proposal = &openapi.Proposal{Activate: p.Activate, GraceUntil: utcOrNull(p.Until), GraceUntilMovedPercent: p.MovedPercent, AlertID: p.AlertID,
+			Retire: trueOrNull(p.Retire), Release: trueOrNull(p.Release), By: textOrNull(p.By), Comment: textOrNull(p.Comment)}
 	}
 	return out
 }
@@ -52,7 +53,9 @@ func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.Promote
 
 // RetireBaselineVersion ends a version.
 func (s *Server) RetireBaselineVersion(ctx context.Context, req openapi.RetireBaselineVersionRequestObject) (openapi.RetireBaselineVersionResponseObject, error) {
-	v, err := s.store.RetireVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, text(value(req.Body).ExpectedState), s.now(), actorOf(ctx))
+	body := value(req.Body)
+	r := store.Retirement{Expected: text(body.ExpectedState), Release: value(body.Release), Propose: value(body.Propose), Comment: value(body.Comment)}
+	v, err := s.store.RetireVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, r, s.now(), actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ func trials(b *bench, m *machine) {
 	for _, item := range b.want(200, "GET", "/v1/baselines", b.admin, nil).json(b.t)["items"].([]any) {
 		own := item.(map[string]any)
 		if _, bound := own["selector"].(map[string]any)["machine_ids"]; bound && own["name"] != "golden" {
-			b.want(200, "POST", "/v1/baselines/"+own["id"].(string)+"/versions/1/retire", b.admin, nil)
+			b.want(200, "POST", "/v1/baselines/"+own["id"].(string)+"/versions/1/retire", b.admin, `{"release": true, "comment": "out of the way"}`)
 		}
 	}
 	before := b.rows()
@@ -177,7 +177,7 @@ func reappraisals(b *bench, m *machine) {
 	}
 	b.want(200, "GET", "/v1/verdicts/"+v["id"].(string)+"/event-log", b.admin, nil)
 
-	b.want(200, "POST", "/v1/baselines/"+wrong+"/versions/1/retire", b.admin, nil)
+	b.want(200, "POST", "/v1/baselines/"+wrong+"/versions/1/retire", b.admin, `{"release": true, "comment": "out of the way"}`)
 	b.runReappraisals()
 	list := b.want(200, "GET", "/v1/reappraisals?state=done", b.admin, nil).json(b.t)["items"].([]any)
 	newest := list[0].(map[string]any)

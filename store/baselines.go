@@ -107,7 +107,7 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 	if v.State != "draft" {
 		v.State = "active"
 	}
-	v.CreatedAt, v.CreatedBy, v.ActiveUntil, v.LastChange = now, actor.String(), nil, "created"
+	v.CreatedAt, v.CreatedBy, v.LastChange = now, actor.String(), "created"
 	body, err := json.Marshal(v.Reference)
 	if err != nil {
 		return BaselineVersion{}, fmt.Errorf("reference values: %w", err)
@@ -137,9 +137,9 @@ func insertVersion(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v BaselineV
 		}
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO baseline_versions (tenant_id, baseline_id, version, state, reference_digest, provenance, origin, created_by, created_at,
-			activation, based_on, proposal, import_anchor)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now,
-		v.Activation, v.BasedOn, v.Proposal, textOrNull(v.ImportAnchor))
+			activation, based_on, proposal, import_anchor, active_until)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`, tenant, v.BaselineID, v.Version, v.State, digest[:], provenance, v.Origin, v.CreatedBy, now,
+		v.Activation, v.BasedOn, v.Proposal, textOrNull(v.ImportAnchor), v.ActiveUntil)
 	return v, err
 }
 
@@ -169,7 +169,7 @@ func (s *Store) changeBaseline(ctx context.Context, tenant, id uuid.UUID, now ti
 	})
 }
 
-// AddBaselineVersion adds the next version. Of v, Reference, Provenance, Origin and State are taken: draft (the
+// AddBaselineVersion adds the next version. Of v, Reference, Provenance, Origin, ActiveUntil and State are taken: draft (the
 // default here, since an active version would replace another without a word), or active where the baseline has no
 // active version; else ErrConflict. Under the two-person rule active is a *SecondPersonError. ErrNotFound.
 func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {

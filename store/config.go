@@ -22,7 +22,8 @@ type tenantConfig struct {
 	fallback   PolicyVersion   // the policy named default
 	policies   []PolicyVersion // the others, most specific selector first
 	// Fleet baselines (those that name no machine ids) by the scale sets that their selector names; those
-	// that name none are under "any". Only active versions and those in grace.
+	// that name none are under "any". Only active versions and those in grace; and of a baseline that has neither any more,
+	// and was not released, the version that was valid last, without its reference values.
 	byScaleSet map[string][]BaselineVersion
 	any        []BaselineVersion
 	rules      []SuppressionRule // enabled ones
@@ -144,7 +145,12 @@ func (cfg *tenantConfig) loadBaselines(ctx context.Context, tx pgx.Tx, tenant uu
 	if err != nil {
 		return fmt.Errorf("read baselines: %w", err)
 	}
-	for _, v := range all {
+	rows, _ = tx.Query(ctx, withdrawnBaselines, tenant)
+	ended, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (BaselineVersion, error) { return scanVersion(row) })
+	if err != nil {
+		return fmt.Errorf("read withdrawn baselines: %w", err)
+	}
+	for _, v := range append(all, ended...) {
 		if len(v.Selector.ScaleSet) == 0 {
 			cfg.any = append(cfg.any, v)
 		}

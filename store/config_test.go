@@ -76,8 +76,8 @@ func TestBaselineVersions(t *testing.T) {
 	must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, v1.BaselineID, reference("v3"), at(3), system))
 	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, v1.BaselineID, 3, store.Promotion{}, at(4), system))
 	expect(at(5), "mine v3 all v1 ")
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v1.BaselineID, 3, "", at(6), system))
-	if _, err := s.RetireVersion(ctx, tenant, v1.BaselineID, 3, "", at(6), system); !errors.Is(err, store.ErrConflict) {
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v1.BaselineID, 3, store.Retirement{}, at(6), system))
+	if _, err := s.RetireVersion(ctx, tenant, v1.BaselineID, 3, store.Retirement{}, at(6), system); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("retiring twice: %v", err)
 	}
 	expect(at(6), "mine all v1 ")

@@ -74,7 +74,7 @@ func retireImported(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, a *TrustAn
 		return nil, fmt.Errorf("read the baseline versions that rest on anchor %s: %w", a.ID, err)
 	}
 	for i := range retired {
-		if err := setVersionState(ctx, tx, tenant, &retired[i], "retired", Grace{}, anchorWithdrawn, "baseline.retire", now, actor); err != nil {
+		if err := setVersionState(ctx, tx, tenant, &retired[i], stateChange{state: "retired", change: anchorWithdrawn, action: "baseline.retire"}, now, actor); err != nil {
 			return nil, err
 		}
 	}

@@ -25,7 +25,7 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at, k.kind, k.anchor_fingerprint, k.certificate_not_after,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
 		st.last_challenge, st.last_log, st.last_platform, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
-		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils,
+		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils, own.ended,
 		matches.ids, matches.versions, matches.activations, matches.highest_versions, matches.highest_activations
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
 	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
@@ -33,7 +33,8 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 	JOIN tenants t ON t.tenant_id = u.tenant_id
 	LEFT JOIN attestation_keys k ON k.tenant_id = u.tenant_id AND k.machine_id = u.machine_id AND k.state = 'active'
 	LEFT JOIN LATERAL (SELECT bool_or(a.own) AS own, array_agg(v.baseline_id) AS ids, array_agg(v.version) AS versions,
-			array_agg(v.state) AS states, array_agg(v.active_until) AS untils
+			array_agg(v.state) AS states, array_agg(v.active_until) AS untils,
+			json_agg((` + endedVersion + `)) FILTER (WHERE v.baseline_id IS NULL) AS ended
 		FROM baseline_assignments a
 		LEFT JOIN baseline_versions v ON v.tenant_id = a.tenant_id AND v.baseline_id = a.baseline_id AND v.state IN ('active', 'grace')
 		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id) own ON true
@@ -41,6 +42,15 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 			array_agg(x.highest_version) AS highest_versions, array_agg(x.highest_activation) AS highest_activations
 		FROM baseline_matches x
 		WHERE x.tenant_id = u.tenant_id AND x.machine_id = u.machine_id) matches ON true`
+
+// endedVersion is the version of an assigned baseline without a valid one that was valid last; null where none ever was,
+// and for a baseline that was released. It costs nothing for a baseline that has a valid version.
+const endedVersion = `SELECT json_build_object('BaselineID', b.baseline_id, 'Name', b.name, 'Selector', b.selector, 'Version', x.version,
+		'State', x.state, 'ActiveUntil', x.active_until, 'Activation', x.activation)
+	FROM baselines b JOIN baseline_versions x ON x.tenant_id = b.tenant_id AND x.baseline_id = b.baseline_id AND x.activation IS NOT NULL
+	WHERE b.tenant_id = a.tenant_id AND b.baseline_id = a.baseline_id
+		AND NOT EXISTS (SELECT FROM baseline_versions y WHERE y.tenant_id = b.tenant_id AND y.baseline_id = b.baseline_id AND y.last_change = '` + changeReleased + `')
+	ORDER BY x.changed_at DESC NULLS LAST, x.activation DESC LIMIT 1`
 
 // inputsRow receives selectInputs.
 type inputsRow struct {
@@ -63,6 +73,7 @@ type inputsRow struct {
 	versions                         []pgtype.Int4
 	states                           []pgtype.Text
 	untils                           []pgtype.Timestamptz
+	ended                            []byte // JSON, an array of endedVersion; nil if all are valid
 	matches                          matchColumns
 }
 
@@ -70,7 +81,7 @@ func (r *inputsRow) scan(row pgx.Row) error {
 	return row.Scan(append(append(make([]any, 0, 60), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
 		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.run,
-		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils,
+		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils, &r.ended,
 		&r.matches.ids, &r.matches.versions, &r.matches.activations, &r.matches.highestVersions, &r.matches.highestActivations)...)...)
 }
 
@@ -162,16 +173,24 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 	}
 	facts := factsOf(&m)
 	in.Policy, in.PolicyRef = cfg.policyFor(facts)
-	for _, list := range [...][]BaselineVersion{bound, cfg.byScaleSet[m.ScaleSet], cfg.any} {
+	boundEnded, err := r.boundEnded()
+	if err != nil {
+		return AppraisalInputs{}, err
+	}
+	var ended []*BaselineVersion
+	for _, list := range [...][]BaselineVersion{bound, boundEnded, cfg.byScaleSet[m.ScaleSet], cfg.any} {
 		for i := range list {
 			v := &list[i]
-			// A version in grace without an end by time has one by the share of machines that have moved (EndGrace).
-			if v.State == "grace" && v.ActiveUntil != nil && !now.Before(*v.ActiveUntil) || !baseline.Matches(v.Selector, facts) {
-				continue
+			switch {
+			case !baseline.Matches(v.Selector, facts):
+			case v.validAt(now):
+				in.Versions = append(in.Versions, *v)
+			default:
+				ended = append(ended, v)
 			}
-			in.Versions = append(in.Versions, *v)
 		}
 	}
+	in.Withdrawn = withdrawnOf(ended, in.Versions)
 	if len(in.Versions) > 1 {
 		slices.SortStableFunc(in.Versions, func(a, b BaselineVersion) int {
 			return cmp.Or(cmp.Compare(a.State, b.State), // "active" < "grace"

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -92,40 +94,60 @@ func (s *Store) firstState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *
 	return nil
 }
 
-// nextActivation numbers the activations of a baseline that changeBaseline has locked, or that is being made.
+// nextActivation numbers the activations of a baseline that changeBaseline has locked, or that is being made. A baseline that
+// was released judges again.
 func nextActivation(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID) (*int, error) {
+	if _, err := tx.Exec(ctx, `UPDATE baseline_versions SET last_change = 'retired' WHERE tenant_id = $1 AND baseline_id = $2 AND last_change = $3`,
+		tenant, baselineID, changeReleased); err != nil {
+		return nil, err
+	}
 	var n int
 	err := tx.QueryRow(ctx, `SELECT coalesce(max(activation), 0) + 1 FROM baseline_versions WHERE tenant_id = $1 AND baseline_id = $2`, tenant, baselineID).Scan(&n)
 	return &n, err
 }
 
-// setVersionState writes and audits a version's state; change is its word for people.
-func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersion, state string, grace Grace, change, action string, now time.Time, actor Actor) error {
+// stateChange is a change of a version's state.
+type stateChange struct {
+	state          string
+	grace          Grace  // and the end of an active version
+	change, action string // the words for people and for the audit record
+	comment        string // for the audit record
+}
+
+// setVersionState writes and audits a version's state.
+func setVersionState(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersion, c stateChange, now time.Time, actor Actor) error {
 	was, wasState := versionSummary(*v), v.State
-	if state == "active" {
+	if c.state == "active" {
 		var err error
 		if v.Activation, err = nextActivation(ctx, tx, tenant, v.BaselineID); err != nil {
 			return err
 		}
 	}
-	v.State, v.ActiveUntil, v.GraceMovedPercent = state, grace.Until, grace.MovedPercent
-	v.Proposal, v.LastChange, v.ChangedBy, v.ChangedAt = nil, change, actor.String(), &now
+	v.State, v.ActiveUntil, v.GraceMovedPercent = c.state, c.grace.Until, c.grace.MovedPercent
+	v.Proposal, v.LastChange, v.ChangedBy, v.ChangedAt = nil, c.change, actor.String(), &now
 	if _, err := tx.Exec(ctx, `UPDATE baseline_versions SET state = $4, active_until = $5, grace_moved_percent = $6, activation = $7,
 			proposal = NULL, last_change = $8, changed_by = $9, changed_at = $10
 		WHERE tenant_id = $1 AND baseline_id = $2 AND version = $3`,
-		tenant, v.BaselineID, v.Version, state, v.ActiveUntil, v.GraceMovedPercent, v.Activation, change, v.ChangedBy, now); err != nil {
+		tenant, v.BaselineID, v.Version, c.state, v.ActiveUntil, v.GraceMovedPercent, v.Activation, c.change, v.ChangedBy, now); err != nil {
 		return err
 	}
-	if state == "retired" && wasState != "draft" { // what was judged by it is to be judged without it
+	if c.state == "retired" && wasState != "draft" { // what was judged by it is to be judged without it
 		cause := ReappraisalCause{Kind: CauseBaselineVersion, ID: fmt.Sprintf("%s/%d", v.BaselineID, v.Version), Detail: fmt.Sprintf("version %d of %s was retired", v.Version, v.Name)}
-		if change == anchorWithdrawn {
+		switch c.change {
+		case anchorWithdrawn:
 			cause.Detail += ": the trust anchor that vouched for it was withdrawn"
+		case changeReleased:
+			cause.Detail = fmt.Sprintf("version %d of %s was retired, and its machines released from the baseline", v.Version, v.Name)
 		}
 		if _, err := EnqueueReappraisal(ctx, tx, tenant, cause, MachineScope{Selector: v.Selector}, now, actor); err != nil {
 			return err
 		}
 	}
-	return audit(ctx, tx, tenant, now, actor, action, baselineTarget(*v), was, versionSummary(*v))
+	after := versionSummary(*v)
+	if c.comment != "" {
+		after["comment"] = c.comment
+	}
+	return audit(ctx, tx, tenant, now, actor, c.action, baselineTarget(*v), was, after)
 }
 
 // happened says who brought a version into its state, and when.
@@ -134,8 +156,8 @@ func (v *BaselineVersion) happened() string {
 	if v.ChangedAt == nil {
 		return text + fmt.Sprintf(": made by %s at %s", v.CreatedBy, v.CreatedAt.UTC().Format(time.RFC3339))
 	}
-	words := map[string]string{"promoted": "promoted", "replaced": "replaced by a newer version that was promoted", "retired": "retired", "grace_ended": "its grace was ended",
-		anchorWithdrawn: "retired, since the trust anchor that vouched for it was withdrawn,"}
+	words := map[string]string{"promoted": "promoted", "replaced": "replaced by a newer version that was promoted", "retired": "retired", changeReleased: "retired, and its machines released from the baseline,",
+		"grace_ended": "its grace was ended", "ended": "its time was over, which was noted", anchorWithdrawn: "retired, since the trust anchor that vouched for it was withdrawn,"}
 	return text + fmt.Sprintf(": %s by %s at %s", words[v.LastChange], v.ChangedBy, v.ChangedAt.UTC().Format(time.RFC3339))
 }
 
@@ -165,7 +187,7 @@ func (s *Store) stateNow(ctx context.Context, tenant, baselineID uuid.UUID, n in
 
 // PromoteVersion makes a draft active. The version that it replaces stays valid for p.Grace, and is retired at once
 // where there is none. Under the two-person rule somebody beside the author must have approved it, or be the actor,
-// whose promotion is then his approval.
+// whose promotion is then his approval. A pipeline is never that: its promotion needs the approval of an administrator.
 //
 // Errors: ErrNotFound; *VersionChangedError where the version is no draft, or no longer in the state that was expected, or
 // was made out of another version than the one that is active; *SecondPersonError; *UnvouchedError.
@@ -174,6 +196,9 @@ func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID
 		if err := expectState(v, p.Expected, "draft"); err != nil {
 			return err
 		}
+		if v.ActiveUntil != nil && !v.ActiveUntil.After(now) {
+			return &VersionChangedError{fmt.Sprintf("version %d ended at %s: it cannot be judged by any more", n, v.ActiveUntil.UTC().Format(time.RFC3339))}
+		}
 		anchor, err := importAnchor(ctx, tx, tenant, v)
 		if err != nil {
 			return err
@@ -181,7 +206,10 @@ func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID
 		if err := vouchedFor(ctx, tx, tenant, anchor); err != nil {
 			return err
 		}
-		if v.NeedsSecond && len(v.Approvals) == 0 {
+		if v.NeedsSecond && !v.approvedByPerson() {
+			if actor.Kind == kindPipeline {
+				return &SecondPersonError{"the two-person rule is in force for these machines, and a pipeline is no second person: an administrator beside the author has to approve the version"}
+			}
 			if v.CreatedBy == actor.String() {
 				return &SecondPersonError{"the two-person rule is in force for these machines, and this principal made the version: another one has to approve or promote it"}
 			}
@@ -191,6 +219,15 @@ func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID
 		}
 		return activate(ctx, tx, tenant, v, p.Grace, now, actor)
 	})
+}
+
+// kindPipeline is the kind of an actor that is a run of a pipeline. What its identity is called differs by branch and
+// environment, so that one pipeline could be two principals.
+const kindPipeline = "pipeline"
+
+// approvedByPerson tells whether an administrator has approved the version.
+func (v *BaselineVersion) approvedByPerson() bool {
+	return slices.ContainsFunc(v.Approvals, func(a Approval) bool { return !strings.HasPrefix(a.By, kindPipeline+":") })
 }
 
 // changeVersion locks a baseline and hands f one of its versions, with its approvals and whether they are needed.
@@ -241,15 +278,31 @@ func activate(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, v *BaselineVersi
 		return &VersionChangedError{what + based.happened()}
 	}
 	if old != nil {
-		state := "grace"
-		if grace.Until != nil && !grace.Until.After(now) || grace.Until == nil && grace.MovedPercent == nil {
-			state, grace = "retired", Grace{}
+		c := stateChange{state: "grace", grace: grace.of(old, now), change: "replaced", action: "baseline.replace"}
+		if c.grace.Until == nil || !c.grace.Until.After(now) {
+			c.state, c.grace = "retired", Grace{}
 		}
-		if err := setVersionState(ctx, tx, tenant, old, state, grace, "replaced", "baseline.replace", now, actor); err != nil {
+		if err := setVersionState(ctx, tx, tenant, old, c, now, actor); err != nil {
 			return err
 		}
 	}
-	return setVersionState(ctx, tx, tenant, v, "active", Grace{}, "promoted", "baseline.promote", now, actor)
+	return setVersionState(ctx, tx, tenant, v, stateChange{state: "active", grace: Grace{Until: v.ActiveUntil}, change: "promoted", action: "baseline.promote"}, now, actor)
+}
+
+// MaxGraceByShare is how long a version stays in grace at most that is to end with a share of the machines and for which no
+// time is given: a share that is never reached would keep it valid for good.
+const MaxGraceByShare = 90 * 24 * time.Hour
+
+// of is the grace of a version that is replaced now: with an end by time, and never beyond the version's own.
+func (g Grace) of(old *BaselineVersion, now time.Time) Grace {
+	if g.Until == nil && g.MovedPercent != nil {
+		until := now.Add(MaxGraceByShare)
+		g.Until = &until
+	}
+	if g.Until != nil && old.ActiveUntil != nil && old.ActiveUntil.Before(*g.Until) {
+		g.Until = old.ActiveUntil
+	}
+	return g
 }
 
 // activeVersion is the active version of a locked baseline; nil if there is none.
@@ -260,18 +313,6 @@ func activeVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID)
 	}
 	v, err := lockedVersion(ctx, tx, tenant, baselineID, *n)
 	return &v, err
-}
-
-// RetireVersion ends a version: nothing is judged against it any more. expected is the state that it must be in; empty:
-// the one that it is in when the call begins. ErrNotFound; *VersionChangedError where it is retired already, or is in
-// another state.
-func (s *Store) RetireVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, expected string, now time.Time, actor Actor) (BaselineVersion, error) {
-	return s.changeVersion(ctx, tenant, baselineID, n, expected, "retire", now, func(tx pgx.Tx, v *BaselineVersion) error {
-		if err := expectState(v, expected, "draft", "active", "grace"); err != nil {
-			return err
-		}
-		return setVersionState(ctx, tx, tenant, v, "retired", Grace{}, "retired", "baseline.retire", now, actor)
-	})
 }
 
 // ApproveVersion records that the actor, who must not be its author, stands up for a draft. Where the author has

@@ -80,7 +80,7 @@ func TestConcurrentChangesOfAVersion(t *testing.T) {
 				_, err := s.PromoteVersion(ctx, tenant, base, v.Version, store.Promotion{Expected: "draft"}, t0, who)
 				return err
 			}, func() error {
-				_, err := s.RetireVersion(ctx, tenant, base, v.Version, "draft", t0, who)
+				_, err := s.RetireVersion(ctx, tenant, base, v.Version, store.Retirement{Expected: "draft"}, t0, who)
 				return err
 			})
 		}
@@ -110,7 +110,7 @@ func TestConcurrentChangesOfAVersion(t *testing.T) {
 	// What happened is told in words.
 	v := must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, base, reference("next"), t0, person("author")))
 	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, base, v.Version, store.Promotion{}, t0, person("alice")))
-	_, err := s.RetireVersion(ctx, tenant, base, v.Version, "draft", t0, person("bob"))
+	_, err := s.RetireVersion(ctx, tenant, base, v.Version, store.Retirement{Expected: "draft"}, t0, person("bob"))
 	if want := fmt.Sprintf("version %d is active: promoted by admin:alice at 2026-11-23T12:00:00Z", v.Version); changed(err) != want {
 		t.Errorf("%v, want %s", err, want)
 	}
@@ -143,7 +143,31 @@ func TestTwoPersonRule(t *testing.T) {
 	if v := must[store.BaselineVersion](t)(s.CreateBaseline(ctx, tenant, "alone", verifier.Selector{}, reference("x"), t0, alice)); v.State != "draft" || !v.NeedsSecond {
 		t.Errorf("%+v", v)
 	}
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, base, 1, "", t0, alice))
+	// Nor does the last version that judges end by the word of one, whoever it is.
+	for _, r := range []store.Retirement{{}, {Release: true}} {
+		for _, who := range []store.Actor{alice, bob} {
+			if _, err := s.RetireVersion(ctx, tenant, base, 1, r, t0, who); !needsSecond(err) {
+				t.Errorf("%+v by one: %v", r, err)
+			}
+		}
+	}
+	proposed := must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, base, 1, store.Retirement{Propose: true, Comment: "over"}, t0, alice))
+	if p := proposed.Proposal; proposed.State != "active" || p == nil || !p.Retire || p.Release || p.By != "admin:alice" || p.Comment != "over" {
+		t.Errorf("%+v", proposed)
+	}
+	if _, err := s.RetireVersion(ctx, tenant, base, 1, store.Retirement{}, t0, alice); !needsSecond(err) {
+		t.Errorf("one's own proposal: %v", err)
+	}
+	if _, err := s.RetireVersion(ctx, tenant, base, 1, store.Retirement{Release: true}, t0, bob); !needsSecond(err) {
+		t.Errorf("more than was proposed: %v", err)
+	}
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, base, 1, store.Retirement{}, t0, bob))
+	// Retired, it is released by two as well.
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, base, 1, store.Retirement{Propose: true, Release: true}, t0, bob))
+	if _, err := s.RetireVersion(ctx, tenant, base, 1, store.Retirement{Release: true}, t0, bob); !needsSecond(err) {
+		t.Errorf("released by one: %v", err)
+	}
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, base, 1, store.Retirement{Release: true}, t0, alice))
 	if _, err := s.AddBaselineVersion(ctx, tenant, base, active, t0, alice); !needsSecond(err) {
 		t.Errorf("an active version was added by one: %v", err)
 	}
@@ -177,12 +201,21 @@ func TestTwoPersonRule(t *testing.T) {
 		t.Errorf("%d approvals in the audit record", n)
 	}
 
+	// A pipeline is nobody's second person, under whatever names its runs go; it may carry out what a person has approved.
+	must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, base, reference("ci"), t0, store.Actor{Kind: "pipeline", ID: "repo:x:ref:main"}))
+	deploy := store.Actor{Kind: "pipeline", ID: "repo:x:environment:prod"}
+	if _, err := s.PromoteVersion(ctx, tenant, base, 4, store.Promotion{}, t0, deploy); !needsSecond(err) {
+		t.Errorf("a pipeline was the second person: %v", err)
+	}
+	must[store.BaselineVersion](t)(s.ApproveVersion(ctx, tenant, base, 4, "", "", t0, bob))
+	must[store.BaselineVersion](t)(s.PromoteVersion(ctx, tenant, base, 4, store.Promotion{}, t0, deploy))
+
 	// Also at once: however often the author tries, only another's approval counts, and only one of those.
-	must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, base, reference("v4"), t0, alice))
+	must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, base, reference("v5"), t0, alice))
 	var calls []func() error
 	approve := func(who store.Actor) func() error {
 		return func() error {
-			_, err := s.ApproveVersion(ctx, tenant, base, 4, "draft", "", t0, who)
+			_, err := s.ApproveVersion(ctx, tenant, base, 5, "draft", "", t0, who)
 			return err
 		}
 	}
@@ -200,7 +233,7 @@ func TestTwoPersonRule(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := number(t, conn, `SELECT count(*) FROM baseline_approvals WHERE version = 4`); won != 1 || n != 1 {
+	if n := number(t, conn, `SELECT count(*) FROM baseline_approvals WHERE version = 5`); won != 1 || n != 1 {
 		t.Errorf("%d have approved, %d are kept", won, n)
 	}
 	if n := number(t, conn, `SELECT count(*) FROM baseline_approvals x JOIN baseline_versions v USING (tenant_id, baseline_id, version) WHERE x.approved_by = v.created_by`); n != 0 {
@@ -345,7 +378,7 @@ func TestApprovalOfAnOlderVersion(t *testing.T) {
 		t.Error(err)
 	}
 	// Retired, it is out of the way of another approval, which is told that version 1 is not active.
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, f.baseline, 2, "", f.now(), person("bob")))
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, f.baseline, 2, store.Retirement{}, f.now(), person("bob")))
 	if _, err := s.ApproveAlert(ctx, tenant, p, f.now(), person("alice")); !strings.Contains(changed(err), "the baseline has changed since: version 1 is retired") {
 		t.Error(err)
 	}

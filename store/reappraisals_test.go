@@ -65,7 +65,7 @@ func TestWithdrawalsAskForReappraisals(t *testing.T) {
 	for range 3 {
 		must[store.BaselineVersion](t)(s.AddBaselineVersion(ctx, tenant, v.BaselineID, store.BaselineVersion{}, t0, system))
 	}
-	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v.BaselineID, 4, "", t0, system)) // a draft judged nobody
+	must[store.BaselineVersion](t)(s.RetireVersion(ctx, tenant, v.BaselineID, 4, store.Retirement{}, t0, system)) // a draft judged nobody
 	if got := waiting(t, s, store.CauseBaselineVersion); len(got) != 0 {
 		t.Errorf("%+v", got)
 	}

@@ -24,11 +24,13 @@ type Rollout struct {
 	// Covered machines are those with an attestation key that the selector chooses; of them Attesting have sent genuine
 	// evidence within AttestingWithin. All other figures are of these.
 	Covered, Attesting int64
-	// Moved machines were affirmed last by the active version. Behind ones were affirmed last by an older one, of which
-	// RolledBack had been affirmed by a newer one before. None has been affirmed by any.
+	// Moved machines were affirmed last by the active version, and their standing verdict still affirms or warns. Behind ones
+	// were affirmed last by an older one, or are not affirmed any more; of them RolledBack had been affirmed by a newer one
+	// before. None has been affirmed by any.
 	Moved, Behind, RolledBack, None int64
 	Versions                        []VersionCount // that affirmed a machine last, newest activation first
 	Grace                           []GraceState   // the versions in grace, likewise
+	activeUntil                     *time.Time     // end of the active version; nil for none
 }
 
 // VersionCount is how many machines a version affirmed last.
@@ -43,7 +45,7 @@ type VersionCount struct {
 type GraceState struct {
 	Version int
 	Grace
-	Moved int64 // machines that were affirmed last by a version that was activated later
+	Moved int64 // machines that were affirmed last by a version that was activated later, and still are
 }
 
 // over tells whether grace has ended at that time, given how many of the attesting machines have moved. Of no machine at
@@ -79,6 +81,10 @@ func covered(columns string, tenant, baselineID uuid.UUID, s verifier.Selector, 
 	return q
 }
 
+// stillAffirmed tells of a machine that covered chooses whether its standing verdict is genuine and affirms or warns; no
+// other status is of such evidence alone.
+const stillAffirmed = `(m.status IN ('affirming', 'warning'))`
+
 const rolloutVersions = `SELECT b.name, b.selector, v.version, v.state, v.active_until, v.grace_moved_percent, coalesce(v.activation, 0)
 	FROM baselines b JOIN baseline_versions v ON v.tenant_id = b.tenant_id AND v.baseline_id = b.baseline_id
 	WHERE b.tenant_id = $1 AND b.baseline_id = $2 ORDER BY coalesce(v.activation, 0) DESC, v.version DESC`
@@ -113,7 +119,7 @@ func readRollout(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n
 		switch v.State {
 		case "active":
 			n := v.Version
-			r.Active, active = &n, v.activation
+			r.Active, r.activeUntil, active = &n, g.Until, v.activation
 		case "grace":
 			g.Version = v.Version
 			r.Grace, graces = append(r.Grace, g), append(graces, v.activation)
@@ -132,14 +138,14 @@ func readRollout(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n
 		}
 	}
 	q := covered(`x.activation, coalesce(x.highest_activation > x.activation, false) AS back,
-		coalesce(st.last_seen_at > $3, false) AS attesting, count(*)`, tenant, baselineID, selector, now)
-	q.sql.WriteString(" GROUP BY 1, 2, 3")
+		coalesce(st.last_seen_at > $3, false) AS attesting, `+stillAffirmed+` AS affirmed, count(*)`, tenant, baselineID, selector, now)
+	q.sql.WriteString(" GROUP BY 1, 2, 3, 4")
 	rows, _ = tx.Query(ctx, q.sql.String(), q.args...)
 	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
 		var activation pgtype.Int4
-		var back, attesting bool
+		var back, attesting, affirmed bool
 		var n int64
-		if err := row.Scan(&activation, &back, &attesting, &n); err != nil {
+		if err := row.Scan(&activation, &back, &attesting, &affirmed, &n); err != nil {
 			return struct{}{}, err
 		}
 		r.Covered += n
@@ -152,14 +158,14 @@ func readRollout(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n
 			v.Machines += n
 		}
 		for i, g := range graces {
-			if activation.Valid && at > g {
+			if activation.Valid && affirmed && at > g {
 				r.Grace[i].Moved += n
 			}
 		}
 		switch {
 		case !activation.Valid:
 			r.None += n
-		case r.Active != nil && at >= active:
+		case r.Active != nil && affirmed && at >= active:
 			r.Moved += n
 		default:
 			r.Behind += n
@@ -188,8 +194,8 @@ type RolloutMachine struct {
 	LastSeenAt *time.Time
 }
 
-// ListUnmoved lists the covered, attesting machines that the active version has not affirmed last, by machine id, newest
-// first. ErrNotFound.
+// ListUnmoved lists the covered, attesting machines that the active version has not affirmed last, or that are not affirmed
+// any more, by machine id, newest first. ErrNotFound.
 func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, page Page, now time.Time) (items []RolloutMachine, next string, err error) {
 	before, err := page.beforeID("rollout")
 	if err != nil {
@@ -206,7 +212,7 @@ func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, p
 	q := covered(`m.machine_id, m.name, m.scale_set, m.status, x.version, coalesce(x.highest_activation > x.activation, false), st.last_seen_at`,
 		tenant, baselineID, selector, now)
 	q.sql.WriteString(" AND st.last_seen_at > $3")
-	q.and("coalesce(x.activation, 0) < ?", active)
+	q.and("(coalesce(x.activation, 0) < ? OR NOT "+stillAffirmed+")", active)
 	q.page("m.machine_id", before, page)
 	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
 	items, err = pgx.CollectRows(rows, pgx.RowToStructByPos[RolloutMachine])
@@ -215,74 +221,6 @@ func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, p
 	}
 	items, next = cut(items, page, "rollout", func(m RolloutMachine) []string { return []string{m.ID.String()} })
 	return items, next, nil
-}
-
-// EndedGrace is a version whose grace was ended.
-type EndedGrace struct {
-	BaselineID uuid.UUID
-	Name       string
-	Version    int
-	Why        string
-}
-
-// EndGrace retires the versions in grace whose time is over, or from which enough machines have moved. Each is decided
-// with its baseline locked, so that of several callers one ends it, and is told.
-func (s *Store) EndGrace(ctx context.Context, tenant uuid.UUID, now time.Time, actor Actor) (ended []EndedGrace, err error) {
-	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT baseline_id FROM baseline_versions WHERE tenant_id = $1 AND state = 'grace'`, pgUUID(tenant))
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil {
-		return nil, fmt.Errorf("look for versions in grace: %w", err)
-	}
-	for _, id := range ids {
-		r, err := s.GetRollout(ctx, tenant, id, now)
-		if err != nil {
-			return ended, err
-		}
-		if len(r.overdue(now)) == 0 {
-			continue // nothing is locked for a look
-		}
-		err = s.changeBaseline(ctx, tenant, id, now, func(tx pgx.Tx, _ Baseline, _ int) error {
-			// Counted again under the lock: versions and their ends may be others by now.
-			r, _, err := readRollout(ctx, tx, tenant, id, now)
-			if err != nil {
-				return err
-			}
-			var done []EndedGrace
-			for _, g := range r.overdue(now) {
-				v, err := lockedVersion(ctx, tx, tenant, id, g.Version)
-				if err != nil {
-					return err
-				}
-				if err := setVersionState(ctx, tx, tenant, &v, "retired", Grace{}, "grace_ended", "baseline.end_grace", now, actor); err != nil {
-					return err
-				}
-				done = append(done, EndedGrace{id, r.Name, g.Version, g.why(r.Attesting, now)})
-			}
-			ended = append(ended, done...)
-			return nil
-		})
-		if err != nil {
-			return ended, fmt.Errorf("end grace of baseline %s: %w", id, err)
-		}
-	}
-	return ended, nil
-}
-
-func (r *Rollout) overdue(now time.Time) []GraceState {
-	var out []GraceState
-	for _, g := range r.Grace {
-		if g.over(r.Attesting, now) {
-			out = append(out, g)
-		}
-	}
-	return out
-}
-
-func (g *GraceState) why(attesting int64, now time.Time) string {
-	if g.Until != nil && !now.Before(*g.Until) {
-		return "its time was over"
-	}
-	return fmt.Sprintf("%d of %d machines have moved", g.Moved, attesting)
 }
 
 // Percent is the share of n in the attesting machines, rounded down to a tenth; 0 where there is none.

@@ -197,6 +197,8 @@ type AppraisalInputs struct {
 	PolicyRef   verifier.VersionRef
 	// Versions are the valid versions (active and in grace, not past ActiveUntil) of every baseline whose selector fits.
 	Versions []BaselineVersion
+	// Withdrawn are the baselines whose selector fits that have no valid version any more, and were not released.
+	Withdrawn []verifier.Withdrawn
 	// Learned tells whether the machine already has a learned or captured baseline of its own.
 	HasOwnBaseline bool
 	// Matches are the versions that have affirmed the machine, one a baseline.
@@ -239,9 +241,9 @@ type BaselineVersion struct {
 	// BasedOn is the version that was active when this one was made by approving an alert, and the only one that it may
 	// replace; nil for others.
 	BasedOn *int
-	// Proposal is what becomes of a draft that a second person approves; nil for nothing.
+	// Proposal is what becomes of a draft that a second person approves, or that somebody wants it retired; nil for nothing.
 	Proposal *Proposal
-	// LastChange is the last change of State (created, promoted, replaced, retired, grace_ended, anchor_withdrawn), ChangedBy and ChangedAt
+	// LastChange is the last change of State (created, promoted, replaced, retired, released, grace_ended, ended, anchor_withdrawn), ChangedBy and ChangedAt
 	// who made it and when; empty and nil for created.
 	LastChange, ChangedBy string
 	ChangedAt             *time.Time
@@ -268,11 +270,15 @@ type Grace struct {
 	MovedPercent *int       `json:"grace_until_moved_percent,omitempty"`
 }
 
-// Proposal is what the first of two persons wants to become of a draft.
+// Proposal is what the first of two persons wants to become of a version: that a draft is activated, or that one is retired.
 type Proposal struct {
 	Activate bool `json:"activate"`
 	Grace
 	AlertID *uuid.UUID `json:"alert_id,omitempty"`
+	Retire  bool       `json:"retire,omitempty"`
+	Release bool       `json:"release,omitempty"` // see Retirement
+	By      string     `json:"by,omitempty"`      // principal, of a retirement
+	Comment string     `json:"comment,omitempty"` // of a retirement
 }
 
 // PolicyVersion is one version of a named policy.

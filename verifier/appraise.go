@@ -364,12 +364,16 @@ func (a *appraiser) checkBaseline() {
 		a.record(CheckBaselineMatch, Skipped, notGenuine)
 		return
 	}
+	withdrawn := a.withdrawn()
 	if len(a.in.Candidates) == 0 {
-		if a.in.Policy.RequireBaseline {
+		switch {
+		case withdrawn != "":
+			a.record(CheckBaselineMatch, Fail, withdrawn)
+		case a.in.Policy.RequireBaseline:
 			a.record(CheckBaselineMatch, Fail, "the policy requires a baseline, and none applies to this machine")
-			return
+		default:
+			a.record(CheckBaselineMatch, Skipped, "no baseline applies to this machine")
 		}
-		a.record(CheckBaselineMatch, Skipped, "no baseline applies to this machine")
 		return
 	}
 	m := measured{quote: a.out.Quote, log: a.out.Measurements, rtmrs: a.out.RTMRs, rtmrLog: a.out.RTMRMeasurements, claims: &a.out.Claims}
@@ -379,6 +383,10 @@ func (a *appraiser) checkBaseline() {
 		deviations := append(c.Reference.match(m), c.Reference.matchLaunch(a.out.Platform)...)
 		if len(deviations) == 0 {
 			a.out.Baseline, a.out.Layers = &c.Baseline, c.Layers
+			if withdrawn != "" {
+				a.record(CheckBaselineMatch, Fail, withdrawn+"; the baselines that are left are matched")
+				return
+			}
 			a.record(CheckBaselineMatch, Pass, "everything that the baseline judges is as expected")
 			return
 		}
@@ -388,7 +396,21 @@ func (a *appraiser) checkBaseline() {
 	}
 	a.out.Baseline = &a.in.Candidates[0].Baseline
 	a.out.Deviations = first
-	a.record(CheckBaselineMatch, Fail, summarize(first))
+	detail := summarize(first)
+	if withdrawn != "" {
+		detail = withdrawn + "; " + detail
+	}
+	a.record(CheckBaselineMatch, Fail, detail)
+}
+
+// withdrawn says which baselines of the machine have ended; empty where none has. That is no reason to judge less than
+// before: what they judged is judged by nothing now.
+func (a *appraiser) withdrawn() string {
+	parts := make([]string, len(a.in.Withdrawn))
+	for i := range a.in.Withdrawn {
+		parts[i] = a.in.Withdrawn[i].String()
+	}
+	return strings.Join(parts, "; ")
 }
 
 // summarize names the first deviations in one sentence.

@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/tpm"
@@ -131,6 +132,7 @@ func TestNoEventLog(t *testing.T) {
 func TestFailClosed(t *testing.T) {
 	c := loadCapture(t, "sb-on-1", "rsassa", "sha256")
 	candidates := golden(t, "sb-on-1", "sha256")
+	gone := []verifier.Withdrawn{{Baseline: verifier.VersionRef{ID: "gone", Version: 3}, Name: "web"}}
 	tests := map[string]struct {
 		change func(*verifier.Inputs)
 		code   verifier.CheckCode
@@ -148,6 +150,8 @@ func TestFailClosed(t *testing.T) {
 		"reset count back":      {func(in *verifier.Inputs) { in.LastClock = &tpm.ClockState{ResetCount: 1 << 30} }, verifier.CheckQuoteClock, verifier.Fail, verifier.Contraindicated},
 		"log unreadable":        {func(in *verifier.Inputs) { in.LogFault, in.Log = "cut short", nil }, verifier.CheckEventLogReplay, verifier.Fail, verifier.Contraindicated},
 		"baseline required":     {func(in *verifier.Inputs) { in.Policy.RequireBaseline, in.Candidates = true, nil }, verifier.CheckBaselineMatch, verifier.Fail, verifier.Contraindicated},
+		"baseline withdrawn":    {func(in *verifier.Inputs) { in.Candidates, in.Withdrawn = nil, gone }, verifier.CheckBaselineMatch, verifier.Fail, verifier.Contraindicated},
+		"one of two withdrawn":  {func(in *verifier.Inputs) { in.Withdrawn = gone }, verifier.CheckBaselineMatch, verifier.Fail, verifier.Contraindicated},
 		"log required":          {func(in *verifier.Inputs) { in.Policy.RequireEventLog, in.Log = true, nil }, verifier.CheckEventLogReplay, verifier.Fail, verifier.Contraindicated},
 		"IMA required":          {func(in *verifier.Inputs) { in.Policy.RequireIMA = true }, verifier.CheckIMAPolicy, verifier.Fail, verifier.Contraindicated},
 		"IMA unreadable":        {func(in *verifier.Inputs) { in.IMAFault = "cut short" }, verifier.CheckIMAReplay, verifier.Fail, verifier.Contraindicated},
@@ -166,6 +170,24 @@ func TestFailClosed(t *testing.T) {
 				t.Error("contraindicated without a reason")
 			}
 		})
+	}
+}
+
+// What was withdrawn is said in words, beside what deviates from the baselines that are left.
+func TestWithdrawnBaselineIsTold(t *testing.T) {
+	c := loadCapture(t, "cmdline", "rsassa", "sha256")
+	in := c.inputs(t)
+	in.Withdrawn = []verifier.Withdrawn{{Baseline: verifier.VersionRef{ID: "a", Version: 3}, Name: "web"},
+		{Baseline: verifier.VersionRef{ID: "b", Version: 1}, Name: "db", Ended: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}}
+	const told = "version 3 of web was withdrawn and nothing replaces it; version 1 of db ended at 2026-11-25T12:00:00Z and nothing replaces it"
+	got := verifier.Appraise(c.ev, in)
+	if have := check(got, verifier.CheckBaselineMatch); have.Detail != told || got.Reason != verifier.BaselineDeviation {
+		t.Errorf("%s", render(got))
+	}
+	in.Candidates = golden(t, "sb-on-1", "sha256")
+	got = verifier.Appraise(c.ev, in)
+	if have := check(got, verifier.CheckBaselineMatch); !strings.HasPrefix(have.Detail, told+"; ") || len(got.Deviations) == 0 {
+		t.Errorf("%s", render(got))
 	}
 }
 

@@ -220,6 +220,22 @@ type Candidate struct {
 	Reference *Reference
 }
 
+// Withdrawn is a baseline that was judged by, and of which no version is valid any more: all were retired or have ended, and
+// nobody has released its machines from it.
+type Withdrawn struct {
+	Baseline VersionRef // the version that was valid last
+	Name     string     // of the baseline
+	Ended    time.Time  // when its time was over; zero where it was retired
+}
+
+// String says what happened, as a sentence without its end.
+func (w *Withdrawn) String() string {
+	if w.Ended.IsZero() {
+		return fmt.Sprintf("version %d of %s was withdrawn and nothing replaces it", w.Baseline.Version, w.Name)
+	}
+	return fmt.Sprintf("version %d of %s ended at %s and nothing replaces it", w.Baseline.Version, w.Name, w.Ended.UTC().Format(time.RFC3339))
+}
+
 // Inputs is all that Appraise knows beside the evidence. It is built from one snapshot of the store.
 type Inputs struct {
 	Now       time.Time
@@ -232,6 +248,8 @@ type Inputs struct {
 	Policy     Policy
 	PolicyRef  VersionRef
 	Candidates []Candidate
+	// Withdrawn are the baselines of the machine that have no valid version any more. They fail baseline.match.
+	Withdrawn []Withdrawn
 	// Rules are Policy.Rules, compiled (package verifier/rules). A policy that has rules fails without.
 	Rules RuleSet
 	// Machine is what the inventory says of the machine, for rules; nil where nothing is known.

@@ -224,6 +224,7 @@ func (a *app) showVersion(resp reply, err error) error {
 		return a.printJSON(raw)
 	}
 	a.print.version(&v)
+	a.print.retirement(&v)
 	return nil
 }
 

@@ -146,13 +146,21 @@ func (a *app) changeVersion(which *VersionName, call func(*client.ClientWithResp
 type BaselineRetire struct {
 	VersionName   `embed:""`
 	ExpectedState string `placeholder:"STATE" help:"Only if the version is in this state."`
+	Release       bool   `help:"Machines are judged without the baseline from now on."`
+	Propose       bool   `help:"Change nothing: let another principal do it, as the two-person rule asks."`
+	Comment       string `help:"Kept in the audit record."`
+}
+
+// Help says what becomes of the machines.
+func (c *BaselineRetire) Help() string {
+	return "Where no other version of the baseline is valid, the machines that it covers fail until one is promoted. With --release they are judged without it, and the baseline is over; a version that is retired already can be released too."
 }
 
 // Run retires it.
 func (c *BaselineRetire) Run(a *app) error {
 	return a.changeVersion(&c.VersionName, func(api *client.ClientWithResponses, id uuid.UUID, version int) (reply, error) {
 		return api.RetireBaselineVersionWithResponse(a.ctx, id, version, &client.RetireBaselineVersionParams{},
-			client.RetireRequest{ExpectedState: optionalAs[client.BaselineState](c.ExpectedState)})
+			client.RetireRequest{ExpectedState: optionalAs[client.BaselineState](c.ExpectedState), Release: &c.Release, Propose: &c.Propose, Comment: optional(c.Comment)})
 	})
 }
 

@@ -196,6 +196,7 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 			p.field("approved", clean(fmt.Sprintf("by %s, %s: %s", by.By, p.when(by.At), by.Comment)))
 		}
 	}
+	p.retirement(v)
 	if text := provenanceText(v.Provenance); text != "–" {
 		p.field("provenance", clean(text))
 	}
@@ -210,6 +211,26 @@ func (a *app) printVersion(v *client.BaselineVersion) error {
 	}
 	p.reference(rv)
 	return nil
+}
+
+// retirement says that the version's machines were released, or that somebody wants it retired.
+func (p *printer) retirement(v *client.BaselineVersion) {
+	if v.Released != nil {
+		p.field("released", "its machines are judged without the baseline")
+	}
+	if v.Approval == nil || v.Approval.Proposal == nil || v.Approval.Proposal.Retire == nil {
+		return
+	}
+	proposal := v.Approval.Proposal
+	what := "to retire it"
+	if proposal.Release != nil {
+		what = "to retire it and to release its machines"
+	}
+	by := ""
+	if proposal.By != nil {
+		by = *proposal.By
+	}
+	p.field("proposed", clean(what+", by "+by))
 }
 
 func (p *printer) reference(rv verifier.ReferenceValues) {

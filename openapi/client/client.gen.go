@@ -1614,6 +1614,9 @@ type BaselineVersion struct {
 	// ReferenceValues A PCR listed under `pcrs` matches if its value is one of those given, or if each of its events is allowed by `events`.
 	ReferenceValues *ReferenceValues `json:"reference_values,omitempty"`
 
+	// Released True where the baseline was ended with this version: its machines are judged without it.
+	Released *bool `json:"released,omitempty"`
+
 	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
 	Selector Selector `json:"selector"`
 
@@ -1629,7 +1632,7 @@ type BaselineVersionOrigin string
 
 // BaselineVersionInput defines model for BaselineVersionInput.
 type BaselineVersionInput struct {
-	// ActiveUntil The version is not judged by after this.
+	// ActiveUntil The version is not valid after this, whatever its state; where no other is then, it counts as withdrawn.
 	ActiveUntil *time.Time `json:"active_until,omitempty"`
 
 	// Provenance Which pipeline run made the reference values.
@@ -2705,20 +2708,28 @@ type PromoteRequest struct {
 	// GraceUntil Until when the version that is replaced stays valid.
 	GraceUntil *time.Time `json:"grace_until,omitempty"`
 
-	// GraceUntilMovedPercent Until that share of the covered, attesting machines has moved on; see the rollout.
+	// GraceUntilMovedPercent Until that share of the covered, attesting machines has moved on; see the rollout. Without `grace_until` it ends after 90 days all the same.
 	//
 	// Example: 95
 	GraceUntilMovedPercent *int `json:"grace_until_moved_percent,omitempty"`
 }
 
-// Proposal What becomes of a draft once a second person has approved.
+// Proposal What becomes of a version once a second person agrees. With `retire` it is the retirement that `by` has proposed.
 type Proposal struct {
 	Activate bool `json:"activate"`
 
 	// AlertID The alert that it came from.
-	AlertID                *openapi_types.UUID `json:"alert_id,omitempty"`
-	GraceUntil             *time.Time          `json:"grace_until,omitempty"`
-	GraceUntilMovedPercent *int                `json:"grace_until_moved_percent,omitempty"`
+	AlertID *openapi_types.UUID `json:"alert_id,omitempty"`
+
+	// By The principal.
+	By                     *string    `json:"by,omitempty"`
+	Comment                *string    `json:"comment,omitempty"`
+	GraceUntil             *time.Time `json:"grace_until,omitempty"`
+	GraceUntilMovedPercent *int       `json:"grace_until_moved_percent,omitempty"`
+
+	// Release As in a retirement.
+	Release *bool `json:"release,omitempty"`
+	Retire  *bool `json:"retire,omitempty"`
 }
 
 // Provenance Which pipeline run made the reference values.
@@ -2938,8 +2949,19 @@ type RestingVersionList struct {
 
 // RetireRequest defines model for RetireRequest.
 type RetireRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+
 	// ExpectedState `active` and `grace` are judged by; `draft` not yet, `retired` no more.
 	ExpectedState *BaselineState `json:"expected_state,omitempty"`
+
+	// Propose Change nothing, and let another principal do it.
+	Propose *bool `json:"propose,omitempty"`
+
+	// Release With the last valid version, or with one that is retired already: machines are judged without the baseline from now on. A version that is promoted later ends that.
+	Release *bool `json:"release,omitempty"`
 }
 
 // RetiredVersions The baseline versions that were retired with the anchor.
@@ -3013,14 +3035,14 @@ type Rollout struct {
 	Attesting  int64              `json:"attesting"`
 	BaselineID openapi_types.UUID `json:"baseline_id"`
 
-	// Behind Affirmed last by an older version.
+	// Behind Affirmed last by an older version, or not affirmed any more.
 	Behind int64 `json:"behind"`
 
 	// Covered Machines with an attestation key that the selector chooses.
 	Covered int64          `json:"covered"`
 	Grace   []RolloutGrace `json:"grace"`
 
-	// Moved Affirmed last by the active version.
+	// Moved Affirmed last by the active version, with a standing verdict that affirms or warns.
 	Moved int64 `json:"moved"`
 
 	// MovedPercent Of `attesting`, rounded down to a tenth; 0 where there is none.
@@ -3042,7 +3064,7 @@ type Rollout struct {
 
 // RolloutGrace When the grace of a version ends.
 type RolloutGrace struct {
-	// Moved Machines affirmed last by a version that was activated later than this one.
+	// Moved Machines affirmed last by a version that was activated later than this one, with a standing verdict that affirms or warns.
 	Moved             int64      `json:"moved"`
 	MovedPercent      float64    `json:"moved_percent"`
 	Until             *time.Time `json:"until"`
@@ -3587,7 +3609,7 @@ type VersionApproval struct {
 	// Approvals Of principals beside the author, oldest first.
 	Approvals []Approval `json:"approvals"`
 
-	// Proposal What becomes of a draft once a second person has approved.
+	// Proposal What becomes of a version once a second person agrees. With `retire` it is the retirement that `by` has proposed.
 	Proposal *Proposal `json:"proposal,omitempty"`
 
 	// Required The rule is in force for its machines.
@@ -4756,7 +4778,11 @@ type ClientInterface interface {
 
 	// RetireBaselineVersionWithBody Retire a version
 	//
-	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+	// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+	// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+	// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+	// released, only after another principal has proposed it (`propose`).
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4765,7 +4791,11 @@ type ClientInterface interface {
 
 	// RetireBaselineVersion Retire a version
 	//
-	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+	// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+	// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+	// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+	// released, only after another principal has proposed it (`propose`).
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -6173,7 +6203,11 @@ func (c *Client) PromoteBaselineVersion(ctx context.Context, baselineID Baseline
 
 // RetireBaselineVersionWithBody Retire a version
 //
-// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+// released, only after another principal has proposed it (`propose`).
 //
 // Takes any type of body and a specified content type.
 //
@@ -6192,7 +6226,11 @@ func (c *Client) RetireBaselineVersionWithBody(ctx context.Context, baselineID B
 
 // RetireBaselineVersion Retire a version
 //
-// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+// released, only after another principal has proposed it (`propose`).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -13720,7 +13758,11 @@ type ClientWithResponsesInterface interface {
 
 	// RetireBaselineVersionWithBodyWithResponse Retire a version
 	//
-	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+	// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+	// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+	// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+	// released, only after another principal has proposed it (`propose`).
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -13729,7 +13771,11 @@ type ClientWithResponsesInterface interface {
 
 	// RetireBaselineVersionWithResponse Retire a version
 	//
-	// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+	// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+	// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+	// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+	// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+	// released, only after another principal has proposed it (`propose`).
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -19520,7 +19566,11 @@ func (c *ClientWithResponses) PromoteBaselineVersionWithResponse(ctx context.Con
 
 // RetireBaselineVersionWithBodyWithResponse Retire a version
 //
-// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+// released, only after another principal has proposed it (`propose`).
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -19535,7 +19585,11 @@ func (c *ClientWithResponses) RetireBaselineVersionWithBodyWithResponse(ctx cont
 
 // RetireBaselineVersionWithResponse Retire a version
 //
-// Nothing is judged by it any more. The stored evidence of the machines that the baseline covers is judged again without it (`/v1/reappraisals`).
+// No machine is affirmed by it any more. The stored evidence of the machines that the baseline covers is judged again without it
+// (`/v1/reappraisals`). Where no other version of the baseline is valid, these machines fail `baseline.match` until
+// another one is promoted, also where other baselines cover them; with `release` they are judged without the baseline
+// from then on, and the baseline is over. Under the two-person rule the last valid version is retired, and a baseline
+// released, only after another principal has proposed it (`propose`).
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -49,6 +49,8 @@ type appraisal struct {
 	platformHeld   bool
 	wants          []tee.Want
 	collateral     []tee.Collateral
+	// stored tells that the evidence was judged before, when it came.
+	stored bool
 	// clockThen is what quote.clock said when the evidence came; nil for evidence that has just come.
 	clockThen *tpm.StepResult
 }
@@ -158,6 +160,7 @@ func (a *appraisal) verifierInputs() verifier.Inputs {
 		Policy:     a.inputs.Policy,
 		PolicyRef:  a.inputs.PolicyRef,
 		Candidates: a.candidates,
+		Withdrawn:  a.inputs.Withdrawn,
 		Rules:      a.rules,
 		Log:        a.log.log,
 		LogFault:   a.log.fault,
@@ -175,8 +178,10 @@ func (a *appraisal) verifierInputs() verifier.Inputs {
 	return in
 }
 
+// mayLearn tells whether this boot may become the machine's baseline: it is the first genuine evidence of a machine that no
+// baseline covers. Evidence that was judged before teaches nothing, also where it is found genuine only now.
 func (a *appraisal) mayLearn() bool {
-	return a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
+	return !a.stored && a.inputs.Machine.LastSeenAt == nil && a.inputs.Policy.LearnFirstBoot && !a.inputs.HasOwnBaseline && len(a.candidates) == 0 && a.freshness.Fault == ""
 }
 
 // consequences are what follows from a judgement: the posture that it shows, the findings, and what of it is known to be bad.

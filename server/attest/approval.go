@@ -90,6 +90,9 @@ func (s *Service) PreviewApproval(ctx context.Context, tenant, alertID uuid.UUID
 		return nil, err
 	}
 	if len(candidates) == 0 {
+		if gone := again.stored.Withdrawn; len(gone) > 0 {
+			return nil, errorf(CodeNotApprovable, "%s: promote another version of that baseline, or release its machines from it", &gone[0])
+		}
 		return nil, errorf(CodeNotApprovable, "no baseline applies to the machine; capture one from it")
 	}
 	judged := again.against(candidates)
@@ -315,6 +318,9 @@ func (s *Service) foresee(p *Approval, again *judgedAgain, versions []store.Base
 			return refused(err)
 		}
 		layers = append(layers, baseline.Layer{ID: v.BaselineID.String(), Version: v.Version, State: v.State, Selector: v.Selector, Reference: reference})
+	}
+	for i := range again.stored.Withdrawn {
+		p.Remaining = append(p.Remaining, again.stored.Withdrawn[i].String())
 	}
 	a := again.against(baseline.Effective(layers))
 	for i := range a.Checks {

@@ -84,6 +84,7 @@ func (s *Service) findEarlier(ctx context.Context, a *appraisal, before store.Ba
 		versions = append(versions, v)
 	}
 	in := a.verifierInputs()
+	in.Withdrawn = nil // the question is what it matches, and not whether that is enough
 	if in.Candidates, err = s.candidates(versions); err != nil {
 		return err
 	}

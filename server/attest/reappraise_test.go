@@ -201,7 +201,7 @@ func TestRetiredVersionIsJudgedBackwards(t *testing.T) {
 		t.Error("grace is no withdrawal")
 	}
 	b.wait(time.Second)
-	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, "", b.now(), admin); err != nil {
+	if _, err := b.store.RetireVersion(b.ctx, b.tenant, one.BaselineID, 1, store.Retirement{}, b.now(), admin); err != nil {
 		t.Fatal(err)
 	}
 	r := b.reappraise()
@@ -260,6 +260,124 @@ func TestReappraisalNamesThoseBesideIt(t *testing.T) {
 	}
 	if r := b.reappraise(); len(r.Beside) != 0 {
 		t.Errorf("one that was asked for after the end of the others: %+v", r)
+	}
+}
+
+// The last version that covers a machine is withdrawn: a machine that rested on it fails, one that deviated goes on failing,
+// and the alert of neither is resolved by it. Released, they are judged without it; a version that is tried is judged by.
+func TestLastVersionWithdrawn(t *testing.T) {
+	for name, selector := range map[string]*verifier.Selector{"fleet": {Labels: map[string]string{}}, "bound": nil} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			good, bad := b.enrolled("sb-on-1"), b.enrolled("sb-on-1")
+			b.attest(good)
+			b.attest(bad)
+			if selector == nil {
+				selector = &verifier.Selector{MachineIDs: []string{good.id.String(), bad.id.String()}}
+			}
+			v, err := b.CaptureBaseline(b.ctx, b.tenant, good.id, "web", selector, admin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad.reboot(specimen(t, "initrd-tampered", bootLog))
+			expect(t, b.attest(bad), verifier.Contraindicated, verifier.BaselineDeviation)
+			expect(t, b.attest(good), verifier.Affirming, verifier.NoReason)
+			b.wait(time.Second)
+			retire := func(r store.Retirement) {
+				t.Helper()
+				if _, err := b.store.RetireVersion(b.ctx, b.tenant, v.BaselineID, 1, r, b.now(), admin); err != nil {
+					t.Fatal(err)
+				}
+			}
+			retire(store.Retirement{})
+			if r := b.reappraise(); r.Better != 0 || r.Worse != 1 || r.AlertsOpened != 1 {
+				t.Errorf("%+v", r)
+			}
+			const told = "version 1 of web was withdrawn and nothing replaces it"
+			failing := func(story string) {
+				t.Helper()
+				for _, m := range []*machine{good, bad} {
+					a := b.said(m)
+					if c := checkOf(a, verifier.CheckBaselineMatch); a.Reason != verifier.BaselineDeviation || c.Status != verifier.Fail || c.Detail != told {
+						t.Errorf("%s: %s %s: %+v", story, a.Status, a.Reason, c)
+					}
+					if alerts := b.alerts(m); len(alerts) != 1 || alerts[0].Status != "active" {
+						t.Errorf("%s: %+v", story, alerts)
+					}
+				}
+			}
+			failing("judged again")
+			b.attest(good)
+			b.attest(bad)
+			failing("attested")
+			if got := valueOf(b.PreviewApproval(b.ctx, b.tenant, b.alerts(bad)[0].ID, ApprovalChoice{})); code(got) != CodeNotApprovable || !strings.Contains(got.Error(), told) {
+				t.Errorf("approvable: %v", got)
+			}
+			trial, err := b.DryRunVersion(b.ctx, b.tenant, v.BaselineID, 1, func(int64, int64) {})
+			if err != nil || trial.Healthy != 1 {
+				t.Errorf("tried: %+v, %v", trial, err)
+			}
+			b.wait(time.Second)
+			retire(store.Retirement{Release: true, Comment: "the scale set is gone"})
+			b.reappraise()
+			for _, m := range []*machine{good, bad} {
+				expect(t, b.attest(m), verifier.Affirming, verifier.NoReason)
+			}
+		})
+	}
+}
+
+func valueOf(_ *Approval, err error) error { return err }
+
+// A machine that was judged before learns nothing: not from its stored evidence, and not when it attests again.
+func TestNothingIsLearnedLater(t *testing.T) {
+	b := newBench(t)
+	b.policy(func(p *verifier.Policy) { p.RequireBaseline = true })
+	m := b.enrolled("sb-on-1")
+	expect(t, b.attest(m), verifier.Contraindicated, verifier.BaselineDeviation)
+	b.policy(func(p *verifier.Policy) { p.LearnFirstBoot, p.RequireBaseline = true, true })
+	if _, err := b.store.RequestReappraisal(b.ctx, b.tenant, verifier.Selector{}, "", b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.reappraise(); r.Better != 0 {
+		t.Errorf("%+v", r)
+	}
+	policy := verifier.DefaultPolicy()
+	policy.LearnFirstBoot, policy.RequireBaseline = true, true
+	trial, err := b.TestPolicy(b.ctx, b.tenant, policy, nil, func(int64, int64) {})
+	if err != nil || trial.Healthy != 0 {
+		t.Errorf("tried: %+v, %v", trial, err)
+	}
+	expect(t, b.attest(m), verifier.Contraindicated, verifier.BaselineDeviation)
+	if n := b.rows()["baseline_versions"]; n != 0 {
+		t.Errorf("%d baseline versions", n)
+	}
+}
+
+// Evidence that is found genuine only when it is judged again is not learned either.
+func TestStoredEvidenceTeachesNothing(t *testing.T) {
+	b := newBench(t)
+	amd := teetest.NewAMD(t, teetest.Milan)
+	anchor := b.trustAMD(amd)
+	c := b.azure(amd, teetest.HCL{})
+	b.admit(c.machine, c.enrolment(t, nil))
+	b.policy(func(p *verifier.Policy) { p.LearnFirstBoot, p.RequireBaseline = true, true })
+	for _, enabled := range []bool{false, true} {
+		if _, err := b.store.SetTrustAnchorEnabled(b.ctx, b.tenant, anchor.ID, enabled, b.now(), admin); err != nil {
+			t.Fatal(err)
+		}
+		if !enabled {
+			expect(t, b.prove(c, nil), verifier.Contraindicated, verifier.OriginUnverified)
+		}
+	}
+	b.wait(time.Second)
+	if _, err := b.store.RequestReappraisal(b.ctx, b.tenant, verifier.Selector{}, "", b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	b.reappraise()
+	a := b.said(c.machine)
+	if got := checkOf(a, verifier.CheckBaselineMatch); !a.Genuine || a.Reason != verifier.BaselineDeviation || got.Status != verifier.Fail {
+		t.Errorf("%s %s %+v: %s", a.Status, a.Reason, got, firstFailure(a))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,12 +68,15 @@ func (s *Service) prepareStored(ctx context.Context, tenant uuid.UUID, j *store.
 	if err != nil {
 		return nil, "", fmt.Errorf("judge stored evidence: %w", err)
 	}
-	a := &appraisal{tenant: tenant, machineID: j.Inputs.Machine.ID, now: now, inputs: j.Inputs, contentType: kept.ContentType}
+	a := &appraisal{tenant: tenant, machineID: j.Inputs.Machine.ID, now: now, inputs: j.Inputs, contentType: kept.ContentType, stored: true}
 	if a.evidence, err = verifier.Decode(kept.ContentType, kept.Body); err != nil {
 		return nil, EvidenceUnreadable, nil //nolint:nilerr // said of the machine
 	}
 	if as.policy != nil {
 		a.inputs.Policy, a.inputs.PolicyRef = as.policy.Policy, verifier.VersionRef{ID: as.policy.ID.String(), Version: as.policy.Version}
+	}
+	if as.version != nil { // it is valid in the place of all of its baseline
+		a.inputs.Withdrawn = without(a.inputs.Withdrawn, as.version.ID)
 	}
 	if a.candidates, err = s.assumedCandidates(j.Inputs.Versions, as.version); err != nil {
 		return nil, "", err
@@ -104,6 +108,11 @@ func missing(why NotJudged, err error) (NotJudged, error) {
 		return why, nil
 	}
 	return "", err
+}
+
+// without leaves a baseline out of those that were withdrawn.
+func without(list []verifier.Withdrawn, baselineID string) []verifier.Withdrawn {
+	return slices.DeleteFunc(slices.Clone(list), func(w verifier.Withdrawn) bool { return w.Baseline.ID == baselineID })
 }
 
 // assumedCandidates are the candidates with one version in place of all of its baseline.

@@ -176,9 +176,9 @@ func (h *handler) versionLife(r *http.Request, s session, view *baselineVersionV
 		draft := v.State == "draft"
 		view.MayApprove = draft && !view.Own && len(v.Approvals) == 0
 		view.MayPromote = draft && (!v.NeedsSecond || !view.Own || len(v.Approvals) > 0)
-		view.MayRetire = v.State != "retired"
+		view.MayRetire = v.State != "retired" || v.Activation != nil && !v.Released()
 	}
-	view.Done = map[string]string{"approve": "You have approved the version.", "promote": "The version is active.", "retire": "The version is retired."}[r.URL.Query().Get("done")]
+	view.Done = map[string]string{"approve": "You have approved the version.", "promote": "The version is active.", "retire": "The version is retired.", "propose": "You have proposed it; another principal can do it now."}[r.URL.Query().Get("done")]
 	return nil
 }
 
@@ -207,7 +207,10 @@ func (h *handler) changeVersion(w http.ResponseWriter, r *http.Request, s sessio
 	case "approve":
 		_, err = h.Store.ApproveVersion(ctx, s.Tenant, id, n, expected, comment, now, actor)
 	case "retire":
-		_, err = h.Store.RetireVersion(ctx, s.Tenant, id, n, expected, now, actor)
+		retirement := store.Retirement{Expected: expected, Release: r.PostForm.Get("release") != "", Propose: r.PostForm.Get("propose") != "", Comment: comment}
+		if _, err = h.Store.RetireVersion(ctx, s.Tenant, id, n, retirement, now, actor); retirement.Propose {
+			action = "propose"
+		}
 	default:
 		return errNoPage
 	}
