@@ -239,13 +239,13 @@ func (c *CompiledPolicy) whyBuffer(key []byte, v *view) ([]byte, EntryKind, stri
 // digest belongs among those of keyrings or buffers; naming it there would undo what it allows as a file.
 func (c *CompiledPolicy) whyUnnamed(key []byte, v *view) ([]byte, EntryKind, string) {
 	key, kind, why := c.why(key, v)
-	if kind != KindFile || !isDigestOf(v.digest, v.alg, v.buffer) {
+	if kind != KindFile || !bufferName.Match(v.path) || !isDigestOf(v.digest, v.alg, v.buffer) {
 		return key, kind, why
 	}
 	if _, named, _ := c.byDigest(key, v); named {
 		return key, kind, why
 	}
-	if isDER(v.buffer) && bufferName.Match(v.path) {
+	if isDER(v.buffer) {
 		return key, KindKeyring, why
 	}
 	return key, KindBuffer, why
