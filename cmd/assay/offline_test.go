@@ -405,7 +405,7 @@ func TestVerdictShape(t *testing.T) {
 func TestVerifyForPeople(t *testing.T) {
 	r := assay(t, nil, "verify", "--evidence", bootEvidence(t, "cmdline"), "--nonce", bootNonce(t, "cmdline"), "--baseline", captured(t, "sb-on-1"))
 	for _, want := range []string{"contraindicated  baseline_deviation", "✓ quote.signature", "– ima.replay", "✗ baseline.match       3 deviations", "Deviations (3)",
-		"PCR 8   kernel command line changed", "added: apparmor=0 mitigations=off single", "secure_boot_effective"} {
+		"PCR 8   kernel command line changed", "`apparmor=0 mitigations=off single` added", "secure_boot_effective"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("%q is not in\n%s", want, r.stdout)
 		}

@@ -85,7 +85,7 @@ func TestPredictedBaselines(t *testing.T) {
 		{debian, "sb-on-2", nil, ""},
 		{debian, "sb-on-otherbox", nil, ""},
 		{debian, "hw-changed", nil, ""},
-		{debian, "cmdline", []string{"8 boot_loader_config", "8 kernel_command_line", "9 boot_loader_config"}, "added: apparmor=0 mitigations=off single"},
+		{debian, "cmdline", []string{"8 boot_loader_config", "8 kernel_command_line", "9 boot_loader_config"}, "`apparmor=0 mitigations=off single` added"},
 		{debian, "grubcfg-tampered", []string{"8 boot_loader_config", "9 boot_loader_config"}, "set superuser=attacker"},
 		{debian, "initrd-tampered", []string{"9 initrd"}, "initrd changed: /initrd.img"},
 		{debian, "mok-signed", []string{"7 boot_authority", "9 kernel", "14 machine_owner_key"}, "my-mok"},
@@ -167,7 +167,7 @@ func TestPredictDocument(t *testing.T) {
 		t.Errorf("the document as a baseline: %s", v.Status)
 	}
 	diff := assay(t, nil, "baselines", "diff", file, predictFile(t, "cmdline", "microsoft"))
-	if !strings.Contains(diff.stdout, "added: apparmor=0 mitigations=off single") || diff.code != 1 {
+	if !strings.Contains(diff.stdout, "`apparmor=0 mitigations=off single` added") || diff.code != 1 {
 		t.Errorf("exit %d: %s%s", diff.code, diff.stdout, diff.stderr)
 	}
 }

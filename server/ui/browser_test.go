@@ -40,7 +40,7 @@ func chromium(t *testing.T) context.Context {
 // open signs in through the form, as a person does.
 func open(t *testing.T, ctx context.Context, site *httptest.Server, token string) {
 	t.Helper()
-	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/"), chromedp.SendKeys("#token", token+"\n"), chromedp.WaitVisible(".side")))
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/"), chromedp.SendKeys(chromedp.CSS("#token"), token+"\n"), chromedp.WaitVisible(chromedp.CSS(".side"))))
 }
 
 // evaluate runs a script in the page, from outside: the page's own policy does not bind it.
@@ -110,7 +110,7 @@ func TestEveryPageInABrowser(t *testing.T) {
 	console := chromedp.Console(ctx)
 	open(t, ctx, site, f.admin)
 	for _, path := range append(f.paths(), "/ui/nothing") {
-		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(1440, 900), chromedp.Navigate(site.URL+path), chromedp.WaitVisible("main")))
+		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(1440, 900), chromedp.Navigate(site.URL+path), chromedp.WaitVisible(chromedp.CSS("main"))))
 		for _, bad := range evaluate[[]string](t, ctx, structure) {
 			t.Errorf("%s: %s", path, bad)
 		}
@@ -159,7 +159,7 @@ func TestHostileTextInABrowser(t *testing.T) {
 	ctx := chromium(t)
 	open(t, ctx, site, f.admin)
 	for _, path := range f.hostilePaths() {
-		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(390, 844), chromedp.Navigate(site.URL+path), chromedp.WaitVisible("main")))
+		must(t, chromedp.Do(ctx, chromedp.EmulateViewport(390, 844), chromedp.Navigate(site.URL+path), chromedp.WaitVisible(chromedp.CSS("main"))))
 		title, err := chromedp.Run(ctx, chromedp.Title())
 		must(t, err)
 		if title == "owned" || !strings.HasSuffix(title, "Assay") {
@@ -185,7 +185,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	open(t, ctx, site, f.admin)
 	must(t, chromedp.Do(ctx,
 		chromedp.Navigate(site.URL+"/ui/verdicts/"+f.verdicts["web-3"].String()),
-		chromedp.SendKeys("select[name=show]", "Deviating"), chromedp.SendKeys(".card .filter button", "\n"), chromedp.WaitVisible(".filter .buttons a")))
+		chromedp.SendKeys(chromedp.CSS("select[name=show]"), "Deviating"), chromedp.SendKeys(chromedp.CSS(".card .filter button"), "\n"), chromedp.WaitVisible(chromedp.CSS(".filter .buttons a"))))
 	where, err := chromedp.Run(ctx, chromedp.Location())
 	must(t, err)
 	if !strings.Contains(where, "show=changed") {
@@ -193,11 +193,11 @@ func TestWithoutJavaScript(t *testing.T) {
 	}
 	must(t, chromedp.Do(ctx,
 		chromedp.Navigate(site.URL+"/ui/alerts/"+f.alerts["web-3"].ID.String()),
-		chromedp.SendKeys("button.danger", "\n"), chromedp.WaitVisible(".notice.good")))
+		chromedp.SendKeys(chromedp.CSS("button.danger"), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good"))))
 	if got := f.status(t, "web-3"); got != "dismissed" {
 		t.Errorf("the alert is %s", got)
 	}
-	must(t, chromedp.Do(ctx, chromedp.SendKeys(".who button", "\n"), chromedp.WaitVisible("#token"), chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible("#token")))
+	must(t, chromedp.Do(ctx, chromedp.SendKeys(chromedp.CSS(".who button"), "\n"), chromedp.WaitVisible(chromedp.CSS("#token")), chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible(chromedp.CSS("#token"))))
 }
 
 // TestFilterActsAtOnce is the comfort that the script adds.
@@ -206,9 +206,9 @@ func TestFilterActsAtOnce(t *testing.T) {
 	site := f.site(t)
 	ctx := chromium(t)
 	open(t, ctx, site, f.reader)
-	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible("select[name=platform]")))
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible(chromedp.CSS("select[name=platform]"))))
 	_ = evaluate[bool](t, ctx, `(() => { const s = document.querySelector("select[name=platform]"); s.value = "gcp"; s.dispatchEvent(new Event("change")); return true })()`)
-	must(t, chromedp.Do(ctx, chromedp.WaitVisible(".filter .buttons a")))
+	must(t, chromedp.Do(ctx, chromedp.WaitVisible(chromedp.CSS(".filter .buttons a"))))
 	if text := evaluate[string](t, ctx, `document.querySelector("tbody").innerText`); !strings.Contains(text, "db-1") || strings.Contains(text, "web-1") {
 		t.Errorf("the list shows %q", text)
 	}
@@ -227,7 +227,7 @@ func TestLinkFromAnotherSite(t *testing.T) {
 	ctx := chromium(t)
 	open(t, ctx, site, f.reader)
 	elsewhere := strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)
-	must(t, chromedp.Do(ctx, chromedp.Navigate(elsewhere), chromedp.Click("#link"), chromedp.WaitVisible("#what")))
+	must(t, chromedp.Do(ctx, chromedp.Navigate(elsewhere), chromedp.Click(chromedp.CSS("#link")), chromedp.WaitVisible(chromedp.CSS("#what"))))
 	where, err := chromedp.Run(ctx, chromedp.Location())
 	must(t, err)
 	if where != target {
