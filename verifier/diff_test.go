@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
 func hexOf(b byte, size int) string { return strings.Repeat(fmt.Sprintf("%02x", b), size) }
@@ -285,5 +287,15 @@ func TestDiffKnowsEveryField(t *testing.T) {
 				t.Errorf("a change of %s is not told", name)
 			}
 		}
+	}
+}
+
+// A claim that is not told because its register deviates is kept with that deviation, so that both are approved together.
+func TestDeviationKeepsItsRegistersClaims(t *testing.T) {
+	off := false
+	told := []Deviation{{PCR: 9, Bank: "sha256"}, {PCR: 7, Bank: "sha256"}}
+	more := parsed(t, `{"claims": {"secure_boot": true}}`).matchClaims(measured{claims: &Claims{Claims: &eventlog.Claims{SecureBoot: &off}}}, 0, 0, told)
+	if want := []UnmetClaim{{"secure_boot", "true", "false"}}; len(more) != 0 || told[0].Claims != nil || !slices.Equal(told[1].Claims, want) {
+		t.Errorf("%+v %+v", more, told)
 	}
 }
