@@ -157,7 +157,7 @@ func TestDiff(t *testing.T) {
 		kind verifier.DeviationKind
 		text string
 	}{
-		{verifier.Changed, "PCR values differ (platform firmware)"},
+		{verifier.Changed, "PCR 0 (platform firmware): accepted sha256 values changed: added " + hashB + "; removed " + hashA},
 		{verifier.Changed, "boot loader changed: grub 2.06-13 → 2.06-14"},
 		{verifier.Added, "boot loader added: fallback"},
 		{verifier.Changed, "claim secure_boot is now expected to be false; before: true"},

@@ -3,12 +3,14 @@ package baseline
 import (
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -21,15 +23,15 @@ type Extension struct {
 
 // Extend makes reference values of rv that allow what genuine evidence shows where it deviates from them, and of
 // nothing else: in each register that a deviation is in the quoted value and the events that were strange; the
-// claims that are otherwise; the launch measurement; the files of IMA's list that were not allowed. Deviations are
+// claims that a deviation is about; the launch measurement; the files, keys and buffers of IMA's list that were not
+// allowed (Approvable). Deviations are
 // those of the appraisal against rv, with those of files, which need not be in it. What no evidence shows (a
 // violation, a claim that nothing proves) is left as it is. ErrNotGenuine.
 func (x Extension) Extend(rv verifier.ReferenceValues, a *verifier.Appraisal, deviations []verifier.Deviation) (verifier.ReferenceValues, error) {
 	if a == nil || !a.Genuine {
 		return verifier.ReferenceValues{}, ErrNotGenuine
 	}
-	reference, err := verifier.CompileReference(rv)
-	if err != nil {
+	if _, err := verifier.CompileReference(rv); err != nil {
 		return verifier.ReferenceValues{}, err
 	}
 	out := clone(rv)
@@ -37,7 +39,7 @@ func (x Extension) Extend(rv verifier.ReferenceValues, a *verifier.Appraisal, de
 		d := &deviations[i]
 		switch {
 		case d.EventType == imaEvent:
-			allowFile(&out, d)
+			allowEntry(&out, d)
 		case d.Component == verifier.ComponentLaunch:
 			if a.Platform != nil {
 				out.LaunchMeasurements = x.values(out.LaunchMeasurements, hex.EncodeToString(a.Platform.Measurement()))
@@ -49,9 +51,11 @@ func (x Extension) Extend(rv verifier.ReferenceValues, a *verifier.Appraisal, de
 			x.event(&out, a, d)
 			x.value(&out, a, d)
 		}
-	}
-	for name, actual := range reference.UnmetClaims(&a.Claims) {
-		x.claim(&out, name, actual)
+		for _, c := range d.Claims {
+			if string(rv.Claims[c.Name]) == c.Expected { // otherwise other reference values are what it was judged by
+				x.claim(&out, c.Name, json.RawMessage(c.Actual))
+			}
+		}
 	}
 	return out, nil
 }
@@ -86,7 +90,16 @@ func clone(rv verifier.ReferenceValues) verifier.ReferenceValues {
 	if rv.IMA != nil {
 		files := *rv.IMA
 		files.Allow = slices.Clone(files.Allow)
+		files.Keyrings, files.Buffers = cloneTable(files.Keyrings), cloneTable(files.Buffers)
 		out.IMA = &files
+	}
+	return out
+}
+
+func cloneTable(table map[string][]string) map[string][]string {
+	out := maps.Clone(table)
+	for name, list := range out {
+		out[name] = slices.Clone(list)
 	}
 	return out
 }
@@ -243,40 +256,59 @@ func (x Extension) claim(out *verifier.ReferenceValues, name string, actual json
 	out.Claims[name], _ = json.Marshal(combined)
 }
 
-// allowFile allows a file of IMA's list with the digest that it has. A violation has none.
-func allowFile(out *verifier.ReferenceValues, d *verifier.Deviation) {
-	if d.Now == "" || d.Actual == "" || out.IMA == nil {
+// Approvable tells whether reference values can take up what a deviation shows: not a violation, and no file that needs a
+// signature, whatever its digest.
+func Approvable(d *verifier.Deviation) bool {
+	if d.EventType != imaEvent {
+		return true
+	}
+	switch d.IMAKind {
+	case ima.KindFile, ima.KindKeyring, ima.KindBuffer:
+		return d.Now != "" && d.Actual != ""
+	}
+	return false
+}
+
+// allowEntry allows an entry of IMA's list with the digest that it has, among those of its kind.
+func allowEntry(out *verifier.ReferenceValues, d *verifier.Deviation) {
+	if out.IMA == nil || !Approvable(d) {
 		return
 	}
-	path := globLiteral(d.Now)
-	for i := range out.IMA.Allow {
-		if f := &out.IMA.Allow[i]; f.Path == path {
+	if d.IMAKind == ima.KindFile {
+		allowFile(out.IMA, d)
+		return
+	}
+	// A name is that of a keyring or of another buffer: where it is listed already, the digest goes there.
+	table := &out.IMA.Buffers
+	if _, other := out.IMA.Buffers[d.Now]; d.IMAKind == ima.KindKeyring && !other || out.IMA.Keyrings[d.Now] != nil {
+		table = &out.IMA.Keyrings
+	}
+	if *table == nil {
+		*table = map[string][]string{}
+	}
+	if list := (*table)[d.Now]; !slices.Contains(list, d.Actual) {
+		(*table)[d.Now] = append(list, d.Actual)
+	}
+}
+
+// allowFile allows a file by its path and digest.
+func allowFile(rules *verifier.ReferenceIMA, d *verifier.Deviation) {
+	path := ima.EscapeGlob(d.Now)
+	for i := range rules.Allow {
+		if f := &rules.Allow[i]; f.Path == path {
 			if !slices.Contains(f.Digests, d.Actual) {
 				f.Digests = append(slices.Clone(f.Digests), d.Actual)
 			}
 			return
 		}
 	}
-	out.IMA.Allow = append(out.IMA.Allow, verifier.ReferenceFile{Path: path, Digests: []string{d.Actual}})
+	rules.Allow = append(rules.Allow, verifier.ReferenceFile{Path: path, Digests: []string{d.Actual}})
 }
 
-// globLiteral writes a path so that each of its characters stands for itself (ima.Allow).
-func globLiteral(path string) string {
-	var b []byte
-	for i := range len(path) {
-		if c := path[i]; c == '*' || c == '?' || c == '\\' {
-			b = append(b, '\\')
-		}
-		b = append(b, path[i])
-	}
-	return string(b)
-}
-
-// Restrict keeps of rv what the deviations are about: the registers that they are in, the claims that are otherwise, the
+// Restrict keeps of rv what the deviations are about: the registers that they are in, the claims that they name, the
 // files, the launch measurement. Laid over rv by a layer of one machine, it changes nothing but these.
-func Restrict(rv verifier.ReferenceValues, a *verifier.Appraisal, deviations []verifier.Deviation) (verifier.ReferenceValues, error) {
-	reference, err := verifier.CompileReference(rv)
-	if err != nil {
+func Restrict(rv verifier.ReferenceValues, deviations []verifier.Deviation) (verifier.ReferenceValues, error) {
+	if _, err := verifier.CompileReference(rv); err != nil {
 		return verifier.ReferenceValues{}, err
 	}
 	out := verifier.ReferenceValues{PCRs: map[string]map[string][]string{}, Claims: map[string]json.RawMessage{}}
@@ -308,10 +340,12 @@ func Restrict(rv verifier.ReferenceValues, a *verifier.Appraisal, deviations []v
 			out.Events = append(out.Events, e)
 		}
 	}
-	for name := range reference.UnmetClaims(&a.Claims) {
-		out.Claims[name] = rv.Claims[name]
-	}
 	for i := range deviations {
+		for _, c := range deviations[i].Claims {
+			if raw, named := rv.Claims[c.Name]; named {
+				out.Claims[c.Name] = raw
+			}
+		}
 		switch d := &deviations[i]; {
 		case d.EventType == imaEvent:
 			out.IMA = rv.IMA

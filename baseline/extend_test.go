@@ -6,10 +6,8 @@ import (
 
 	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/verifier"
-	"github.com/assay-verifier/assay/verifier/eventlog"
+	"github.com/assay-verifier/assay/verifier/ima"
 )
-
-func no() *bool { b := false; return &b }
 
 func values(t *testing.T, body string) verifier.ReferenceValues {
 	t.Helper()
@@ -35,12 +33,13 @@ func TestExtendRefusesWhatIsNotGenuine(t *testing.T) {
 func TestExtendClaimsAndFiles(t *testing.T) {
 	rv := values(t, `{"claims": {"secure_boot": true, "setup_mode": false, "kernel_cmdline": {"pattern": "quiet( .*)?"}, "deployed_mode": {"any_of": [true]}},
 		"ima": {"allow": [{"path": "/usr/bin/a", "digests": ["sha256:`+hashA+`"]}]}}`)
-	line := "init=/bin/sh (x)"
-	a := &verifier.Appraisal{Genuine: true, Claims: verifier.Claims{Claims: &eventlog.Claims{SecureBoot: no(), SetupMode: no(), DeployedMode: no(), KernelCmdline: &line}}}
+	a := &verifier.Appraisal{Genuine: true}
 	files := []verifier.Deviation{
-		{EventType: "IMA", Now: "/usr/bin/a", Actual: "sha256:" + hashB},
-		{EventType: "IMA", Now: "/opt/[b]*", Actual: "sha256:" + hashC},
-		{EventType: "IMA", Now: "/violation", Actual: ""},
+		{EventType: "IMA", IMAKind: ima.KindFile, Now: "/usr/bin/a", Actual: "sha256:" + hashB},
+		{EventType: "IMA", IMAKind: ima.KindFile, Now: "/opt/[b]*", Actual: "sha256:" + hashC},
+		{EventType: "IMA", IMAKind: ima.KindUnprovable, Now: "/violation", Actual: ""},
+		{PCR: -1, Claims: []verifier.UnmetClaim{{Name: "secure_boot", Expected: `true`, Actual: "false"}, {Name: "deployed_mode", Expected: `{"any_of": [true]}`, Actual: "false"},
+			{Name: "kernel_cmdline", Expected: `{"pattern": "quiet( .*)?"}`, Actual: `"init=/bin/sh (x)"`}}},
 	}
 	got, err := baseline.Extension{}.Extend(rv, a, files)
 	if err != nil {
@@ -62,28 +61,14 @@ func TestExtendClaimsAndFiles(t *testing.T) {
 	if len(rv.IMA.Allow) != 1 || len(rv.IMA.Allow[0].Digests) != 1 || string(rv.Claims["secure_boot"]) != "true" {
 		t.Errorf("what was extended was changed: %+v", rv)
 	}
-	// It holds now, and another line does not.
-	r, err := verifier.CompileReference(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unmet := r.UnmetClaims(&a.Claims); len(unmet) != 0 {
-		t.Errorf("still unmet: %v", unmet)
-	}
-	other := "init=/bin/sh"
-	a.Claims.KernelCmdline = &other
-	if unmet := r.UnmetClaims(&a.Claims); len(unmet) != 1 {
-		t.Errorf("unmet: %v", unmet)
-	}
-	a.Claims.KernelCmdline = &line
-	replaced, err := baseline.Extension{Replace: true}.Extend(rv, a, nil)
+	replaced, err := baseline.Extension{Replace: true}.Extend(rv, a, files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(replaced.Claims["secure_boot"]) != "false" || string(replaced.Claims["kernel_cmdline"]) != `"init=/bin/sh (x)"` {
 		t.Errorf("replaced: %v", replaced.Claims)
 	}
-	only, err := baseline.Restrict(rv, a, files)
+	only, err := baseline.Restrict(rv, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,10 +119,68 @@ func TestDiffOfLists(t *testing.T) {
 	// A value that is also allowed, besides the same events.
 	one := compile(`{"pcrs": {"sha256": {"4": ["` + hashA + `"]}}, "events": [{"pcr": 4, "digests": {"sha256": ["` + hashA + `"]}}]}`)
 	two := compile(`{"pcrs": {"sha256": {"4": ["` + hashA + `", "` + hashB + `"]}}, "events": [{"pcr": 4, "digests": {"sha256": ["` + hashA + `"]}}]}`)
-	if d := baseline.Diff(one, two); len(d) != 1 || d[0].Kind != verifier.Added || d[0].Description != "PCR 4 (boot loader): value also allowed: "+hashB {
+	if d := baseline.Diff(one, two); len(d) != 1 || d[0].Kind != verifier.Added || d[0].Description != "PCR 4 (boot loader): accepted sha256 values changed: added "+hashB {
 		t.Errorf("%+v", d)
 	}
 	if d := baseline.Diff(two, one); len(d) != 1 || d[0].Kind != verifier.Removed {
 		t.Errorf("%+v", d)
+	}
+}
+
+// An approval widens only the claims that its deviations name, and only where these reference values are what the claim
+// was judged by: a more specific layer may say the opposite.
+func TestExtendLeavesOtherClaims(t *testing.T) {
+	a := &verifier.Appraisal{Genuine: true}
+	launch := verifier.Deviation{PCR: -1, Component: verifier.ComponentLaunch}
+	for _, tt := range []struct{ own, other string }{{"false", "true"}, {"true", "false"}} {
+		rv := values(t, `{"claims": {"secure_boot": `+tt.own+`, "setup_mode": false}}`)
+		named := verifier.Deviation{PCR: 7, Bank: "sha256", Claims: []verifier.UnmetClaim{{Name: "secure_boot", Expected: tt.other, Actual: tt.own}}}
+		for _, d := range []verifier.Deviation{launch, named} {
+			got, err := baseline.Extension{}.Extend(rv, a, []verifier.Deviation{d})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(got.Claims["secure_boot"]) != tt.own || string(got.Claims["setup_mode"]) != "false" {
+				t.Errorf("%s: %s", tt.own, got.Claims)
+			}
+		}
+		only, err := baseline.Restrict(rv, []verifier.Deviation{launch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(only.Claims) != 0 {
+			t.Errorf("restricted: %s", only.Claims)
+		}
+		if only, err = baseline.Restrict(rv, []verifier.Deviation{named}); err != nil || len(only.Claims) != 1 || string(only.Claims["secure_boot"]) != tt.own {
+			t.Errorf("restricted: %s %v", only.Claims, err)
+		}
+	}
+}
+
+// Keys and buffers are allowed in their own tables; what needs a signature is not allowed by a digest.
+func TestExtendIMAKinds(t *testing.T) {
+	rv := values(t, `{"ima": {"keyrings": {".ima": ["sha256:`+hashA+`"]}, "buffers": {"dm_table_load": ["sha256:`+hashA+`"]}}}`)
+	entry := func(kind ima.EntryKind, name, hash string) verifier.Deviation {
+		return verifier.Deviation{PCR: ima.PCR, EventType: "IMA", IMAKind: kind, Now: name, Actual: "sha256:" + hash}
+	}
+	got, err := baseline.Extension{}.Extend(rv, &verifier.Appraisal{Genuine: true}, []verifier.Deviation{
+		entry(ima.KindKeyring, ".ima", hashB), entry(ima.KindKeyring, ".evm", hashC), entry(ima.KindKeyring, ".evm", hashC), entry(ima.KindKeyring, "dm_table_load", hashB),
+		entry(ima.KindBuffer, "kexec-cmdline", hashB), entry(ima.KindBuffer, ".ima", hashC),
+		entry(ima.KindSignature, "/usr/bin/a", hashB), entry(ima.KindUnprovable, "/usr/bin/b", hashB), entry("", "/usr/bin/c", hashB),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(got.IMA)
+	sha := func(h string) string { return `"sha256:` + h + `"` }
+	want := `{"keyrings":{".evm":[` + sha(hashC) + `],".ima":[` + sha(hashA) + `,` + sha(hashB) + `,` + sha(hashC) + `]},"buffers":{"dm_table_load":[` + sha(hashA) + `,` + sha(hashB) + `],"kexec-cmdline":[` + sha(hashB) + `]}}`
+	if string(text) != want {
+		t.Errorf("%s\nwant %s", text, want)
+	}
+	if _, err := verifier.CompileReference(got); err != nil {
+		t.Error(err)
+	}
+	if len(rv.IMA.Keyrings[".ima"]) != 1 || len(rv.IMA.Keyrings) != 1 {
+		t.Errorf("what was extended was changed: %v", rv.IMA)
 	}
 }

@@ -20,8 +20,16 @@ func decisionDTO(d store.AlertDecision) openapi.AlertDecision {
 }
 
 func deviationDTO(d verifier.Deviation) openapi.Deviation {
-	return openapi.Deviation{Pcr: d.PCR, Kind: openapi.DeviationKind(d.Kind), Component: string(d.Component), Description: d.Description, EventType: d.EventType,
+	out := openapi.Deviation{Pcr: d.PCR, Kind: openapi.DeviationKind(d.Kind), Component: string(d.Component), Description: d.Description, EventType: d.EventType,
 		Expected: orEmpty(d.Expected), Actual: d.Actual, Bank: textOrNull(d.Bank), Now: textOrNull(d.Now), Before: textOrNull(d.Before), KnownFrom: textOrNull(d.Known)}
+	if d.IMAKind != "" {
+		kind := openapi.DeviationImaKind(d.IMAKind)
+		out.ImaKind = &kind
+	}
+	if len(d.Allows) > 0 {
+		out.Allows = &d.Allows
+	}
+	return out
 }
 
 // PreviewApproval shows what approving an alert would allow.

@@ -35,6 +35,9 @@ func approvals(b *bench, m *machine) {
 		!strings.Contains(fmt.Sprint(changes[0]), "kernel added: /vmlinuz") {
 		b.t.Errorf("preview: %v", preview)
 	}
+	if change := preview["changes"].([]any)[0].(map[string]any); fmt.Sprint(change["allows"]) != fmt.Sprintf("[sha256:%s]", change["actual"]) {
+		b.t.Errorf("what the preview allows: %v", change)
+	}
 	own := b.want(200, "GET", alert+"/approval?scope=machine&replace=true", b.admin, nil).json(b.t)
 	if own["baseline_id"] != captured { // the captured baseline is the machine's own
 		b.t.Errorf("preview for the machine: %v", own)
@@ -45,6 +48,12 @@ func approvals(b *bench, m *machine) {
 	b.refused("invalid_field", "/comment", "POST", alert+"/approve", b.admin, `{"comment": ""}`)
 	b.refused("invalid_field", "/grace_until", "POST", alert+"/approve", b.admin, `{"comment": "x", "grace_until": "2001-01-01T00:00:00Z"}`)
 	admin := b.signIn(b.admin)
+	b.want(200, "PUT", "/v1/policies/default", b.admin, `{"two_person_approval": true}`)
+	if p := b.want(200, "GET", alert+"/approval", b.admin, nil).json(b.t); p["second_person_required"] != true {
+		b.t.Errorf("preview under the two-person rule: %v", p)
+	}
+	admin.contains(admin.see(strings.Replace(alert, "/v1/", "/ui/", 1)), "a second person has to approve it")
+	b.want(200, "PUT", "/v1/policies/default", b.admin, `{"two_person_approval": false}`)
 	admin.refuseOnPage(alert, "nobody announced it")
 	refused := b.want(200, "GET", alert, b.admin, nil).json(b.t)
 	if d := refused["decisions"].([]any); len(d) != 1 || refused["status"] != "active" || d[0].(map[string]any)["decision"] != "refused" {

@@ -109,7 +109,7 @@ func (p *person) refuseOnPage(alert, comment string) {
 	p.b.t.Helper()
 	path := strings.Replace(alert, "/v1/", "/ui/", 1)
 	page := p.see(path)
-	p.contains(page, "would be made out of version 2", "kernel added: /vmlinuz", "Approve", "Refuse", `aria-current="true"`)
+	p.contains(page, "would be made out of version 2", "kernel added: /vmlinuz", `allows <code title="sha256:`, "Approve", "Refuse", `aria-current="true"`)
 	form := p.form(page, path+"/refuse")
 	if status, _ := p.send(path+"/refuse", form); status != http.StatusBadRequest {
 		p.b.t.Errorf("refused without a reason: %d", status)

@@ -535,7 +535,7 @@ func (a *appraiser) judgeFiles(p *ima.CompiledPolicy, report ima.Report) {
 			break
 		}
 		a.out.Deviations = append(a.out.Deviations, Deviation{PCR: ima.PCR, Kind: Added, Component: eventlog.ComponentIMA,
-			EventType: "IMA", Expected: []string{}, Actual: f.Digest, Now: f.Path, Description: f.Why})
+			EventType: "IMA", IMAKind: f.Kind, Expected: []string{}, Actual: f.Digest, Now: f.Path, Description: f.Why})
 	}
 	a.recordf(CheckIMAPolicy, Fail, "%d measured files are not allowed by the baseline, the first: %s", judgement.Unexpected, judgement.Findings[0].Why)
 }

@@ -374,11 +374,11 @@ func TestMergeAndDiffOfRegisters(t *testing.T) {
 		words = append(words, strings.Join([]string{string(d.Kind), d.Bank, itoa(d.PCR), d.Description}, " "))
 	}
 	if want := []string{
-		"added  1 PCR values differ (platform configuration)",
-		"changed  2 PCR values differ (option ROMs and drivers)",
+		"added sha384 1 PCR 1 (platform configuration): is now judged; accepted sha384 values: " + b,
+		"changed sha384 2 PCR 2 (option ROMs and drivers): accepted sha384 values changed: added " + b + "; removed " + a,
 		"added sha384 3 option rom added: an event that nothing describes",
-		"changed rtmr 1 RTMR values differ (boot loader, partition table)",
-		"added rtmr 2 RTMR values differ (kernel, command line, initrd)",
+		"changed rtmr 1 RTMR 1 (boot loader, partition table): accepted rtmr values changed: added " + b + "; removed " + a,
+		"added rtmr 2 RTMR 2 (kernel, command line, initrd): is now judged; accepted rtmr values: " + b,
 		"changed rtmr 3 unknown changed: an event that nothing describes",
 		"added rtmr 3 unknown added: an event that nothing describes",
 	}; !reflect.DeepEqual(words, want) {

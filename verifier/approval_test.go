@@ -50,7 +50,7 @@ func TestApprovedDeviations(t *testing.T) {
 			}
 		}
 		// A layer of one machine says the same of what deviates, and leaves the rest to what it lies over.
-		only, err := baseline.Restrict(rv, a, a.Deviations)
+		only, err := baseline.Restrict(rv, a.Deviations)
 		if err != nil {
 			t.Fatal(err)
 		}

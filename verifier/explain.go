@@ -134,3 +134,14 @@ func wordDifference(a, b []string) []string {
 	}
 	return out
 }
+
+// shortHex is how many hex digits of a digest ShortDigest keeps: enough to tell two apart at a glance.
+const shortHex = 16
+
+// ShortDigest shortens the digest at the end of a text such as "sha256:<hex>" for a narrow place.
+func ShortDigest(text string) string {
+	if cut := strings.LastIndexByte(text, ':') + 1 + shortHex; cut < len(text) {
+		return text[:cut] + "…"
+	}
+	return text
+}

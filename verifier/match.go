@@ -230,6 +230,7 @@ type observedEvent struct {
 	component             eventlog.Component
 	typ, key, description string
 	digest                []byte
+	allows                []string // of two references that are compared: Deviation.Allows
 }
 
 // pairDeviations tells changes from additions and removals: first by the events' keys, then, within
@@ -252,13 +253,20 @@ func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []
 	})
 
 	out := make([]Deviation, 0, len(strangers)+len(missing))
-	for i := range strangers {
+	for _, i := range onceEach(strangers, partner, alg) {
 		out = append(out, strangerDeviation(&strangers[i], partner[i], all, alg, pcr))
 	}
+	var gone []*referenceEvent // what a change tells of is not told again, nor anything twice
 	for j, ref := range missing {
 		if taken[j] {
+			gone = append(gone, ref)
+		}
+	}
+	for j, ref := range missing {
+		if taken[j] || slices.ContainsFunc(gone, func(o *referenceEvent) bool { return sameDigests(o, ref, alg) }) {
 			continue
 		}
+		gone = append(gone, ref)
 		component := eventlog.Component(ref.source.Component)
 		if component == "" {
 			component = kindOf(alg).component(pcr)
@@ -271,9 +279,40 @@ func pairDeviations(strangers []observedEvent, missing []*referenceEvent, all []
 	return out
 }
 
+// onceEach are the strangers to tell of: an image that is measured twice (firmware and GRUB do it) is one. Of two with
+// the same digest that which has a partner is kept, and both only where they take the place of different events.
+func onceEach(strangers []observedEvent, partner []*referenceEvent, alg tpm.HashAlg) []int {
+	var out []int
+	for i := range strangers {
+		repeats := false
+		for j := range strangers {
+			if i == j || repeats || !bytes.Equal(strangers[i].digest, strangers[j].digest) {
+				continue
+			}
+			same := partner[i] == partner[j] || partner[i] != nil && partner[j] != nil && sameDigests(partner[i], partner[j], alg)
+			if partner[i] == nil && partner[j] != nil || same && j < i {
+				repeats = true
+				for _, allowed := range strangers[i].allows {
+					if !slices.Contains(strangers[j].allows, allowed) {
+						strangers[j].allows = append(strangers[j].allows, allowed)
+					}
+				}
+			}
+		}
+		if !repeats {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func sameDigests(a, b *referenceEvent, alg tpm.HashAlg) bool {
+	return slices.EqualFunc(a.digests[alg], b.digests[alg], bytes.Equal)
+}
+
 func strangerDeviation(e *observedEvent, before *referenceEvent, all []referenceEvent, alg tpm.HashAlg, pcr int) Deviation {
 	d := Deviation{PCR: pcr, Kind: Added, Component: e.component, EventType: e.typ, Bank: alg.String(),
-		Expected: []string{}, Actual: hex.EncodeToString(e.digest)}
+		Expected: []string{}, Actual: hex.EncodeToString(e.digest), Allows: e.allows}
 	d.Now = e.description
 	if before != nil {
 		d.Kind, d.Expected, d.Before = Changed, hexDigests(before.digests[alg]), before.source.Description
@@ -341,10 +380,15 @@ func (r *Reference) matchClaims(m measured, byValue, rtmrsByValue uint32, alread
 			continue
 		}
 		component, pcr, bank := m.claimHome(c.name)
-		if deviates(already, pcr, bank) {
+		var unmet []UnmetClaim
+		if actual != nil {
+			unmet = []UnmetClaim{{c.name, c.text, claimText(actual)}}
+		}
+		if told := deviationOf(already, pcr, bank); told != nil {
+			told.Claims = append(told.Claims, unmet...)
 			continue
 		}
-		d := Deviation{PCR: pcr, Kind: Changed, Component: component, Bank: bank, Expected: []string{c.text}, Actual: claimText(actual)}
+		d := Deviation{PCR: pcr, Kind: Changed, Component: component, Bank: bank, Expected: []string{c.text}, Actual: claimText(actual), Claims: unmet}
 		if actual == nil {
 			d.Kind = Removed
 			d.Description = fmt.Sprintf("claim %s is expected to be %s, but nothing in the evidence proves it", c.name, c.text)
@@ -379,6 +423,8 @@ func (r *Reference) JudgesDeviation(d *Deviation) bool {
 		return r.ima != nil
 	case d.Component == ComponentLaunch:
 		return len(r.values.LaunchMeasurements) > 0
+	case d.Bank == "" && len(d.Claims) > 0:
+		return slices.ContainsFunc(d.Claims, func(c UnmetClaim) bool { return r.JudgesClaim(c.Name) })
 	case d.Bank == "":
 		return slices.ContainsFunc(r.claims, func(c referenceClaim) bool {
 			component, _ := claimHome(c.name)
@@ -388,17 +434,9 @@ func (r *Reference) JudgesDeviation(d *Deviation) bool {
 	return r.judges(d.Bank, d.PCR)
 }
 
-// UnmetClaims are the claims of the reference that the evidence proves to be otherwise, with what they are.
-func (r *Reference) UnmetClaims(claims *Claims) map[string]json.RawMessage {
-	out := map[string]json.RawMessage{}
-	var all map[string]any
-	for i := range r.claims {
-		c := &r.claims[i]
-		if actual, known := valueOf(claims, c.name, &all); known && actual != nil && !c.holds(actual) {
-			out[c.name] = json.RawMessage(claimText(actual))
-		}
-	}
-	return out
+// JudgesClaim tells whether the reference names the claim.
+func (r *Reference) JudgesClaim(name string) bool {
+	return slices.ContainsFunc(r.claims, func(c referenceClaim) bool { return c.name == name })
 }
 
 // unexplained tells whether there is no log that claims are drawn from: the boot log, or the CC event log of a
@@ -421,14 +459,15 @@ func (m *measured) claimHome(name string) (component eventlog.Component, index i
 	return component, index, ""
 }
 
-func deviates(deviations []Deviation, pcr int, bank string) bool {
+// deviationOf is the first of the deviations that is in the register; nil where none is.
+func deviationOf(deviations []Deviation, pcr int, bank string) *Deviation {
 	rtmr := bank == tpm.RTMR.String()
 	for i := range deviations {
 		if pcr >= 0 && deviations[i].PCR == pcr && (deviations[i].Bank == tpm.RTMR.String()) == rtmr {
-			return true
+			return &deviations[i]
 		}
 	}
-	return false
+	return nil
 }
 
 func (c *referenceClaim) holds(actual any) bool {

@@ -149,7 +149,18 @@ type Deviation struct {
 	Before string `json:"before,omitempty"`
 	// Known names the reference values, other than those judged by, that list what was measured.
 	Known string `json:"known_from,omitempty"`
+	// IMAKind is of an entry of IMA's list what reference values can say of it; empty for all else.
+	IMAKind ima.EntryKind `json:"ima_kind,omitempty"`
+	// Claims are those that the deviation is about, or that the register it is in carries, with what they are.
+	// They are not stored: they are known where the evidence was judged.
+	Claims []UnmetClaim `json:"-"`
+	// Allows is between two sets of reference values only: what the later one newly allows by this change, as
+	// "sha256:<hex>"; values that changed along with events have their register before them.
+	Allows []string `json:"allows,omitempty"`
 }
+
+// UnmetClaim is a claim that evidence proves to be otherwise than expected. Both are JSON.
+type UnmetClaim struct{ Name, Expected, Actual string }
 
 // Evidence is what a machine sent, decoded and bounded, not yet believed.
 type Evidence struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi/client"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
 )
 
 // AlertApprove approves what an alert is about.
@@ -104,12 +105,11 @@ func (p *printer) approval(changes []client.Deviation, remaining []string) {
 	p.heading("Changes (%d)", len(changes))
 	for i := range changes {
 		d := &changes[i]
-		where := "claim"
-		if d.Pcr >= 0 {
-			at := verifier.Deviation{PCR: d.Pcr, Bank: textOf(d.Bank)}
-			where = at.Register()
+		at := verifier.Deviation{PCR: d.Pcr, Bank: textOf(d.Bank), Component: eventlog.Component(d.Component)}
+		p.line("  %s  %s", pad(placeOf(&at), 6), clean(d.Description))
+		if d.Allows != nil {
+			p.allows(*d.Allows)
 		}
-		p.line("  %s  %s", pad(where, 6), clean(d.Description))
 	}
 	if len(remaining) > 0 {
 		p.heading("The same evidence would still fail by")
@@ -117,6 +117,31 @@ func (p *printer) approval(changes []client.Deviation, remaining []string) {
 			p.line("  %s", clean(text))
 		}
 	}
+}
+
+// maxAllowed bounds the digests that are shown of one change; the JSON form has all.
+const maxAllowed = 8
+
+// allows shows digests that become allowed, shortened; the JSON form has them whole.
+func (p *printer) allows(digests []string) {
+	for i, digest := range digests {
+		if i == maxAllowed {
+			p.line("          %s %d more", p.paint(dim, "allows"), len(digests)-i)
+			return
+		}
+		p.line("          %s %s", p.paint(dim, "allows"), clean(verifier.ShortDigest(digest)))
+	}
+}
+
+// placeOf is the register that a deviation is in, or what it is about where that is none.
+func placeOf(d *verifier.Deviation) string {
+	switch {
+	case d.PCR >= 0:
+		return d.Register()
+	case d.Component == verifier.ComponentLaunch:
+		return "launch"
+	}
+	return "claim"
 }
 
 // AlertRefuse refuses what an alert is about.

@@ -287,13 +287,13 @@ func testDryRun(t *testing.T, s *liveService) {
 
 // testDecisions refuses and approves the alert about another kernel command line.
 func testDecisions(t *testing.T, s *liveService, alert string) {
-	s.wants(0, []string{"web golden would get a version, made out of version 1", "Changes (3)", "mitigations=off"}, "alerts", "approve", alert, "--preview")
+	s.wants(0, []string{"web golden would get a version, made out of version 1", "Changes (4)", "mitigations=off", "allows sha256:", "allows PCR 8 sha256:"}, "alerts", "approve", alert, "--preview")
 	s.wants(0, []string{"of the machine's own would be made"}, "alerts", "approve", alert, "--preview", "--scope", "machine")
 	s.wants(2, []string{"--comment"}, "alerts", "approve", alert)
 	s.wants(0, []string{"refused", "nobody announced it", "active"}, "alerts", "refuse", alert, "--comment", "nobody announced it")
 	s.wants(1, []string{"refused_before", "nobody announced it"}, "alerts", "approve", alert, "--comment", "it was")
 	s.wants(2, []string{"--until-moved"}, "alerts", "approve", alert, "--comment", "x", "--until-moved", "all")
-	s.wants(0, []string{"web golden version 2 is draft", "Changes (3)"}, "alerts", "approve", alert, "--comment", "it was", "--force", "--draft", "--replace", "--baseline", "web golden")
+	s.wants(0, []string{"web golden version 2 is draft", "Changes (4)"}, "alerts", "approve", alert, "--comment", "it was", "--force", "--draft", "--replace", "--baseline", "web golden")
 	s.wants(1, []string{"version_changed", "was approved by"}, "alerts", "refuse", alert, "--comment", "no")
 	s.wants(1, []string{"second_person_required", "this principal made the version"}, "baseline", "approve", "web golden", "2")
 	s.wants(0, []string{"web golden  version 1 active", "0.0 % moved", "never affirmed"}, "baseline", "rollout", "web golden")

@@ -117,17 +117,14 @@ func (p *printer) deviations(title string, list []verifier.Deviation) {
 	}
 	p.heading("%s (%d)", title, len(list))
 	for _, d := range list {
-		where := "claim"
-		if d.PCR >= 0 {
-			where = d.Register()
-		}
-		p.line("  %s  %s", p.paint(red, pad(where, 6)), clean(d.Description))
+		p.line("  %s  %s", p.paint(red, pad(placeOf(&d), 6)), clean(d.Description))
 		for _, expected := range d.Expected {
 			p.line("          %s %s", p.paint(dim, "expected"), clean(expected))
 		}
 		if d.Actual != "" {
 			p.line("          %s %s", p.paint(dim, "actual  "), clean(d.Actual))
 		}
+		p.allows(d.Allows)
 	}
 }
 

@@ -390,6 +390,33 @@ func (e CollateralSource) Valid() bool {
 	}
 }
 
+// Defines values for DeviationImaKind.
+const (
+	DeviationImaKindBuffer     DeviationImaKind = "buffer"
+	DeviationImaKindFile       DeviationImaKind = "file"
+	DeviationImaKindKeyring    DeviationImaKind = "keyring"
+	DeviationImaKindSignature  DeviationImaKind = "signature"
+	DeviationImaKindUnprovable DeviationImaKind = "unprovable"
+)
+
+// Valid indicates whether the value is a known member of the DeviationImaKind enum.
+func (e DeviationImaKind) Valid() bool {
+	switch e {
+	case DeviationImaKindBuffer:
+		return true
+	case DeviationImaKindFile:
+		return true
+	case DeviationImaKindKeyring:
+		return true
+	case DeviationImaKindSignature:
+		return true
+	case DeviationImaKindUnprovable:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DeviationKind.
 const (
 	DeviationKindAdded   DeviationKind = "added"
@@ -1050,6 +1077,33 @@ func (e TokenAlgorithm) Valid() bool {
 	}
 }
 
+// Defines values for TrialDeviationImaKind.
+const (
+	TrialDeviationImaKindBuffer     TrialDeviationImaKind = "buffer"
+	TrialDeviationImaKindFile       TrialDeviationImaKind = "file"
+	TrialDeviationImaKindKeyring    TrialDeviationImaKind = "keyring"
+	TrialDeviationImaKindSignature  TrialDeviationImaKind = "signature"
+	TrialDeviationImaKindUnprovable TrialDeviationImaKind = "unprovable"
+)
+
+// Valid indicates whether the value is a known member of the TrialDeviationImaKind enum.
+func (e TrialDeviationImaKind) Valid() bool {
+	switch e {
+	case TrialDeviationImaKindBuffer:
+		return true
+	case TrialDeviationImaKindFile:
+		return true
+	case TrialDeviationImaKindKeyring:
+		return true
+	case TrialDeviationImaKindSignature:
+		return true
+	case TrialDeviationImaKindUnprovable:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TrialDeviationKind.
 const (
 	TrialDeviationKindAdded   TrialDeviationKind = "added"
@@ -1388,7 +1442,7 @@ type ApprovalPreview struct {
 	ReferenceValues ReferenceValues `json:"reference_values"`
 	RefusedBefore   *AlertDecision  `json:"refused_before,omitempty"`
 
-	// Remaining What the same evidence would fail by all the same.
+	// Remaining What the same evidence would fail by all the same, or what of IMA's list was not judged.
 	Remaining            []string `json:"remaining"`
 	SecondPersonRequired bool     `json:"second_person_required"`
 
@@ -1809,6 +1863,11 @@ type Deviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
 	Actual string `json:"actual"`
 
+	// Allows Of a change between two versions all digests that the later one newly allows by it, as `sha256:<hex>`; values that changed along with events have their register before them.
+	//
+	// Example: ["sha256:44ad9f1a9b6c1f4a1a3c4b2f3d4e5f60718293a4b5c6d7e8f90112233445566e"]
+	Allows *[]string `json:"allows,omitempty"`
+
 	// Bank PCR bank of the digests.
 	//
 	// Example: sha256
@@ -1831,6 +1890,9 @@ type Deviation struct {
 	// Expected Hex digests, or values of a claim.
 	Expected []string `json:"expected"`
 
+	// ImaKind Of an entry of IMA's list what reference values can say of it. `signature` needs a signature of a trusted key and `unprovable` is a violation or cannot be read: no digest makes up for either.
+	ImaKind *DeviationImaKind `json:"ima_kind,omitempty"`
+
 	// Kind `moved` is between two versions only: the same digest in another register.
 	Kind DeviationKind `json:"kind"`
 
@@ -1849,6 +1911,9 @@ type Deviation struct {
 	// Example: 4
 	Pcr int `json:"pcr"`
 }
+
+// DeviationImaKind Of an entry of IMA's list what reference values can say of it. `signature` needs a signature of a trusted key and `unprovable` is a violation or cannot be read: no digest makes up for either.
+type DeviationImaKind string
 
 // DeviationKind `moved` is between two versions only: the same digest in another register.
 type DeviationKind string
@@ -3338,6 +3403,11 @@ type TrialDeviation struct {
 	// Actual Hex digest, or value of a claim; empty where removed.
 	Actual string `json:"actual"`
 
+	// Allows Of a change between two versions all digests that the later one newly allows by it, as `sha256:<hex>`; values that changed along with events have their register before them.
+	//
+	// Example: ["sha256:44ad9f1a9b6c1f4a1a3c4b2f3d4e5f60718293a4b5c6d7e8f90112233445566e"]
+	Allows *[]string `json:"allows,omitempty"`
+
 	// Bank PCR bank of the digests.
 	//
 	// Example: sha256
@@ -3361,6 +3431,9 @@ type TrialDeviation struct {
 	// Expected Hex digests, or values of a claim.
 	Expected []string `json:"expected"`
 
+	// ImaKind Of an entry of IMA's list what reference values can say of it. `signature` needs a signature of a trusted key and `unprovable` is a violation or cannot be read: no digest makes up for either.
+	ImaKind *TrialDeviationImaKind `json:"ima_kind,omitempty"`
+
 	// Kind `moved` is between two versions only: the same digest in another register.
 	Kind TrialDeviationKind `json:"kind"`
 
@@ -3382,6 +3455,9 @@ type TrialDeviation struct {
 	// Example: 4
 	Pcr int `json:"pcr"`
 }
+
+// TrialDeviationImaKind Of an entry of IMA's list what reference values can say of it. `signature` needs a signature of a trusted key and `unprovable` is a violation or cannot be read: no digest makes up for either.
+type TrialDeviationImaKind string
 
 // TrialDeviationKind `moved` is between two versions only: the same digest in another register.
 type TrialDeviationKind string

@@ -112,6 +112,7 @@ func (s *Service) PreviewApproval(ctx context.Context, tenant, alertID uuid.UUID
 	if err := p.extend(choice, judged); err != nil {
 		return nil, err
 	}
+	p.Remaining = remainingOfIMA(p, &verdict.Appraisal, deviations)
 	if err := s.foresee(p, again, versions); err != nil {
 		return nil, err
 	}
@@ -217,6 +218,9 @@ func (s *Service) chooseTarget(p *Approval, choice ApprovalChoice, versions []st
 	if p.Deviations = owners[chosen]; len(p.Deviations) == 0 {
 		return errorf(CodeNotApprovable, "that baseline judges none of the deviations")
 	}
+	if err := s.keepClaims(p.Deviations, chosen, versions, layers); err != nil {
+		return err
+	}
 	for i := range versions {
 		if v := &versions[i]; v.BaselineID == chosen && v.State == baseline.StateActive {
 			p.take(v)
@@ -234,6 +238,11 @@ func (p *Approval) take(v *store.BaselineVersion) {
 
 // owner is the layer that judges what a deviation is about: the most specific one that names it.
 func (s *Service) owner(versions []store.BaselineVersion, layers []verifier.VersionRef, d *verifier.Deviation) (*store.BaselineVersion, error) {
+	return s.firstLayer(versions, layers, func(r *verifier.Reference) bool { return r.JudgesDeviation(d) })
+}
+
+// firstLayer is the most specific layer that judges something; nil where none does.
+func (s *Service) firstLayer(versions []store.BaselineVersion, layers []verifier.VersionRef, judges func(*verifier.Reference) bool) (*store.BaselineVersion, error) {
 	for _, ref := range layers {
 		v := findVersion(versions, ref)
 		if v == nil {
@@ -243,11 +252,30 @@ func (s *Service) owner(versions []store.BaselineVersion, layers []verifier.Vers
 		if err != nil {
 			return nil, err
 		}
-		if reference.JudgesDeviation(d) {
+		if judges(reference) {
 			return v, nil
 		}
 	}
 	return nil, nil
+}
+
+// keepClaims leaves of the deviations' claims those that the chosen baseline is judged by. A register and a claim that it
+// carries may be of different layers.
+func (s *Service) keepClaims(deviations []verifier.Deviation, chosen uuid.UUID, versions []store.BaselineVersion, layers []verifier.VersionRef) error {
+	for i := range deviations {
+		var kept []verifier.UnmetClaim
+		for _, c := range deviations[i].Claims {
+			v, err := s.firstLayer(versions, layers, func(r *verifier.Reference) bool { return r.JudgesClaim(c.Name) })
+			if err != nil {
+				return err
+			}
+			if v != nil && v.BaselineID == chosen {
+				kept = append(kept, c)
+			}
+		}
+		deviations[i].Claims = kept
+	}
+	return nil
 }
 
 // extend makes the reference values, and what changes by them.
@@ -255,7 +283,7 @@ func (p *Approval) extend(choice ApprovalChoice, judged *verifier.Appraisal) err
 	from := p.before
 	var err error
 	if choice.Scope == ScopeMachine {
-		if from, err = baseline.Restrict(p.effective, judged, p.Deviations); err != nil {
+		if from, err = baseline.Restrict(p.effective, p.Deviations); err != nil {
 			return fmt.Errorf("approve an alert: %w", err)
 		}
 	}
@@ -300,6 +328,47 @@ func refused(err error) error {
 		return errorf(CodeNotApprovable, "the reference values that would come of it cannot be used: %s", field)
 	}
 	return fmt.Errorf("approve an alert: %w", err)
+}
+
+// remainingOfIMA is what IMA's list would fail by all the same. The stored evidence holds only the part of the list that
+// was sent with it, so this is told by the verdict of then: what cannot be approved, what another baseline judges, what
+// the verdict does not keep, and a list that was not judged at all.
+func remainingOfIMA(p *Approval, then *verifier.Appraisal, deviations []verifier.Deviation) []string {
+	if p.effective.IMA == nil {
+		return nil
+	}
+	var out []string
+	taken, files := slices.ContainsFunc(p.Deviations, isFile), 0
+	for i := range deviations {
+		d := &deviations[i]
+		if !isFile(*d) {
+			continue
+		}
+		files++
+		switch {
+		case !baseline.Approvable(d):
+			out = append(out, d.Description+"; no digest in a baseline makes up for it")
+		case !taken:
+			out = append(out, d.Description)
+		}
+	}
+	if then.Claims.IMA != nil && then.Claims.IMA.Unexpected > files {
+		out = append(out, fmt.Sprintf("%d more entries of IMA's list, which the verdict does not name", then.Claims.IMA.Unexpected-files))
+	}
+	judged := false
+	for i := range then.Checks {
+		switch c := &then.Checks[i]; {
+		case c.Code == verifier.CheckIMAReplay && c.Status == verifier.Fail, c.Code == verifier.CheckIMAPolicy && c.Status == verifier.Fail && files == 0:
+			judged = true
+			out = append(out, string(c.Code)+": "+c.Detail)
+		case c.Code == verifier.CheckIMAPolicy && (c.Status == verifier.Pass || c.Status == verifier.Fail):
+			judged = true
+		}
+	}
+	if !judged {
+		out = append(out, string(verifier.CheckIMAPolicy)+": the files that the machine measured have not been judged by these reference values; its next evidence is")
+	}
+	return out
 }
 
 // foresee judges the evidence as if the version were active already.

@@ -31,6 +31,7 @@ var functions = template.FuncMap{
 	"rows":           func(l layout, items any, machine bool) rows { return rows{l.Now, items, machine} },
 	"scopeText":      conditionsOf,
 	"security":       securityTypeName,
+	"shortDigest":    verifier.ShortDigest,
 	"statusMark":     statusMark,
 	"statusWord":     statusWord,
 	"text":           func(v any) string { return fmt.Sprint(v) },

@@ -32,6 +32,7 @@ var attestationFailed = &Rule{
 var attestationSteps = map[string][]string{
 	"": {
 		"Read the verdict of the alert: its checks say what failed, its deviations what was measured instead of what.",
+		"Where the change was announced, `assay alerts approve <id> --preview` shows what approving it would allow.",
 		"If the change was meant (an update, a new configuration), capture or register a new baseline version that allows it.",
 		"If it was not meant, isolate the machine, keep its disk for examination, and reinstall it from a trusted image.",
 		"If the origin could not be verified, check whether the machine was restored from a snapshot, cloned or moved; if not, treat the path between agent and verifier, and the machine, as compromised.",

@@ -369,3 +369,10 @@ func TestDescribeNamesTheRegister(t *testing.T) {
 		}
 	}
 }
+
+// Whoever reads that attestation failed is told how a change that was announced is approved.
+func TestAttestationFailedTellsOfThePreview(t *testing.T) {
+	if steps := strings.Join(attestationFailed.Steps[""], "\n"); !strings.Contains(steps, "Where the change was announced, `assay alerts approve <id> --preview`") {
+		t.Error(steps)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha1" // #nosec G505 -- names keys as the kernel does; nothing is trusted because of it
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -138,6 +139,19 @@ func (s keySet) add(text string) error {
 	return nil
 }
 
+// KeyName names a key of Policy.Keys for a person: its certificate's subject, and the SHA-256 of the DER.
+func KeyName(text string) string {
+	der := []byte(text)
+	if block, _ := pem.Decode([]byte(text)); block != nil {
+		der = block.Bytes
+	}
+	name := fmt.Sprintf("key sha256:%x", sha256.Sum256(der))
+	if cert, err := x509.ParseCertificate(der); err == nil {
+		name = fmt.Sprintf("%q, %s", cert.Subject.String(), name)
+	}
+	return name
+}
+
 // bufferRules is what a policy says of measured buffers.
 type bufferRules struct {
 	allowed digestSet // name, NUL, digestKey
@@ -181,32 +195,60 @@ func (c *CompiledPolicy) compileBuffers(p *Policy) error {
 	return nil
 }
 
+// EntryKind is what reference values can say of an entry that they do not allow.
+type EntryKind string
+
+// The kinds of entries.
+const (
+	KindFile       EntryKind = "file"       // allowed by path and digest
+	KindKeyring    EntryKind = "keyring"    // allowed by the digests of its keyring
+	KindBuffer     EntryKind = "buffer"     // allowed by the digests of its name
+	KindSignature  EntryKind = "signature"  // needs a signature of a trusted key: no digest makes up for it
+	KindUnprovable EntryKind = "unprovable" // a violation, or what cannot be read or is not what it states: never allowed by a digest
+)
+
 // whyBuffer is why for an entry with a buffer. Its template is not covered by its hash, and a file's signature would read
 // as a buffer: so the digest must be that of the buffer, and only names that the policy gives to buffers are looked up.
-func (c *CompiledPolicy) whyBuffer(key []byte, v *view) ([]byte, string) {
+func (c *CompiledPolicy) whyBuffer(key []byte, v *view) ([]byte, EntryKind, string) {
 	name := string(v.path)
 	b := &c.buffers
 	kind := b.named[name]
 	if kind == "" && !b.ignores(name) {
-		return c.why(key, v)
+		return c.whyUnnamed(key, v)
 	}
 	if !isDigestOf(v.digest, v.alg, v.buffer) {
-		return key, "is measured with a digest that is not that of its buffer"
+		return key, KindUnprovable, "is measured with a digest that is not that of its buffer"
 	}
 	if kind == "" {
 		if isDER(v.buffer) {
-			return key, ""
+			return key, "", ""
 		}
-		return key, "is no key, and only keys of this keyring are passed over"
+		return key, KindUnprovable, "is no key, and only keys of this keyring are passed over"
 	}
 	key = digestKey(append(append(key[:0], name...), 0), v.digestType, v.alg, v.digest)
 	if _, ok := b.allowed[string(key)]; ok {
-		return key, ""
+		return key, "", ""
 	}
 	if kind == isKeyring {
-		return key, "(keyring) was given a key that the reference values do not allow: " + keyText(v.buffer)
+		return key, KindKeyring, "(keyring) was given a key that the reference values do not allow: " + keyText(v.buffer)
 	}
-	return key, "(measured buffer) has another content than the reference values allow"
+	return key, KindBuffer, "(measured buffer) has another content than the reference values allow"
+}
+
+// whyUnnamed is why for a buffer of a name that the policy gives to none. Where it names no file of that path either, its
+// digest belongs among those of keyrings or buffers; naming it there would undo what it allows as a file.
+func (c *CompiledPolicy) whyUnnamed(key []byte, v *view) ([]byte, EntryKind, string) {
+	key, kind, why := c.why(key, v)
+	if kind != KindFile || !bufferName.Match(v.path) || !isDigestOf(v.digest, v.alg, v.buffer) {
+		return key, kind, why
+	}
+	if _, named, _ := c.byDigest(key, v); named {
+		return key, kind, why
+	}
+	if isDER(v.buffer) {
+		return key, KindKeyring, why
+	}
+	return key, KindBuffer, why
 }
 
 func (b *bufferRules) ignores(name string) bool {

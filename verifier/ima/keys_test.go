@@ -161,6 +161,46 @@ func TestPublishedSignaturesPass(t *testing.T) {
 	}
 }
 
+// A finding tells among what its digest belongs, or that none makes up for it.
+func TestFindingsTellTheirKind(t *testing.T) {
+	_, trusted := ecKey(t)
+	der, text := []byte{0x30, 1, 0}, []byte("root=/dev/sda1")
+	hash := func(b []byte) []byte { sum := sha256.Sum256(b); return sum[:] }
+	buffer := func(path string, digest, buf []byte) measured {
+		m := ng("sha256", digest, path, buf)
+		m.template = "ima-buf"
+		return m
+	}
+	other := "sha256:" + strings.Repeat("00", 32)
+	rules := ima.Policy{Allow: []ima.Allow{{Path: "allowed-keyring", Digests: []string{other}}}, Keyrings: map[string][]string{".ima": {other}},
+		Buffers: map[string][]string{"dm_table_load": {other}}, IgnoredKeyrings: []string{"ignored"},
+		Keys: []string{trusted}, RequireSignatures: []string{"/sbin/init"}}
+	for name, c := range map[string]struct {
+		entry measured
+		want  ima.EntryKind
+	}{
+		"a file":                           {ng("sha256", hash(text), "/usr/bin/a"), ima.KindFile},
+		"a key of a named keyring":         {buffer(".ima", hash(der), der), ima.KindKeyring},
+		"another buffer that is named":     {buffer("dm_table_load", hash(text), text), ima.KindBuffer},
+		"a key of a keyring of no name":    {buffer(".evm", hash(der), der), ima.KindKeyring},
+		"another buffer of no name":        {buffer("kexec-cmdline", hash(text), text), ima.KindBuffer},
+		"a keyring that files allow":       {buffer("allowed-keyring", hash(der), der), ima.KindFile},
+		"a file whose signature is itself": {buffer("/usr/bin/a", hash(text), text), ima.KindFile},
+		"a digest of something else":       {buffer(".ima", hash(text), der), ima.KindUnprovable},
+		"a file that needs a signature":    {ng("sha256", hash(text), "/sbin/init"), ima.KindSignature},
+		"no key":                           {buffer("ignored", hash(text), text), ima.KindUnprovable},
+	} {
+		compiled, err := rules.Compile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, rep := proven(t, []measured{c.entry})
+		if got := l.Judge(compiled, rep).Findings; len(got) != 1 || got[0].Kind != c.want {
+			t.Errorf("%s: %+v, not %s", name, got, c.want)
+		}
+	}
+}
+
 func TestKeyrings(t *testing.T) {
 	l := parse(t, readFile(t, "testdata/keyrings-ima-buf.ascii"))
 	_, rep := l.Replay(map[tpm.HashAlg][]byte{tpm.SHA1: statedPCR(l, l.Len())}, nil)

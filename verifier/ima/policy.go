@@ -258,6 +258,7 @@ type Finding struct {
 	Path   string // as the list states it
 	Digest string // "sha256:<hex>"; empty when the entry cannot be read
 	Why    string // plain words, naming the file
+	Kind   EntryKind
 }
 
 // MaxFindings bounds Judgement.Findings; what is over is only counted.
@@ -283,7 +284,7 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 		rec := &l.recs[i]
 		out.Judged++
 		v := l.view(rec)
-		why := ""
+		why, kind := "", KindUnprovable
 		switch {
 		case rec.pcr != PCR:
 			why = fmt.Sprintf("is measured into PCR %d, which nothing proves here", rec.pcr)
@@ -300,13 +301,13 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 			if p.excluded(v.path) && !p.signed.has(v.path) {
 				continue
 			}
-			why = "has a malformed signature: " + v.signatureFault
+			why, kind = "has a malformed signature: "+v.signatureFault, KindSignature
 		case v.isBuffer:
-			if key, why = p.whyBuffer(key, &v); why == "" {
+			if key, kind, why = p.whyBuffer(key, &v); why == "" {
 				continue
 			}
 		default:
-			if key, why = p.why(key, &v); why == "" {
+			if key, kind, why = p.why(key, &v); why == "" {
 				continue
 			}
 		}
@@ -314,7 +315,7 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 		if len(out.Findings) >= MaxFindings {
 			continue
 		}
-		f := Finding{Index: rep.First + i, Path: string(v.path)}
+		f := Finding{Index: rep.First + i, Path: string(v.path), Kind: kind}
 		if v.fault == "" {
 			f.Digest = digestText(string(v.digestType), string(v.alg), v.digest)
 		}
@@ -329,32 +330,32 @@ func (l *List) Judge(p *CompiledPolicy, rep Report) Judgement {
 }
 
 // why is empty when the file is allowed. key is scratch space, which is returned for the next entry.
-func (c *CompiledPolicy) why(key []byte, v *view) ([]byte, string) {
+func (c *CompiledPolicy) why(key []byte, v *view) ([]byte, EntryKind, string) {
 	key, named, allowed := c.byDigest(key, v)
 	const otherContent = "has another content than the reference values allow"
 	if c.signed.has(v.path) {
 		switch fault := c.keys.fault(v); {
 		case fault != "":
-			return key, "needs a trusted signature: " + fault
+			return key, KindSignature, "needs a trusted signature: " + fault
 		case named && !allowed:
-			return key, otherContent
+			return key, KindFile, otherContent
 		}
-		return key, ""
+		return key, "", ""
 	}
 	if allowed || c.excluded(v.path) {
-		return key, ""
+		return key, "", ""
 	}
 	if named {
-		return key, otherContent
+		return key, KindFile, otherContent
 	}
 	const notNamed = "is not among the files that the reference values allow"
 	if len(c.keys) == 0 || len(v.signature) == 0 {
-		return key, notNamed
+		return key, KindFile, notNamed
 	}
 	if fault := c.keys.fault(v); fault != "" {
-		return key, notNamed + ", and its signature does not make up for it: " + fault
+		return key, KindFile, notNamed + ", and its signature does not make up for it: " + fault
 	}
-	return key, ""
+	return key, "", ""
 }
 
 // byDigest tells whether the reference values name the path, and whether they allow it with this digest.
