@@ -47,7 +47,7 @@ func TestImportAndExport(t *testing.T) {
 	s.wants(0, []string{"files", "retired", "draft"}, "trust-anchors", "baselines", "files")
 	s.wants(0, []string{"the trust anchor that vouched for it was withdrawn"}, "reappraisals")
 	s.wants(0, []string{"image version 1 is active"}, "baseline", "promote", "image@1")
-	s.wants(0, []string{"uki: deleted", "1 baseline version retired with it", "image"}, "trust-anchors", "delete", "uki")
+	s.wants(0, []string{"uki: deleted", "1 valid baseline version rested on it", "retired", "image"}, "trust-anchors", "delete", "uki")
 	s.wants(0, []string{"image", "retired"}, "baseline", "show", "image")
 
 	s.wants(2, []string{"--name"}, "baseline", "import", signed)
