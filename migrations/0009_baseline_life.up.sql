@@ -18,7 +18,7 @@ COMMENT ON COLUMN baseline_versions.grace_moved_percent IS 'Grace ends once this
 COMMENT ON COLUMN baseline_versions.activation IS 'Order in which the versions of a baseline became active, from 1: what is older or newer goes by it, and not by the version number. Null for a version that never was, and for one that an older service activated.';
 COMMENT ON COLUMN baseline_versions.based_on IS 'The version that was active when this one was made out of it by approving an alert; it replaces no other. Null for versions that were registered.';
 COMMENT ON COLUMN baseline_versions.proposal IS 'What happens once a second person has approved: the window of its activation, and the alert that it came from. Null where nothing is proposed.';
-COMMENT ON COLUMN baseline_versions.last_change IS 'Last change of its state, as a word: created, promoted, replaced, retired, grace_ended.';
+COMMENT ON COLUMN baseline_versions.last_change IS 'Last change of its state, as a word: created, promoted, replaced, retired, released, grace_ended, ended, anchor_withdrawn.';
 COMMENT ON COLUMN baseline_versions.changed_by IS 'Who made that change; empty for created, which created_by tells.';
 COMMENT ON COLUMN baseline_versions.changed_at IS 'When; null for created.';
 
