@@ -1,0 +1,85 @@
+package event_test
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/server/notify/event"
+)
+
+func full() event.Event {
+	at := time.Date(2026, 3, 1, 14, 2, 0, 0, time.UTC)
+	verdict := uuid.MustParse("0195a000-0000-7000-8000-000000000004")
+	return event.Event{
+		SchemaVersion: event.SchemaVersion, ID: uuid.MustParse("0195a000-0000-7000-8000-000000000001"), Kind: event.AlertOpened, Time: at,
+		TenantID: uuid.MustParse("0195a000-0000-7000-8000-000000000002"),
+		Alert: &event.Alert{ID: uuid.MustParse("0195a000-0000-7000-8000-000000000003"), Code: "attestation_failed", Title: "Attestation failed for your virtual machine",
+			Description: "grubx64.efi changed", Severity: "medium", Status: "active", Reason: "baseline_deviation", Remediation: []string{"Look at it."},
+			Count: 3, FirstSeen: at, LastSeen: at.Add(time.Minute)},
+		Machine: &event.Machine{ID: uuid.MustParse("0195a000-0000-7000-8000-000000000005"), Name: "web-1", Platform: "azure", OS: "linux",
+			SecurityType: "trusted_launch", ScaleSet: "web", Labels: map[string]string{"env": "prod"}},
+		VerdictID: &verdict, Link: "https://assay.example/ui/alerts/0195a000-0000-7000-8000-000000000003",
+	}
+}
+
+func TestWhatIsWrittenIsRead(t *testing.T) {
+	want := full()
+	document, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := event.Read(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(*got, want) {
+		t.Errorf("read %+v, wrote %+v", *got, want)
+	}
+}
+
+func TestLaterVersionIsRefused(t *testing.T) {
+	for _, document := range []string{`{"schema_version":2}`, `{}`, `[]`, `{"schema_version":1,"id":7}`} {
+		if _, err := event.Read([]byte(document)); err == nil {
+			t.Errorf("%s was read", document)
+		}
+	}
+}
+
+func TestWhatAnEventSays(t *testing.T) {
+	alert := full()
+	many := full()
+	many.Machine = nil
+	incident := event.Event{ID: uuid.New(), Kind: event.IncidentOpened, Incident: &event.Incident{ID: uuid.New(), Title: "grubx64.efi changed", Severity: "high", Status: "open", Machines: 312}}
+	disabled := event.Event{ID: uuid.New(), Kind: event.ChannelDisabled, Channel: &event.Channel{Name: "siem"}}
+	test := event.Event{ID: uuid.New(), Kind: event.Test, Channel: &event.Channel{Name: "siem"}}
+	for _, c := range []struct {
+		e                 event.Event
+		summary, severity string
+		subject           uuid.UUID
+	}{
+		{alert, "Attestation failed for your virtual machine: active on web-1", "medium", alert.Alert.ID},
+		{many, "Attestation failed for your virtual machine: active", "medium", alert.Alert.ID},
+		{incident, "grubx64.efi changed: incident open (312 machines)", "high", incident.Incident.ID},
+		{disabled, "Notification channel siem was disabled", "", disabled.ID},
+		{test, "Test notification of Assay", "", test.ID},
+		{event.Event{Kind: "later.kind"}, "later.kind", "", uuid.Nil},
+	} {
+		if got := c.e.Summary(); got != c.summary {
+			t.Errorf("summary %q, want %q", got, c.summary)
+		}
+		if got := c.e.Severity(); got != c.severity {
+			t.Errorf("severity %q, want %q", got, c.severity)
+		}
+		if got := c.e.Subject(); got != c.subject {
+			t.Errorf("subject %v, want %v", got, c.subject)
+		}
+		if strings.Contains(c.e.Summary(), "\n") {
+			t.Errorf("the summary has two lines: %q", c.e.Summary())
+		}
+	}
+}
