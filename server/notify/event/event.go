@@ -25,17 +25,19 @@ type Kind string
 // The kinds of events.
 const (
 	AlertOpened        Kind = "alert.opened"
+	AlertReopened      Kind = "alert.reopened"
 	AlertResolved      Kind = "alert.resolved"
 	AlertStatusChanged Kind = "alert.status_changed" // by hand: active, in_progress, dismissed
 	IncidentOpened     Kind = "incident.opened"
-	IncidentUpdated    Kind = "incident.updated"
+	IncidentGrown      Kind = "incident.grown" // ten times as many machines as were told before
 	IncidentResolved   Kind = "incident.resolved"
+	ExemptionEnded     Kind = "recommendation.exemption_ended"
 	ChannelDisabled    Kind = "channel.disabled" // the service gave a channel up; told to the others
 	Test               Kind = "test"             // somebody pressed the button: nothing happened
 )
 
 // Kinds are all of them, in the order of the documentation.
-var Kinds = []Kind{AlertOpened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentUpdated, IncidentResolved, ChannelDisabled, Test}
+var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentGrown, IncidentResolved, ExemptionEnded, ChannelDisabled, Test}
 
 // Event is one change. What it is not about is absent (nil or empty).
 type Event struct {
@@ -46,8 +48,10 @@ type Event struct {
 	TenantID      uuid.UUID `json:"tenant_id"`
 	Alert         *Alert    `json:"alert,omitempty"`
 	Incident      *Incident `json:"incident,omitempty"`
-	Machine       *Machine  `json:"machine,omitempty"` // of the alert; absent where it is of many machines
-	Channel       *Channel  `json:"channel,omitempty"` // that was disabled, or is tested
+	// Recommendation is the one whose exemption ended.
+	Recommendation *Recommendation `json:"recommendation,omitempty"`
+	Machine        *Machine        `json:"machine,omitempty"` // of the alert or recommendation; absent where it is of many machines
+	Channel        *Channel        `json:"channel,omitempty"` // that was disabled, or is tested
 	// VerdictID is the verdict behind it; absent where none is.
 	VerdictID *uuid.UUID `json:"verdict_id,omitempty"`
 	// Link is the page about it; absent where the service does not know its public address.
@@ -80,10 +84,20 @@ type Incident struct {
 	Code      string    `json:"code"`     // of its alerts
 	Title     string    `json:"title"`    // for people, one line
 	Severity  string    `json:"severity"` // low, medium or high
-	Status    string    `json:"status"`   // open or resolved
+	Status    string    `json:"status"`   // active, in_progress, dismissed or resolved
 	Machines  int64     `json:"machines"` // members
 	FirstSeen time.Time `json:"first_seen_at"`
 	LastSeen  time.Time `json:"last_seen_at"`
+}
+
+// Recommendation is a recommendation as it was at the fan-out.
+type Recommendation struct {
+	ID          uuid.UUID `json:"id"`
+	Code        string    `json:"code"`
+	Title       string    `json:"title"` // for people, one line
+	Description string    `json:"description"`
+	Severity    string    `json:"severity"`          // low, medium or high
+	Remediation []string  `json:"remediation_steps"` // in order; empty for none
 }
 
 // Machine is the machine that it is about.
@@ -113,6 +127,8 @@ func (e *Event) Severity() string {
 		return e.Alert.Severity
 	case e.Incident != nil:
 		return e.Incident.Severity
+	case e.Recommendation != nil:
+		return e.Recommendation.Severity
 	}
 	return ""
 }
@@ -127,23 +143,14 @@ func (e *Event) Summary() string {
 		return fmt.Sprintf("Notification channel %s was disabled", e.Channel.Name)
 	case e.Incident != nil:
 		return fmt.Sprintf("%s: incident %s (%d machines)", e.Incident.Title, e.Incident.Status, e.Incident.Machines)
+	case e.Recommendation != nil && e.Machine != nil:
+		return fmt.Sprintf("%s: exemption ended on %s", e.Recommendation.Title, e.Machine.Name)
 	case e.Alert != nil && e.Machine != nil:
 		return fmt.Sprintf("%s: %s on %s", e.Alert.Title, e.Alert.Status, e.Machine.Name)
 	case e.Alert != nil:
 		return fmt.Sprintf("%s: %s", e.Alert.Title, e.Alert.Status)
 	}
 	return string(e.Kind)
-}
-
-// Subject is what events are in order about: the alert or incident, else the event itself.
-func (e *Event) Subject() uuid.UUID {
-	switch {
-	case e.Alert != nil:
-		return e.Alert.ID
-	case e.Incident != nil:
-		return e.Incident.ID
-	}
-	return e.ID
 }
 
 // Read decodes a stored event. It refuses a document of a later version, whose members may mean something else.
