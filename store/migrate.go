@@ -17,17 +17,21 @@ import (
 )
 
 // schemaVersion is the last migration that this code knows and needs.
-const schemaVersion = 6
+var schemaVersion = migrations.Last()
 
 // Migrate brings the schema at url to the version of this code. Replicas may do so at once: one works, the
-// others wait (an advisory lock of golang-migrate). A schema that is newer is left as it is.
+// others wait (advisory locks). A schema that is newer is left as it is. The tables of the job queue come after ours.
 func Migrate(ctx context.Context, url string) error {
-	return withMigrator(ctx, url, func(m *migrate.Migrate) error {
+	err := withMigrator(ctx, url, func(m *migrate.Migrate) error {
 		if v, dirty, err := m.Version(); err == nil && !dirty && v > schemaVersion {
 			return nil
 		}
 		return m.Up()
 	})
+	if err != nil {
+		return err
+	}
+	return migrateJobs(ctx, url)
 }
 
 // withMigrator gives f a migrator on url; migrate.ErrNoChange is no error.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/assay-verifier/assay/verifier"
@@ -47,8 +48,9 @@ type Store struct {
 	revocationSets *lru[[32]byte, *revocations.Set]
 	inputs         *gatherer[machineKey, *inputsRow]
 	bootLogs       *gatherer[tenantLog, struct{}]
-	steady         *committer // appraisals that changed nothing
-	changed        *committer // appraisals that did
+	steady         *committer            // appraisals that changed nothing
+	changed        *committer            // appraisals that did
+	jobs           *river.Client[pgx.Tx] // inserts only
 	close          sync.Once
 }
 
@@ -96,6 +98,11 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		wanted:     newLRU[collateralName, time.Time](cachedCollateralMarks),
 
 		revocationSets: newLRU[[32]byte, *revocations.Set](revocationSets),
+	}
+	if s.jobs, err = newJobs(pool); err != nil {
+		grouped.Close()
+		pool.Close()
+		return nil, err
 	}
 	size := o.GroupSize
 	if size <= 0 {
