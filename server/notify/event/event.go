@@ -30,12 +30,16 @@ const (
 	IncidentOpened     Kind = "incident.opened"
 	IncidentUpdated    Kind = "incident.updated"
 	IncidentResolved   Kind = "incident.resolved"
+	AssessmentChanged  Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
+	Recommended        Kind = "recommendation.opened"
+	Heeded             Kind = "recommendation.resolved"
 	ChannelDisabled    Kind = "channel.disabled" // the service gave a channel up; told to the others
 	Test               Kind = "test"             // somebody pressed the button: nothing happened
 )
 
 // Kinds are all of them, in the order of the documentation.
-var Kinds = []Kind{AlertOpened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentUpdated, IncidentResolved, ChannelDisabled, Test}
+var Kinds = []Kind{AlertOpened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentUpdated, IncidentResolved,
+	AssessmentChanged, Recommended, Heeded, ChannelDisabled, Test}
 
 // Event is one change. What it is not about is absent (nil or empty).
 type Event struct {
@@ -46,6 +50,8 @@ type Event struct {
 	TenantID      uuid.UUID `json:"tenant_id"`
 	Alert         *Alert    `json:"alert,omitempty"`
 	Incident      *Incident `json:"incident,omitempty"`
+	// Compliance is the assessment or recommendation that it is about.
+	Compliance *Compliance `json:"compliance,omitempty"`
 	Machine       *Machine  `json:"machine,omitempty"` // of the alert; absent where it is of many machines
 	Channel       *Channel  `json:"channel,omitempty"` // that was disabled, or is tested
 	// VerdictID is the verdict behind it; absent where none is.
@@ -86,6 +92,21 @@ type Incident struct {
 	LastSeen  time.Time `json:"last_seen_at"`
 }
 
+// Compliance is the state of one rule for one machine, as it was when the event happened.
+type Compliance struct {
+	ID          *uuid.UUID `json:"id,omitempty"` // of a recommendation; an assessment is named by machine and code
+	Code        string     `json:"code"`
+	Title       string     `json:"title"`              // for people, one line
+	Description string     `json:"description"`        // plain words
+	Severity    string     `json:"severity"`           // low, medium or high
+	Status      string     `json:"status"`             // Healthy, Unhealthy or NotApplicable; active, resolved or exempt
+	Previous    string     `json:"previous,omitempty"` // the status before
+	Cause       string     `json:"cause,omitempty"`    // of an assessment, a stable word
+	Remediation []string   `json:"remediation_steps"`  // in order; empty for none
+	Citations   []string   `json:"citations"`          // the texts that demand it; empty for none
+	FirstSeen   time.Time  `json:"first_seen_at"`
+}
+
 // Machine is the machine that it is about.
 type Machine struct {
 	ID           uuid.UUID         `json:"id"`
@@ -106,13 +127,15 @@ type Channel struct {
 	Detail string    `json:"detail,omitempty"` // why it was disabled, in words
 }
 
-// Severity is that of the alert or incident; empty for an event that has none.
+// Severity is that of the alert, incident or compliance; empty for an event that has none.
 func (e *Event) Severity() string {
 	switch {
 	case e.Alert != nil:
 		return e.Alert.Severity
 	case e.Incident != nil:
 		return e.Incident.Severity
+	case e.Compliance != nil:
+		return e.Compliance.Severity
 	}
 	return ""
 }
@@ -127,6 +150,10 @@ func (e *Event) Summary() string {
 		return fmt.Sprintf("Notification channel %s was disabled", e.Channel.Name)
 	case e.Incident != nil:
 		return fmt.Sprintf("%s: incident %s (%d machines)", e.Incident.Title, e.Incident.Status, e.Incident.Machines)
+	case e.Compliance != nil && e.Machine != nil:
+		return fmt.Sprintf("%s: %s on %s", e.Compliance.Title, e.Compliance.Status, e.Machine.Name)
+	case e.Compliance != nil:
+		return fmt.Sprintf("%s: %s", e.Compliance.Title, e.Compliance.Status)
 	case e.Alert != nil && e.Machine != nil:
 		return fmt.Sprintf("%s: %s on %s", e.Alert.Title, e.Alert.Status, e.Machine.Name)
 	case e.Alert != nil:
@@ -135,13 +162,18 @@ func (e *Event) Summary() string {
 	return string(e.Kind)
 }
 
-// Subject is what events are in order about: the alert or incident, else the event itself.
+// Subject is what events are in order about: the alert, incident or recommendation, for an assessment the machine, else the
+// event itself.
 func (e *Event) Subject() uuid.UUID {
 	switch {
 	case e.Alert != nil:
 		return e.Alert.ID
 	case e.Incident != nil:
 		return e.Incident.ID
+	case e.Compliance != nil && e.Compliance.ID != nil:
+		return *e.Compliance.ID
+	case e.Compliance != nil && e.Machine != nil:
+		return e.Machine.ID
 	}
 	return e.ID
 }
