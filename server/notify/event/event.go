@@ -52,8 +52,8 @@ type Event struct {
 	Incident      *Incident `json:"incident,omitempty"`
 	// Compliance is the assessment or recommendation that it is about.
 	Compliance *Compliance `json:"compliance,omitempty"`
-	Machine       *Machine  `json:"machine,omitempty"` // of the alert; absent where it is of many machines
-	Channel       *Channel  `json:"channel,omitempty"` // that was disabled, or is tested
+	Machine    *Machine    `json:"machine,omitempty"` // of the alert; absent where it is of many machines
+	Channel    *Channel    `json:"channel,omitempty"` // that was disabled, or is tested
 	// VerdictID is the verdict behind it; absent where none is.
 	VerdictID *uuid.UUID `json:"verdict_id,omitempty"`
 	// Link is the page about it; absent where the service does not know its public address.
