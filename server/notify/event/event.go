@@ -31,13 +31,17 @@ const (
 	IncidentOpened     Kind = "incident.opened"
 	IncidentGrown      Kind = "incident.grown" // ten times as many machines as were told before
 	IncidentResolved   Kind = "incident.resolved"
+	AssessmentChanged  Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
+	Recommended        Kind = "recommendation.opened"
+	Heeded             Kind = "recommendation.resolved"
 	ExemptionEnded     Kind = "recommendation.exemption_ended"
 	ChannelDisabled    Kind = "channel.disabled" // the service gave a channel up; told to the others
 	Test               Kind = "test"             // somebody pressed the button: nothing happened
 )
 
 // Kinds are all of them, in the order of the documentation.
-var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentGrown, IncidentResolved, ExemptionEnded, ChannelDisabled, Test}
+var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentGrown, IncidentResolved,
+	AssessmentChanged, Recommended, Heeded, ExemptionEnded, ChannelDisabled, Test}
 
 // Event is one change. What it is not about is absent (nil or empty).
 type Event struct {
@@ -48,10 +52,10 @@ type Event struct {
 	TenantID      uuid.UUID `json:"tenant_id"`
 	Alert         *Alert    `json:"alert,omitempty"`
 	Incident      *Incident `json:"incident,omitempty"`
-	// Recommendation is the one whose exemption ended.
-	Recommendation *Recommendation `json:"recommendation,omitempty"`
-	Machine        *Machine        `json:"machine,omitempty"` // of the alert or recommendation; absent where it is of many machines
-	Channel        *Channel        `json:"channel,omitempty"` // that was disabled, or is tested
+	// Compliance is the assessment or recommendation that it is about.
+	Compliance *Compliance `json:"compliance,omitempty"`
+	Machine    *Machine    `json:"machine,omitempty"` // of the alert; absent where it is of many machines
+	Channel    *Channel    `json:"channel,omitempty"` // that was disabled, or is tested
 	// VerdictID is the verdict behind it; absent where none is.
 	VerdictID *uuid.UUID `json:"verdict_id,omitempty"`
 	// Link is the page about it; absent where the service does not know its public address.
@@ -90,14 +94,19 @@ type Incident struct {
 	LastSeen  time.Time `json:"last_seen_at"`
 }
 
-// Recommendation is a recommendation as it was at the fan-out.
-type Recommendation struct {
-	ID          uuid.UUID `json:"id"`
-	Code        string    `json:"code"`
-	Title       string    `json:"title"` // for people, one line
-	Description string    `json:"description"`
-	Severity    string    `json:"severity"`          // low, medium or high
-	Remediation []string  `json:"remediation_steps"` // in order; empty for none
+// Compliance is the state of one rule for one machine, as it was when the event happened.
+type Compliance struct {
+	ID          *uuid.UUID `json:"id,omitempty"` // of a recommendation; an assessment is named by machine and code
+	Code        string     `json:"code"`
+	Title       string     `json:"title"`              // for people, one line
+	Description string     `json:"description"`        // plain words
+	Severity    string     `json:"severity"`           // low, medium or high
+	Status      string     `json:"status"`             // Healthy, Unhealthy or NotApplicable; active, resolved or exempt
+	Previous    string     `json:"previous,omitempty"` // the status before
+	Cause       string     `json:"cause,omitempty"`    // of an assessment, a stable word
+	Remediation []string   `json:"remediation_steps"`  // in order; empty for none
+	Citations   []string   `json:"citations"`          // the texts that demand it; empty for none
+	FirstSeen   time.Time  `json:"first_seen_at"`
 }
 
 // Machine is the machine that it is about.
@@ -120,15 +129,15 @@ type Channel struct {
 	Detail string    `json:"detail,omitempty"` // why it was disabled, in words
 }
 
-// Severity is that of the alert or incident; empty for an event that has none.
+// Severity is that of the alert, incident or compliance; empty for an event that has none.
 func (e *Event) Severity() string {
 	switch {
 	case e.Alert != nil:
 		return e.Alert.Severity
 	case e.Incident != nil:
 		return e.Incident.Severity
-	case e.Recommendation != nil:
-		return e.Recommendation.Severity
+	case e.Compliance != nil:
+		return e.Compliance.Severity
 	}
 	return ""
 }
@@ -143,14 +152,32 @@ func (e *Event) Summary() string {
 		return fmt.Sprintf("Notification channel %s was disabled", e.Channel.Name)
 	case e.Incident != nil:
 		return fmt.Sprintf("%s: incident %s (%d machines)", e.Incident.Title, e.Incident.Status, e.Incident.Machines)
-	case e.Recommendation != nil && e.Machine != nil:
-		return fmt.Sprintf("%s: exemption ended on %s", e.Recommendation.Title, e.Machine.Name)
+	case e.Compliance != nil && e.Machine != nil:
+		return fmt.Sprintf("%s: %s on %s", e.Compliance.Title, e.Compliance.Status, e.Machine.Name)
+	case e.Compliance != nil:
+		return fmt.Sprintf("%s: %s", e.Compliance.Title, e.Compliance.Status)
 	case e.Alert != nil && e.Machine != nil:
 		return fmt.Sprintf("%s: %s on %s", e.Alert.Title, e.Alert.Status, e.Machine.Name)
 	case e.Alert != nil:
 		return fmt.Sprintf("%s: %s", e.Alert.Title, e.Alert.Status)
 	}
 	return string(e.Kind)
+}
+
+// Subject is what events are in order about: the alert, incident or recommendation, for an assessment the machine, else the
+// event itself.
+func (e *Event) Subject() uuid.UUID {
+	switch {
+	case e.Alert != nil:
+		return e.Alert.ID
+	case e.Incident != nil:
+		return e.Incident.ID
+	case e.Compliance != nil && e.Compliance.ID != nil:
+		return *e.Compliance.ID
+	case e.Compliance != nil && e.Machine != nil:
+		return e.Machine.ID
+	}
+	return e.ID
 }
 
 // Read decodes a stored event. It refuses a document of a later version, whose members may mean something else.

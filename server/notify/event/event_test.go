@@ -57,7 +57,7 @@ func TestWhatAnEventSays(t *testing.T) {
 	incident := event.Event{ID: uuid.New(), Kind: event.IncidentOpened, Incident: &event.Incident{ID: uuid.New(), Title: "grubx64.efi changed", Severity: "high", Status: "active", Machines: 312}}
 	disabled := event.Event{ID: uuid.New(), Kind: event.ChannelDisabled, Channel: &event.Channel{Name: "siem"}}
 	test := event.Event{ID: uuid.New(), Kind: event.Test, Channel: &event.Channel{Name: "siem"}}
-	exempt := event.Event{Kind: event.ExemptionEnded, Machine: alert.Machine, Recommendation: &event.Recommendation{Title: "Secure Boot should be enabled", Severity: "low"}}
+	exempt := event.Event{Kind: event.ExemptionEnded, Machine: alert.Machine, Compliance: &event.Compliance{Title: "Secure Boot should be enabled", Status: "active", Severity: "low"}}
 	for _, c := range []struct {
 		e                 event.Event
 		summary, severity string
@@ -68,7 +68,7 @@ func TestWhatAnEventSays(t *testing.T) {
 		{disabled, "Notification channel siem was disabled", ""},
 		{test, "Test notification of Assay", ""},
 		{event.Event{Kind: "later.kind"}, "later.kind", ""},
-		{exempt, "Secure Boot should be enabled: exemption ended on web-1", "low"},
+		{exempt, "Secure Boot should be enabled: active on web-1", "low"},
 	} {
 		if got := c.e.Summary(); got != c.summary {
 			t.Errorf("summary %q, want %q", got, c.summary)
