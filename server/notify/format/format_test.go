@@ -67,13 +67,13 @@ func events() map[string]*event.Event {
 	test := base(event.Test)
 	test.Channel = disabled.Channel
 	return map[string]*event.Event{
-		"opened": alert(event.AlertOpened, "active"), "resolved": alert(event.AlertResolved, "resolved"), "dismissed": alert(event.AlertStatusChanged, "dismissed"),
+		"opened": alert(event.AlertOpened, "active"), "reopened": alert(event.AlertReopened, "active"), "resolved": alert(event.AlertResolved, "resolved"), "dismissed": alert(event.AlertStatusChanged, "dismissed"),
 		"in progress": changed, "of many machines": many,
 		"incident": incident(event.IncidentOpened, "open"), "incident grew": incident(event.IncidentGrown, "open"), "incident over": incident(event.IncidentResolved, "resolved"),
 		"unhealthy": compliance(event.AssessmentChanged, "Unhealthy", "Healthy", nil), "healthy": compliance(event.AssessmentChanged, "Healthy", "Unhealthy", nil),
 		"not applicable": compliance(event.AssessmentChanged, "NotApplicable", "Unhealthy", nil), "recommended": compliance(event.Recommended, "active", "", &recommendation),
 		"heeded": compliance(event.Heeded, "resolved", "active", &recommendation), "exempt": compliance(event.Heeded, "exempt", "active", &recommendation),
-		"channel disabled": disabled, "test": test,
+		"exemption ended": compliance(event.ExemptionEnded, "active", "exempt", &recommendation), "channel disabled": disabled, "test": test,
 	}
 }
 
@@ -234,12 +234,12 @@ func checkOCSF(t *testing.T, place, name string, value map[string]any) {
 
 func TestOCSF(t *testing.T) {
 	want := map[string][4]int{ // class, activity, severity, status
-		"opened": {2004, 1, 3, 1}, "resolved": {2004, 3, 3, 4}, "dismissed": {2004, 3, 3, 3}, "in progress": {2004, 2, 3, 2}, "of many machines": {2004, 1, 4, 1},
+		"opened": {2004, 1, 3, 1}, "reopened": {2004, 2, 3, 1}, "resolved": {2004, 3, 3, 4}, "dismissed": {2004, 3, 3, 3}, "in progress": {2004, 2, 3, 2}, "of many machines": {2004, 1, 4, 1},
 		"incident": {2004, 1, 4, 1}, "incident grew": {2004, 2, 4, 1}, "incident over": {2004, 3, 4, 4},
-		"unhealthy": {2003, 1, 2, 1}, "healthy": {2003, 3, 2, 4}, "not applicable": {2003, 3, 2, 4}, "recommended": {2003, 1, 2, 1}, "heeded": {2003, 3, 2, 4}, "exempt": {2003, 3, 2, 3},
+		"unhealthy": {2003, 1, 2, 1}, "healthy": {2003, 3, 2, 4}, "not applicable": {2003, 3, 2, 4}, "recommended": {2003, 1, 2, 1}, "exemption ended": {2003, 1, 2, 1}, "heeded": {2003, 3, 2, 4}, "exempt": {2003, 3, 2, 3},
 		"channel disabled": {2004, 1, 1, 1}, "test": {2004, 1, 1, 1},
 	}
-	results := map[string]float64{"unhealthy": 3, "recommended": 3, "healthy": 1, "heeded": 1, "not applicable": 2, "exempt": 2}
+	results := map[string]float64{"unhealthy": 3, "recommended": 3, "exemption ended": 3, "healthy": 1, "heeded": 1, "not applicable": 2, "exempt": 2}
 	for name, e := range events() {
 		var got map[string]any
 		if err := json.Unmarshal(encode(t, format.OCSF, e), &got); err != nil {
@@ -309,7 +309,7 @@ func parseCEF(t testing.TB, line string) (fields []string, pairs map[string]stri
 }
 
 func TestCEF(t *testing.T) {
-	severities := map[string]string{"opened": "6", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
+	severities := map[string]string{"opened": "6", "reopened": "6", "exemption ended": "3", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
 	for name, e := range events() {
 		fields, pairs := parseCEF(t, string(encode(t, format.CEF, e)))
 		if len(fields) != 7 || fields[0] != "CEF:0" || fields[1] != "Assay" || fields[3] != "1.2.3" {
@@ -395,7 +395,7 @@ func TestMail(t *testing.T) {
 }
 
 func TestSyslogSeverity(t *testing.T) {
-	want := map[string]int{"opened": 4, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
+	want := map[string]int{"opened": 4, "reopened": 4, "exemption ended": 5, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
 	for name, e := range events() {
 		expected, told := want[name]
 		if !told {

@@ -181,7 +181,7 @@ func activity(e *event.Event) (id int, name string) {
 	switch {
 	case Over(e):
 		return activityClose, "Close"
-	case e.Kind == event.AlertStatusChanged || e.Kind == event.IncidentGrown:
+	case e.Kind == event.AlertReopened || e.Kind == event.AlertStatusChanged || e.Kind == event.IncidentGrown:
 		return activityUpdate, "Update"
 	}
 	return activityCreate, "Create"
