@@ -25,7 +25,7 @@ func tell(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, now time.Time, kind 
 }
 
 // OutboxEvent is an event that has not been fanned out. Subject is what it is about as it is now, in the members of the
-// API's NotificationEvent: alert, incident, recommendation, machine; each null where there is none.
+// API's NotificationEvent: alert, incident, compliance, machine, verdict_id; each null where there is none.
 type OutboxEvent struct {
 	ID        uuid.UUID
 	Kind      string
@@ -42,19 +42,25 @@ type Telling struct {
 	Channels []uuid.UUID
 }
 
+// The history of an alert (alert_events) has the id of the event that reports it: who did it, and what was said.
 const selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_build_object(
 		'alert', CASE WHEN a.alert_id IS NOT NULL THEN jsonb_build_object('id', a.alert_id, 'code', a.code, 'title', a.display_name, 'description', a.description,
-			'severity', a.severity, 'status', a.status, 'reason', a.reason, 'remediation_steps', a.remediation_steps, 'count', a.seen_count,
-			'first_seen_at', a.first_seen_at, 'last_seen_at', a.last_seen_at,
+			'severity', a.severity, 'status', a.status, 'reason', a.reason, 'remediation_steps', a.remediation_steps, 'count', a.seen_count, 'scope', a.scope,
+			'first_seen_at', a.first_seen_at, 'last_seen_at', a.last_seen_at, 'comment', coalesce(e.comment, ''), 'changed_by', coalesce(e.actor, ''),
 			'suppressed', (a.suppressed_by IS NOT NULL AND sr.state = 'enabled' AND (sr.expires_at IS NULL OR sr.expires_at > o.created_at)) IS TRUE) END,
-		'recommendation', CASE WHEN r.recommendation_id IS NOT NULL THEN jsonb_build_object('id', r.recommendation_id, 'code', r.code, 'title', r.display_name,
-			'description', r.description, 'severity', r.severity, 'remediation_steps', r.remediation_steps) END,
+		'incident', CASE WHEN i.incident_id IS NOT NULL THEN jsonb_build_object('id', i.incident_id, 'code', i.code, 'title', i.title, 'severity', i.severity,
+			'status', i.status, 'machines', i.open_members, 'first_seen_at', i.opened_at, 'last_seen_at', i.last_joined_at) END,
+		'compliance', CASE WHEN r.recommendation_id IS NOT NULL THEN jsonb_build_object('id', r.recommendation_id, 'code', r.code, 'title', r.display_name,
+			'description', r.description, 'severity', r.severity, 'remediation_steps', r.remediation_steps, 'status', CASE WHEN r.open THEN 'active' ELSE 'resolved' END,
+			'citations', jsonb_build_array(), 'first_seen_at', r.first_seen_at) END,
 		'machine', CASE WHEN m.machine_id IS NOT NULL THEN jsonb_build_object('id', m.machine_id, 'name', m.name, 'external_id', m.external_id, 'platform', m.platform,
 			'os', m.os, 'security_type', m.security_type, 'scale_set', m.scale_set, 'labels', m.labels) END,
 		'verdict_id', a.verdict_id), o.created_at
 	FROM outbox o
 	LEFT JOIN alerts a ON a.tenant_id = o.tenant_id AND a.alert_id = o.subject_id
+	LEFT JOIN alert_events e ON e.tenant_id = o.tenant_id AND e.alert_id = o.subject_id AND e.event_id = o.event_id
 	LEFT JOIN suppression_rules sr ON sr.tenant_id = a.tenant_id AND sr.rule_id = a.suppressed_by
+	LEFT JOIN incidents i ON i.tenant_id = o.tenant_id AND i.incident_id = o.subject_id
 	LEFT JOIN recommendations r ON r.tenant_id = o.tenant_id AND r.recommendation_id = o.subject_id
 	LEFT JOIN machines m ON m.tenant_id = o.tenant_id AND m.machine_id = coalesce(a.machine_id, r.machine_id)
 	WHERE o.tenant_id = $1 AND o.fanned_out_at IS NULL

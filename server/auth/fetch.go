@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/assay-verifier/assay/server/reach"
 )
 
 // Bounds on what an issuer may cost.
@@ -32,9 +34,6 @@ const (
 	longestLife  = 24 * time.Hour
 )
 
-// errForbiddenAddress says no more: which addresses exist inside is nobody's business.
-var errForbiddenAddress = errors.New("its address is private, or of a kind that is never asked")
-
 // fetcher asks issuers. It follows no redirect, uses no proxy that the environment names, and reads no answer that
 // is larger than such documents are.
 type fetcher struct {
@@ -43,9 +42,9 @@ type fetcher struct {
 	http    *http.Client
 }
 
-func newFetcher(reach Reach, roots *x509.CertPool) *fetcher {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: reach.control}
-	return &fetcher{reach: reach, timeout: fetchTimeout, http: &http.Client{
+func newFetcher(to Reach, roots *x509.CertPool) *fetcher {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: to.rules().Control}
+	return &fetcher{reach: to, timeout: fetchTimeout, http: &http.Client{
 		Transport: &http.Transport{
 			Proxy: nil, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 			MaxResponseHeaderBytes: maxFetchedHeader, TLSHandshakeTimeout: 5 * time.Second, DisableKeepAlives: true, DisableCompression: true,
@@ -111,7 +110,7 @@ func (f *fetcher) get(ctx context.Context, address string, limit int64, what str
 	resp, err := f.http.Do(req) //nolint:gosec // an administrator configured the issuer, and the dialer checks the address
 	if err != nil {
 		text := what + " cannot be reached"
-		if errors.Is(err, errForbiddenAddress) {
+		if errors.Is(err, reach.ErrForbidden) {
 			text = what + " is at an address that this service may not ask"
 		}
 		return nil, nil, &fetchError{text, err}
