@@ -229,7 +229,9 @@ func TestSilentServer(t *testing.T) {
 }
 
 func TestDialRefuses(t *testing.T) {
-	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("this address may not be asked") }
+	refuse := func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("this address may not be asked")
+	}
 	for _, security := range []mail.Security{mail.StartTLS, mail.Implicit, mail.Plain} {
 		err := mail.Send(t.Context(), refuse, mail.Target{Host: "127.0.0.1", Port: 25, Security: security}, message())
 		if err == nil || !strings.Contains(err.Error(), "may not be asked") {
