@@ -1,0 +1,160 @@
+package notify
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/assay-verifier/assay/server/notify/event"
+	"github.com/assay-verifier/assay/store"
+)
+
+// facts are what the event's row says of the moment of the change. A row has those that fit its kind.
+type facts struct {
+	Code         string     `json:"code"`
+	Severity     string     `json:"severity"`
+	Reason       string     `json:"reason"`
+	From         string     `json:"from"`
+	To           string     `json:"to"`
+	Scope        string     `json:"scope"`
+	MachineID    *uuid.UUID `json:"machine_id"`
+	VerdictID    *uuid.UUID `json:"verdict_id"`
+	SuppressedBy *uuid.UUID `json:"suppressed_by"`
+	Members      int64      `json:"members"`
+	ID           uuid.UUID  `json:"id"`
+	Name         string     `json:"name"`
+	Kind         string     `json:"kind"`
+	Detail       string     `json:"detail"`
+}
+
+// describe makes the document of an event: what it is about as it is now, and over that the facts of then.
+func (s *Service) describe(tenant uuid.UUID, o *store.OutboxEvent) (*event.Event, error) {
+	var e event.Event
+	if err := json.Unmarshal(o.Subject, &e); err != nil {
+		return nil, fmt.Errorf("describe event %s: %w", o.ID, err)
+	}
+	var f facts
+	if err := json.Unmarshal(o.Payload, &f); err != nil {
+		return nil, fmt.Errorf("describe event %s: %w", o.ID, err)
+	}
+	e.SchemaVersion, e.ID, e.Kind, e.Time, e.TenantID = event.SchemaVersion, o.ID, event.Kind(o.Kind), o.CreatedAt.UTC(), tenant
+	family, _, _ := strings.Cut(o.Kind, ".")
+	switch family {
+	case "alert":
+		describeAlert(&e, o.SubjectID, &f)
+		e.Link = s.link("alerts", o.SubjectID)
+	case "incident":
+		describeIncident(&e, o.SubjectID, &f)
+		e.Link = s.link("incidents", o.SubjectID)
+	case "recommendation":
+		e.Link = s.link("recommendations", uuid.Nil)
+	case "channel":
+		e.Channel = &event.Channel{ID: f.ID, Name: f.Name, Kind: f.Kind, Detail: f.Detail}
+		e.Link = s.link("notifications", uuid.Nil)
+	}
+	return &e, nil
+}
+
+func describeAlert(e *event.Event, id uuid.UUID, f *facts) {
+	if e.Alert == nil { // deleted since: what its row said is all there is
+		e.Alert = &event.Alert{ID: id, Code: f.Code, Title: f.Code, Count: 1, FirstSeen: e.Time, LastSeen: e.Time, Scope: f.Scope}
+	}
+	a := e.Alert
+	a.FirstSeen, a.LastSeen = a.FirstSeen.UTC(), a.LastSeen.UTC()
+	if f.Severity != "" {
+		a.Severity = f.Severity
+	}
+	switch e.Kind {
+	case event.AlertOpened, event.AlertReopened:
+		a.Status = "active"
+		if f.Severity != "" { // a reopening by hand repeats none of this
+			a.Reason, a.Suppressed = f.Reason, f.SuppressedBy != nil
+		}
+	case event.AlertResolved:
+		a.Status = "resolved"
+	default:
+		a.Status = f.To
+	}
+	a.Previous = f.From
+	if f.VerdictID != nil {
+		e.VerdictID = f.VerdictID
+	}
+	if strings.HasPrefix(a.ChangedBy, "system:") {
+		a.ChangedBy = ""
+	}
+	if a.Remediation == nil {
+		a.Remediation = []string{}
+	}
+}
+
+func describeIncident(e *event.Event, id uuid.UUID, f *facts) {
+	if e.Incident == nil {
+		e.Incident = &event.Incident{ID: id, Code: f.Code, Title: f.Code, Severity: f.Severity, FirstSeen: e.Time, LastSeen: e.Time}
+	}
+	i := e.Incident
+	i.FirstSeen, i.LastSeen = i.FirstSeen.UTC(), i.LastSeen.UTC()
+	if f.Members > 0 {
+		i.Machines = f.Members
+	}
+	if e.Kind == event.IncidentResolved {
+		i.Status = "resolved"
+	} else if f.To != "" {
+		i.Status = f.To
+	}
+}
+
+func (s *Service) link(page string, id uuid.UUID) string {
+	if s.cfg.PublicURL == "" {
+		return ""
+	}
+	if id == uuid.Nil {
+		return s.cfg.PublicURL + "/ui/" + page
+	}
+	return s.cfg.PublicURL + "/ui/" + page + "/" + id.String()
+}
+
+var severities = []string{"low", "medium", "high"}
+
+// wants tells whether a channel is told an event. What is about no single machine passes the filters by machine.
+func wants(f *store.ChannelFilter, e *event.Event) bool {
+	kind := string(e.Kind)
+	switch {
+	case len(f.Kinds) > 0 && !slices.Contains(f.Kinds, kind):
+		return false
+	case e.Alert != nil && e.Alert.Suppressed && !f.IncludeSuppressed:
+		return false
+	case f.IncidentsOnly && e.Incident == nil && e.Channel == nil:
+		return false
+	case len(f.AlertCodes) > 0 && codeOf(e) != "" && !slices.Contains(f.AlertCodes, codeOf(e)):
+		return false
+	case f.MinSeverity != "" && e.Severity() != "" && slices.Index(severities, e.Severity()) < slices.Index(severities, f.MinSeverity):
+		return false
+	}
+	if e.Machine == nil {
+		return true
+	}
+	if len(f.ScaleSets) > 0 && !slices.Contains(f.ScaleSets, e.Machine.ScaleSet) {
+		return false
+	}
+	for name, value := range f.Labels {
+		if has, ok := e.Machine.Labels[name]; !ok || has != value {
+			return false
+		}
+	}
+	return true
+}
+
+func codeOf(e *event.Event) string {
+	switch {
+	case e.Alert != nil:
+		return e.Alert.Code
+	case e.Incident != nil:
+		return e.Incident.Code
+	case e.Compliance != nil:
+		return e.Compliance.Code
+	}
+	return ""
+}
