@@ -152,7 +152,7 @@ func (s *Store) RecordAttempt(ctx context.Context, tenant uuid.UUID, r AttemptRe
 			return err
 		}
 		if finished != nil {
-			if _, err := tx.Exec(ctx, wakeNext, tenant, r.ChannelID, found[0].Subject, end); err != nil {
+			if _, err := tx.Exec(ctx, wakeNext, tenant, r.ChannelID, found[0].Subject, r.At); err != nil {
 				return err
 			}
 		}

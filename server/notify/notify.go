@@ -45,6 +45,8 @@ type Config struct {
 	AllowHTTP bool
 	// Version of the software, and the address of its pages without a slash at its end; empty for no links.
 	Version, PublicURL string
+	// Timeout bounds one attempt, from the look-up of the name to the answer; 0 means 15 s.
+	Timeout time.Duration
 	// Observe is told each attempt; nil for nobody.
 	Observe func(Observation)
 }
@@ -82,6 +84,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = attemptTimeout
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(Observation) {}

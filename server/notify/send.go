@@ -18,7 +18,7 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
-// attemptTimeout bounds one attempt, from the look-up of the name to the answer.
+// attemptTimeout bounds one attempt where the configuration does not.
 const attemptTimeout = 15 * time.Second
 
 // message is an event as a channel's receiver reads it.
@@ -38,7 +38,7 @@ type outcome struct {
 
 // send makes one attempt.
 func (s *Service) send(ctx context.Context, tenant uuid.UUID, c *store.Channel, document []byte) outcome {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	e, err := event.Read(document)
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Service) sendSyslog(ctx context.Context, c *store.Channel, m *message, 
 	err := syslog.Send(ctx, s.cfg.Reach.Dial, to, syslog.Message{Facility: syslog.FacilityAuthPriv, Severity: syslog.Severity(format.SyslogSeverity(m.event)),
 		At: m.event.Time, Host: s.origin.Host, App: "assay", Version: s.cfg.Version, ProcID: "-", MsgID: string(m.event.Kind), Body: m.body})
 	if err != nil {
-		return outcome{err: plainError(ctx, err)}
+		return outcome{err: s.plainError(ctx, err)}
 	}
 	return outcome{}
 }
@@ -90,7 +90,7 @@ func (s *Service) sendMail(ctx context.Context, c *store.Channel, secrets *Secre
 		Username: c.Config.Username, Password: secrets.Password}, mail.Message{From: c.Config.From, To: c.Config.To, Subject: subject, Text: text, At: e.Time,
 		ID: e.ID.String(), Thread: e.Subject().String(), Headers: map[string]string{"Assay-Event": string(e.Kind)}})
 	if err != nil {
-		return outcome{err: plainError(ctx, err)}
+		return outcome{err: s.plainError(ctx, err)}
 	}
 	return outcome{}
 }

@@ -45,7 +45,7 @@ func (s *Service) sendWebhook(ctx context.Context, c *store.Channel, secrets *Se
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return outcome{err: plainError(ctx, err)}
+		return outcome{err: s.plainError(ctx, err)}
 	}
 	_ = resp.Body.Close() // unread: what it says changes nothing, and it may be endless
 	return judge(resp, at)
@@ -95,12 +95,12 @@ const maxError = 300
 
 // plainError is why nothing was sent, or no answer came, in words that may be kept and shown: without the URL, which may
 // hold a secret, in one line and short.
-func plainError(ctx context.Context, err error) error {
+func (s *Service) plainError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, reach.ErrForbidden):
 		return errors.New("the receiver's address is private, or of a kind that is never asked; the operator can allow networks (--notify-allow-networks)")
 	case ctx.Err() != nil:
-		return fmt.Errorf("no answer within %s", attemptTimeout)
+		return fmt.Errorf("no answer within %s", s.cfg.Timeout)
 	}
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
