@@ -6,7 +6,7 @@ import (
 
 // R3: guest attestation status should be healthy. It is issued once attestation is running, that is with
 // every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
-// says what the others lack.
+// says what the others lack. Of a machine that is silent past its deadline the last appraisal does not count any more.
 var guestAttestationHealthy = &Rule{
 	Code:     "guest_attestation_healthy",
 	Title:    "Guest attestation status should be healthy",
@@ -15,6 +15,10 @@ var guestAttestationHealthy = &Rule{
 	Steps:    attestationSteps,
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		a := in.Appraisal
+		if in.Silent != nil {
+			r.assess(out, Unhealthy, CauseStale, in.silence()+" Nothing is known of what it runs now.")
+			return
+		}
 		if a == nil {
 			return
 		}
