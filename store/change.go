@@ -160,6 +160,9 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 		begun.platforms.add(c.p)
 	}
 	begun.collateral.add(c.p)
+	if c.run.machine.StaleSince != nil {
+		begun.returned.add(c.p)
+	}
 	h, err := hot(rec)
 	if err != nil {
 		return err
@@ -171,6 +174,9 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 		var t hotTable
 		t.add(c.p, h)
 		b.Queue(extendLocked, t.args()...)
+		if c.run.machine.StaleSince != nil {
+			begun.findings = append(begun.findings, c.back())
+		}
 		return nil
 	}
 	id := newID(rec.ReceivedAt)

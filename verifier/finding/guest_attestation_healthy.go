@@ -8,7 +8,7 @@ import (
 // every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
 // says what the others lack. Of a machine that is silent past its deadline the last appraisal does not count any more.
 var guestAttestationHealthy = &Rule{
-	Code:     "guest_attestation_healthy",
+	Code:     CodeGuestAttestationHealthy,
 	Title:    "Guest attestation status should be healthy",
 	Severity: Medium,
 	Citation: "RFC 9334, section 8.4 (Attestation Results); draft-ietf-rats-ar4si, section 2.3.2",

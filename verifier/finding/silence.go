@@ -70,7 +70,9 @@ type SilenceLimits struct {
 }
 
 // DefaultSilenceLimits are 5 machines, half of a scope, and four fifths back.
-func DefaultSilenceLimits() SilenceLimits { return SilenceLimits{Machines: 5, Percent: 50, EndPercent: 20} }
+func DefaultSilenceLimits() SilenceLimits {
+	return SilenceLimits{Machines: 5, Percent: 50, EndPercent: 20}
+}
 
 // SilentMachine is a machine that is stale, and has no alert of its own for it.
 type SilentMachine struct {

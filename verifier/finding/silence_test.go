@@ -69,14 +69,16 @@ func TestDecideSilence(t *testing.T) {
 		}
 		return out
 	}
-	web := func(n int) map[string]int { return map[string]int{"fleet": 1000, "platform:qemu": 1000, "scale_set:web": n} }
+	web := func(n int) map[string]int {
+		return map[string]int{"fleet": 1000, "platform:qemu": 1000, "scale_set:web": n}
+	}
 	for name, c := range map[string]struct {
 		machines []SilentMachine
 		heard    map[string]int
 		open     []OpenSilence
 		want     SilenceDecision
 	}{
-		"nobody": {},
+		"nobody":                                  {},
 		"a few of a fleet have an alert each":     {machines: silent(3, "", 0, -1), heard: web(0), want: SilenceDecision{Alone: all(0, 3)}},
 		"four are no mass, whatever their share":  {machines: silent(4, "web", 0, -1), want: SilenceDecision{Alone: all(0, 4)}},
 		"five of five are":                        {machines: silent(5, "web", 0, -1), want: SilenceDecision{Begin: []BegunSilence{{"fleet", all(0, 5)}}}},
