@@ -9,11 +9,11 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// nextAttestation is for how long a machine that attests now waits until it attests again: half an interval at least and
-// an interval at most, in whole seconds. Each machine has a moment of its own in the interval, given by its id, and is led
-// to it in two steps at most. Machines that were started, or cut off, together so part again within two intervals,
-// whatever their number, and while they do no half interval sees more than twice its share. A machine that keeps its
-// moment waits exactly an interval, and attests as often as the policy says.
+// nextAttestation is for how long a machine that attests now waits until it attests again: half an interval at least, less
+// the part of a second, and an interval at most, in whole seconds. Each machine has a moment of its own in the interval,
+// given by its id, and is led to it in two steps at most. Machines that were started, or cut off, together so part again
+// within two intervals, whatever their number, and while they do no part of an interval sees more than twice its share. A
+// machine that keeps its moment waits an interval, and attests as often as the policy says.
 func nextAttestation(machine uuid.UUID, now time.Time, p *verifier.Policy) time.Duration {
 	every := interval(p)
 	moment := time.Duration(hashOf(machine) % uint64(every)) //nolint:gosec // below the interval
@@ -23,7 +23,9 @@ func nextAttestation(machine uuid.UUID, now time.Time, p *verifier.Policy) time.
 		// It is there, or so little early that it stays where it is: sent half an interval ahead it would attest twice.
 		return every
 	case left < every/2:
-		left += every / 2
+		// Its moment is too near. It comes by at most so long before half an interval ahead of it that it may be late and is
+		// still led to it by the next step.
+		return (left + every*9/20).Truncate(time.Second)
 	}
 	return min(every, (left + time.Second - 1).Truncate(time.Second))
 }
