@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,6 +18,7 @@ import (
 // DeadlineRound is what one look at the deadlines found.
 type DeadlineRound struct {
 	NotServing bool // no replica serves the tenant: nobody could have heard a machine, so that nothing was looked at
+	Busy       bool // another replica was looking at them
 	Stale      int  // machines that are stale from now on
 	Alerts     int  // machines that got an alert of their own
 	Begun      int  // mass silences that began
@@ -35,26 +37,51 @@ const deadlinePage = 200
 // and that costs more than reading (see BenchmarkOverdue).
 func (s *Store) CheckDeadlines(ctx context.Context, tenant uuid.UUID, limits finding.SilenceLimits, now time.Time, actor Actor) (DeadlineRound, error) {
 	var r DeadlineRound
-	overdue, outages, err := s.overdue(ctx, tenant, &r, now)
+	// One look at a time: whoever holds this row decides on all that is silent, and not on what another has found so far. The
+	// lock goes with the connection, so that one who dies holds up nobody.
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO deadline_watch (tenant_id, checked_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now); err != nil {
+			return err
+		}
+		var checked time.Time
+		err := tx.QueryRow(ctx, `SELECT checked_at FROM deadline_watch WHERE tenant_id = $1 FOR UPDATE SKIP LOCKED`, pgUUID(tenant)).Scan(&checked)
+		if errors.Is(err, pgx.ErrNoRows) {
+			r.Busy = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.checkDeadlines(ctx, tenant, limits, &r, now, actor); err != nil || r.NotServing {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE deadline_watch SET checked_at = GREATEST(checked_at, $2) WHERE tenant_id = $1`, pgUUID(tenant), now)
+		return err
+	})
+	if err != nil {
+		return r, fmt.Errorf("look at deadlines: %w", err)
+	}
+	return r, nil
+}
+
+func (s *Store) checkDeadlines(ctx context.Context, tenant uuid.UUID, limits finding.SilenceLimits, r *DeadlineRound, now time.Time, actor Actor) error {
+	overdue, outages, err := s.overdue(ctx, tenant, r, now)
 	if err != nil || r.NotServing {
-		return r, err
+		return err
 	}
 	for page := range slices.Chunk(overdue, deadlinePage) {
 		n, err := s.markStale(ctx, tenant, page, outages, now, actor)
 		if err != nil {
-			return r, fmt.Errorf("mark stale machines: %w", err)
+			return fmt.Errorf("mark stale machines: %w", err)
 		}
 		r.Stale += n
 	}
-	for {
-		more, err := s.settleSilences(ctx, tenant, limits, outages, &r, now, actor)
-		if err != nil {
-			return r, fmt.Errorf("tell of silent machines: %w", err)
-		}
-		if !more {
-			return r, nil
+	for more := true; more; {
+		if more, err = s.settleSilences(ctx, tenant, limits, outages, r, now, actor); err != nil {
+			return fmt.Errorf("tell of silent machines: %w", err)
 		}
 	}
+	return nil
 }
 
 // selectOverdue reads without locks; what it finds is looked at again with the machine's lock held. $2 is the latest deadline

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -57,22 +56,10 @@ type silenceDetails struct {
 const maxExamples = 20
 
 // settleSilences decides about the silent machines that have no alert of their own, and about the mass silences that last.
-// Whoever decides holds the tenant's row of deadline_watch; who comes second finds it locked and leaves it to the first. more
-// tells that further machines wait for an alert.
+// The caller holds the tenant's row of deadline_watch. more tells that further machines wait for an alert.
 func (s *Store) settleSilences(ctx context.Context, tenant uuid.UUID, limits finding.SilenceLimits, outages []finding.Outage, r *DeadlineRound, now time.Time, actor Actor) (more bool, err error) {
 	var round DeadlineRound
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO deadline_watch (tenant_id, checked_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now); err != nil {
-			return err
-		}
-		var checked time.Time
-		err := tx.QueryRow(ctx, `SELECT checked_at FROM deadline_watch WHERE tenant_id = $1 FOR UPDATE SKIP LOCKED`, pgUUID(tenant)).Scan(&checked)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
 		w := &silences{store: s, tx: tx, tenant: tenant, now: now}
 		if err := w.read(ctx, limits, outages); err != nil || len(w.machines) == 0 && len(w.open) == 0 {
 			return err
