@@ -102,12 +102,12 @@ func softStreams(t *testing.T, svc *service, n int) streams {
 	for i := range n {
 		m := newSoftMachine(t, svc, fmt.Sprintf("soft-%d", i))
 		all = append(all, &stream{svc: svc, id: m.id, token: m.token, next: func(c *client.Challenge, round int) ([]byte, error) {
-			if round%5 == 0 || m.log == nil {
-				if err := m.boot(boots[(i+round/5)%2]); err != nil {
+			if round%5 == 0 || m.Log == nil {
+				if err := m.Boot(boots[(i+round/5)%2]); err != nil {
 					return nil, err
 				}
 			}
-			return m.evidence(c, true)
+			return m.Evidence(c, true)
 		}})
 	}
 	return all

@@ -67,12 +67,12 @@ func TestExternalDatabase(t *testing.T) {
 		t.Errorf("the service has a Postgres of its own: %v", err)
 	}
 	m := newSoftMachine(t, svc, "external-db")
-	if err := m.boot(readFile(t, bootLog(t, "sb-on-1"))); err != nil {
+	if err := m.Boot(readFile(t, bootLog(t, "sb-on-1"))); err != nil {
 		t.Fatal(err)
 	}
 	var c client.Challenge
 	svc.call(t, "POST", "/v1/machines/"+m.id+"/challenges", m.token, nil, 201, &c)
-	body, err := m.evidence(&c, true)
+	body, err := m.Evidence(&c, true)
 	if err != nil {
 		t.Fatal(err)
 	}

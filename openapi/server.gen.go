@@ -1299,6 +1299,33 @@ func (e VerdictOrigin) Valid() bool {
 	}
 }
 
+// Defines values for VerdictTrigger.
+const (
+	VerdictTriggerBoot        VerdictTrigger = "boot"
+	VerdictTriggerFirst       VerdictTrigger = "first"
+	VerdictTriggerPeriodic    VerdictTrigger = "periodic"
+	VerdictTriggerReappraisal VerdictTrigger = "reappraisal"
+	VerdictTriggerUnknown     VerdictTrigger = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the VerdictTrigger enum.
+func (e VerdictTrigger) Valid() bool {
+	switch e {
+	case VerdictTriggerBoot:
+		return true
+	case VerdictTriggerFirst:
+		return true
+	case VerdictTriggerPeriodic:
+		return true
+	case VerdictTriggerReappraisal:
+		return true
+	case VerdictTriggerUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for VerdictStatus.
 const (
 	Affirming       VerdictStatus = "affirming"
@@ -1683,7 +1710,7 @@ type ApproveVersionRequest struct {
 
 // Assessment defines model for Assessment.
 type Assessment struct {
-	// Cause A stable word.
+	// Cause A stable word. Of guest_attestation_healthy: attested, origin_unverified, baseline_deviation, warning, nothing_appraised, or stale: the machine is silent past its deadline.
 	//
 	// Example: baseline_deviation
 	Cause string `json:"cause"`
@@ -2533,7 +2560,10 @@ type LayerRef struct {
 // Machine defines model for Machine.
 type Machine struct {
 	// Assurance How the AK was proved; null before enrolment.
-	Assurance *string   `json:"assurance"`
+	Assurance *string `json:"assurance"`
+
+	// BootCount Boots that genuine evidence has shown.
+	BootCount int64     `json:"boot_count"`
 	CreatedAt time.Time `json:"created_at"`
 
 	// Declared Security features; null or absent is unknown.
@@ -2545,6 +2575,9 @@ type Machine struct {
 	Instance *map[string]interface{} `json:"instance,omitempty"`
 	Labels   map[string]string       `json:"labels"`
 
+	// LastBootAt When the first genuine evidence of its last boot was received; null before.
+	LastBootAt *time.Time `json:"last_boot_at"`
+
 	// LastSeenAt Last accepted evidence.
 	LastSeenAt    *time.Time          `json:"last_seen_at"`
 	LastVerdictID *openapi_types.UUID `json:"last_verdict_id"`
@@ -2552,7 +2585,7 @@ type Machine struct {
 	// Name Example: web-1
 	Name string `json:"name"`
 
-	// NextDueAt When evidence is expected again.
+	// NextDueAt When evidence is expected again at the latest; null where none is: without an active key.
 	NextDueAt *time.Time `json:"next_due_at"`
 
 	// Observed Security features; null or absent is unknown.
@@ -2577,6 +2610,9 @@ type Machine struct {
 
 	// SecurityType As in the request; empty where nobody said.
 	SecurityType string `json:"security_type"`
+
+	// StaleSince Since when it counts as silent: it missed next_due_at, and did not come in the time that its policy leaves after it. Null while it is not; the next evidence ends it.
+	StaleSince *time.Time `json:"stale_since"`
 
 	// State `registered` (inventory only), `enrolling` or `active`.
 	State MachineState `json:"state"`
@@ -2666,7 +2702,10 @@ type Overview struct {
 	OpenAlertsBySeverity       Counts              `json:"open_alerts_by_severity"`
 	RecommendationsByCode      Counts              `json:"recommendations_by_code"`
 	RecommendationsBySeverity  Counts              `json:"recommendations_by_severity"`
-	SuppressedAlerts           int64               `json:"suppressed_alerts"`
+
+	// StaleMachines Machines that are silent past their deadline.
+	StaleMachines    int64 `json:"stale_machines"`
+	SuppressedAlerts int64 `json:"suppressed_alerts"`
 }
 
 // PCRSelection PCR indices by bank: what the quote has to cover at least.
@@ -3930,7 +3969,7 @@ type Verdict struct {
 	// MachineName In the history.
 	MachineName *string `json:"machine_name,omitempty"`
 
-	// NextAttestationAfterSeconds When to attest again; in the answer to evidence.
+	// NextAttestationAfterSeconds When to attest again; in the answer to evidence. Half an interval at least and an interval at most, so that machines that attest at one time find times of their own.
 	//
 	// Example: 300
 	NextAttestationAfterSeconds *int       `json:"next_attestation_after_seconds,omitempty"`
@@ -3964,10 +4003,22 @@ type Verdict struct {
 
 	// Supersedes The verdict that stood before this one judged its evidence again; in the history.
 	Supersedes *openapi_types.UUID `json:"supersedes,omitempty"`
+
+	// Trigger What the evidence came after, as it says of itself; in the history, the first of the run: `first` of the machine's key, a `boot` (the TPM's
+	// reset counter or the agent's boot id is another one), an interval (`periodic`), or `unknown` where it names no boot;
+	// `reappraisal` where stored evidence was judged again. Each boot begins a run, so that what extends a run is periodic.
+	// Absent for verdicts from before this was kept.
+	Trigger *VerdictTrigger `json:"trigger,omitempty"`
 }
 
 // VerdictOrigin In the history: `evidence` where the machine attested, `reappraisal` where stored evidence was judged again. Such a verdict is no attestation: received_at is when that evidence was received, first_at when it was judged again.
 type VerdictOrigin string
+
+// VerdictTrigger What the evidence came after, as it says of itself; in the history, the first of the run: `first` of the machine's key, a `boot` (the TPM's
+// reset counter or the agent's boot id is another one), an interval (`periodic`), or `unknown` where it names no boot;
+// `reappraisal` where stored evidence was judged again. Each boot begins a run, so that what extends a run is periodic.
+// Absent for verdicts from before this was kept.
+type VerdictTrigger string
 
 // VerdictList defines model for VerdictList.
 type VerdictList struct {
@@ -4412,6 +4463,12 @@ type ListMachinesParams struct {
 
 	// SeenBefore Only machines whose last evidence is older than this, or that never sent any.
 	SeenBefore *time.Time `form:"seen_before,omitempty" json:"seen_before,omitempty"`
+
+	// Stale Only machines that are silent past their deadline, or only those that are not.
+	Stale *bool `form:"stale,omitempty" json:"stale,omitempty"`
+
+	// SilenceAlertID Only machines that are silent now, and that this alert `attestation_missing` of many machines stands for.
+	SilenceAlertID *openapi_types.UUID `form:"silence_alert_id,omitempty" json:"silence_alert_id,omitempty"`
 }
 
 // UpsertMachineParams defines parameters for UpsertMachine.
@@ -8141,6 +8198,32 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "seen_before"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "seen_before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "stale" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "stale", r.URL.Query(), &params.Stale, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "stale"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "stale", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "silence_alert_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "silence_alert_id", r.URL.Query(), &params.SilenceAlertID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "silence_alert_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "silence_alert_id", Err: err})
 		}
 		return
 	}

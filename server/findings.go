@@ -125,5 +125,6 @@ func (s *Server) GetOverview(ctx context.Context, _ openapi.GetOverviewRequestOb
 		OpenAlertsBySeverity: counts(o.OpenAlertsBySeverity), OpenAlertsByReason: counts(o.OpenAlertsByReason), SuppressedAlerts: o.SuppressedAlerts,
 		RecommendationsByCode: counts(o.RecommendationsByCode), RecommendationsBySeverity: counts(o.RecommendationsBySev),
 		AssessmentsByStatus: counts(o.AssessmentsByStatus), OldestAttestationAt: utcOrNull(o.OldestAttestation), OldestAttestationMachineID: o.OldestAttestationOwner,
+		StaleMachines: o.StaleMachines,
 	}, nil
 }

@@ -29,6 +29,7 @@ func machineDTO(m store.Machine) openapi.Machine {
 		ScaleSet: m.ScaleSet, Labels: labelsDTO(m.Labels), Declared: postureDTO(m.Declared), Observed: postureDTO(m.Observed),
 		State: openapi.MachineState(m.State), Reason: textOrNull(m.Reason), Assurance: textOrNull(m.Assurance),
 		LastVerdictID: m.LastVerdict, LastSeenAt: utcOrNull(m.LastSeenAt), NextDueAt: utcOrNull(m.NextDueAt),
+		StaleSince: utcOrNull(m.StaleSince), LastBootAt: utcOrNull(m.LastBootAt), BootCount: m.BootCount,
 		CreatedAt: utc(m.CreatedAt), UpdatedAt: utc(m.UpdatedAt),
 	}
 	if m.LastVerdict != nil {
@@ -50,6 +51,7 @@ func (s *Server) ListMachines(ctx context.Context, req openapi.ListMachinesReque
 	f := store.MachineFilter{
 		Name: value(q.Name), ScaleSet: value(q.ScaleSet), Platform: text(q.Platform), OS: text(q.Os),
 		SecurityType: text(q.SecurityType), Label: value(q.Label), Status: text(q.Status), SeenBefore: q.SeenBefore,
+		Stale: q.Stale, SilenceAlert: q.SilenceAlertID,
 	}
 	items, next, err := s.store.ListMachines(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
 	if err != nil {

@@ -28,6 +28,7 @@ type verdict struct {
 	FirstAt        *time.Time `json:"first_at,omitempty"`
 	LastAt         *time.Time `json:"last_at,omitempty"`
 	Count          int64      `json:"count,omitempty"`
+	Trigger        string     `json:"trigger,omitempty"`
 	EventLogDigest string     `json:"event_log_digest,omitempty"`
 	Origin         string     `json:"origin,omitempty"`
 	ReappraisalID  *uuid.UUID `json:"reappraisal_id,omitempty"`
@@ -60,6 +61,7 @@ func evidenceAnswer(r *attest.Result) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	b = append(append(append(b, `,"trigger":"`...), r.Trigger...), '"')
 	b = append(append(append(b, `,"result_token":"`...), r.ResultToken...), `","next_attestation_after_seconds":`...)
 	b = strconv.AppendInt(b, int64(r.NextAttestationAfterSeconds), 10)
 	if r.NextChallenge != nil {
@@ -77,7 +79,7 @@ func storedVerdict(v store.Verdict) verdict {
 	first, last := utc(v.FirstAt), utc(v.LastAt)
 	out := verdict{
 		ID: v.ID, MachineID: v.MachineID, MachineName: v.MachineName, ReceivedAt: first,
-		Appraisal: withoutNulls(v.Appraisal), FirstAt: &first, LastAt: &last, Count: v.Count,
+		Appraisal: withoutNulls(v.Appraisal), FirstAt: &first, LastAt: &last, Count: v.Count, Trigger: string(v.Trigger),
 		Origin: "evidence", ReappraisalID: v.ReappraisalID, Supersedes: v.Supersedes, SupersededBy: v.SupersededBy,
 	}
 	if v.ReappraisalID != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // lockRuns reads and locks the machines of a group, in one order, with what decides about each record.
@@ -160,6 +161,9 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 		begun.platforms.add(c.p)
 	}
 	begun.collateral.add(c.p)
+	if c.run.machine.StaleSince != nil {
+		begun.returned.add(c.p)
+	}
 	h, err := hot(rec)
 	if err != nil {
 		return err
@@ -171,11 +175,17 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 		var t hotTable
 		t.add(c.p, h)
 		b.Queue(extendLocked, t.args()...)
+		if c.run.machine.StaleSince != nil {
+			begun.findings = append(begun.findings, c.back())
+		}
 		return nil
 	}
 	id := newID(rec.ReceivedAt)
 	c.p.result = Recorded{VerdictID: id, New: true, Count: 1}
 	c.findings = &findingSet{tenant: c.p.tenant, machine: c.run.machine, result: rec.Findings, verdict: &id, at: rec.ReceivedAt, rules: rules}
+	if c.run.machine.StaleSince != nil {
+		c.findings.result.EvaluatedAlerts = append(slices.Clone(rec.Findings.EvaluatedAlerts), finding.CodeAttestationMissing)
+	}
 	return begun.add(c, id, h)
 }
 

@@ -33,8 +33,10 @@ func (s *Store) CreateEnrollment(ctx context.Context, tenant uuid.UUID, in Enrol
 	// the other begins again and finds it.
 	for range 5 {
 		err = s.inTx(ctx, func(tx pgx.Tx) error {
-			e, err = createEnrollment(ctx, tx, tenant, in, now, actor)
-			return err
+			if e, err = createEnrollment(ctx, tx, tenant, in, now, actor); err != nil || e.Status != "active" {
+				return err
+			}
+			return s.expectFirst(ctx, tx, tenant, e.MachineID, now)
 		})
 		if !errors.Is(err, errLostRace) && !isViolation(err, "") && !isCode(err, "40P01") { // deadlock_detected
 			break
@@ -305,8 +307,10 @@ func (s *Store) ActivateEnrollment(ctx context.Context, tenant, id uuid.UUID, se
 	var refused error // answered after the commit that burns the try
 	for range 5 {
 		err = s.inTx(ctx, func(tx pgx.Tx) error {
-			e, refused, err = activateEnrollment(ctx, tx, tenant, known, secretHash, now, actor)
-			return err
+			if e, refused, err = activateEnrollment(ctx, tx, tenant, known, secretHash, now, actor); err != nil || e.Status != "active" {
+				return err
+			}
+			return s.expectFirst(ctx, tx, tenant, e.MachineID, now)
 		})
 		if !isCode(err, "40P01") { // deadlock_detected: with another machine that claims the EK
 			break

@@ -24,7 +24,7 @@ import (
 const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at, k.kind, k.anchor_fingerprint, k.certificate_not_after,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
-		st.last_challenge, st.last_log, st.last_platform, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
+		st.last_challenge, st.last_log, st.last_platform, st.ima_state, st.boot_id, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
 		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils, own.ended,
 		matches.ids, matches.versions, matches.activations, matches.highest_versions, matches.highest_activations
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
@@ -66,6 +66,7 @@ type inputsRow struct {
 	clock, reset, restart, firmware  pgtype.Int8
 	safe                             pgtype.Bool
 	lastChallenge, lastLog, imaState []byte
+	bootID                           string
 	run                              pgtype.UUID
 	generation                       int64
 	own                              pgtype.Bool
@@ -78,9 +79,9 @@ type inputsRow struct {
 }
 
 func (r *inputsRow) scan(row pgx.Row) error {
-	return row.Scan(append(append(make([]any, 0, 60), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
+	return row.Scan(append(append(make([]any, 0, 64), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
-		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.run,
+		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.bootID, &r.run,
 		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils, &r.ended,
 		&r.matches.ids, &r.matches.versions, &r.matches.activations, &r.matches.highestVersions, &r.matches.highestActivations)...)...)
 }
@@ -154,7 +155,7 @@ func (r *inputsRow) inputs(cfg *tenantConfig, bound []BaselineVersion, now time.
 	}
 	in := AppraisalInputs{
 		Machine: m, LastChallenge: r.lastChallenge, LastLog: r.lastLog, LastPlatform: r.lastPlatform, Trust: cfg.trust, Revocations: cfg.revocations, CurrentRun: uuidPtr(r.run), HasOwnBaseline: r.own.Bool,
-		Matches: r.matches.list(),
+		Matches: r.matches.list(), LastBootID: r.bootID,
 	}
 	if r.keyID.Valid {
 		in.Key = &AttestationKey{ID: r.keyID.Bytes, MachineID: m.ID, Public: r.akPublic, Name: r.akName,

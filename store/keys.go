@@ -100,7 +100,7 @@ func activateKey(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, key Attestati
 		}
 		// What was remembered of the old key's quotes says nothing about the new key's, and a judgement by
 		// the new key is a new run.
-		if _, err := tx.Exec(ctx, `UPDATE machine_attestation_state SET fingerprint = NULL, clock_key_id = NULL, last_log = NULL, last_platform = NULL, ima_state = NULL
+		if _, err := tx.Exec(ctx, `UPDATE machine_attestation_state SET fingerprint = NULL, next_due_at = NULL, clock_key_id = NULL, last_log = NULL, last_platform = NULL, ima_state = NULL
 			WHERE tenant_id = $1 AND machine_id = $2`, tenant, key.MachineID); err != nil {
 			return AttestationKey{}, fmt.Errorf("activate the key: %w", err)
 		}
@@ -141,6 +141,9 @@ func (s *Store) AddAttestationKey(ctx context.Context, tenant, machineID uuid.UU
 			return fmt.Errorf("end pending enrolments: %w", err)
 		}
 		if key, err = activateKey(ctx, tx, tenant, key, nil, nil, now); err != nil {
+			return err
+		}
+		if err := s.expectFirst(ctx, tx, tenant, machineID, now); err != nil {
 			return err
 		}
 		return audit(ctx, tx, tenant, now, actor, "attestation_key.add", "machine:"+machineID.String(), nil,

@@ -26,7 +26,7 @@ const machineColumns = `m.machine_id, m.external_id, m.name, m.os, m.platform, m
 	m.declared_secure_boot_supported, m.declared_secure_boot, m.declared_vtpm, m.declared_agent_installed,
 	m.observed_secure_boot_supported, m.observed_secure_boot, m.observed_vtpm, m.observed_agent_installed,
 	m.state, m.status, m.reason, m.assurance, m.last_verdict_id, m.instance, m.platform_evidence_type, m.vm_id,
-	m.created_at, m.updated_at, st.last_seen_at, st.next_due_at`
+	m.created_at, m.updated_at, st.last_seen_at, st.next_due_at, st.stale_at, st.last_boot_at, st.boot_count`
 
 const machineTables = ` FROM machines m JOIN machine_attestation_state st USING (tenant_id, machine_id) `
 
@@ -38,6 +38,7 @@ type machineRow struct {
 	lastVerdict        pgtype.UUID
 	created, updated   pgtype.Timestamptz
 	lastSeen, nextDue  pgtype.Timestamptz
+	stale, lastBoot    pgtype.Timestamptz
 	m                  Machine
 	reason, assurance  string
 	declared, observed [4]pgtype.Bool
@@ -48,7 +49,7 @@ func (r *machineRow) targets() []any {
 		&r.declared[0], &r.declared[1], &r.declared[2], &r.declared[3],
 		&r.observed[0], &r.observed[1], &r.observed[2], &r.observed[3],
 		&r.m.State, &r.status, &r.reason, &r.assurance, &r.lastVerdict, &r.instance, &r.m.PlatformEvidenceType, &r.m.VMID,
-		&r.created, &r.updated, &r.lastSeen, &r.nextDue}
+		&r.created, &r.updated, &r.lastSeen, &r.nextDue, &r.stale, &r.lastBoot, &r.m.BootCount}
 }
 
 func (r *machineRow) machine() (Machine, error) {
@@ -65,6 +66,7 @@ func (r *machineRow) machine() (Machine, error) {
 	}
 	m.CreatedAt, m.UpdatedAt = r.created.Time, r.updated.Time
 	m.LastSeenAt, m.NextDueAt = timePtr(r.lastSeen), timePtr(r.nextDue)
+	m.StaleSince, m.LastBootAt = timePtr(r.stale), timePtr(r.lastBoot)
 	if len(r.labels) > len("{}") {
 		if err := json.Unmarshal(r.labels, &m.Labels); err != nil {
 			return Machine{}, fmt.Errorf("labels of machine %s: %w", m.ID, err)
@@ -121,6 +123,16 @@ func (s *Store) ListMachines(ctx context.Context, tenant uuid.UUID, f MachineFil
 	}
 	if f.SeenBefore != nil {
 		q.and("(st.last_seen_at IS NULL OR st.last_seen_at < ?)", *f.SeenBefore)
+	}
+	if f.Stale != nil {
+		q.and("(st.stale_at IS NOT NULL) = ?", *f.Stale)
+		if *f.Stale { // the same, in terms of a small table
+			q.sql.WriteString(" AND EXISTS (SELECT FROM silent_machines x WHERE x.tenant_id = m.tenant_id AND x.machine_id = m.machine_id)")
+		}
+	}
+	if f.SilenceAlert != nil {
+		q.and(`EXISTS (SELECT FROM silent_machines x JOIN silences s ON s.tenant_id = x.tenant_id AND s.silence_id = x.silence_id
+			WHERE x.tenant_id = m.tenant_id AND x.machine_id = m.machine_id AND s.alert_id = ?)`, pgUUID(*f.SilenceAlert))
 	}
 	q.page("m.machine_id", before, page)
 	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)

@@ -25,6 +25,8 @@ type newRuns struct {
 	hot      hotTable
 	verdicts []pgtype.UUID // of hot's rows, as all that follows
 	keys     []pgtype.UUID
+	triggers []string
+	bootIDs  []string
 
 	statuses, reasons, assurances []string
 	machineAssurances             []string
@@ -39,17 +41,25 @@ type newRuns struct {
 	ended    endedRuns
 	audit    auditTable
 	findings []*findingSet
+
+	returned returnedTable // of runs that are extended too
 }
 
+// newBoot: the first evidence of a key counts as a boot too, but for a boot that is known by its id.
+const newBoot = `v.booted AND (v.boot_id = '' OR v.boot_id <> st.boot_id)`
+
 const beginRuns = `UPDATE machine_attestation_state st SET verdict_id = v.verdict_id, fingerprint = u.fingerprint, run_count = 1,
-	genuine_verdict_id = CASE WHEN u.genuine THEN v.verdict_id ELSE st.genuine_verdict_id END,` + hotAssignments + `
-	FROM ` + hotParameters + ` JOIN unnest($17::uuid[]) WITH ORDINALITY v (verdict_id, ord) USING (ord)
+	genuine_verdict_id = CASE WHEN u.genuine THEN v.verdict_id ELSE st.genuine_verdict_id END,
+	boot_id = CASE WHEN u.genuine THEN v.boot_id ELSE st.boot_id END,
+	boot_count = st.boot_count + (u.genuine AND ` + newBoot + `)::int,
+	last_boot_at = CASE WHEN u.genuine AND ` + newBoot + ` THEN u.at ELSE st.last_boot_at END,` + hotAssignments + `
+	FROM ` + hotParameters + ` JOIN unnest($17::uuid[], $18::text[], $19::boolean[]) WITH ORDINALITY v (verdict_id, boot_id, booted, ord) USING (ord)
 	WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
 
-const insertVerdicts = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest)
-	SELECT u.tenant_id, u.verdict_id, u.machine_id, u.key_id, u.status, u.reason, u.assurance, u.genuine, u.at, u.at, 1, u.appraisal::json, u.digest
-	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::timestamptz[], $10::text[], $11::bytea[])
-		u (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, at, appraisal, digest)`
+const insertVerdicts = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest, trigger)
+	SELECT u.tenant_id, u.verdict_id, u.machine_id, u.key_id, u.status, u.reason, u.assurance, u.genuine, u.at, u.at, 1, u.appraisal::json, u.digest, NULLIF(u.trigger, '')
+	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::timestamptz[], $10::text[], $11::bytea[], $12::text[])
+		u (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, at, appraisal, digest, trigger)`
 
 // What was observed by evidence that is not genuine says nothing about the machine.
 const setMachines = `UPDATE machines m SET status = u.status, reason = u.reason, assurance = u.assurance, last_verdict_id = u.verdict_id, updated_at = u.at,
@@ -70,6 +80,7 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	rec, a := c.p.rec, c.p.rec.Appraisal
 	n.hot.add(c.p, h)
 	n.verdicts, n.keys = append(n.verdicts, pgUUID(id)), append(n.keys, pgUUID(rec.KeyID))
+	n.triggers, n.bootIDs = append(n.triggers, string(rec.Trigger)), append(n.bootIDs, rec.BootID)
 	n.statuses, n.reasons = append(n.statuses, a.Status.String()), append(n.reasons, string(a.Reason))
 	n.assurances = append(n.assurances, string(a.Assurance))
 	n.machineAssurances = append(n.machineAssurances, string(cmp.Or(a.Assurance, c.run.machine.Assurance)))
@@ -101,6 +112,15 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	return n.audit.add(c, id)
 }
 
+// booted tells which runs begin with a boot. The first of a machine, or of its key, counts as one.
+func (n *newRuns) booted() []bool {
+	out := make([]bool, len(n.triggers))
+	for i, trigger := range n.triggers {
+		out[i] = trigger == string(verifier.TriggerBoot) || trigger == string(verifier.TriggerFirst)
+	}
+	return out
+}
+
 func boolOrNull(b *bool) pgtype.Bool {
 	if b == nil {
 		return pgtype.Bool{}
@@ -113,7 +133,9 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	n.logs.queue(b)
 	n.platforms.queue(b)
 	n.collateral.queue(b)
+	n.returned.queue(b)
 	if len(n.verdicts) == 0 {
+		queueFindings(b, n.findings)
 		return
 	}
 	t := &n.hot
@@ -123,9 +145,9 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	if n.superseding {
 		b.Queue(supersedeRuns, t.tenants, t.machines, n.verdicts, t.ats)
 	} else {
-		b.Queue(beginRuns, append(t.args(), n.verdicts)...)
+		b.Queue(beginRuns, append(t.args(), n.verdicts, n.bootIDs, n.booted())...)
 	}
-	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests)
+	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests, n.triggers)
 	if e := &n.evidence; len(e.verdicts) > 0 {
 		b.Queue(insertEvidence, e.args()...)
 	}

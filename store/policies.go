@@ -123,7 +123,7 @@ func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p 
 // judging is what of a policy decides about evidence, in one form.
 func judging(p verifier.Policy) ([]byte, error) {
 	p.BaselinePCRs, p.LearnFirstBoot, p.TwoPersonApproval, p.RecommendSecureBootEverywhere = nil, false, false, false // of baselines to come, and of configuration
-	p.AttestationIntervalSeconds, p.ChallengeLifetimeSeconds = 0, 0
+	p.AttestationIntervalSeconds, p.ChallengeLifetimeSeconds, p.StaleAfterSeconds, p.AttestationMissingDelaySeconds = 0, 0, 0, 0
 	return json.Marshal(p)
 }
 

@@ -115,7 +115,7 @@ func hot(rec *AppraisalRecord) (hotColumns, error) {
 // What genuine evidence leaves in the hot row; of other evidence nothing is remembered. A guest without a TPM has no
 // clock. The IMA state is of one boot: it is kept where the record brings none and the boot is the same.
 const hotAssignments = `
-	last_challenge = coalesce(u.challenge, st.last_challenge), run_last_at = GREATEST(st.run_last_at, u.at), next_due_at = u.due,
+	last_challenge = coalesce(u.challenge, st.last_challenge), run_last_at = GREATEST(st.run_last_at, u.at), next_due_at = u.due, stale_at = NULL,
 	last_seen_at = CASE WHEN u.genuine THEN GREATEST(st.last_seen_at, u.at) ELSE st.last_seen_at END,
 	clock_key_id = CASE WHEN u.clock IS NULL THEN st.clock_key_id ELSE u.clock_key END,
 	clock = coalesce(u.clock, st.clock), reset_count = coalesce(u.reset, st.reset_count), restart_count = coalesce(u.restart, st.restart_count),
@@ -132,12 +132,12 @@ const hotParameters = `unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], 
 	WITH ORDINALITY u (tenant_id, machine_id, fingerprint, challenge, at, due, clock, reset, restart, safe, firmware, clock_key, log, ima, platform, genuine, ord)`
 
 // The planner must not see the machines' rows but through their key (see Open): every row of u finds its row by
-// primary key. The row is updated only where nothing has changed and the challenge is new, so what is not
-// returned is a change or a refusal.
+// primary key. The row is updated only where nothing has changed, the challenge is new and the machine was not silent, so
+// what is not returned is a change or a refusal.
 const extendRuns = `UPDATE machine_attestation_state st SET run_count = st.run_count + 1,` + hotAssignments + `
 	FROM ` + hotParameters + `
 	WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id AND st.fingerprint = u.fingerprint
-		AND (u.challenge IS NULL OR st.last_challenge IS NULL OR st.last_challenge < u.challenge)
+		AND (u.challenge IS NULL OR st.last_challenge IS NULL OR st.last_challenge < u.challenge) AND st.stale_at IS NULL
 	RETURNING u.ord, st.verdict_id, st.run_count`
 
 // hotTable is hotParameters column by column.

@@ -178,6 +178,9 @@ func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, now time.Time) (
 		if err := tx.QueryRow(ctx, `SELECT count(*)`+openAlerts+`AND `+isSuppressed, pgUUID(tenant), now).Scan(&o.SuppressedAlerts); err != nil {
 			return err
 		}
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM silent_machines WHERE tenant_id = $1`, pgUUID(tenant)).Scan(&o.StaleMachines); err != nil {
+			return err
+		}
 		rows, _ := tx.Query(ctx, `SELECT st.last_seen_at, st.machine_id FROM machine_attestation_state st JOIN machines m USING (tenant_id, machine_id)
 			WHERE st.tenant_id = $1 AND m.state = 'active' AND st.last_seen_at IS NOT NULL ORDER BY st.last_seen_at LIMIT 1`, pgUUID(tenant))
 		var at time.Time

@@ -10,7 +10,7 @@ import (
 )
 
 // RevokeAttestationKey releases a machine from its keys: its active AK is revoked, its EK is no longer claimed,
-// what is remembered of the key's quotes is forgotten, and pending enrolments end, so that it may enrol again with
+// what is remembered of the key's quotes is forgotten, no evidence is expected any more, and pending enrolments end, so that it may enrol again with
 // any keys. What the machine was judged to be stays, and so does the order of its challenges: the same AK may come
 // back, and a challenge that it has answered must not be good a second time. ErrNotFound: no such machine.
 // ErrConflict: it has no active key.
@@ -43,6 +43,9 @@ func (s *Store) RevokeAttestationKey(ctx context.Context, tenant, machineID uuid
 			}
 		}
 		// Without a fingerprint no judgement that is under way can extend the run: it has to look at the key.
+		if err := s.expectNothing(ctx, tx, tenant, machineID, now); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `UPDATE machine_attestation_state SET fingerprint = NULL, clock_key_id = NULL, clock = NULL, reset_count = NULL,
 				restart_count = NULL, clock_safe = NULL, firmware_version = NULL, last_log = NULL, last_platform = NULL,
 				ima_state = NULL

@@ -99,9 +99,15 @@ type Machine struct {
 	// PlatformEvidenceType and VMID are of the last genuine hardware evidence; empty if there was none.
 	PlatformEvidenceType, VMID string
 	LastSeenAt                 *time.Time // last accepted evidence
-	NextDueAt                  *time.Time
-	CreatedAt                  time.Time
-	UpdatedAt                  time.Time
+	NextDueAt                  *time.Time // nil where no evidence is expected
+	// StaleSince is when it was found to be silent past its deadline; nil while it is not.
+	StaleSince *time.Time
+	// LastBootAt is when the first genuine evidence of its last boot was received, nil before, and BootCount how many boots
+	// genuine evidence has shown.
+	LastBootAt *time.Time
+	BootCount  int64
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
 }
 
 // MachineInput is an inventory upsert: by ExternalID where it is given, else a new machine (or the one
@@ -118,6 +124,9 @@ type MachineInput struct {
 type MachineFilter struct {
 	Name, ScaleSet, Platform, OS, SecurityType, Label, Status string
 	SeenBefore                                                *time.Time
+	Stale                                                     *bool // silent past their deadline, or not
+	// SilenceAlert is the alert of a mass silence that silent machines are part of.
+	SilenceAlert *uuid.UUID
 }
 
 // EnrollmentInput is a checked request to enrol; Public keys are parsed, chains verified by the caller.
@@ -205,6 +214,8 @@ type AppraisalInputs struct {
 	Matches []BaselineMatch
 	// CurrentRun is the id of the verdict that an identical judgement extends; nil if none.
 	CurrentRun *uuid.UUID
+	// LastBootID is what the agent called the boot of the last genuine evidence; empty if it said nothing.
+	LastBootID string
 }
 
 // Baseline is the head of a baseline: its name and selector.
@@ -299,6 +310,8 @@ type AppraisalRecord struct {
 	NextDueAt    time.Time
 	ChallengeKey []byte // order key of the redeemed challenge; nil where the appraisal redeems none (its nonce failed)
 	Appraisal    *verifier.Appraisal
+	Trigger      verifier.Trigger
+	BootID       string          // as the agent calls it; empty if it says nothing
 	Clock        *tpm.ClockState // of the quote, only where genuine
 	Fingerprint  [32]byte        // of the judgement: equal fingerprints in a row extend one verdict
 	EventLog     []byte          // raw; stored once per digest; nil if none or already held
@@ -350,6 +363,7 @@ type Verdict struct {
 	FirstAt      time.Time
 	LastAt       time.Time
 	Count        int64
+	Trigger      verifier.Trigger   // of the first evidence; empty for a verdict from before it was kept
 	Appraisal    verifier.Appraisal // Checks, Deviations, Claims, Baseline, Policy as stored
 	EventLogHash []byte
 	KeyID        uuid.UUID
@@ -511,6 +525,7 @@ type Overview struct {
 	AssessmentsByStatus    map[string]int64 // guest_attestation_healthy
 	OldestAttestation      *time.Time       // least recent last_seen_at of active machines
 	OldestAttestationOwner *uuid.UUID
+	StaleMachines          int64 // silent past their deadline
 }
 
 // IdempotentResponse is a stored answer to a write that carried an Idempotency-Key.

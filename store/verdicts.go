@@ -14,7 +14,7 @@ import (
 const verdictColumns = `v.verdict_id, v.machine_id, m.name, v.first_at,
 	CASE WHEN st.verdict_id = v.verdict_id THEN st.run_last_at ELSE v.last_at END,
 	CASE WHEN st.verdict_id = v.verdict_id THEN st.run_count ELSE v.run_count END,
-	v.appraisal, v.genuine, v.event_log_digest, v.key_id, v.supersedes, v.superseded_by, v.evidence_id, v.reappraisal_id`
+	v.appraisal, v.genuine, v.event_log_digest, v.key_id, v.supersedes, v.superseded_by, v.evidence_id, v.reappraisal_id, coalesce(v.trigger, '')`
 
 const verdictTables = ` FROM verdicts v
 	JOIN machines m ON m.tenant_id = v.tenant_id AND m.machine_id = v.machine_id
@@ -26,7 +26,7 @@ func scanVerdict(row pgx.Row) (Verdict, error) {
 	var body []byte
 	var genuine bool
 	if err := row.Scan(&id, &machine, &v.MachineName, &v.FirstAt, &v.LastAt, &v.Count, &body, &genuine, &v.EventLogHash, &key,
-		&supersedes, &by, &evidence, &reappraisal); err != nil {
+		&supersedes, &by, &evidence, &reappraisal, &v.Trigger); err != nil {
 		return Verdict{}, err
 	}
 	v.ID, v.MachineID, v.KeyID = id.Bytes, machine.Bytes, key.Bytes

@@ -105,3 +105,15 @@ func rtmrMeaning(index int) string {
 	return [tpm.NumRTMRs]string{"firmware configuration and Secure Boot", "boot loader, partition table",
 		"kernel, command line, initrd", "run time"}[index]
 }
+
+// Trigger is what evidence came after, in its own words: of evidence that is not genuine they prove nothing.
+type Trigger string
+
+// The triggers.
+const (
+	TriggerFirst       Trigger = "first"       // before it there was no genuine evidence of the machine, or of its key
+	TriggerBoot        Trigger = "boot"        // the machine has booted since its last genuine evidence
+	TriggerPeriodic    Trigger = "periodic"    // the same boot as then
+	TriggerUnknown     Trigger = "unknown"     // the evidence names no boot, as that of a guest without a TPM and without our agent
+	TriggerReappraisal Trigger = "reappraisal" // stored evidence was judged again: no attestation
+)

@@ -46,8 +46,13 @@ type Policy struct {
 	// PlatformEvidence is what confidential VMs' hardware reports are asked.
 	PlatformEvidence tee.Policy `json:"platform_evidence,omitzero"`
 
-	AttestationIntervalSeconds int `json:"attestation_interval_seconds"`
-	ChallengeLifetimeSeconds   int `json:"challenge_lifetime_seconds"`
+	// AttestationIntervalSeconds is the longest time between two attestations of a machine, and from its enrolment to
+	// the first. A machine that is StaleAfterSeconds past that is stale, and the alert that its attestation is missing
+	// comes AttestationMissingDelaySeconds later.
+	AttestationIntervalSeconds     int `json:"attestation_interval_seconds"`
+	StaleAfterSeconds              int `json:"stale_after_seconds"`
+	AttestationMissingDelaySeconds int `json:"attestation_missing_delay_seconds"`
+	ChallengeLifetimeSeconds       int `json:"challenge_lifetime_seconds"`
 
 	Selector Selector `json:"selector"`
 
@@ -66,7 +71,10 @@ func DefaultPolicy() Policy {
 		RequireSecureBoot:          true,
 		RequireEKCertificate:       true,
 		AttestationIntervalSeconds: 300,
+		StaleAfterSeconds:          120,
 		ChallengeLifetimeSeconds:   120,
+
+		AttestationMissingDelaySeconds: 600,
 	}
 }
 
@@ -146,11 +154,20 @@ func (p *Policy) Validate() error {
 	if err := validateRules(p.Rules); err != nil {
 		return err
 	}
-	if p.AttestationIntervalSeconds < 10 || p.AttestationIntervalSeconds > 7*24*3600 {
-		return fieldErrorf("/attestation_interval_seconds", "%d is outside 10 to 604800", p.AttestationIntervalSeconds)
-	}
-	if p.ChallengeLifetimeSeconds < 5 || p.ChallengeLifetimeSeconds > 24*3600 {
-		return fieldErrorf("/challenge_lifetime_seconds", "%d is outside 5 to 86400", p.ChallengeLifetimeSeconds)
+	const week = 7 * 24 * 3600
+	for _, f := range []struct {
+		name             string
+		value, low, high int
+	}{
+		{"attestation_interval_seconds", p.AttestationIntervalSeconds, 10, week},
+		// Below half a minute a restart of the service would make machines stale.
+		{"stale_after_seconds", p.StaleAfterSeconds, 30, week},
+		{"attestation_missing_delay_seconds", p.AttestationMissingDelaySeconds, 0, week},
+		{"challenge_lifetime_seconds", p.ChallengeLifetimeSeconds, 5, 24 * 3600},
+	} {
+		if f.value < f.low || f.value > f.high {
+			return fieldErrorf("/"+f.name, "%d is outside %d to %d", f.value, f.low, f.high)
+		}
 	}
 	return nil
 }

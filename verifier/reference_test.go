@@ -161,6 +161,8 @@ func TestPolicy(t *testing.T) {
 		`{"baseline_pcrs": [-1]}`:                     "/baseline_pcrs/0",
 		`{"attestation_interval_seconds": 1}`:         "/attestation_interval_seconds",
 		`{"challenge_lifetime_seconds": 1000000}`:     "/challenge_lifetime_seconds",
+		`{"stale_after_seconds": 29}`:                 "/stale_after_seconds",
+		`{"attestation_missing_delay_seconds": -1}`:   "/attestation_missing_delay_seconds",
 		`{"require_secureboot": true}`:                "/require_secureboot",
 		`{"attestation_interval_seconds": "5 hours"}`: "/attestation_interval_seconds",
 	} {

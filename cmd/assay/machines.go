@@ -28,17 +28,32 @@ type MachinesList struct {
 	Label        string    `placeholder:"KEY[=VALUE]" help:"Machines with this label."`
 	Status       string    `help:"Last verdict: affirming, warning, contraindicated or none."`
 	SeenBefore   time.Time `placeholder:"TIME" help:"Last evidence is older than this (RFC 3339)."`
+	Stale        bool      `help:"Only machines that are silent past their deadline."`
+	SilenceAlert string    `placeholder:"ID" help:"Only silent machines that this alert of many machines stands for."`
 	Paging       `embed:""`
 }
 
 // Run lists machines.
 func (c *MachinesList) Run(a *app) error {
+	var stale *bool
+	if c.Stale {
+		stale = &c.Stale
+	}
+	var silence *uuid.UUID
+	if c.SilenceAlert != "" {
+		id, err := parseID("an alert", c.SilenceAlert)
+		if err != nil {
+			return err
+		}
+		silence = &id
+	}
 	items, all, err := fetchList[client.Machine](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListMachinesWithResponse(a.ctx, &client.ListMachinesParams{
 			Limit: limit, Cursor: cursor, Name: optional(c.Name), ScaleSet: optional(c.ScaleSet),
 			Platform: optionalAs[client.Platform](c.Platform), Os: optionalAs[client.OperatingSystem](c.OS),
 			SecurityType: optionalAs[client.SecurityType](c.SecurityType), Label: optional(c.Label),
 			Status: optionalAs[client.VerdictStatus](c.Status), SeenBefore: optionalTime(c.SeenBefore),
+			Stale: stale, SilenceAlertID: silence,
 		})
 	})
 	if err != nil {
@@ -51,7 +66,7 @@ func (p *printer) machines(list []client.Machine) {
 	rows := make([][]cell, len(list))
 	for i := range list {
 		m := &list[i]
-		rows[i] = []cell{plain(m.Name), status(machineStatus(m)), plain(dash(textOf(m.Reason))), plain(dash(textOf(m.Assurance))),
+		rows[i] = []cell{plain(m.Name), status(machineStatus(m)), plain(dash(machineReason(m))), plain(dash(textOf(m.Assurance))),
 			plain(dash(m.SecurityType)), plain(dash(m.ScaleSet)), plain(dash(m.Platform)), plain(p.agoPtr(m.LastSeenAt)), {m.ID.String(), dim}}
 	}
 	p.table([]string{"NAME", "STATUS", "REASON", "ASSURANCE", "SECURITY TYPE", "SCALE SET", "PLATFORM", "LAST SEEN", "ID"}, rows)
@@ -62,6 +77,14 @@ func machineStatus(m *client.Machine) string {
 		return s
 	}
 	return "unattested"
+}
+
+// machineReason is why the machine is not as it should be: silence comes before what the last verdict said.
+func machineReason(m *client.Machine) string {
+	if m.StaleSince != nil {
+		return "stale"
+	}
+	return textOf(m.Reason)
 }
 
 func dash(s string) string {
@@ -186,6 +209,10 @@ func (p *printer) machine(m *client.Machine) {
 	}
 	p.field("last seen", p.whenPtr(m.LastSeenAt))
 	p.field("next due", p.whenPtr(m.NextDueAt))
+	p.field("stale since", p.whenPtr(m.StaleSince))
+	if m.LastBootAt != nil {
+		p.field("last boot", fmt.Sprintf("%s (%s seen)", p.when(*m.LastBootAt), count(int(m.BootCount), "boot")))
+	}
 	p.field("enrolled", p.when(m.CreatedAt))
 	p.field("declared", postureText(m.Declared))
 	p.field("observed", postureText(m.Observed))

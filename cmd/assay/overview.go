@@ -36,6 +36,9 @@ func (c *OverviewCommand) Run(a *app) error {
 	if x.SuppressedAlerts > 0 {
 		p.field("suppressed alerts", strconv.FormatInt(x.SuppressedAlerts, 10))
 	}
+	if x.StaleMachines > 0 {
+		p.field("silent machines", strconv.FormatInt(x.StaleMachines, 10))
+	}
 	if x.OldestAttestationAt != nil {
 		p.field("oldest attestation", p.when(*x.OldestAttestationAt))
 	}

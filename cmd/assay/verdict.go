@@ -21,6 +21,7 @@ type verdictView struct {
 	FirstAt     *time.Time           `json:"first_at"`
 	LastAt      *time.Time           `json:"last_at"`
 	Count       int64                `json:"count"`
+	Trigger     string               `json:"trigger"`
 	Status      string               `json:"status"`
 	Reason      string               `json:"reason"`
 	Assurance   string               `json:"assurance"`
@@ -71,6 +72,7 @@ func (p *printer) verdict(v *verdictView) {
 	case !v.ReceivedAt.IsZero():
 		p.field("judged", p.when(v.ReceivedAt))
 	}
+	p.field("came after", clean(v.Trigger))
 	p.field("baseline", versionText(v.Baseline))
 	p.field("policy", versionText(v.Policy))
 	p.checks(v)

@@ -51,10 +51,10 @@ func (c *VerdictsList) Run(a *app) error {
 			if v.LastAt != nil {
 				last = *v.LastAt
 			}
-			rows[i] = []cell{plain(v.ReceivedAt.UTC().Format(time.RFC3339)), status(v.Status), plain(dash(v.Reason)),
+			rows[i] = []cell{plain(v.ReceivedAt.UTC().Format(time.RFC3339)), status(v.Status), plain(dash(v.Reason)), plain(dash(v.Trigger)),
 				plain(strconv.FormatInt(max(v.Count, 1), 10)), plain(a.print.ago(last)), plain(strconv.Itoa(len(v.Deviations))), {v.ID, dim}}
 		}
-		a.print.table([]string{"FROM", "STATUS", "REASON", "TIMES", "LAST", "DEVIATIONS", "ID"}, rows)
+		a.print.table([]string{"FROM", "STATUS", "REASON", "AFTER", "TIMES", "LAST", "DEVIATIONS", "ID"}, rows)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/server/auth"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // Config is the operator's manual: every setting with what it means, its default and its danger. Each is
@@ -81,6 +82,9 @@ type Config struct {
 	// Fetch is what is fetched from AMD and Intel, and whether it is.
 	Fetch FetchConfig `embed:""`
 
+	// Silence says when many silent machines are one event.
+	Silence SilenceConfig `embed:""`
+
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
 
@@ -130,6 +134,36 @@ func (f *FetchConfig) check() error {
 		if err := checkURL(flag, text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// SilenceConfig says when machines that miss their deadlines have one alert between them, and not one each: when they are
+// many, and a large part of their scale set, site, platform or fleet. Labels site and region say where a machine is.
+type SilenceConfig struct {
+	// SilenceMachines is how many have to be silent. Below it each has an alert of its own.
+	SilenceMachines int `env:"ASSAY_SILENCE_MACHINES" default:"5" placeholder:"N" help:"Machines that fall silent together at least, to have one alert between them (${default})."`
+
+	// SilencePercent is the share that they have to be of those of their scope that were expected meanwhile.
+	SilencePercent int `env:"ASSAY_SILENCE_PERCENT" default:"50" placeholder:"PERCENT" help:"Share of their scale set, site, platform or fleet that they are at least (${default})."`
+
+	// SilenceEndPercent ends the event once no more than that share of its largest extent is silent; those have alerts of
+	// their own from then on.
+	SilenceEndPercent int `env:"ASSAY_SILENCE_END_PERCENT" default:"20" placeholder:"PERCENT" help:"Share of its largest extent at which the event is over (${default}); who is still silent then has an alert of its own."`
+}
+
+func (c *SilenceConfig) limits() finding.SilenceLimits {
+	return finding.SilenceLimits{Machines: c.SilenceMachines, Percent: c.SilencePercent, EndPercent: c.SilenceEndPercent}
+}
+
+func (c *SilenceConfig) check() error {
+	switch {
+	case c.SilenceMachines < 1:
+		return badConfig("--silence-machines: %d is less than 1", c.SilenceMachines)
+	case c.SilencePercent < 1 || c.SilencePercent > 100:
+		return badConfig("--silence-percent: %d is outside 1 to 100", c.SilencePercent)
+	case c.SilenceEndPercent < 1 || c.SilenceEndPercent > 100:
+		return badConfig("--silence-end-percent: %d is outside 1 to 100", c.SilenceEndPercent)
 	}
 	return nil
 }
@@ -220,7 +254,7 @@ func (c *Config) check() error {
 	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
 		return err
 	}
-	if err := c.Fetch.check(); err != nil {
+	if err := errors.Join(c.Fetch.check(), c.Silence.check()); err != nil {
 		return err
 	}
 	if _, err := c.Issuers.roots(); err != nil {

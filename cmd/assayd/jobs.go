@@ -19,11 +19,13 @@ const (
 	collateralFetch   = "collateral-fetch"
 )
 
-// jobs are all jobs, whether the service does them or not. To be listed they need neither st nor attestation.
-func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig) []schedule.Job {
+// jobs are all jobs that can also be called by hand, whether the service does them or not. To be listed they need neither st
+// nor attestation.
+func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig, silence *SilenceConfig) []schedule.Job {
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
+		schedule.Deadlines(st, store.DefaultTenant, silence.limits(), time.Now),
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
 		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
 		schedule.EndExemptions(st, store.DefaultTenant, time.Now),
@@ -55,8 +57,12 @@ func startJobs(ctx context.Context, c *Config, st *store.Store, attestation *att
 	} else if report != "" {
 		log.Info(report)
 	}
-	var due []schedule.Job
-	for _, j := range jobs(st, attestation, &c.Fetch) {
+	heartbeat := schedule.Heartbeat(st, store.DefaultTenant, time.Now)
+	if _, err := heartbeat.Run(ctx); err != nil && ctx.Err() == nil { // before anybody looks at deadlines
+		log.Error("no heartbeat was noted", "error", err)
+	}
+	due := []schedule.Job{heartbeat}
+	for _, j := range jobs(st, attestation, &c.Fetch, &c.Silence) {
 		if c.Fetch.runs(j.Name) {
 			due = append(due, j)
 		}
@@ -98,7 +104,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range jobs(nil, nil, &l.Fetch) {
+	for _, j := range jobs(nil, nil, &l.Fetch, &SilenceConfig{}) {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -116,15 +122,16 @@ func (l *jobListCommand) Run(p *process) error {
 
 // jobRunCommand does one round.
 type jobRunCommand struct {
-	DataDir     string      `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string      `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	Fetch       FetchConfig `embed:""`
-	Job         string      `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
+	DataDir     string        `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL string        `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Fetch       FetchConfig   `embed:""`
+	Silence     SilenceConfig `embed:""`
+	Job         string        `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
 // Run does it.
 func (r *jobRunCommand) Run(p *process) (err error) {
-	if err := r.Fetch.check(); err != nil {
+	if err := errors.Join(r.Fetch.check(), r.Silence.check()); err != nil {
 		return err
 	}
 	if !known(r.Job, &r.Fetch) { // before a database is started for it
@@ -153,7 +160,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 			return err
 		}
 	}
-	report, err := schedule.Once(p.ctx, jobs(st, attestation, &r.Fetch), r.Job)
+	report, err := schedule.Once(p.ctx, jobs(st, attestation, &r.Fetch, &r.Silence), r.Job)
 	if err != nil {
 		return err
 	}
@@ -165,7 +172,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range jobs(nil, nil, f) {
+	for _, j := range jobs(nil, nil, f, &SilenceConfig{}) {
 		if j.Name == name {
 			return true
 		}

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -200,9 +201,14 @@ func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollb
 	return c
 }
 
-// fingerprint tells whether a judgement, and what follows from it, differs from another.
-func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte) [32]byte {
-	return fingerprint(judged, &c.findings, c.bad, logDigest)
+// fingerprint tells whether a judgement of the evidence, and what follows from it, differs from another. What the agent
+// calls the boot counts too: a guest without a TPM has no reset counter, and a kernel that starts another (kexec) resets none.
+func (a *appraisal) fingerprint(judged *verifier.Appraisal, c *consequences) [32]byte {
+	print := fingerprint(judged, &c.findings, c.bad, a.logDigest)
+	if boot := a.evidence.Agent.BootID; boot != "" {
+		return sha256.Sum256(append(print[:], boot...))
+	}
+	return print
 }
 
 // record is all that one judgement changes.
@@ -213,7 +219,9 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		ReceivedAt:    a.now,
 		NextDueAt:     a.now.Add(interval(&a.inputs.Policy)),
 		Appraisal:     judged,
-		Fingerprint:   c.fingerprint(judged, a.logDigest),
+		Fingerprint:   a.fingerprint(judged, &c),
+		Trigger:       a.trigger(),
+		BootID:        a.evidence.Agent.BootID,
 		EventLogHash:  a.logDigest,
 		EvidenceType:  a.contentType,
 		Evidence:      a.body,
@@ -326,10 +334,11 @@ func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded stor
 		ID:                          recorded.VerdictID,
 		MachineID:                   a.machineID,
 		ReceivedAt:                  a.now,
+		Trigger:                     a.trigger(),
 		Appraisal:                   judged,
 		New:                         recorded.New,
 		NextChallenge:               challenge,
-		NextAttestationAfterSeconds: policy.AttestationIntervalSeconds,
+		NextAttestationAfterSeconds: int(nextAttestation(a.machineID, a.now, policy) / time.Second),
 	}
 	result.ResultToken, err = s.token.Sign(ear.From(judged, ear.Context{
 		VerdictID: recorded.VerdictID.String(),

@@ -166,6 +166,7 @@ type Result struct {
 	ID          uuid.UUID // of the verdict
 	MachineID   uuid.UUID
 	ReceivedAt  time.Time
+	Trigger     verifier.Trigger // of this evidence
 	Appraisal   *verifier.Appraisal
 	ResultToken string // EAR JWT
 	// New is false where the verdict of the last evidence still stands and was counted up.

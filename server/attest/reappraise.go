@@ -110,12 +110,12 @@ func (a *appraisal) superseding(j *store.StoredJudgement, judged *verifier.Appra
 	c := a.derive(judged, h.rollbacks)
 	same := *judged
 	same.Policy = j.Policy
-	if print := c.fingerprint(&same, a.logDigest); string(print[:]) == string(j.Fingerprint) {
+	if print := a.fingerprint(&same, &c); string(print[:]) == string(j.Fingerprint) {
 		return nil
 	}
 	r := &store.AppraisalRecord{
-		MachineID: a.machineID, KeyID: j.KeyID, ReceivedAt: a.now, Appraisal: judged, Fingerprint: c.fingerprint(judged, a.logDigest),
-		EventLogHash: a.logDigest, Findings: c.findings, Observed: c.observed, Actor: reappraiser,
+		MachineID: a.machineID, KeyID: j.KeyID, ReceivedAt: a.now, Appraisal: judged, Fingerprint: a.fingerprint(judged, &c),
+		Trigger: a.trigger(), EventLogHash: a.logDigest, Findings: c.findings, Observed: c.observed, Actor: reappraiser,
 	}
 	if judged.Platform != nil {
 		a.namePlatform(judged, r)

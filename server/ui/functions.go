@@ -37,6 +37,7 @@ var functions = template.FuncMap{
 	"text":           func(v any) string { return fmt.Sprint(v) },
 	"thousands":      thousands,
 	"tone":           tone,
+	"triggerWord":    triggerWord,
 	"verdictMeaning": verdictMeaning,
 	"words":          words,
 }
@@ -84,6 +85,21 @@ func tone(value string) string {
 		return "claim-" + value
 	}
 	return "text"
+}
+
+// triggerWord is what evidence came after, in words.
+func triggerWord(t verifier.Trigger) string {
+	switch t {
+	case verifier.TriggerFirst:
+		return "the first attestation"
+	case verifier.TriggerBoot:
+		return "a boot"
+	case verifier.TriggerPeriodic:
+		return "an interval"
+	case verifier.TriggerReappraisal:
+		return "a change of what it is judged by"
+	}
+	return "not known"
 }
 
 func reasonMeaning(r verifier.Reason) string {

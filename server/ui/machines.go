@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
@@ -19,6 +20,7 @@ type machinesView struct {
 	Platforms     []choice
 	SecurityTypes []choice
 	Systems       []choice
+	Stale         []choice
 	Filtered      bool
 	Paging        paging
 }
@@ -31,6 +33,20 @@ func (h *handler) machines(w http.ResponseWriter, r *http.Request, s session) er
 	}); err != nil {
 		return err
 	}
+	stale, err := filterValue(r, "stale")
+	if err != nil {
+		return err
+	}
+	if stale != "" {
+		is, err := strconv.ParseBool(stale)
+		if err != nil {
+			return errBadFilter
+		}
+		f.Stale = &is
+	}
+	if f.SilenceAlert, err = queryID(r, "silence_alert_id"); err != nil {
+		return err
+	}
 	items, next, err := h.Store.ListMachines(r.Context(), s.Tenant, f, pageOf(r))
 	if err != nil {
 		return err
@@ -41,10 +57,19 @@ func (h *handler) machines(w http.ResponseWriter, r *http.Request, s session) er
 		Platforms:     choices("Any platform", f.Platform, platformName, "azure", "gcp", "aws", "vmware", "qemu", "physical", "other"),
 		SecurityTypes: choices("Any security type", f.SecurityType, securityTypeName, "confidential_snp", "confidential_tdx", "trusted_launch", "standard", "physical"),
 		Systems:       choices("Any system", f.OS, platformName, "linux", "windows"),
+		Stale:         choices("Heard or silent", stale, anyText(silenceWord), "true", "false"),
 		Filtered:      filtered(r) || f.Status != "",
 		Paging:        pagingOf(r, next),
 	})
 	return nil
+}
+
+// silenceWord is a value of the filter stale in words.
+func silenceWord(v any) string {
+	if v == "true" {
+		return "Silent past the deadline"
+	}
+	return "Heard in time"
 }
 
 // postureRow is one security feature: what attestation proved, else what the inventory says.

@@ -60,7 +60,9 @@ type Input struct {
 	KnownBad *revocations.Assessment
 	// Rollbacks are the baselines of which the machine matches an older version than it did before.
 	Rollbacks []Rollback
-	Now       time.Time
+	// Silent is the deadline that the machine missed; nil where it missed none. There is no appraisal then.
+	Silent *Silence
+	Now    time.Time
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.

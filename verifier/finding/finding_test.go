@@ -38,6 +38,7 @@ type specimen struct {
 	RefusedModules []string                `json:"refused_modules"`
 	KnownBad       *revocations.Assessment `json:"known_bad"`
 	Rollbacks      []Rollback              `json:"rollbacks"`
+	Silent         *Silence                `json:"silent"`
 	Expect         expectation             `json:"expect"`
 }
 
@@ -74,7 +75,7 @@ func (s *specimen) input(t *testing.T) Input {
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
 		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks,
-		Now: now,
+		Silent: s.Silent, Now: now,
 	}
 }
 
@@ -227,7 +228,7 @@ func TestRuleMetadata(t *testing.T) {
 		"tee_tcb_out_of_date": Medium, "tee_collateral_expiring": Low, "tee_debug_enabled": High, "tee_console_enabled": Low,
 		"ak_certificate_expiring": Low, "evidence_weaker_than_platform": Medium,
 		"revoked_boot_component": High, "dbx_outdated": Medium, "secure_boot_certificates_2011": Medium, "sbat_level_outdated": Low,
-		"baseline_rollback": Medium,
+		"baseline_rollback": Medium, "attestation_missing": Medium,
 	}
 	titles := map[string]string{
 		"secure_boot_enabled":         "Secure Boot should be enabled on supported Windows/Linux virtual machines",

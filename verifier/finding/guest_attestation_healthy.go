@@ -6,15 +6,19 @@ import (
 
 // R3: guest attestation status should be healthy. It is issued once attestation is running, that is with
 // every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
-// says what the others lack.
+// says what the others lack. Of a machine that is silent past its deadline the last appraisal does not count any more.
 var guestAttestationHealthy = &Rule{
-	Code:     "guest_attestation_healthy",
+	Code:     CodeGuestAttestationHealthy,
 	Title:    "Guest attestation status should be healthy",
 	Severity: Medium,
 	Citation: "RFC 9334, section 8.4 (Attestation Results); draft-ietf-rats-ar4si, section 2.3.2",
 	Steps:    attestationSteps,
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		a := in.Appraisal
+		if in.Silent != nil {
+			r.assess(out, Unhealthy, CauseStale, in.silence()+" Nothing is known of what it runs now.")
+			return
+		}
 		if a == nil {
 			return
 		}

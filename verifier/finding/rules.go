@@ -25,6 +25,7 @@ var Rules = []*Rule{
 	guestAttestationInstalled,
 	guestAttestationHealthy,
 	attestationFailed,
+	attestationMissing,
 	baselineRollback,
 	trustedBootComponents,
 	kernelModuleSignatures,

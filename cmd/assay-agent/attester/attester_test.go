@@ -14,16 +14,18 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 )
 
-func TestIntervalHasJitter(t *testing.T) {
+// The server's time is taken as it is; only where it says none there is jitter.
+func TestNextInterval(t *testing.T) {
 	for _, c := range []struct {
 		seconds int
 		random  float64
 		want    time.Duration
 	}{
-		{300, 0, 270 * time.Second},
-		{300, 0.5, 300 * time.Second},
-		{300, 1, 330 * time.Second},
+		{300, 0, 300 * time.Second},
+		{151, 1, 151 * time.Second},
+		{0, 0, 270 * time.Second},
 		{0, 0.5, defaultInterval},
+		{0, 1, 330 * time.Second},
 		{-5, 0.5, defaultInterval},
 		{1 << 40, 0.5, 7 * 24 * time.Hour},
 	} {

@@ -18,7 +18,7 @@ type Hooks struct {
 // Timing of Run.
 const (
 	defaultInterval = 5 * time.Minute // when the server says none
-	intervalJitter  = 0.10            // of the interval, either way: machines that booted together drift apart
+	intervalJitter  = 0.10            // of that interval, either way
 	minBackOff      = time.Second
 	maxBackOff      = 10 * time.Minute
 )
@@ -60,12 +60,14 @@ func (a *Attester) Run(ctx context.Context, h Hooks) error {
 	}
 }
 
-// nextInterval is the server's interval with jitter; random is in [0, 1).
+// nextInterval is the time that the server says, as it says it: the server leads each machine to a moment of its own, and
+// has a deadline at the end of the interval. Where it says none, machines that booted together drift apart by chance; random
+// is in [0, 1).
 func nextInterval(seconds int, random float64) time.Duration {
-	interval := defaultInterval
 	if seconds > 0 {
-		interval = time.Duration(min(seconds, 7*24*3600)) * time.Second
+		return time.Duration(min(seconds, 7*24*3600)) * time.Second
 	}
+	const interval = defaultInterval
 	return interval + time.Duration((2*random-1)*intervalJitter*float64(interval))
 }
 

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier/finding"
+)
+
+const (
+	// BeatEvery is the time between two heartbeats of a replica.
+	BeatEvery = 5 * time.Second
+	// outageAfter is the age of the last heartbeat from which on nobody has served. A shorter break, as of a restart, is
+	// made up for by the least time that a policy leaves after a deadline.
+	outageAfter = 20 * time.Second
+	// outagesKept is longer than any deadline can lie in the past without its machine being known to be stale.
+	outagesKept = 30 * 24 * time.Hour
+)
+
+// Beat notes that this replica serves the tenant now. The first beat after a time in which no replica did notes that time as
+// an outage, once. Before the very first beat nobody is known to have served.
+func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error {
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `INSERT INTO service_heartbeats (tenant_id, beat_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 1 {
+			_, err := tx.Exec(ctx, `INSERT INTO service_outages (tenant_id, started_at, ended_at) SELECT tenant_id, created_at, $2 FROM tenants
+				WHERE tenant_id = $1 AND created_at < $2`, pgUUID(tenant), now)
+			return err
+		}
+		var last time.Time
+		if err := tx.QueryRow(ctx, `SELECT beat_at FROM service_heartbeats WHERE tenant_id = $1 FOR UPDATE`, pgUUID(tenant)).Scan(&last); err != nil {
+			return err
+		}
+		if now.Sub(last) >= outageAfter {
+			if _, err := tx.Exec(ctx, `INSERT INTO service_outages (tenant_id, started_at, ended_at) VALUES ($1, $2, $3)`, pgUUID(tenant), last, now); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `DELETE FROM service_outages WHERE tenant_id = $1 AND ended_at < $2`, pgUUID(tenant), now.Add(-outagesKept)); err != nil {
+				return err
+			}
+		}
+		if !now.After(last) { // another replica's clock is ahead
+			return nil
+		}
+		_, err = tx.Exec(ctx, `UPDATE service_heartbeats SET beat_at = $2 WHERE tenant_id = $1`, pgUUID(tenant), now)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note a heartbeat: %w", err)
+	}
+	return nil
+}
+
+// served tells whether a replica serves the tenant, and the outages that may still count, in the order of their beginning.
+func served(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, now time.Time) (serving bool, outages []finding.Outage, err error) {
+	var last time.Time
+	err = tx.QueryRow(ctx, `SELECT beat_at FROM service_heartbeats WHERE tenant_id = $1`, pgUUID(tenant)).Scan(&last)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil, nil
+	}
+	if err != nil {
+		return false, nil, fmt.Errorf("read the last heartbeat: %w", err)
+	}
+	if now.Sub(last) >= outageAfter {
+		return false, nil, nil
+	}
+	rows, _ := tx.Query(ctx, `SELECT started_at, ended_at FROM service_outages WHERE tenant_id = $1 AND ended_at >= $2 ORDER BY started_at`,
+		pgUUID(tenant), now.Add(-outagesKept))
+	outages, err = pgx.CollectRows(rows, pgx.RowToStructByPos[finding.Outage])
+	if err != nil {
+		return false, nil, fmt.Errorf("read outages: %w", err)
+	}
+	return true, outages, nil
+}
