@@ -160,6 +160,9 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 		begun.platforms.add(c.p)
 	}
 	begun.collateral.add(c.p)
+	if err := queueSighting(b, c.p); err != nil {
+		return err
+	}
 	h, err := hot(rec)
 	if err != nil {
 		return err
