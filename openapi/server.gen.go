@@ -1372,6 +1372,17 @@ type ActivationRequest struct {
 
 // Alert defines model for Alert.
 type Alert struct {
+	// Assignee Who works on it.
+	Assignee *string `json:"assignee"`
+
+	// ClosedAt When it was dismissed or resolved; null while open.
+	ClosedAt *time.Time `json:"closed_at"`
+
+	// ClosedBy Who closed it (kind:id); `system:alerts` where its cause was found gone.
+	//
+	// Example: admin:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	ClosedBy *string `json:"closed_by"`
+
 	// Code Example: attestation_failed
 	Code  string `json:"code"`
 	Count int64  `json:"count"`
@@ -1380,28 +1391,44 @@ type Alert struct {
 	Decisions   *[]AlertDecision `json:"decisions,omitempty"`
 	Description string           `json:"description"`
 
+	// Details More of the last occurrence, by code; left out where there is none.
+	Details *json.RawMessage `json:"details,omitempty"`
+
 	// DisplayName Example: Attestation failed for your virtual machine
 	DisplayName string             `json:"display_name"`
 	FirstSeenAt time.Time          `json:"first_seen_at"`
 	ID          openapi_types.UUID `json:"id"`
 	LastSeenAt  time.Time          `json:"last_seen_at"`
-	MachineID   openapi_types.UUID `json:"machine_id"`
-	MachineName string             `json:"machine_name"`
+
+	// MachineID The machine; null for an alert of many machines.
+	MachineID *openapi_types.UUID `json:"machine_id"`
+
+	// MachineName Empty for an alert of many machines.
+	MachineName string `json:"machine_name"`
+
+	// OpenedAt When it was opened the last time: `first_seen_at`, or its last reopening.
+	OpenedAt time.Time `json:"opened_at"`
 
 	// Reason `origin_unverified`, `baseline_deviation`, or null.
 	//
 	// Example: baseline_deviation
 	Reason           *VerdictReason `json:"reason"`
 	RemediationSteps []string       `json:"remediation_steps"`
-	ScaleSet         string         `json:"scale_set"`
-	Severity         Severity       `json:"severity"`
-	Status           AlertStatus    `json:"status"`
+
+	// ReopenedCount How often it was opened again. One that was resolved within the last seven days is, when it comes back; later, or after a dismissal, a new one is opened.
+	ReopenedCount int    `json:"reopened_count"`
+	ScaleSet      string `json:"scale_set"`
+
+	// Scope What an alert of many machines is about, as a stable word; empty for one of a single machine.
+	Scope    string      `json:"scope"`
+	Severity Severity    `json:"severity"`
+	Status   AlertStatus `json:"status"`
 
 	// SuppressedBy The suppression rule that hides it.
 	SuppressedBy *openapi_types.UUID `json:"suppressed_by"`
 
-	// VerdictID Verdict of the last occurrence.
-	VerdictID openapi_types.UUID `json:"verdict_id"`
+	// VerdictID Verdict of the last occurrence; null where no verdict raised it.
+	VerdictID *openapi_types.UUID `json:"verdict_id"`
 }
 
 // AlertDecision defines model for AlertDecision.

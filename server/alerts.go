@@ -10,12 +10,17 @@ import (
 )
 
 func alertDTO(a store.Alert) openapi.Alert {
-	return openapi.Alert{
+	out := openapi.Alert{
 		ID: a.ID, Code: a.Code, Severity: openapi.Severity(a.Severity), Status: openapi.AlertStatus(a.Status), Reason: textOrNull(a.Reason),
-		MachineID: a.MachineID, MachineName: a.MachineName, ScaleSet: a.ScaleSet, VerdictID: a.VerdictID, DisplayName: a.DisplayName,
+		MachineID: idOrNull(a.MachineID), MachineName: a.MachineName, ScaleSet: a.ScaleSet, Scope: a.Scope, VerdictID: idOrNull(a.VerdictID), DisplayName: a.DisplayName,
 		Description: a.Description, RemediationSteps: orEmpty(a.RemediationSteps), FirstSeenAt: utc(a.FirstSeenAt),
 		LastSeenAt: utc(a.LastSeenAt), Count: a.Count, SuppressedBy: a.SuppressedBy,
+		OpenedAt: utc(a.OpenedAt), ReopenedCount: a.ReopenedCount, ClosedAt: utcOrNull(a.ClosedAt), ClosedBy: textOrNull(a.ClosedBy), Assignee: textOrNull(a.Assignee),
 	}
+	if a.Details != nil {
+		out.Details = &a.Details
+	}
+	return out
 }
 
 // ListAlerts lists alerts; suppressed ones only where asked for.
@@ -55,7 +60,7 @@ func (s *Server) withDecisions(ctx context.Context, a store.Alert) (openapi.Aler
 }
 
 func (s *Server) setAlert(ctx context.Context, id uuid.UUID, to openapi.AlertStatus) (openapi.Alert, error) {
-	a, err := s.store.SetAlertStatus(ctx, principalOf(ctx).tenant, id, string(to), s.now(), actorOf(ctx))
+	a, err := s.store.SetAlertStatus(ctx, principalOf(ctx).tenant, id, store.AlertChange{To: string(to)}, s.now(), actorOf(ctx))
 	if err != nil {
 		return openapi.Alert{}, err
 	}

@@ -52,6 +52,14 @@ func textOrNull[T ~string](s T) *string {
 	return &t
 }
 
+// idOrNull is null for no id.
+func idOrNull(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
+}
+
 // utc is the only way a time leaves the service.
 func utc(t time.Time) time.Time { return t.UTC() }
 

@@ -140,6 +140,9 @@ func (s *Store) RefuseAlert(ctx context.Context, tenant uuid.UUID, d Decision, n
 			actor.String(), now, nil, nil); err != nil {
 			return err
 		}
+		if _, err := noteAlert(ctx, tx, tenant, d.AlertID, DecisionRefused, d.Comment, now, actor); err != nil {
+			return err
+		}
 		return audit(ctx, tx, tenant, now, actor, "alert.refuse", "alert:"+d.AlertID.String(), nil,
 			map[string]any{"verdict_id": d.VerdictID, "comment": d.Comment, "deviations_sha256": fmt.Sprintf("%x", d.DeviationDigest)})
 	})
@@ -234,8 +237,13 @@ func (s *Store) approveAlert(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, p
 		actor.String(), now, v.BaselineID, v.Version); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `UPDATE alerts SET status = 'in_progress', updated_at = $3 WHERE tenant_id = $1 AND alert_id = $2`, tenant, p.AlertID, now); err != nil {
+	if _, err := noteAlert(ctx, tx, tenant, p.AlertID, DecisionApproved, p.Comment, now, actor); err != nil {
 		return err
+	}
+	if a.Status != "in_progress" {
+		if err := setAlerts(ctx, tx, tenant, []uuid.UUID{p.AlertID}, AlertChange{To: "in_progress"}, now, actor); err != nil {
+			return err
+		}
 	}
 	return audit(ctx, tx, tenant, now, actor, "alert.approve", "alert:"+p.AlertID.String(), map[string]any{"status": a.Status},
 		map[string]any{"status": "in_progress", "verdict_id": p.VerdictID, "comment": p.Comment, "version": baselineTarget(*v), "state": v.State,

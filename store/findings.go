@@ -21,7 +21,7 @@ type findingSet struct {
 	verdict *uuid.UUID // that raised the alerts; nil where only the inventory changed
 	at      time.Time
 	rules   []SuppressionRule
-	opened  []uuid.UUID // alerts that were opened; filled when the batch has run
+	opened  []uuid.UUID // alerts that were opened, or opened again; filled when the batch has run
 }
 
 // apply writes the set in one round trip.
@@ -38,14 +38,15 @@ func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 }
 
 // queueFindings adds the statements that write the sets of different machines: one for what every set has,
-// and one for each recommendation and alert that is open.
+// and one for each recommendation that is open.
 func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	var assessments assessmentTable
-	var recommendations, alerts endedTable
+	var recommendations, ended endedTable
+	var raised alertTable
 	for _, f := range sets {
 		assessments.add(f)
 		recommendations.add(f, f.queueRecommendations(b))
-		alerts.add(f, f.queueAlerts(b))
+		ended.add(f, f.queueAlerts(&raised))
 	}
 	if len(assessments.codes) > 0 {
 		b.Queue(upsertAssessments, assessments.tenants, assessments.machines, assessments.codes, assessments.names, assessments.severities,
@@ -54,8 +55,9 @@ func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	if len(recommendations.codes) > 0 {
 		b.Queue(resolveRecommendations, recommendations.tenants, recommendations.machines, recommendations.codes, recommendations.ats)
 	}
-	if len(alerts.codes) > 0 {
-		b.Queue(resolveAlerts, alerts.tenants, alerts.machines, alerts.codes, alerts.ats, alerts.events)
+	raised.queue(b)
+	if len(ended.codes) > 0 {
+		b.Queue(endMachineAlerts, ended.tenants, ended.machines, ended.codes, ended.ats, ended.events)
 	}
 }
 
@@ -89,7 +91,7 @@ func (t *assessmentTable) add(f *findingSet) {
 	}
 }
 
-// endedTable is the parameters of resolveRecommendations and resolveAlerts, column by column.
+// endedTable is the parameters of resolveRecommendations and endMachineAlerts, column by column.
 type endedTable struct {
 	tenants, machines, events []pgtype.UUID
 	codes                     []string
@@ -125,55 +127,16 @@ func (f *findingSet) queueRecommendations(b *pgx.Batch) (ended []string) {
 	return without(f.result.EvaluatedRecommendations, present)
 }
 
-// One statement counts up the open alert of the machine and code, or opens one and puts that in the outbox.
-const upsertAlert = `WITH up AS (INSERT INTO alerts AS a
-		(tenant_id, alert_id, machine_id, code, display_name, severity, reason, description, remediation_steps, status, verdict_id,
-		 first_seen_at, last_seen_at, seen_count, suppressed_by, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $11, $11, 1, $12, $11)
-		ON CONFLICT (tenant_id, machine_id, code) WHERE status IN ('active', 'in_progress') DO UPDATE SET
-			display_name = EXCLUDED.display_name, severity = EXCLUDED.severity, reason = EXCLUDED.reason, description = EXCLUDED.description,
-			remediation_steps = EXCLUDED.remediation_steps, verdict_id = EXCLUDED.verdict_id, suppressed_by = EXCLUDED.suppressed_by,
-			last_seen_at = GREATEST(a.last_seen_at, EXCLUDED.last_seen_at), seen_count = a.seen_count + 1,
-			updated_at = CASE WHEN a.reason <> EXCLUDED.reason THEN EXCLUDED.updated_at ELSE a.updated_at END
-		RETURNING a.alert_id),
-	told AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
-		SELECT $1, $13, 'alert.opened', up.alert_id, jsonb_build_object('alert_id', $2, 'machine_id', $3, 'code', $4::text, 'severity', $6::text,
-			'reason', $7::text, 'verdict_id', $10::uuid, 'suppressed_by', $12::uuid), $11
-		FROM up WHERE up.alert_id = $2)
-	SELECT up.alert_id = $2 FROM up`
-
-const resolveAlerts = `WITH ended AS (UPDATE alerts a SET status = 'resolved', updated_at = u.at
-		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[]) u (tenant_id, machine_id, code, at, event_id)
-		WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id AND a.code = u.code AND a.status IN ('active', 'in_progress')
-		RETURNING a.tenant_id, a.machine_id, a.alert_id, a.code, u.event_id, u.at)
-	INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
-	SELECT tenant_id, event_id, 'alert.resolved', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'code', code), at FROM ended`
-
 // queueAlerts adds those that are open, and tells which have ended.
-func (f *findingSet) queueAlerts(b *pgx.Batch) (ended []string) {
+func (f *findingSet) queueAlerts(t *alertTable) (ended []string) {
 	var present []string
-	for _, a := range f.result.Alerts {
+	for i := range f.result.Alerts {
+		a := &f.result.Alerts[i]
 		present = append(present, a.Code)
-		f.queueAlert(b, a)
+		t.add(alertRow{tenant: f.tenant, machine: &f.machine.ID, alert: a, verdict: f.verdict, at: f.at,
+			hiddenBy: suppressor(f.rules, a.Code, a.Reason, &f.machine, f.at), opened: func(id uuid.UUID) { f.opened = append(f.opened, id) }})
 	}
 	return without(f.result.EvaluatedAlerts, present)
-}
-
-func (f *findingSet) queueAlert(b *pgx.Batch, a finding.Alert) {
-	id := newID(f.at)
-	hiddenBy := suppressor(f.rules, a.Code, a.Reason, &f.machine, f.at)
-	b.Queue(upsertAlert, pgUUID(f.tenant), pgUUID(id), pgUUID(f.machine.ID), a.Code, a.DisplayName, string(a.Severity), string(a.Reason),
-		a.Description, notNil(a.RemediationSteps), pgUUIDPtr(f.verdict), f.at, pgUUIDPtr(hiddenBy), pgUUID(newID(f.at))).
-		QueryRow(func(row pgx.Row) error {
-			var opened bool
-			if err := row.Scan(&opened); err != nil {
-				return err
-			}
-			if opened {
-				f.opened = append(f.opened, id)
-			}
-			return nil
-		})
 }
 
 // without is the codes that are not present, in order, each once.

@@ -85,8 +85,8 @@ func suppressor(rules []SuppressionRule, code string, reason verifier.Reason, m 
 
 // resuppress looks again at the open alerts of one machine (nil: of all) after rules or the machine changed.
 func resuppress(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, machineID *uuid.UUID, rules []SuppressionRule, now time.Time) error {
-	rows, _ := tx.Query(ctx, `SELECT a.alert_id, a.code, a.reason, a.suppressed_by, m.name, m.scale_set, m.labels
-		FROM alerts a JOIN machines m USING (tenant_id, machine_id)
+	rows, _ := tx.Query(ctx, `SELECT a.alert_id, a.code, a.reason, a.suppressed_by, coalesce(m.name, ''), coalesce(m.scale_set, ''), coalesce(m.labels, '{}')
+		FROM alerts a LEFT JOIN machines m ON m.tenant_id = a.tenant_id AND m.machine_id = a.machine_id
 		WHERE a.tenant_id = $1 AND ($2::uuid IS NULL OR a.machine_id = $2) AND a.status IN ('active', 'in_progress')
 		ORDER BY a.alert_id FOR UPDATE OF a`, tenant, pgUUIDPtr(machineID))
 	var ids []uuid.UUID
@@ -109,8 +109,16 @@ func resuppress(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, machineID *uui
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err = tx.Exec(ctx, `UPDATE alerts a SET suppressed_by = u.rule_id, updated_at = $4 FROM unnest($2::uuid[], $3::uuid[]) u (alert_id, rule_id)
-		WHERE a.tenant_id = $1 AND a.alert_id = u.alert_id`, tenant, ids, by, now)
+	touches := make([]uuid.UUID, len(ids))
+	for i := range touches {
+		touches[i] = newID(now)
+	}
+	_, err = tx.Exec(ctx, `WITH u AS (SELECT * FROM unnest($2::uuid[], $3::uuid[], $5::uuid[]) u (alert_id, rule_id, touch_id)),
+			hidden AS (UPDATE alerts a SET suppressed_by = u.rule_id, updated_at = $4 FROM u WHERE a.tenant_id = $1 AND a.alert_id = u.alert_id
+				RETURNING a.group_key, u.touch_id, a.code, a.display_name, a.severity, a.reason)
+		INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
+		SELECT DISTINCT ON (group_key) $1, touch_id, group_key, code, display_name, severity, reason, '' FROM hidden ORDER BY group_key, touch_id`,
+		pgUUID(tenant), ids, by, now, touches)
 	if err != nil {
 		return fmt.Errorf("suppress alerts: %w", err)
 	}

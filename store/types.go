@@ -420,21 +420,29 @@ type RecommendationFilter struct {
 	Code, Status, Severity, ScaleSet string
 }
 
-// Alert is one row of alerts. One alert per machine and code is open (active or in_progress) at a time;
+// Alert is one row of alerts. One alert per machine (or scope) and code is open (active or in_progress) at a time;
 // a repetition counts up.
 type Alert struct {
 	finding.Alert
 	ID           uuid.UUID
-	MachineID    uuid.UUID
+	MachineID    uuid.UUID // uuid.Nil for an alert of many machines, which has a Scope
 	MachineName  string
 	ScaleSet     string
-	VerdictID    uuid.UUID // of the last occurrence
-	Status       string    // active, in_progress, dismissed, resolved
+	Scope        string
+	Details      json.RawMessage // of the last occurrence, by code; nil for none
+	VerdictID    uuid.UUID       // of the last occurrence; uuid.Nil where no verdict raised it
+	Status       string          // active, in_progress, dismissed, resolved
 	FirstSeenAt  time.Time
 	LastSeenAt   time.Time
 	Count        int64
 	SuppressedBy *uuid.UUID // suppression rule that hides it
 	UpdatedAt    time.Time
+	OpenedAt     time.Time // the last time: FirstSeenAt, or its last reopening
+	// ReopenedCount is how often it was opened again, by itself or by hand.
+	ReopenedCount int
+	ClosedAt      *time.Time // nil while open
+	ClosedBy      string     // principal, kind:id, or system:alerts; empty while open
+	Assignee      string     // who works on it; empty for nobody
 }
 
 // AlertFilter narrows ListAlerts. Suppressed alerts are left out unless IncludeSuppressed.

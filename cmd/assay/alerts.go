@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 
@@ -61,7 +62,7 @@ func (c *AlertsList) Run(a *app) error {
 			if x.SuppressedBy != nil {
 				state = cell{string(x.Status) + " (suppressed)", dim}
 			}
-			rows[i] = []cell{status(string(x.Severity)), state, plain(x.MachineName), plain(x.DisplayName), plain(dash(textOf(x.Reason))),
+			rows[i] = []cell{status(string(x.Severity)), state, plain(cmp.Or(x.MachineName, x.Scope)), plain(x.DisplayName), plain(dash(textOf(x.Reason))),
 				plain(strconv.FormatInt(x.Count, 10)), plain(a.print.ago(x.LastSeenAt)), {x.ID.String(), dim}}
 		}
 		a.print.table([]string{"SEVERITY", "STATUS", "MACHINE", "ALERT", "REASON", "TIMES", "LAST SEEN", "ID"}, rows)
@@ -163,9 +164,15 @@ func (a *app) alert(which AlertID, call func(*client.ClientWithResponses, uuid.U
 	p := a.print
 	p.line("%s  %s  %s", p.paint(bold, clean(x.DisplayName)), p.paint(statusColor(string(x.Severity)), clean(string(x.Severity))), p.paint(statusColor(string(x.Status)), clean(string(x.Status))))
 	p.field("id", x.ID.String())
-	p.field("machine", clean(x.MachineName)+" "+p.paint(dim, x.MachineID.String()))
+	if x.MachineID != nil {
+		p.field("machine", clean(x.MachineName)+" "+p.paint(dim, x.MachineID.String()))
+	} else {
+		p.field("about", clean(x.Scope))
+	}
 	p.field("reason", clean(textOf(x.Reason)))
-	p.field("verdict", x.VerdictID.String())
+	if x.VerdictID != nil {
+		p.field("verdict", x.VerdictID.String())
+	}
 	p.field("first seen", p.when(x.FirstSeenAt))
 	p.field("last seen", fmt.Sprintf("%s, %s", p.when(x.LastSeenAt), count(int(x.Count), "time")))
 	if x.SuppressedBy != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -75,7 +77,7 @@ type alertAction struct {
 
 var alertActions = []alertAction{
 	{"in-progress", "Start work", "in_progress", "The alert is in progress.", false},
-	{"resolve", "Resolve", "resolved", "The alert is resolved. If it happens again, a new one is raised.", false},
+	{"resolve", "Resolve", "resolved", "The alert is resolved. If it happens again, it is opened again.", false},
 	{"dismiss", "Dismiss", "dismissed", "The alert is dismissed. The verdict stays as it is.", true},
 	{"activate", "Reopen", "active", "The alert is active again.", false},
 }
@@ -106,6 +108,9 @@ type alertView struct {
 	Approval  *approvalView // nil where the alert is closed or not about a baseline
 }
 
+// HasVerdict tells whether a verdict raised it.
+func (v *alertView) HasVerdict() bool { return v.VerdictID != uuid.Nil }
+
 func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error {
 	id, err := pathID(r)
 	if err != nil {
@@ -116,8 +121,10 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 	if view.Alert, err = h.Store.GetAlert(ctx, s.Tenant, id, now); err != nil {
 		return err
 	}
-	if view.Machine, err = h.Store.GetMachine(ctx, s.Tenant, view.MachineID); err != nil {
-		return err
+	if view.MachineID != uuid.Nil {
+		if view.Machine, err = h.Store.GetMachine(ctx, s.Tenant, view.MachineID); err != nil {
+			return err
+		}
 	}
 	switch verdict, err := h.Store.GetVerdict(ctx, s.Tenant, view.VerdictID); {
 	case err == nil:
@@ -152,7 +159,7 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 			view.Done = a.Done
 		}
 	}
-	h.render(w, r, s, http.StatusOK, "alert", view.DisplayName, view)
+	h.render(w, r, s, http.StatusOK, "alert", view.DisplayName, &view)
 	return nil
 }
 
@@ -165,7 +172,7 @@ func (h *handler) changeAlert(w http.ResponseWriter, r *http.Request, s session)
 		if a.Path != r.PathValue("action") {
 			continue
 		}
-		_, err := h.Store.SetAlertStatus(r.Context(), s.Tenant, id, a.To, h.now(), s.actor(r))
+		_, err := h.Store.SetAlertStatus(r.Context(), s.Tenant, id, store.AlertChange{To: a.To}, h.now(), s.actor(r))
 		if errors.Is(err, store.ErrConflict) {
 			return errAlertState
 		}

@@ -100,6 +100,7 @@ type Alert struct {
 	Reason           verifier.Reason `json:"reason"`
 	Description      string          `json:"description"`
 	RemediationSteps []string        `json:"remediation_steps"`
+	Group            Group           `json:"-"`
 }
 
 // Result is all that follows from one evaluation. EvaluatedRecommendations and EvaluatedAlerts list the
