@@ -232,7 +232,7 @@ func TestRefusedEnrolmentsRaiseTheAlert(t *testing.T) {
 			}
 			// An event does not last: whoever closes its alerts ends it, and the next one is a new one.
 			for _, a := range alertsOf(t, s, store.AlertFilter{Code: "identity_conflict"}, t0) {
-				_, err := s.SetAlertStatus(t.Context(), tenant, a.ID, "resolved", t0.Add(2*time.Minute), system)
+				_, err := s.SetAlertStatus(t.Context(), tenant, a.ID, store.AlertChange{To: "resolved"}, t0.Add(2*time.Minute), system)
 				must0(t, err)
 			}
 			if r := detect(t, s, t0.Add(2*time.Minute)); r.Ended != 1 {

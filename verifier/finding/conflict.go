@@ -130,16 +130,22 @@ func (c *Conflict) Alert(id, os string) Alert {
 		rule, words = rollbackDetected, c.rollbackWords
 	}
 	own, other := "The machine", "another machine"
+	group := Group{Cause: []string{string(c.Kind)}}
+	var names []string
 	for _, m := range c.Machines {
 		if m.ID == id {
 			own = "Machine " + m.Name
 		} else {
 			other = "machine " + m.Name
 		}
+		group.Cause, names = append(group.Cause, m.ID+"/"+m.Name), append(names, m.Name)
 	}
+	// Both machines of a pair are one incident.
+	group.Title = rule.Title + ": " + strings.Join(names, " and ")
 	var out Result
 	in := Input{Machine: Machine{OS: os}}
 	rule.alert(&in, &out, reason, words(own, other))
+	out.Alerts[0].Group = group
 	return out.Alerts[0]
 }
 
