@@ -23,11 +23,7 @@ var identityConflict = &Rule{
 		"linux":   {"On Linux with libvirt, `virt-clone` copies the TPM's state from /var/lib/libvirt/swtpm: delete the copy's folder before its first boot."},
 		"windows": {"On Windows with Hyper-V, a copied key protector copies the vTPM: give the copy one of its own with Set-VMKeyProtector -NewLocalKeyProtector."},
 	},
-	evaluate: foundByStore,
 }
-
-// foundByStore is the rule of what no appraisal can tell.
-func foundByStore(*Rule, *Input, *Result) {}
 
 // sharedWords say what both machines have.
 var sharedWords = map[string]string{
@@ -44,7 +40,10 @@ func (c *Conflict) identityWords(own, other string) string {
 	case EKShared:
 		return fmt.Sprintf("The endorsement key of one TPM was presented for two machines. %s conflicts with %s: somebody asked to enrol it under a second name%s. Nothing was changed.", own, other, claim)
 	case AKShared:
-		if c.Observed.Proved != nil {
+		switch {
+		case c.Event() && c.Observed.Proved == nil:
+			return fmt.Sprintf("Somebody wanted to vouch for one attestation key at two machines. %s conflicts with %s: the key answers for one of them already. Nothing was changed.", own, other)
+		case c.Event():
 			return fmt.Sprintf("One attestation key was presented for two machines. %s conflicts with %s: somebody asked to enrol it under a second name%s. Nothing was changed.", own, other, claim)
 		}
 		return fmt.Sprintf("%s and %s are proved by one and the same attestation key.", own, other)

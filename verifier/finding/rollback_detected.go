@@ -24,7 +24,6 @@ var rollbackDetected = &Rule{
 		"linux":   {"On Linux, `tpm2_readclock` shows clock, resetCount and restartCount; `virsh snapshot-list` on the host shows what was restored."},
 		"windows": {"On Windows, Get-VMSnapshot on the Hyper-V host shows what was restored; Get-TpmEndorsementKeyInfo whether two machines have one TPM."},
 	},
-	evaluate: foundByStore,
 }
 
 func (c *Conflict) rollbackWords(own, _ string) string {
