@@ -561,6 +561,48 @@ func (e FilterReason) Valid() bool {
 	}
 }
 
+// Defines values for FleetConflictKind.
+const (
+	AkShared      FleetConflictKind = "ak_shared"
+	ClockBack     FleetConflictKind = "clock_back"
+	EkShared      FleetConflictKind = "ek_shared"
+	HistoryForked FleetConflictKind = "history_forked"
+	LogOfOther    FleetConflictKind = "log_of_other"
+	NameClaimed   FleetConflictKind = "name_claimed"
+	QuoteRelayed  FleetConflictKind = "quote_relayed"
+	ResetBack     FleetConflictKind = "reset_back"
+	SeriesShared  FleetConflictKind = "series_shared"
+	VMShared      FleetConflictKind = "vm_shared"
+)
+
+// Valid indicates whether the value is a known member of the FleetConflictKind enum.
+func (e FleetConflictKind) Valid() bool {
+	switch e {
+	case AkShared:
+		return true
+	case ClockBack:
+		return true
+	case EkShared:
+		return true
+	case HistoryForked:
+		return true
+	case LogOfOther:
+		return true
+	case NameClaimed:
+		return true
+	case QuoteRelayed:
+		return true
+	case ResetBack:
+		return true
+	case SeriesShared:
+		return true
+	case VMShared:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	Ok HealthStatus = "ok"
@@ -2310,6 +2352,109 @@ type FilterReason string
 
 // FilterText defines model for FilterText.
 type FilterText = string
+
+// FleetConflict defines model for FleetConflict.
+type FleetConflict struct {
+	// Code The alert that it raises.
+	//
+	// Example: identity_conflict
+	Code string `json:"code"`
+
+	// Count Occurrences.
+	Count int64 `json:"count"`
+
+	// Details The pair, or the two states. Also the `details` of alerts `identity_conflict` and `rollback_detected`.
+	Details FleetConflictDetails `json:"details"`
+	EndedAt *time.Time           `json:"ended_at"`
+
+	// EndedBecause key_ended: a key of the pair was replaced or revoked. no_longer_shared: the evidence shows it no more. closed_by_hand. Empty while it stands.
+	EndedBecause string             `json:"ended_because"`
+	FirstSeenAt  time.Time          `json:"first_seen_at"`
+	ID           openapi_types.UUID `json:"id"`
+	LastSeenAt   time.Time          `json:"last_seen_at"`
+}
+
+// FleetConflictDetails The pair, or the two states. Also the `details` of alerts `identity_conflict` and `rollback_detected`.
+type FleetConflictDetails struct {
+	// First What a TPM told at one time (TPMS_CLOCK_INFO).
+	First *FleetConflictState `json:"first,omitempty"`
+
+	// Kind `ek_shared`, `ak_shared`: one key of a TPM under two names. `vm_shared`: hardware, or the cloud, says that two machines are
+	// one. `name_claimed`: another TPM asked for the machine's name. `quote_relayed`: one machine's TPM answered for another.
+	// `log_of_other`: the boot logs of two machines name the same cards and disks. `series_shared`: two keys told the same
+	// clock, to the millisecond, at three boots. These raise `identity_conflict`. `clock_back`, `reset_back`: the TPM's clock,
+	// or its reset counter, went back. `history_forked`: two lives of one TPM. These raise `rollback_detected`.
+	Kind FleetConflictKind `json:"kind"`
+
+	// Machines One machine, or the pair; the machine whose identity it is comes first.
+	Machines []FleetConflictMachine `json:"machines"`
+
+	// Observed What shows it. What does not belong to the kind is absent.
+	Observed struct {
+		// AheadMs By how much the TPM's clock ran ahead of ours.
+		AheadMs *int64 `json:"ahead_ms,omitempty"`
+
+		// Boots At how many boots the two agree.
+		Boots *int `json:"boots,omitempty"`
+
+		// MachinesSharing How many machines have it, these two included.
+		MachinesSharing *int `json:"machines_sharing,omitempty"`
+
+		// MayBe What it may be, most likely first: snapshot_restored, vtpm_cloned, tpm_cleared, tpm_firmware_updated, old_quote, clock_set_forward.
+		MayBe *[]string `json:"may_be,omitempty"`
+
+		// Proved Whoever asked showed that it holds the key.
+		Proved *bool `json:"proved,omitempty"`
+
+		// RemoteAddr Where the request came from.
+		RemoteAddr *string `json:"remote_addr,omitempty"`
+
+		// Sha256 Of it.
+		Sha256 *string `json:"sha256,omitempty"`
+
+		// What What both have: ek, ak, vm, instance, guest, log_identity, quote.
+		What *string `json:"what,omitempty"`
+	} `json:"observed"`
+
+	// Second What a TPM told at one time (TPMS_CLOCK_INFO).
+	Second *FleetConflictState `json:"second,omitempty"`
+}
+
+// FleetConflictKind `ek_shared`, `ak_shared`: one key of a TPM under two names. `vm_shared`: hardware, or the cloud, says that two machines are
+// one. `name_claimed`: another TPM asked for the machine's name. `quote_relayed`: one machine's TPM answered for another.
+// `log_of_other`: the boot logs of two machines name the same cards and disks. `series_shared`: two keys told the same
+// clock, to the millisecond, at three boots. These raise `identity_conflict`. `clock_back`, `reset_back`: the TPM's clock,
+// or its reset counter, went back. `history_forked`: two lives of one TPM. These raise `rollback_detected`.
+type FleetConflictKind string
+
+// FleetConflictList defines model for FleetConflictList.
+type FleetConflictList struct {
+	Items      []FleetConflict `json:"items"`
+	NextCursor *string         `json:"next_cursor"`
+}
+
+// FleetConflictMachine defines model for FleetConflictMachine.
+type FleetConflictMachine struct {
+	// ID Absent for a name that somebody claimed and that no machine has.
+	ID   *openapi_types.UUID `json:"id,omitempty"`
+	Name string              `json:"name"`
+}
+
+// FleetConflictState What a TPM told at one time (TPMS_CLOCK_INFO).
+type FleetConflictState struct {
+	At time.Time `json:"at"`
+
+	// BootSha256 Over PCR 0 to 7, hexadecimal: what firmware measured.
+	BootSha256 *string `json:"boot_sha256,omitempty"`
+
+	// ClockMs Milliseconds that the TPM was powered.
+	ClockMs int64 `json:"clock_ms"`
+
+	// FirmwareVersion Hexadecimal.
+	FirmwareVersion *string `json:"firmware_version,omitempty"`
+	ResetCount      int64   `json:"reset_count"`
+	RestartCount    int64   `json:"restart_count"`
+}
 
 // Health defines model for Health.
 type Health struct {
@@ -4338,6 +4483,24 @@ type ActivateEnrollmentParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListFleetConflictsParams defines parameters for ListFleetConflicts.
+type ListFleetConflictsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// MachineID Of this machine, on either side.
+	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+
+	// Kind Of this kind alone.
+	Kind *FleetConflictKind `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// IncludeEnded Also those that are gone.
+	IncludeEnded *bool `form:"include_ended,omitempty" json:"include_ended,omitempty"`
+}
+
 // ListIdentityProvidersParams defines parameters for ListIdentityProviders.
 type ListIdentityProvidersParams struct {
 	// Limit Entries on a page.
@@ -4940,6 +5103,9 @@ type ServerInterface interface {
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams)
+	// ListFleetConflicts List conflicts of the fleet
+	// (GET /v1/fleet/conflicts)
+	ListFleetConflicts(w http.ResponseWriter, r *http.Request, params ListFleetConflictsParams)
 	// ListIdentityProviders List identity providers
 	// (GET /v1/identity-providers)
 	ListIdentityProviders(w http.ResponseWriter, r *http.Request, params ListIdentityProvidersParams)
@@ -5315,6 +5481,12 @@ func (_ Unimplemented) ListCollateral(w http.ResponseWriter, r *http.Request, pa
 // ActivateEnrollment Prove the AK by the activated credential
 // (POST /v1/enrollments/{enrollment_id}/activation)
 func (_ Unimplemented) ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListFleetConflicts List conflicts of the fleet
+// (GET /v1/fleet/conflicts)
+func (_ Unimplemented) ListFleetConflicts(w http.ResponseWriter, r *http.Request, params ListFleetConflictsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -7299,6 +7471,91 @@ func (siw *ServerInterfaceWrapper) ActivateEnrollment(w http.ResponseWriter, r *
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ActivateEnrollment(w, r, enrollmentID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListFleetConflicts operation middleware
+func (siw *ServerInterfaceWrapper) ListFleetConflicts(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFleetConflictsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "machine_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "machine_id", r.URL.Query(), &params.MachineID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "machine_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "machine_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "include_ended" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_ended", r.URL.Query(), &params.IncludeEnded, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "include_ended"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "include_ended", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListFleetConflicts(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -10700,6 +10957,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/reappraisals/{reappraisal_id}/machines", wrapper.ListReappraisalMachines)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/fleet/conflicts", wrapper.ListFleetConflicts)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/policies/{name}", wrapper.GetPolicy)
 	})
 	r.Group(func(r chi.Router) {
@@ -11963,6 +12223,45 @@ type ActivateEnrollmentdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ActivateEnrollmentdefaultApplicationProblemPlusJSONResponse) VisitActivateEnrollmentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFleetConflictsRequestObject struct {
+	Params ListFleetConflictsParams
+}
+
+type ListFleetConflictsResponseObject interface {
+	VisitListFleetConflictsResponse(w http.ResponseWriter) error
+}
+
+type ListFleetConflicts200JSONResponse FleetConflictList
+
+func (response ListFleetConflicts200JSONResponse) VisitListFleetConflictsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFleetConflictsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListFleetConflictsdefaultApplicationProblemPlusJSONResponse) VisitListFleetConflictsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -14498,6 +14797,9 @@ type StrictServerInterface interface {
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(ctx context.Context, request ActivateEnrollmentRequestObject) (ActivateEnrollmentResponseObject, error)
+	// ListFleetConflicts List conflicts of the fleet
+	// (GET /v1/fleet/conflicts)
+	ListFleetConflicts(ctx context.Context, request ListFleetConflictsRequestObject) (ListFleetConflictsResponseObject, error)
 	// ListIdentityProviders List identity providers
 	// (GET /v1/identity-providers)
 	ListIdentityProviders(ctx context.Context, request ListIdentityProvidersRequestObject) (ListIdentityProvidersResponseObject, error)
@@ -15662,6 +15964,32 @@ func (sh *strictHandler) ActivateEnrollment(w http.ResponseWriter, r *http.Reque
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ActivateEnrollmentResponseObject); ok {
 		if err := validResponse.VisitActivateEnrollmentResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListFleetConflicts operation middleware
+func (sh *strictHandler) ListFleetConflicts(w http.ResponseWriter, r *http.Request, params ListFleetConflictsParams) {
+	var request ListFleetConflictsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFleetConflicts(ctx, request.(ListFleetConflictsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFleetConflicts")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListFleetConflictsResponseObject); ok {
+		if err := validResponse.VisitListFleetConflictsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

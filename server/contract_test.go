@@ -34,6 +34,7 @@ func TestContract(t *testing.T) {
 		{"enrolment refused", enrolmentRefused},
 		{"evidence", evidenceAccepted},
 		{"evidence refused", evidenceRefused},
+		{"fleet", fleetConflicts},
 		{"inventory", inventory},
 		{"baselines", baselines},
 		{"trials", trials},
@@ -132,8 +133,8 @@ func enrolmentRefused(b *bench, m *machine) {
 	other := m.otherKey(2)
 	e := m.enrollment("web-1")
 	e["ak_public"] = other
-	b.refused("identity_conflict", "", "POST", "/v1/enrollments", join, e)
 	b.sameRows(before)
+	b.refused("identity_conflict", "", "POST", "/v1/enrollments", join, e) // which goes into the audit record
 
 	again := b.want(201, "POST", "/v1/enrollments", join, m.enrollment("web-1"))
 	path := "/v1/enrollments/" + again.text(b.t, "enrollment_id") + "/activation"
@@ -480,7 +481,7 @@ func suppression(b *bench, m *machine) {
 		"expires_at": "2099-01-01T00:00:00Z", "scope": {"all_of": [{"field": "machine.scale_set", "in": ["web"]}, {"field": "machine.name", "contains": "web"}]}}`)
 	path := "/v1/suppression-rules/" + rule.text(b.t, "id")
 	count := func(query string) int {
-		return len(b.want(200, "GET", "/v1/alerts"+query, b.admin, nil).json(b.t)["items"].([]any))
+		return len(b.want(200, "GET", "/v1/alerts"+query+"&code=attestation_failed", b.admin, nil).json(b.t)["items"].([]any))
 	}
 	if count("?status=active") != 0 || count("?status=active&include_suppressed=true") != 1 {
 		b.t.Errorf("the rule did not hide the alert")

@@ -164,6 +164,9 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 	if c.run.machine.StaleSince != nil {
 		begun.returned.add(c.p)
 	}
+	if err := queueSighting(b, c.p); err != nil {
+		return err
+	}
 	h, err := hot(rec)
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ type newRuns struct {
 
 	evidence evidenceTable
 	matches  matchTable
+	fleet    fleetTable
 	large    []*evidenceTable // each of one row
 	ended    endedRuns
 	audit    auditTable
@@ -108,6 +109,7 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 		n.ended.add(c)
 	}
 	n.matches.add(c.p, id)
+	n.fleet.add(c.p, id)
 	n.findings = append(n.findings, c.findings)
 	return n.audit.add(c, id)
 }
@@ -154,6 +156,7 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, t.genuine, t.ats,
 		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots)
 	n.matches.queue(b)
+	n.fleet.queue(b)
 	a := &n.audit
 	b.Queue(insertVerdictAudit, a.tenants, a.events, a.ats, a.kinds, a.ids, a.addresses, a.requests, a.targets, a.before, a.after)
 	queueFindings(b, n.findings)

@@ -31,8 +31,8 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 	}
 	p := &pending{tenant: tenant, rec: &rec}
 	p.collateral, p.wants = s.newCollateral(tenant, &rec), s.newWants(tenant, &rec)
-	// What is to be stored once, and a baseline to be learned, never belong to an unchanged judgement.
-	if rec.EventLog == nil && rec.LearnBaseline == nil && rec.PlatformEvidence == nil && len(p.collateral) == 0 && len(p.wants) == 0 {
+	// What is to be stored once, a baseline to be learned, and a conflict never belong to an unchanged judgement.
+	if rec.EventLog == nil && rec.LearnBaseline == nil && rec.PlatformEvidence == nil && len(p.collateral) == 0 && len(p.wants) == 0 && rec.Sighting == nil {
 		if err := s.steady.do(ctx, p); err != nil {
 			return Recorded{}, fmt.Errorf("record appraisal: %w", err)
 		}
@@ -55,6 +55,9 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 // prepared is a record's content in the form of its columns.
 type prepared struct {
 	appraisal, evidence, log, platform, imaFrom []byte
+
+	traits []MachineTrait // nil where nothing is proved
+	boot   *BootPoint
 }
 
 func prepare(rec *AppraisalRecord) (prepared, error) {
@@ -76,6 +79,9 @@ func prepare(rec *AppraisalRecord) (prepared, error) {
 		if p.imaFrom, err = json.Marshal(rec.IMAFrom); err != nil {
 			return prepared{}, fmt.Errorf("marshal what the IMA list continues: %w", err)
 		}
+	}
+	if rec.Identity != nil && rec.Appraisal.Genuine {
+		p.traits, p.boot = rec.Identity()
 	}
 	return p, nil
 }

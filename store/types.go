@@ -336,6 +336,11 @@ type AppraisalRecord struct {
 	Observed      finding.Posture
 	LearnBaseline *verifier.ReferenceValues // set where the policy learns at first boot
 	Actor         Actor
+	// Identity tells what genuine evidence proves of which machine it is, all of it, and its TPM's time (nil for none). It is
+	// asked only of a record that changes something; nil leaves the traits that are there.
+	Identity func() ([]MachineTrait, *BootPoint)
+	// Sighting is a conflict that the evidence shows.
+	Sighting *Sighting
 }
 
 // BaselineMatch is which version of a baseline affirmed a machine last, and which is the one activated last of those that

@@ -184,6 +184,9 @@ func (a *app) alert(which AlertID, call func(*client.ClientWithResponses, uuid.U
 		}
 	}
 	p.line("\n  %s", clean(x.Description))
+	if x.Details != nil {
+		p.conflictDetails(x.Code, *x.Details)
+	}
 	p.steps(x.RemediationSteps)
 	return nil
 }

@@ -29,6 +29,7 @@ func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig, silence 
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
 		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
 		schedule.EndExemptions(st, store.DefaultTenant, time.Now),
+		schedule.FleetDetection(st, store.DefaultTenant, time.Now),
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
 		schedule.Reappraise(attestation, store.DefaultTenant),

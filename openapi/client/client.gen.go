@@ -561,6 +561,48 @@ func (e FilterReason) Valid() bool {
 	}
 }
 
+// Defines values for FleetConflictKind.
+const (
+	AkShared      FleetConflictKind = "ak_shared"
+	ClockBack     FleetConflictKind = "clock_back"
+	EkShared      FleetConflictKind = "ek_shared"
+	HistoryForked FleetConflictKind = "history_forked"
+	LogOfOther    FleetConflictKind = "log_of_other"
+	NameClaimed   FleetConflictKind = "name_claimed"
+	QuoteRelayed  FleetConflictKind = "quote_relayed"
+	ResetBack     FleetConflictKind = "reset_back"
+	SeriesShared  FleetConflictKind = "series_shared"
+	VMShared      FleetConflictKind = "vm_shared"
+)
+
+// Valid indicates whether the value is a known member of the FleetConflictKind enum.
+func (e FleetConflictKind) Valid() bool {
+	switch e {
+	case AkShared:
+		return true
+	case ClockBack:
+		return true
+	case EkShared:
+		return true
+	case HistoryForked:
+		return true
+	case LogOfOther:
+		return true
+	case NameClaimed:
+		return true
+	case QuoteRelayed:
+		return true
+	case ResetBack:
+		return true
+	case SeriesShared:
+		return true
+	case VMShared:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	Ok HealthStatus = "ok"
@@ -2328,6 +2370,109 @@ type FilterReason string
 
 // FilterText defines model for FilterText.
 type FilterText = string
+
+// FleetConflict defines model for FleetConflict.
+type FleetConflict struct {
+	// Code The alert that it raises.
+	//
+	// Example: identity_conflict
+	Code string `json:"code"`
+
+	// Count Occurrences.
+	Count int64 `json:"count"`
+
+	// Details The pair, or the two states. Also the `details` of alerts `identity_conflict` and `rollback_detected`.
+	Details FleetConflictDetails `json:"details"`
+	EndedAt *time.Time           `json:"ended_at"`
+
+	// EndedBecause key_ended: a key of the pair was replaced or revoked. no_longer_shared: the evidence shows it no more. closed_by_hand. Empty while it stands.
+	EndedBecause string             `json:"ended_because"`
+	FirstSeenAt  time.Time          `json:"first_seen_at"`
+	ID           openapi_types.UUID `json:"id"`
+	LastSeenAt   time.Time          `json:"last_seen_at"`
+}
+
+// FleetConflictDetails The pair, or the two states. Also the `details` of alerts `identity_conflict` and `rollback_detected`.
+type FleetConflictDetails struct {
+	// First What a TPM told at one time (TPMS_CLOCK_INFO).
+	First *FleetConflictState `json:"first,omitempty"`
+
+	// Kind `ek_shared`, `ak_shared`: one key of a TPM under two names. `vm_shared`: hardware, or the cloud, says that two machines are
+	// one. `name_claimed`: another TPM asked for the machine's name. `quote_relayed`: one machine's TPM answered for another.
+	// `log_of_other`: the boot logs of two machines name the same cards and disks. `series_shared`: two keys told the same
+	// clock, to the millisecond, at three boots. These raise `identity_conflict`. `clock_back`, `reset_back`: the TPM's clock,
+	// or its reset counter, went back. `history_forked`: two lives of one TPM. These raise `rollback_detected`.
+	Kind FleetConflictKind `json:"kind"`
+
+	// Machines One machine, or the pair; the machine whose identity it is comes first.
+	Machines []FleetConflictMachine `json:"machines"`
+
+	// Observed What shows it. What does not belong to the kind is absent.
+	Observed struct {
+		// AheadMs By how much the TPM's clock ran ahead of ours.
+		AheadMs *int64 `json:"ahead_ms,omitempty"`
+
+		// Boots At how many boots the two agree.
+		Boots *int `json:"boots,omitempty"`
+
+		// MachinesSharing How many machines have it, these two included.
+		MachinesSharing *int `json:"machines_sharing,omitempty"`
+
+		// MayBe What it may be, most likely first: snapshot_restored, vtpm_cloned, tpm_cleared, tpm_firmware_updated, old_quote, clock_set_forward.
+		MayBe *[]string `json:"may_be,omitempty"`
+
+		// Proved Whoever asked showed that it holds the key.
+		Proved *bool `json:"proved,omitempty"`
+
+		// RemoteAddr Where the request came from.
+		RemoteAddr *string `json:"remote_addr,omitempty"`
+
+		// Sha256 Of it.
+		Sha256 *string `json:"sha256,omitempty"`
+
+		// What What both have: ek, ak, vm, instance, guest, log_identity, quote.
+		What *string `json:"what,omitempty"`
+	} `json:"observed"`
+
+	// Second What a TPM told at one time (TPMS_CLOCK_INFO).
+	Second *FleetConflictState `json:"second,omitempty"`
+}
+
+// FleetConflictKind `ek_shared`, `ak_shared`: one key of a TPM under two names. `vm_shared`: hardware, or the cloud, says that two machines are
+// one. `name_claimed`: another TPM asked for the machine's name. `quote_relayed`: one machine's TPM answered for another.
+// `log_of_other`: the boot logs of two machines name the same cards and disks. `series_shared`: two keys told the same
+// clock, to the millisecond, at three boots. These raise `identity_conflict`. `clock_back`, `reset_back`: the TPM's clock,
+// or its reset counter, went back. `history_forked`: two lives of one TPM. These raise `rollback_detected`.
+type FleetConflictKind string
+
+// FleetConflictList defines model for FleetConflictList.
+type FleetConflictList struct {
+	Items      []FleetConflict `json:"items"`
+	NextCursor *string         `json:"next_cursor"`
+}
+
+// FleetConflictMachine defines model for FleetConflictMachine.
+type FleetConflictMachine struct {
+	// ID Absent for a name that somebody claimed and that no machine has.
+	ID   *openapi_types.UUID `json:"id,omitempty"`
+	Name string              `json:"name"`
+}
+
+// FleetConflictState What a TPM told at one time (TPMS_CLOCK_INFO).
+type FleetConflictState struct {
+	At time.Time `json:"at"`
+
+	// BootSha256 Over PCR 0 to 7, hexadecimal: what firmware measured.
+	BootSha256 *string `json:"boot_sha256,omitempty"`
+
+	// ClockMs Milliseconds that the TPM was powered.
+	ClockMs int64 `json:"clock_ms"`
+
+	// FirmwareVersion Hexadecimal.
+	FirmwareVersion *string `json:"firmware_version,omitempty"`
+	ResetCount      int64   `json:"reset_count"`
+	RestartCount    int64   `json:"restart_count"`
+}
 
 // Health defines model for Health.
 type Health struct {
@@ -4436,6 +4581,24 @@ type ActivateEnrollmentParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListFleetConflictsParams defines parameters for ListFleetConflicts.
+type ListFleetConflictsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// MachineID Of this machine, on either side.
+	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+
+	// Kind Of this kind alone.
+	Kind *FleetConflictKind `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// IncludeEnded Also those that are gone.
+	IncludeEnded *bool `form:"include_ended,omitempty" json:"include_ended,omitempty"`
+}
+
 // ListIdentityProvidersParams defines parameters for ListIdentityProviders.
 type ListIdentityProvidersParams struct {
 	// Limit Entries on a page.
@@ -5577,6 +5740,15 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/enrollments/{enrollment_id}/activation (the `ActivateEnrollment` operationId).
 	ActivateEnrollment(ctx context.Context, enrollmentID openapi_types.UUID, params *ActivateEnrollmentParams, body ActivateEnrollmentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListFleetConflicts List conflicts of the fleet
+	//
+	// Machines that cannot both be what they say, and TPMs with two histories, newest first; those that are gone are left out
+	// unless `include_ended` is true. Both machines of a pair have an alert (`identity_conflict` or `rollback_detected`) with
+	// the same details. They are looked for within the tenant only: an identity of another tenant is never compared.
+	//
+	// Corresponds with GET /v1/fleet/conflicts (the `ListFleetConflicts` operationId).
+	ListFleetConflicts(ctx context.Context, params *ListFleetConflictsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListIdentityProviders List identity providers
 	//
@@ -7373,6 +7545,25 @@ func (c *Client) ActivateEnrollmentWithBody(ctx context.Context, enrollmentID op
 // Corresponds with POST /v1/enrollments/{enrollment_id}/activation (the `ActivateEnrollment` operationId).
 func (c *Client) ActivateEnrollment(ctx context.Context, enrollmentID openapi_types.UUID, params *ActivateEnrollmentParams, body ActivateEnrollmentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewActivateEnrollmentRequest(c.Server, enrollmentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFleetConflicts List conflicts of the fleet
+//
+// Machines that cannot both be what they say, and TPMs with two histories, newest first; those that are gone are left out
+// unless `include_ended` is true. Both machines of a pair have an alert (`identity_conflict` or `rollback_detected`) with
+// the same details. They are looked for within the tenant only: an identity of another tenant is never compared.
+//
+// Corresponds with GET /v1/fleet/conflicts (the `ListFleetConflicts` operationId).
+func (c *Client) ListFleetConflicts(ctx context.Context, params *ListFleetConflictsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFleetConflictsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -11595,6 +11786,108 @@ func NewActivateEnrollmentRequestWithBody(server string, enrollmentID openapi_ty
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewListFleetConflictsRequest constructs an http.Request for the ListFleetConflicts method
+func NewListFleetConflictsRequest(server string, params *ListFleetConflictsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/fleet/conflicts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.MachineID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "machine_id", *params.MachineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Kind != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeEnded != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_ended", *params.IncludeEnded, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -16159,6 +16452,17 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/enrollments/{enrollment_id}/activation (the `ActivateEnrollment` operationId).
 	ActivateEnrollmentWithResponse(ctx context.Context, enrollmentID openapi_types.UUID, params *ActivateEnrollmentParams, body ActivateEnrollmentJSONRequestBody, reqEditors ...RequestEditorFn) (*ActivateEnrollmentResponse, error)
 
+	// ListFleetConflictsWithResponse List conflicts of the fleet
+	//
+	// Machines that cannot both be what they say, and TPMs with two histories, newest first; those that are gone are left out
+	// unless `include_ended` is true. Both machines of a pair have an alert (`identity_conflict` or `rollback_detected`) with
+	// the same details. They are looked for within the tenant only: an identity of another tenant is never compared.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/fleet/conflicts (the `ListFleetConflicts` operationId).
+	ListFleetConflictsWithResponse(ctx context.Context, params *ListFleetConflictsParams, reqEditors ...RequestEditorFn) (*ListFleetConflictsResponse, error)
+
 	// ListIdentityProvidersWithResponse List identity providers
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -18868,6 +19172,54 @@ func (r ActivateEnrollmentResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ActivateEnrollmentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListFleetConflictsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetConflictList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFleetConflictsResponse) GetJSON200() *FleetConflictList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFleetConflictsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFleetConflictsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFleetConflictsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFleetConflictsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFleetConflictsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -22899,6 +23251,23 @@ func (c *ClientWithResponses) ActivateEnrollmentWithResponse(ctx context.Context
 	return ParseActivateEnrollmentResponse(rsp)
 }
 
+// ListFleetConflictsWithResponse List conflicts of the fleet
+//
+// Machines that cannot both be what they say, and TPMs with two histories, newest first; those that are gone are left out
+// unless `include_ended` is true. Both machines of a pair have an alert (`identity_conflict` or `rollback_detected`) with
+// the same details. They are looked for within the tenant only: an identity of another tenant is never compared.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/fleet/conflicts (the `ListFleetConflicts` operationId).
+func (c *ClientWithResponses) ListFleetConflictsWithResponse(ctx context.Context, params *ListFleetConflictsParams, reqEditors ...RequestEditorFn) (*ListFleetConflictsResponse, error) {
+	rsp, err := c.ListFleetConflicts(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFleetConflictsResponse(rsp)
+}
+
 // ListIdentityProvidersWithResponse List identity providers
 //
 // Returns a wrapper object for the known response body format(s).
@@ -25560,6 +25929,39 @@ func ParseActivateEnrollmentResponse(rsp *http.Response) (*ActivateEnrollmentRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Activation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListFleetConflictsResponse parses an HTTP response from a ListFleetConflictsWithResponse call
+func ParseListFleetConflictsResponse(rsp *http.Response) (*ListFleetConflictsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFleetConflictsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetConflictList
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

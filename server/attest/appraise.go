@@ -105,6 +105,9 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 			return nil, store.Recorded{}, err
 		}
 		record := a.record(judged, learned, history)
+		if record.Sighting, err = s.sighting(ctx, a, judged); err != nil {
+			return nil, store.Recorded{}, err
+		}
 		recorded, err := s.store.RecordAppraisal(ctx, a.tenant, record)
 		if errors.Is(err, store.ErrNonceUsed) && a.freshness.Fault == "" {
 			a.freshness = tpm.Freshness{Fault: faultUsed}
@@ -117,6 +120,9 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 			return nil, recorded, fromStore("record appraisal", err)
 		}
 		s.remember(a)
+		if record.Sighting != nil {
+			s.detect(ctx, a.tenant, a.now)
+		}
 		if recorded.New {
 			s.log.LogAttrs(ctx, levelOf(judged.Status), "verdict", verdictAttrs(a, judged, recorded)...)
 		}
@@ -231,6 +237,9 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		LearnBaseline: learned,
 		Matched:       h.matched,
 		Actor:         a.actor,
+	}
+	if !a.stored {
+		r.Identity = func() ([]store.MachineTrait, *store.BootPoint) { return a.traits(judged), bootPoint(judged) }
 	}
 	if !a.logHeld {
 		r.EventLog = a.evidence.EventLog

@@ -224,6 +224,9 @@ func (s *Service) storeEnrolment(ctx context.Context, tenant uuid.UUID, in store
 	if errors.Is(err, store.ErrTokenInvalid) {
 		return e, errorf(CodeForbidden, joinTokenRefused)
 	}
+	err = s.noteRefused(ctx, tenant, now, err, func() (bool, error) {
+		return s.store.NoteRefusedEnrollment(ctx, tenant, in, now, actor)
+	})
 	return e, fromStore("enrol", err)
 }
 
@@ -233,6 +236,9 @@ func (s *Service) Activate(ctx context.Context, tenant, enrollmentID uuid.UUID, 
 	now := s.now()
 	hash := sha256.Sum256(secret)
 	e, err := s.store.ActivateEnrollment(ctx, tenant, enrollmentID, hash[:], now, actor)
+	err = s.noteRefused(ctx, tenant, now, err, func() (bool, error) {
+		return s.store.NoteRefusedActivation(ctx, tenant, enrollmentID, now, actor)
+	})
 	switch {
 	case errors.Is(err, store.ErrAttemptUsed):
 		return nil, errorf(CodeActivationUsed, "this enrolment's one activation has been used; enrol again")
@@ -274,5 +280,8 @@ func (s *Service) VouchKey(ctx context.Context, tenant, machineID uuid.UUID, akP
 		ID: id, MachineID: machineID, Public: ak.Raw(), Name: ak.Name(),
 		Assurance: verifier.FirstUse, State: "active", Evidence: evidence, CreatedAt: now,
 	}, now, actor)
+	err = s.noteRefused(ctx, tenant, now, err, func() (bool, error) {
+		return s.store.NoteRefusedKey(ctx, tenant, machineID, ak.Name(), now, actor)
+	})
 	return key, fromStore("vouch for key", err)
 }

@@ -157,6 +157,13 @@ func (m *machine) readEK() key {
 // newAK makes a primary key under the owner hierarchy; unique makes one machine's keys differ.
 func (m *machine) newAK() key {
 	m.t.Helper()
+	r := execute[tpm2.CreatePrimaryResponse](m.t, m.device, tpm2.CreatePrimary{
+		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, InPublic: tpm2.New2B(m.template())})
+	return key{r.ObjectHandle, r.Name, r.OutPublic.Bytes()}
+}
+
+// template is that of an AK which no other call has.
+func (m *machine) template() tpm2.TPMTPublic {
 	template := tpm2.TPMTPublic{Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
 		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true,
 			NoDA: true, Restricted: true, SignEncrypt: true},
@@ -164,9 +171,7 @@ func (m *machine) newAK() key {
 			Scheme: tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})}})}
 	unique := uuid.New()
 	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: bytes.Repeat(unique[:], 2)}})
-	r := execute[tpm2.CreatePrimaryResponse](m.t, m.device, tpm2.CreatePrimary{
-		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, InPublic: tpm2.New2B(template)})
-	return key{r.ObjectHandle, r.Name, r.OutPublic.Bytes()}
+	return template
 }
 
 // boot extends every event of a log, as firmware and boot loaders did when it was captured.

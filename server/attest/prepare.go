@@ -61,6 +61,9 @@ func (s *Service) readNonce(ctx context.Context, a *appraisal) error {
 		if err := s.store.RecordUnknownChallenge(ctx, a.tenant, a.machineID, detail, a.now, a.actor); err != nil {
 			return fmt.Errorf("record unknown challenge: %w", err)
 		}
+		if err := s.noteForeignQuote(ctx, a); err != nil {
+			return err
+		}
 		return errorf(CodeUnknownChallenge, "the quote's nonce is no challenge that was made for this machine; ask for one and quote again")
 	}
 	a.nonce = nonce

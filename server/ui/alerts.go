@@ -106,6 +106,7 @@ type alertView struct {
 
 	Decisions []store.AlertDecision
 	Approval  *approvalView // nil where the alert is closed or not about a baseline
+	Conflict  *conflictView // the pair; nil where the alert is about something else
 }
 
 // HasVerdict tells whether a verdict raised it.
@@ -140,6 +141,7 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 			return err
 		}
 	}
+	view.Conflict = conflictOf(&view.Alert, now)
 	if s.Admin() {
 		view.Actions = nextActions(view.Status)
 	}

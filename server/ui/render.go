@@ -31,7 +31,7 @@ type layout struct {
 
 // parsePages compiles each page together with the base. A page file that does not compile stops the start.
 func parsePages() (map[string]*template.Template, error) {
-	base, err := template.New("base").Funcs(functions).ParseFS(templateFiles, "templates/base.html", "templates/parts.html")
+	base, err := template.New("base").Funcs(functions).ParseFS(templateFiles, "templates/base.html", "templates/parts.html", "templates/fleet.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse base templates: %w", err)
 	}
@@ -42,7 +42,7 @@ func parsePages() (map[string]*template.Template, error) {
 	pages := make(map[string]*template.Template)
 	for _, file := range files {
 		name := strings.TrimSuffix(path.Base(file), ".html")
-		if name == "base" || name == "parts" {
+		if name == "base" || name == "parts" || name == "fleet" {
 			continue
 		}
 		page, err := base.Clone()

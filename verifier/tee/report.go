@@ -238,6 +238,15 @@ func (r *Report) Claims() *Claims { return r.claims }
 // ClaimsJSON is Claims as JSON. It is shared and must not be modified.
 func (r *Report) ClaimsJSON() []byte { return r.claimsJSON }
 
+// GuestID is the hardware's id of the running guest: REPORT_ID of an SEV-SNP report, which stays until the guest is launched
+// anew (AMD 56860, table 23). Nil where the hardware gives none.
+func (r *Report) GuestID() []byte {
+	if r.snp == nil || isZero(r.snp.reportID) {
+		return nil
+	}
+	return r.snp.reportID
+}
+
 func (r *Report) makeClaims() *Claims {
 	c := &Claims{TEEType: string(r.technology), ReportVersion: r.version, LaunchMeasurement: hex.EncodeToString(r.measurement),
 		Debug: r.debug, Migratable: r.migratable, CollateralUntil: r.validUntil.UTC(), Unknown: r.notes, TCBStatus: r.tcbStatus}
