@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
@@ -27,6 +28,8 @@ type Options struct {
 	GroupSize int
 	// TracerProvider, where given, gets a span for each statement (otelpgx; no statement parameters).
 	TracerProvider trace.TracerProvider
+	// Keys seal and open the service's keys; nil leaves new ones as they are, and opens none that is sealed.
+	Keys *keyring.Ring
 	// ConnectTimeout bounds the wait for a database that is still starting; 0 means 10 s.
 	ConnectTimeout time.Duration
 }
@@ -49,6 +52,8 @@ type Store struct {
 	bootLogs       *gatherer[tenantLog, struct{}]
 	steady         *committer // appraisals that changed nothing
 	changed        *committer // appraisals that did
+	keys           *keyring.Ring
+	opened         sync.Map // keys of the service that were decrypted: openedKey by id
 	close          sync.Once
 }
 
@@ -88,7 +93,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		pool: pool, grouped: grouped,
+		pool: pool, grouped: grouped, keys: o.Keys,
 		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
 		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
 		byName:     newLRU[collateralName, tee.Collateral](cachedCollateralBytes),
