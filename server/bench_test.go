@@ -93,10 +93,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	if err := b.store.EnsureTenant(ctx, store.DefaultTenant, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-		return b.store.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
-	}
-	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
+	tokens, err := token.New(ctx, token.Config{Store: b.store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,17 +10,19 @@ const redacted = "[secret]"
 
 // Secret holds bytes that must not be read anywhere but where they are used. However it is printed, logged or marshalled,
 // alone or inside another value, it shows a fixed word. The zero value holds nothing.
-type Secret struct{ hidden *[]byte }
+//
+// The bytes are behind a function, because fmt follows pointers, also into fields whose methods it may not call.
+type Secret struct{ reveal func() []byte }
 
 // NewSecret takes b, which the caller must not keep.
-func NewSecret(b []byte) Secret { return Secret{hidden: &b} }
+func NewSecret(b []byte) Secret { return Secret{reveal: func() []byte { return b }} }
 
 // Reveal gives the bytes themselves. The caller must neither change nor print them.
 func (s Secret) Reveal() []byte {
-	if s.hidden == nil {
+	if s.reveal == nil {
 		return nil
 	}
-	return *s.hidden
+	return s.reveal()
 }
 
 // Empty tells whether it holds nothing.

@@ -178,3 +178,8 @@ func policyURN(p verifier.VersionRef) string {
 	}
 	return "urn:uuid:" + p.ID + "#" + strconv.Itoa(p.Version)
 }
+
+// ClaimNames are the top-level claims of a result under Profile, as Discovery documents list them.
+func ClaimNames() []string {
+	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "eat_profile", "eat_nonce", "ear.verifier-id", "submods", "assay.verdict_id"}
+}

@@ -25,6 +25,8 @@ type Claims struct {
 	Expires   *int64   `json:"exp"`
 	Nonce     string   `json:"eat_nonce"`
 	VerdictID string   `json:"assay.verdict_id"`
+	// Raw is all claims as they were signed.
+	Raw json.RawMessage `json:"-"`
 
 	Submods map[string]json.RawMessage `json:"submods"`
 }
@@ -59,6 +61,7 @@ func ReadClaims(t Token) (Claims, error) {
 	if c.Profile != ear.Profile && c.Profile != ear.ProfileIETF {
 		return Claims{}, fmt.Errorf("its eat_profile %.80q is none that is known here: %s or %s", c.Profile, ear.Profile, ear.ProfileIETF)
 	}
+	c.Raw = t.Payload
 	return c, nil
 }
 
