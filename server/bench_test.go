@@ -43,7 +43,8 @@ type bench struct {
 	logs   *logBuffer
 	admin  string
 	seen   *coverage
-	ci     *ci // the pipelines of a test that has them
+	ci     *ci    // the pipelines of a test that has them
+	result string // a result that was signed
 }
 
 // logBuffer collects log lines: the last of a request is written after its answer.

@@ -33,6 +33,7 @@ func TestContract(t *testing.T) {
 		{"enrolment refused", enrolmentRefused},
 		{"evidence", evidenceAccepted},
 		{"evidence refused", evidenceRefused},
+		{"results", results},
 		{"inventory", inventory},
 		{"baselines", baselines},
 		{"trials", trials},
@@ -278,6 +279,7 @@ func inventory(b *bench, m *machine) {
 	if len(seen) != 4 {
 		b.t.Errorf("pages showed %d machines", len(seen))
 	}
+	b.refused("no_verdict", "", "POST", "/v1/machines/"+one.text(b.t, "id")+"/results", b.admin, nil)
 	b.refused("no_genuine_verdict", "", "POST", "/v1/machines/"+one.text(b.t, "id")+"/baseline", b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/machines/"+nobody+"/baseline", b.admin, nil)
 	public := m.otherKey(3)

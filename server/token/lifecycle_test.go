@@ -176,7 +176,7 @@ func TestCachedKeySetsVerify(t *testing.T) {
 				if s, _ := stateAt(h.rows, i, now); s == Active {
 					active++
 				}
-				if s, _ := stateAt(h.rows, i, now.Add(-2*skew)); h.rows[i].Erased && s != Gone {
+				if s, _ := stateAt(h.rows, i, now.Add(2*skew)); h.rows[i].Erased && s != Gone {
 					t.Fatalf("a key was erased that is %s", s)
 				}
 			}
