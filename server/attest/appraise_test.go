@@ -11,7 +11,6 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
-	"github.com/assay-verifier/assay/verifier/ear"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
