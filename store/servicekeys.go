@@ -31,7 +31,7 @@ type ServiceKeyRow struct {
 	Erased        bool
 
 	kek    string // seals the key; empty: none does
-	sealed []byte
+	sealed []byte // as it is stored; nil once the key was opened
 }
 
 const serviceKeyColumns = `key_id, purpose, generation, key, kek_id, public_key, created_at,
@@ -61,6 +61,8 @@ func (s *Store) open(ctx context.Context, tenant uuid.UUID, k *ServiceKeyRow) (e
 	stored := k.sealed
 	k.sealed = nil
 	switch {
+	case stored == nil: // it is open
+		return nil
 	case k.Erased:
 		s.opened.Delete(k.ID)
 		return nil

@@ -189,6 +189,12 @@ func TestConcurrentSigningChanges(t *testing.T) {
 	if revoked[0].RevokedAt == nil || !revoked[0].Key.Empty() || !revoked[1].Erased || !revoked[1].Key.Empty() || revoked[2].Key.Empty() || revoked[0].RevokedReason != "stolen" {
 		t.Errorf("%+v", revoked[:3])
 	}
+	unchanged := must[[]store.ServiceKeyRow](t)(replicas[1].ChangeSigningKeys(ctx, tenant, "s", t0, system, func([]store.ServiceKeyRow) (store.SigningChange, error) {
+		return store.SigningChange{Action: "signing_key.keep"}, nil
+	}))
+	if len(unchanged) != len(revoked) || unchanged[2].Key.Empty() {
+		t.Errorf("after a change of nothing: %+v", unchanged)
+	}
 	other := must[[]store.ServiceKeyRow](t)(replicas[0].ServiceKeys(ctx, tenant, "s"))
 	if !other[0].Key.Empty() || !other[1].Key.Empty() {
 		t.Error("another replica remembers an erased key")

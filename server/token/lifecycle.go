@@ -27,7 +27,7 @@ const (
 
 // The times that let a consumer that caches the key set never meet a key that it does not know:
 //
-//	publishLead ≥ MaxAge + refreshEvery + the clocks' difference
+//	publishLead ≥ MaxAge + refreshEvery + the clocks' difference, where some libraries keep a set for ten minutes whatever is said
 //	retireAfter ≥ MaxLifetime + staleAfter + the clocks' difference
 //
 // (TestCachedKeySetsVerify holds them against drawn histories.)
@@ -39,7 +39,7 @@ const (
 
 	refreshEvery = 30 * time.Second // the key set is published from rows that are no older
 	staleAfter   = 5 * time.Minute  // nothing is signed with keys that were read longer ago
-	publishLead  = 10 * time.Minute
+	publishLead  = 15 * time.Minute
 	retireAfter  = MaxLifetime + 15*time.Minute
 )
 
