@@ -5,7 +5,7 @@ set -euo pipefail
 declare -A need=(
   [swtpm]=swtpm [swtpm_setup]=swtpm-tools [swtpm_localca]=swtpm-tools [certtool]=gnutls-bin
   [tpm2_quote]=tpm2-tools [jq]=jq [curl]=curl [openssl]=openssl [chromium]=chromium [shellcheck]=shellcheck
-  [gcc]=gcc
+  [gcc]=gcc [node]=nodejs [npm]=npm
 )
 missing=()
 for tool in "${!need[@]}"; do
@@ -13,7 +13,7 @@ for tool in "${!need[@]}"; do
 done
 compgen -G '/usr/lib/*/libtss2-tcti-swtpm.so*' >/dev/null || missing+=(libtss2-tcti-swtpm0)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)
-[ ${#missing[@]} -eq 0 ] && exit 0
+[ ${#missing[@]} -eq 0 ] && { integration/jose/install.sh; exit 0; }
 
 mapfile -t packages < <(printf '%s\n' "${missing[@]}" | sort -u)
 as_root=()
@@ -32,3 +32,4 @@ if ! install; then
   install || { cat "$log" >&2; rm -f "$log"; exit 1; }
 fi
 rm -f "$log"
+integration/jose/install.sh

@@ -20,8 +20,9 @@ import (
 
 // Defines values for APITokenRole.
 const (
-	APITokenRoleAdmin  APITokenRole = "admin"
-	APITokenRoleReader APITokenRole = "reader"
+	APITokenRoleAdmin        APITokenRole = "admin"
+	APITokenRoleReader       APITokenRole = "reader"
+	APITokenRoleRelyingParty APITokenRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenRole enum.
@@ -31,6 +32,8 @@ func (e APITokenRole) Valid() bool {
 		return true
 	case APITokenRoleReader:
 		return true
+	case APITokenRoleRelyingParty:
+		return true
 	default:
 		return false
 	}
@@ -38,8 +41,9 @@ func (e APITokenRole) Valid() bool {
 
 // Defines values for APITokenCreatedRole.
 const (
-	APITokenCreatedRoleAdmin  APITokenCreatedRole = "admin"
-	APITokenCreatedRoleReader APITokenCreatedRole = "reader"
+	APITokenCreatedRoleAdmin        APITokenCreatedRole = "admin"
+	APITokenCreatedRoleReader       APITokenCreatedRole = "reader"
+	APITokenCreatedRoleRelyingParty APITokenCreatedRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenCreatedRole enum.
@@ -49,6 +53,8 @@ func (e APITokenCreatedRole) Valid() bool {
 		return true
 	case APITokenCreatedRoleReader:
 		return true
+	case APITokenCreatedRoleRelyingParty:
+		return true
 	default:
 		return false
 	}
@@ -56,8 +62,9 @@ func (e APITokenCreatedRole) Valid() bool {
 
 // Defines values for APITokenInputRole.
 const (
-	APITokenInputRoleAdmin  APITokenInputRole = "admin"
-	APITokenInputRoleReader APITokenInputRole = "reader"
+	APITokenInputRoleAdmin        APITokenInputRole = "admin"
+	APITokenInputRoleReader       APITokenInputRole = "reader"
+	APITokenInputRoleRelyingParty APITokenInputRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenInputRole enum.
@@ -66,6 +73,8 @@ func (e APITokenInputRole) Valid() bool {
 	case APITokenInputRoleAdmin:
 		return true
 	case APITokenInputRoleReader:
+		return true
+	case APITokenInputRoleRelyingParty:
 		return true
 	default:
 		return false
@@ -618,6 +627,39 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for InactiveReason.
+const (
+	InactiveReasonAttestationKeyEnded InactiveReason = "attestation_key_ended"
+	InactiveReasonExpired             InactiveReason = "expired"
+	InactiveReasonKeyRevoked          InactiveReason = "key_revoked"
+	InactiveReasonReplaced            InactiveReason = "replaced"
+	InactiveReasonStale               InactiveReason = "stale"
+	InactiveReasonSuperseded          InactiveReason = "superseded"
+	InactiveReasonUnknown             InactiveReason = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the InactiveReason enum.
+func (e InactiveReason) Valid() bool {
+	switch e {
+	case InactiveReasonAttestationKeyEnded:
+		return true
+	case InactiveReasonExpired:
+		return true
+	case InactiveReasonKeyRevoked:
+		return true
+	case InactiveReasonReplaced:
+		return true
+	case InactiveReasonStale:
+		return true
+	case InactiveReasonSuperseded:
+		return true
+	case InactiveReasonUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IncidentMemberLeftAs.
 const (
 	IncidentMemberLeftAsChanged   IncidentMemberLeftAs = "changed"
@@ -1020,6 +1062,42 @@ func (e RestingHow) Valid() bool {
 	}
 }
 
+// Defines values for ResultAlgorithm.
+const (
+	ResultAlgorithmES256 ResultAlgorithm = "ES256"
+	ResultAlgorithmEdDSA ResultAlgorithm = "EdDSA"
+)
+
+// Valid indicates whether the value is a known member of the ResultAlgorithm enum.
+func (e ResultAlgorithm) Valid() bool {
+	switch e {
+	case ResultAlgorithmES256:
+		return true
+	case ResultAlgorithmEdDSA:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResultProfile.
+const (
+	TagGithubCom2023VeraisonEar ResultProfile = "tag:github.com,2023:veraison/ear"
+	TagIetfOrg2026RatsEar04     ResultProfile = "tag:ietf.org,2026:rats/ear#04"
+)
+
+// Valid indicates whether the value is a known member of the ResultProfile enum.
+func (e ResultProfile) Valid() bool {
+	switch e {
+	case TagGithubCom2023VeraisonEar:
+		return true
+	case TagIetfOrg2026RatsEar04:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RevocationsOrigin.
 const (
 	RevocationsOriginImported RevocationsOrigin = "imported"
@@ -1077,6 +1155,24 @@ func (e RevokedEntryKind) Valid() bool {
 	}
 }
 
+// Defines values for RotateRequestAlgorithm.
+const (
+	RotateRequestAlgorithmES256 RotateRequestAlgorithm = "ES256"
+	RotateRequestAlgorithmEdDSA RotateRequestAlgorithm = "EdDSA"
+)
+
+// Valid indicates whether the value is a known member of the RotateRequestAlgorithm enum.
+func (e RotateRequestAlgorithm) Valid() bool {
+	switch e {
+	case RotateRequestAlgorithmES256:
+		return true
+	case RotateRequestAlgorithmEdDSA:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SecurityType.
 const (
 	SecurityTypeConfidentialSnp SecurityType = "confidential_snp"
@@ -1119,6 +1215,33 @@ func (e Severity) Valid() bool {
 	case Low:
 		return true
 	case Medium:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SigningKeyState.
+const (
+	SigningKeyStateActive   SigningKeyState = "active"
+	SigningKeyStateGone     SigningKeyState = "gone"
+	SigningKeyStateNext     SigningKeyState = "next"
+	SigningKeyStateRetiring SigningKeyState = "retiring"
+	SigningKeyStateRevoked  SigningKeyState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the SigningKeyState enum.
+func (e SigningKeyState) Valid() bool {
+	switch e {
+	case SigningKeyStateActive:
+		return true
+	case SigningKeyStateGone:
+		return true
+	case SigningKeyStateNext:
+		return true
+	case SigningKeyStateRetiring:
+		return true
+	case SigningKeyStateRevoked:
 		return true
 	default:
 		return false
@@ -1184,25 +1307,25 @@ func (e SuppressionRulePatchState) Valid() bool {
 
 // Defines values for TokenAlgorithm.
 const (
-	ES256 TokenAlgorithm = "ES256"
-	ES384 TokenAlgorithm = "ES384"
-	EdDSA TokenAlgorithm = "EdDSA"
-	PS256 TokenAlgorithm = "PS256"
-	RS256 TokenAlgorithm = "RS256"
+	TokenAlgorithmES256 TokenAlgorithm = "ES256"
+	TokenAlgorithmES384 TokenAlgorithm = "ES384"
+	TokenAlgorithmEdDSA TokenAlgorithm = "EdDSA"
+	TokenAlgorithmPS256 TokenAlgorithm = "PS256"
+	TokenAlgorithmRS256 TokenAlgorithm = "RS256"
 )
 
 // Valid indicates whether the value is a known member of the TokenAlgorithm enum.
 func (e TokenAlgorithm) Valid() bool {
 	switch e {
-	case ES256:
+	case TokenAlgorithmES256:
 		return true
-	case ES384:
+	case TokenAlgorithmES384:
 		return true
-	case EdDSA:
+	case TokenAlgorithmEdDSA:
 		return true
-	case PS256:
+	case TokenAlgorithmPS256:
 		return true
-	case RS256:
+	case TokenAlgorithmRS256:
 		return true
 	default:
 		return false
@@ -2549,6 +2672,9 @@ type ImportedDocument struct {
 	Unsigned bool `json:"unsigned"`
 }
 
+// InactiveReason `unknown`: no result of this tenant. `expired`. `key_revoked`: the key that signed it was withdrawn. `superseded`: the same evidence was judged again. `replaced`: later evidence was judged otherwise. `attestation_key_ended`: the machine was released or has another key. `stale`: evidence is overdue.
+type InactiveReason string
+
 // Incident defines model for Incident.
 type Incident struct {
 	// Alerts Since `opened_at`, closed ones included.
@@ -2627,8 +2753,75 @@ type IncidentMemberList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// Introspection Of an active result all its claims stand beside `active`; of another only what is named here.
+type Introspection struct {
+	Active bool    `json:"active"`
+	Aud    *string `json:"aud,omitempty"`
+
+	// CurrentStatus `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	CurrentStatus *VerdictStatus `json:"current_status,omitempty"`
+	Exp           *int           `json:"exp,omitempty"`
+	Iat           *int           `json:"iat,omitempty"`
+
+	// InactiveReason `unknown`: no result of this tenant. `expired`. `key_revoked`: the key that signed it was withdrawn. `superseded`: the same evidence was judged again. `replaced`: later evidence was judged otherwise. `attestation_key_ended`: the machine was released or has another key. `stale`: evidence is overdue.
+	InactiveReason *InactiveReason `json:"inactive_reason,omitempty"`
+	Iss            *string         `json:"iss,omitempty"`
+	Jti            *string         `json:"jti,omitempty"`
+	Nbf            *int            `json:"nbf,omitempty"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status *VerdictStatus `json:"status,omitempty"`
+
+	// Sub Id of the machine.
+	Sub *string `json:"sub,omitempty"`
+
+	// TokenType Example: eat+jwt
+	TokenType            *string                `json:"token_type,omitempty"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// IntrospectionRequest defines model for IntrospectionRequest.
+type IntrospectionRequest struct {
+	// Token The result.
+	Token string `json:"token"`
+}
+
+// IssuedResult defines model for IssuedResult.
+type IssuedResult struct {
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm ResultAlgorithm `json:"algorithm"`
+	ExpiresAt time.Time       `json:"expires_at"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status VerdictStatus `json:"status"`
+
+	// Token EAT Attestation Result (EAR) as a signed JWT.
+	Token     string             `json:"token"`
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
+
+// JWK defines model for JWK.
+type JWK struct {
+	// Alg Example: EdDSA
+	Alg string `json:"alg"`
+
+	// Crv Example: Ed25519
+	Crv string `json:"crv"`
+
+	// Kid RFC 7638 thumbprint.
+	Kid string `json:"kid"`
+
+	// Kty Example: OKP
+	Kty string `json:"kty"`
+
+	// Use Example: sig
+	Use string  `json:"use"`
+	X   string  `json:"x"`
+	Y   *string `json:"y,omitempty"`
+}
 
 // JWKS defines model for JWKS.
 type JWKS = json.RawMessage
@@ -2829,6 +3022,16 @@ type Name = string
 
 // NextCursor Null on the last page.
 type NextCursor = string
+
+// OpenIDConfiguration defines model for OpenIDConfiguration.
+type OpenIDConfiguration struct {
+	ClaimsSupported                  []string `json:"claims_supported"`
+	IDTokenSigningAlgValuesSupported []string `json:"id_token_signing_alg_values_supported"`
+	Issuer                           string   `json:"issuer"`
+	JwksURI                          string   `json:"jwks_uri"`
+	ResponseTypesSupported           []string `json:"response_types_supported"`
+	SubjectTypesSupported            []string `json:"subject_types_supported"`
+}
 
 // OperatingSystem defines model for OperatingSystem.
 type OperatingSystem string
@@ -3479,6 +3682,31 @@ type RestingVersionList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// ResultAlgorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+type ResultAlgorithm string
+
+// ResultProfile The names of the claims: with dots (draft-ietf-rats-ear-00 to -02), or with underscores (-04).
+type ResultProfile string
+
+// ResultRequest defines model for ResultRequest.
+type ResultRequest struct {
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm *ResultAlgorithm `json:"algorithm,omitempty"`
+
+	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular.
+	//
+	// Example: https://relying.example
+	Audience *string `json:"audience,omitempty"`
+
+	// Nonce `eat_nonce`: the relying party's nonce, in base64 or base64url, echoed as it is.
+	//
+	// Example: q3IvsnkD2zqDPi9sRZfJpA
+	Nonce *string `json:"nonce,omitempty"`
+
+	// Profile The names of the claims: with dots (draft-ietf-rats-ear-00 to -02), or with underscores (-04).
+	Profile *ResultProfile `json:"profile,omitempty"`
+}
+
 // RetireRequest defines model for RetireRequest.
 type RetireRequest struct {
 	// Comment Free text, line breaks included.
@@ -3532,6 +3760,12 @@ type RevocationsKind string
 // RevocationsList defines model for RevocationsList.
 type RevocationsList struct {
 	Items []Revocations `json:"items"`
+}
+
+// RevokeKeyRequest defines model for RevokeKeyRequest.
+type RevokeKeyRequest struct {
+	// Reason Example: web-1
+	Reason Name `json:"reason"`
 }
 
 // RevokedEntry defines model for RevokedEntry.
@@ -3637,6 +3871,15 @@ type RolloutVersion struct {
 	Version int           `json:"version"`
 }
 
+// RotateRequest defines model for RotateRequest.
+type RotateRequest struct {
+	// Algorithm Of the keys; both where it is absent.
+	Algorithm *RotateRequestAlgorithm `json:"algorithm,omitempty"`
+}
+
+// RotateRequestAlgorithm Of the keys; both where it is absent.
+type RotateRequestAlgorithm string
+
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
 // Example: web
@@ -3658,6 +3901,39 @@ type Selector struct {
 
 // Severity defines model for Severity.
 type Severity string
+
+// SigningKey defines model for SigningKey.
+type SigningKey struct {
+	// ActivatedAt From when it signs; may lie ahead.
+	ActivatedAt *time.Time `json:"activated_at"`
+
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm ResultAlgorithm `json:"algorithm"`
+
+	// EndsAt Of a retiring key: when it leaves the key set. Of the active one: when the next one follows by itself.
+	EndsAt *time.Time `json:"ends_at"`
+
+	// KeyID RFC 7638 thumbprint.
+	KeyID         string     `json:"key_id"`
+	PublicKey     JWK        `json:"public_key"`
+	PublishedAt   time.Time  `json:"published_at"`
+	RevokedAt     *time.Time `json:"revoked_at"`
+	RevokedReason string     `json:"revoked_reason"`
+
+	// State `next`: published, and signs later. `active`: signs. `retiring`: published until all that it signed has ended. `gone`: has ended. `revoked`: was withdrawn.
+	State SigningKeyState `json:"state"`
+}
+
+// SigningKeyList defines model for SigningKeyList.
+type SigningKeyList struct {
+	Items []SigningKey `json:"items"`
+
+	// NextCursor Always null.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// SigningKeyState `next`: published, and signs later. `active`: signs. `retiring`: published until all that it signed has ended. `gone`: has ended. `revoked`: was withdrawn.
+type SigningKeyState string
 
 // StoredProvenance Which pipeline run made the reference values. All but `verified` is what the request said.
 type StoredProvenance struct {
@@ -4279,6 +4555,9 @@ type RecommendationID = openapi_types.UUID
 // RuleID defines model for RuleID.
 type RuleID = openapi_types.UUID
 
+// SigningKeyID defines model for SigningKeyID.
+type SigningKeyID = string
+
 // TokenID defines model for TokenID.
 type TokenID = openapi_types.UUID
 
@@ -4670,6 +4949,12 @@ type CreateChallengeParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// CreateResultParams defines parameters for CreateResult.
+type CreateResultParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListMachineVerdictsParams defines parameters for ListMachineVerdicts.
 type ListMachineVerdictsParams struct {
 	// Limit Entries on a page.
@@ -4808,6 +5093,24 @@ type ListRecommendationHistoryParams struct {
 
 // UnexemptRecommendationParams defines parameters for UnexemptRecommendation.
 type UnexemptRecommendationParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// IntrospectResultParams defines parameters for IntrospectResult.
+type IntrospectResultParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateSigningKeysParams defines parameters for RotateSigningKeys.
+type RotateSigningKeysParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RevokeSigningKeyParams defines parameters for RevokeSigningKey.
+type RevokeSigningKeyParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4975,6 +5278,9 @@ type VouchAttestationKeyJSONRequestBody = VouchRequest
 // CaptureBaselineJSONRequestBody defines body for CaptureBaseline for application/json ContentType.
 type CaptureBaselineJSONRequestBody = CaptureRequest
 
+// CreateResultJSONRequestBody defines body for CreateResult for application/json ContentType.
+type CreateResultJSONRequestBody = ResultRequest
+
 // CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
 type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
 
@@ -4996,6 +5302,15 @@ type ExemptRecommendationJSONRequestBody = ExemptionRequest
 // UnexemptRecommendationJSONRequestBody defines body for UnexemptRecommendation for application/json ContentType.
 type UnexemptRecommendationJSONRequestBody = AlertNote
 
+// IntrospectResultJSONRequestBody defines body for IntrospectResult for application/json ContentType.
+type IntrospectResultJSONRequestBody = IntrospectionRequest
+
+// RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
+type RotateSigningKeysJSONRequestBody = RotateRequest
+
+// RevokeSigningKeyJSONRequestBody defines body for RevokeSigningKey for application/json ContentType.
+type RevokeSigningKeyJSONRequestBody = RevokeKeyRequest
+
 // CreateSuppressionRuleJSONRequestBody defines body for CreateSuppressionRule for application/json ContentType.
 type CreateSuppressionRuleJSONRequestBody = SuppressionRuleInput
 
@@ -5008,8 +5323,242 @@ type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
 // CreateTrustAnchorJSONRequestBody defines body for CreateTrustAnchor for application/json ContentType.
 type CreateTrustAnchorJSONRequestBody = TrustAnchorInput
 
+// Getter for additional properties for Introspection. Returns the specified
+// element and whether it was found
+func (a Introspection) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for Introspection
+func (a *Introspection) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for Introspection to handle AdditionalProperties
+func (a *Introspection) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["active"]; found {
+		err = json.Unmarshal(raw, &a.Active)
+		if err != nil {
+			return fmt.Errorf("error reading 'active': %w", err)
+		}
+		delete(object, "active")
+	}
+
+	if raw, found := object["aud"]; found {
+		err = json.Unmarshal(raw, &a.Aud)
+		if err != nil {
+			return fmt.Errorf("error reading 'aud': %w", err)
+		}
+		delete(object, "aud")
+	}
+
+	if raw, found := object["current_status"]; found {
+		err = json.Unmarshal(raw, &a.CurrentStatus)
+		if err != nil {
+			return fmt.Errorf("error reading 'current_status': %w", err)
+		}
+		delete(object, "current_status")
+	}
+
+	if raw, found := object["exp"]; found {
+		err = json.Unmarshal(raw, &a.Exp)
+		if err != nil {
+			return fmt.Errorf("error reading 'exp': %w", err)
+		}
+		delete(object, "exp")
+	}
+
+	if raw, found := object["iat"]; found {
+		err = json.Unmarshal(raw, &a.Iat)
+		if err != nil {
+			return fmt.Errorf("error reading 'iat': %w", err)
+		}
+		delete(object, "iat")
+	}
+
+	if raw, found := object["inactive_reason"]; found {
+		err = json.Unmarshal(raw, &a.InactiveReason)
+		if err != nil {
+			return fmt.Errorf("error reading 'inactive_reason': %w", err)
+		}
+		delete(object, "inactive_reason")
+	}
+
+	if raw, found := object["iss"]; found {
+		err = json.Unmarshal(raw, &a.Iss)
+		if err != nil {
+			return fmt.Errorf("error reading 'iss': %w", err)
+		}
+		delete(object, "iss")
+	}
+
+	if raw, found := object["jti"]; found {
+		err = json.Unmarshal(raw, &a.Jti)
+		if err != nil {
+			return fmt.Errorf("error reading 'jti': %w", err)
+		}
+		delete(object, "jti")
+	}
+
+	if raw, found := object["nbf"]; found {
+		err = json.Unmarshal(raw, &a.Nbf)
+		if err != nil {
+			return fmt.Errorf("error reading 'nbf': %w", err)
+		}
+		delete(object, "nbf")
+	}
+
+	if raw, found := object["status"]; found {
+		err = json.Unmarshal(raw, &a.Status)
+		if err != nil {
+			return fmt.Errorf("error reading 'status': %w", err)
+		}
+		delete(object, "status")
+	}
+
+	if raw, found := object["sub"]; found {
+		err = json.Unmarshal(raw, &a.Sub)
+		if err != nil {
+			return fmt.Errorf("error reading 'sub': %w", err)
+		}
+		delete(object, "sub")
+	}
+
+	if raw, found := object["token_type"]; found {
+		err = json.Unmarshal(raw, &a.TokenType)
+		if err != nil {
+			return fmt.Errorf("error reading 'token_type': %w", err)
+		}
+		delete(object, "token_type")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for Introspection to handle AdditionalProperties
+func (a Introspection) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["active"], err = json.Marshal(a.Active)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'active': %w", err)
+	}
+
+	if a.Aud != nil {
+		object["aud"], err = json.Marshal(a.Aud)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'aud': %w", err)
+		}
+	}
+
+	if a.CurrentStatus != nil {
+		object["current_status"], err = json.Marshal(a.CurrentStatus)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'current_status': %w", err)
+		}
+	}
+
+	if a.Exp != nil {
+		object["exp"], err = json.Marshal(a.Exp)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'exp': %w", err)
+		}
+	}
+
+	if a.Iat != nil {
+		object["iat"], err = json.Marshal(a.Iat)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'iat': %w", err)
+		}
+	}
+
+	if a.InactiveReason != nil {
+		object["inactive_reason"], err = json.Marshal(a.InactiveReason)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'inactive_reason': %w", err)
+		}
+	}
+
+	if a.Iss != nil {
+		object["iss"], err = json.Marshal(a.Iss)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'iss': %w", err)
+		}
+	}
+
+	if a.Jti != nil {
+		object["jti"], err = json.Marshal(a.Jti)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'jti': %w", err)
+		}
+	}
+
+	if a.Nbf != nil {
+		object["nbf"], err = json.Marshal(a.Nbf)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'nbf': %w", err)
+		}
+	}
+
+	if a.Status != nil {
+		object["status"], err = json.Marshal(a.Status)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'status': %w", err)
+		}
+	}
+
+	if a.Sub != nil {
+		object["sub"], err = json.Marshal(a.Sub)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'sub': %w", err)
+		}
+	}
+
+	if a.TokenType != nil {
+		object["token_type"], err = json.Marshal(a.TokenType)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'token_type': %w", err)
+		}
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
+	// (GET /.well-known/openid-configuration)
+	GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request)
 	// GetHealth The process is alive
 	// (GET /healthz)
 	GetHealth(w http.ResponseWriter, r *http.Request)
@@ -5175,6 +5724,9 @@ type ServerInterface interface {
 	// CreateChallenge Ask for a challenge
 	// (POST /v1/machines/{machine_id}/challenges)
 	CreateChallenge(w http.ResponseWriter, r *http.Request, machineID MachineID, params CreateChallengeParams)
+	// CreateResult A signed result about the machine's standing verdict
+	// (POST /v1/machines/{machine_id}/results)
+	CreateResult(w http.ResponseWriter, r *http.Request, machineID MachineID, params CreateResultParams)
 	// ListMachineVerdicts List a machine's verdicts
 	// (GET /v1/machines/{machine_id}/verdicts)
 	ListMachineVerdicts(w http.ResponseWriter, r *http.Request, machineID MachineID, params ListMachineVerdictsParams)
@@ -5241,12 +5793,24 @@ type ServerInterface interface {
 	// UnexemptRecommendation End the exemption of a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/unexempt)
 	UnexemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params UnexemptRecommendationParams)
+	// IntrospectResult Whether a result still holds
+	// (POST /v1/results/introspect)
+	IntrospectResult(w http.ResponseWriter, r *http.Request, params IntrospectResultParams)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(w http.ResponseWriter, r *http.Request)
 	// GetRevokedEntry Look one digest up
 	// (GET /v1/revocations/entries/{sha256})
 	GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string)
+	// ListSigningKeys Keys that sign results
+	// (GET /v1/signing-keys)
+	ListSigningKeys(w http.ResponseWriter, r *http.Request)
+	// RotateSigningKeys Let the next key sign
+	// (POST /v1/signing-keys/rotate)
+	RotateSigningKeys(w http.ResponseWriter, r *http.Request, params RotateSigningKeysParams)
+	// RevokeSigningKey Withdraw a signing key at once
+	// (POST /v1/signing-keys/{key_id}/revoke)
+	RevokeSigningKey(w http.ResponseWriter, r *http.Request, keyID SigningKeyID, params RevokeSigningKeyParams)
 	// ListSuppressionRules List suppression rules
 	// (GET /v1/suppression-rules)
 	ListSuppressionRules(w http.ResponseWriter, r *http.Request, params ListSuppressionRulesParams)
@@ -5297,6 +5861,12 @@ type ServerInterface interface {
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
 
 type Unimplemented struct{}
+
+// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
+// (GET /.well-known/openid-configuration)
+func (_ Unimplemented) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
 
 // GetHealth The process is alive
 // (GET /healthz)
@@ -5628,6 +6198,12 @@ func (_ Unimplemented) CreateChallenge(w http.ResponseWriter, r *http.Request, m
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// CreateResult A signed result about the machine's standing verdict
+// (POST /v1/machines/{machine_id}/results)
+func (_ Unimplemented) CreateResult(w http.ResponseWriter, r *http.Request, machineID MachineID, params CreateResultParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListMachineVerdicts List a machine's verdicts
 // (GET /v1/machines/{machine_id}/verdicts)
 func (_ Unimplemented) ListMachineVerdicts(w http.ResponseWriter, r *http.Request, machineID MachineID, params ListMachineVerdictsParams) {
@@ -5760,6 +6336,12 @@ func (_ Unimplemented) UnexemptRecommendation(w http.ResponseWriter, r *http.Req
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// IntrospectResult Whether a result still holds
+// (POST /v1/results/introspect)
+func (_ Unimplemented) IntrospectResult(w http.ResponseWriter, r *http.Request, params IntrospectResultParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListRevocations List what is known to be bad
 // (GET /v1/revocations)
 func (_ Unimplemented) ListRevocations(w http.ResponseWriter, r *http.Request) {
@@ -5769,6 +6351,24 @@ func (_ Unimplemented) ListRevocations(w http.ResponseWriter, r *http.Request) {
 // GetRevokedEntry Look one digest up
 // (GET /v1/revocations/entries/{sha256})
 func (_ Unimplemented) GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListSigningKeys Keys that sign results
+// (GET /v1/signing-keys)
+func (_ Unimplemented) ListSigningKeys(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RotateSigningKeys Let the next key sign
+// (POST /v1/signing-keys/rotate)
+func (_ Unimplemented) RotateSigningKeys(w http.ResponseWriter, r *http.Request, params RotateSigningKeysParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RevokeSigningKey Withdraw a signing key at once
+// (POST /v1/signing-keys/{key_id}/revoke)
+func (_ Unimplemented) RevokeSigningKey(w http.ResponseWriter, r *http.Request, keyID SigningKeyID, params RevokeSigningKeyParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -5870,6 +6470,20 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// GetOpenIDConfiguration operation middleware
+func (siw *ServerInterfaceWrapper) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetOpenIDConfiguration(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // GetHealth operation middleware
 func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Request) {
@@ -8804,6 +9418,56 @@ func (siw *ServerInterfaceWrapper) CreateChallenge(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// CreateResult operation middleware
+func (siw *ServerInterfaceWrapper) CreateResult(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "machine_id" -------------
+	var machineID MachineID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "machine_id", chi.URLParam(r, "machine_id"), &machineID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "machine_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateResultParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateResult(w, r, machineID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListMachineVerdicts operation middleware
 func (siw *ServerInterfaceWrapper) ListMachineVerdicts(w http.ResponseWriter, r *http.Request) {
 
@@ -9869,6 +10533,47 @@ func (siw *ServerInterfaceWrapper) UnexemptRecommendation(w http.ResponseWriter,
 	handler.ServeHTTP(w, r)
 }
 
+// IntrospectResult operation middleware
+func (siw *ServerInterfaceWrapper) IntrospectResult(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params IntrospectResultParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.IntrospectResult(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListRevocations operation middleware
 func (siw *ServerInterfaceWrapper) ListRevocations(w http.ResponseWriter, r *http.Request) {
 
@@ -9900,6 +10605,111 @@ func (siw *ServerInterfaceWrapper) GetRevokedEntry(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetRevokedEntry(w, r, sha256)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListSigningKeys operation middleware
+func (siw *ServerInterfaceWrapper) ListSigningKeys(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSigningKeys(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotateSigningKeys operation middleware
+func (siw *ServerInterfaceWrapper) RotateSigningKeys(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateSigningKeysParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateSigningKeys(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevokeSigningKey operation middleware
+func (siw *ServerInterfaceWrapper) RevokeSigningKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "key_id" -------------
+	var keyID SigningKeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key_id", chi.URLParam(r, "key_id"), &keyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RevokeSigningKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeSigningKey(w, r, keyID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -10978,6 +11788,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/revocations/entries/{sha256}", wrapper.GetRevokedEntry)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/machines/{machine_id}/results", wrapper.CreateResult)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/results/introspect", wrapper.IntrospectResult)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/signing-keys", wrapper.ListSigningKeys)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/signing-keys/rotate", wrapper.RotateSigningKeys)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/signing-keys/{key_id}/revoke", wrapper.RevokeSigningKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/.well-known/openid-configuration", wrapper.GetOpenIDConfiguration)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/healthz", wrapper.GetHealth)
 	})
 	r.Group(func(r chi.Router) {
@@ -10994,6 +11822,44 @@ type TrialApplicationXNdjsonResponse struct {
 	Body io.Reader
 
 	ContentLength int64
+}
+
+type GetOpenIDConfigurationRequestObject struct {
+}
+
+type GetOpenIDConfigurationResponseObject interface {
+	VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error
+}
+
+type GetOpenIDConfiguration200JSONResponse OpenIDConfiguration
+
+func (response GetOpenIDConfiguration200JSONResponse) VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOpenIDConfigurationdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetOpenIDConfigurationdefaultApplicationProblemPlusJSONResponse) VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type GetHealthRequestObject struct {
@@ -13175,6 +14041,47 @@ func (response CreateChallengedefaultApplicationProblemPlusJSONResponse) VisitCr
 	return err
 }
 
+type CreateResultRequestObject struct {
+	MachineID MachineID `json:"machine_id"`
+	Params    CreateResultParams
+	Body      *CreateResultJSONRequestBody
+}
+
+type CreateResultResponseObject interface {
+	VisitCreateResultResponse(w http.ResponseWriter) error
+}
+
+type CreateResult201JSONResponse IssuedResult
+
+func (response CreateResult201JSONResponse) VisitCreateResultResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateResultdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateResultdefaultApplicationProblemPlusJSONResponse) VisitCreateResultResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListMachineVerdictsRequestObject struct {
 	MachineID MachineID `json:"machine_id"`
 	Params    ListMachineVerdictsParams
@@ -14041,6 +14948,46 @@ func (response UnexemptRecommendationdefaultApplicationProblemPlusJSONResponse) 
 	return err
 }
 
+type IntrospectResultRequestObject struct {
+	Params IntrospectResultParams
+	Body   *IntrospectResultJSONRequestBody
+}
+
+type IntrospectResultResponseObject interface {
+	VisitIntrospectResultResponse(w http.ResponseWriter) error
+}
+
+type IntrospectResult200JSONResponse Introspection
+
+func (response IntrospectResult200JSONResponse) VisitIntrospectResultResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IntrospectResultdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response IntrospectResultdefaultApplicationProblemPlusJSONResponse) VisitIntrospectResultResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRevocationsRequestObject struct {
 }
 
@@ -14107,6 +15054,125 @@ type GetRevokedEntrydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetRevokedEntrydefaultApplicationProblemPlusJSONResponse) VisitGetRevokedEntryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSigningKeysRequestObject struct {
+}
+
+type ListSigningKeysResponseObject interface {
+	VisitListSigningKeysResponse(w http.ResponseWriter) error
+}
+
+type ListSigningKeys200JSONResponse SigningKeyList
+
+func (response ListSigningKeys200JSONResponse) VisitListSigningKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSigningKeysdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListSigningKeysdefaultApplicationProblemPlusJSONResponse) VisitListSigningKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateSigningKeysRequestObject struct {
+	Params RotateSigningKeysParams
+	Body   *RotateSigningKeysJSONRequestBody
+}
+
+type RotateSigningKeysResponseObject interface {
+	VisitRotateSigningKeysResponse(w http.ResponseWriter) error
+}
+
+type RotateSigningKeys200JSONResponse SigningKeyList
+
+func (response RotateSigningKeys200JSONResponse) VisitRotateSigningKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateSigningKeysdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateSigningKeysdefaultApplicationProblemPlusJSONResponse) VisitRotateSigningKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeSigningKeyRequestObject struct {
+	KeyID  SigningKeyID `json:"key_id"`
+	Params RevokeSigningKeyParams
+	Body   *RevokeSigningKeyJSONRequestBody
+}
+
+type RevokeSigningKeyResponseObject interface {
+	VisitRevokeSigningKeyResponse(w http.ResponseWriter) error
+}
+
+type RevokeSigningKey200JSONResponse SigningKeyList
+
+func (response RevokeSigningKey200JSONResponse) VisitRevokeSigningKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeSigningKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RevokeSigningKeydefaultApplicationProblemPlusJSONResponse) VisitRevokeSigningKeyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -14704,6 +15770,9 @@ func (response GetVerdictEventLogdefaultApplicationProblemPlusJSONResponse) Visi
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
+	// (GET /.well-known/openid-configuration)
+	GetOpenIDConfiguration(ctx context.Context, request GetOpenIDConfigurationRequestObject) (GetOpenIDConfigurationResponseObject, error)
 	// GetHealth The process is alive
 	// (GET /healthz)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
@@ -14869,6 +15938,9 @@ type StrictServerInterface interface {
 	// CreateChallenge Ask for a challenge
 	// (POST /v1/machines/{machine_id}/challenges)
 	CreateChallenge(ctx context.Context, request CreateChallengeRequestObject) (CreateChallengeResponseObject, error)
+	// CreateResult A signed result about the machine's standing verdict
+	// (POST /v1/machines/{machine_id}/results)
+	CreateResult(ctx context.Context, request CreateResultRequestObject) (CreateResultResponseObject, error)
 	// ListMachineVerdicts List a machine's verdicts
 	// (GET /v1/machines/{machine_id}/verdicts)
 	ListMachineVerdicts(ctx context.Context, request ListMachineVerdictsRequestObject) (ListMachineVerdictsResponseObject, error)
@@ -14935,12 +16007,24 @@ type StrictServerInterface interface {
 	// UnexemptRecommendation End the exemption of a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/unexempt)
 	UnexemptRecommendation(ctx context.Context, request UnexemptRecommendationRequestObject) (UnexemptRecommendationResponseObject, error)
+	// IntrospectResult Whether a result still holds
+	// (POST /v1/results/introspect)
+	IntrospectResult(ctx context.Context, request IntrospectResultRequestObject) (IntrospectResultResponseObject, error)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(ctx context.Context, request ListRevocationsRequestObject) (ListRevocationsResponseObject, error)
 	// GetRevokedEntry Look one digest up
 	// (GET /v1/revocations/entries/{sha256})
 	GetRevokedEntry(ctx context.Context, request GetRevokedEntryRequestObject) (GetRevokedEntryResponseObject, error)
+	// ListSigningKeys Keys that sign results
+	// (GET /v1/signing-keys)
+	ListSigningKeys(ctx context.Context, request ListSigningKeysRequestObject) (ListSigningKeysResponseObject, error)
+	// RotateSigningKeys Let the next key sign
+	// (POST /v1/signing-keys/rotate)
+	RotateSigningKeys(ctx context.Context, request RotateSigningKeysRequestObject) (RotateSigningKeysResponseObject, error)
+	// RevokeSigningKey Withdraw a signing key at once
+	// (POST /v1/signing-keys/{key_id}/revoke)
+	RevokeSigningKey(ctx context.Context, request RevokeSigningKeyRequestObject) (RevokeSigningKeyResponseObject, error)
 	// ListSuppressionRules List suppression rules
 	// (GET /v1/suppression-rules)
 	ListSuppressionRules(ctx context.Context, request ListSuppressionRulesRequestObject) (ListSuppressionRulesResponseObject, error)
@@ -15025,6 +16109,30 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// GetOpenIDConfiguration operation middleware
+func (sh *strictHandler) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
+	var request GetOpenIDConfigurationRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetOpenIDConfiguration(ctx, request.(GetOpenIDConfigurationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetOpenIDConfiguration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetOpenIDConfigurationResponseObject); ok {
+		if err := validResponse.VisitGetOpenIDConfigurationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // GetHealth operation middleware
@@ -16696,6 +17804,43 @@ func (sh *strictHandler) CreateChallenge(w http.ResponseWriter, r *http.Request,
 	}
 }
 
+// CreateResult operation middleware
+func (sh *strictHandler) CreateResult(w http.ResponseWriter, r *http.Request, machineID MachineID, params CreateResultParams) {
+	var request CreateResultRequestObject
+
+	request.MachineID = machineID
+	request.Params = params
+
+	var body CreateResultJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateResult(ctx, request.(CreateResultRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateResult")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateResultResponseObject); ok {
+		if err := validResponse.VisitCreateResultResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListMachineVerdicts operation middleware
 func (sh *strictHandler) ListMachineVerdicts(w http.ResponseWriter, r *http.Request, machineID MachineID, params ListMachineVerdictsParams) {
 	var request ListMachineVerdictsRequestObject
@@ -17325,6 +18470,39 @@ func (sh *strictHandler) UnexemptRecommendation(w http.ResponseWriter, r *http.R
 	}
 }
 
+// IntrospectResult operation middleware
+func (sh *strictHandler) IntrospectResult(w http.ResponseWriter, r *http.Request, params IntrospectResultParams) {
+	var request IntrospectResultRequestObject
+
+	request.Params = params
+
+	var body IntrospectResultJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.IntrospectResult(ctx, request.(IntrospectResultRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "IntrospectResult")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(IntrospectResultResponseObject); ok {
+		if err := validResponse.VisitIntrospectResultResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListRevocations operation middleware
 func (sh *strictHandler) ListRevocations(w http.ResponseWriter, r *http.Request) {
 	var request ListRevocationsRequestObject
@@ -17368,6 +18546,100 @@ func (sh *strictHandler) GetRevokedEntry(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetRevokedEntryResponseObject); ok {
 		if err := validResponse.VisitGetRevokedEntryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListSigningKeys operation middleware
+func (sh *strictHandler) ListSigningKeys(w http.ResponseWriter, r *http.Request) {
+	var request ListSigningKeysRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSigningKeys(ctx, request.(ListSigningKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSigningKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListSigningKeysResponseObject); ok {
+		if err := validResponse.VisitListSigningKeysResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateSigningKeys operation middleware
+func (sh *strictHandler) RotateSigningKeys(w http.ResponseWriter, r *http.Request, params RotateSigningKeysParams) {
+	var request RotateSigningKeysRequestObject
+
+	request.Params = params
+
+	var body RotateSigningKeysJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateSigningKeys(ctx, request.(RotateSigningKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateSigningKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateSigningKeysResponseObject); ok {
+		if err := validResponse.VisitRotateSigningKeysResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RevokeSigningKey operation middleware
+func (sh *strictHandler) RevokeSigningKey(w http.ResponseWriter, r *http.Request, keyID SigningKeyID, params RevokeSigningKeyParams) {
+	var request RevokeSigningKeyRequestObject
+
+	request.KeyID = keyID
+	request.Params = params
+
+	var body RevokeSigningKeyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeSigningKey(ctx, request.(RevokeSigningKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeSigningKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevokeSigningKeyResponseObject); ok {
+		if err := validResponse.VisitRevokeSigningKeyResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -43,7 +43,8 @@ type bench struct {
 	logs   *logBuffer
 	admin  string
 	seen   *coverage
-	ci     *ci // the pipelines of a test that has them
+	ci     *ci    // the pipelines of a test that has them
+	result string // a result that was signed
 }
 
 // logBuffer collects log lines: the last of a request is written after its answer.
@@ -93,10 +94,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	if err := b.store.EnsureTenant(ctx, store.DefaultTenant, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-		return b.store.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
-	}
-	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
+	tokens, err := token.New(ctx, token.Config{Store: b.store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,8 @@ type Config struct {
 	Attest *attest.Service
 	Token  *token.Service
 
+	// Issuer is the URL of this service that results name, as attest.Config has it; empty where they name none.
+	Issuer string
 	// Now is the clock; nil means time.Now. Random makes ids and tokens; nil means crypto/rand.
 	Now    func() time.Time
 	Random io.Reader

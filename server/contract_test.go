@@ -35,6 +35,7 @@ func TestContract(t *testing.T) {
 		{"evidence", evidenceAccepted},
 		{"evidence refused", evidenceRefused},
 		{"fleet", fleetConflicts},
+		{"results", results},
 		{"inventory", inventory},
 		{"baselines", baselines},
 		{"trials", trials},
@@ -280,6 +281,7 @@ func inventory(b *bench, m *machine) {
 	if len(seen) != 4 {
 		b.t.Errorf("pages showed %d machines", len(seen))
 	}
+	b.refused("no_verdict", "", "POST", "/v1/machines/"+one.text(b.t, "id")+"/results", b.admin, nil)
 	b.refused("no_genuine_verdict", "", "POST", "/v1/machines/"+one.text(b.t, "id")+"/baseline", b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/machines/"+nobody+"/baseline", b.admin, nil)
 	public := m.otherKey(3)

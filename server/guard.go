@@ -34,12 +34,12 @@ func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*g
 		return nil, fmt.Errorf("server: %s: the route needs %q, openapi.yaml says %q", where, rt.needs, documented)
 	}
 	switch rt.needs {
-	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter:
+	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, roleResultReader, roleRelyingParty:
 	default:
 		return nil, fmt.Errorf("server: %s: there is no role %q", where, rt.needs)
 	}
-	if rt.needs == roleMachine && !strings.Contains(rt.path, "{machine_id}") {
-		return nil, fmt.Errorf("server: %s: role machine needs {machine_id} in the path", where)
+	if (rt.needs == roleMachine || rt.needs == roleResultReader) && !strings.Contains(rt.path, "{machine_id}") {
+		return nil, fmt.Errorf("server: %s: role %s needs {machine_id} in the path", where, rt.needs)
 	}
 	if err := s.checkDocumentedCodes(where, op); err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (g *guard) admit(r *http.Request) (*http.Request, error) {
 			return r, err
 		}
 	}
-	if g.route.needs == roleMachine {
+	if p.kind == roleMachine && g.route.needs != rolePublic {
 		id, err := uuid.Parse(chi.URLParam(r, "machine_id"))
 		if err != nil || id != p.machineID {
 			return r, refuse(codeForbidden, "the token belongs to another machine")

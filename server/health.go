@@ -44,12 +44,12 @@ func (s *Server) GetReadiness(ctx context.Context, _ openapi.GetReadinessRequest
 	return openapi.GetReadiness200JSONResponse{Status: openapi.Ok}, nil
 }
 
-var errNoKeys = errors.New("no signing key is published")
+var errNoKeys = errors.New("no key signs results")
 
-// checkKeys is true by construction as long as there is something to publish: token.New fails without.
+// checkKeys asks for a key that signs now.
 func (s *Server) checkKeys(context.Context) error {
-	if len(s.token.JWKS()) == 0 {
-		return errNoKeys
+	if _, _, err := s.token.DocumentSigner(); err != nil {
+		return errors.Join(errNoKeys, err)
 	}
 	return nil
 }

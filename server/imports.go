@@ -324,7 +324,10 @@ func (s *Server) corimOf(v *store.BaselineVersion) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("export baseline %s version %d: %w", v.BaselineID, v.Version, err)
 	}
-	signer, keyID := s.token.DocumentSigner()
+	signer, keyID, err := s.token.DocumentSigner()
+	if err != nil {
+		return nil, fmt.Errorf("sign baseline %s version %d: %w", v.BaselineID, v.Version, err)
+	}
 	signed, err := corim.Sign(unsigned, signer, []byte(keyID), corim.SignerMeta{Name: "Assay"})
 	if err != nil {
 		return nil, fmt.Errorf("sign baseline %s version %d: %w", v.BaselineID, v.Version, err)

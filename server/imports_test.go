@@ -102,7 +102,7 @@ func imports(b *bench, _ *machine) {
 	b.refused("conflict", "", "GET", export+"?format=corim", b.admin, nil)
 	b.want(200, "POST", "/v1/baselines/"+id+"/versions/1/promote", b.admin, nil)
 	document2 := b.want(200, "GET", export+"?format=corim", b.admin, nil)
-	resultKey := func() crypto.PublicKey { signer, _ := b.server.token.DocumentSigner(); return signer.Public() }()
+	resultKey := func() crypto.PublicKey { signer, _, _ := b.server.token.DocumentSigner(); return signer.Public() }()
 	out, err := corim.Import(document2.body, &baseline.ImportTrust{Keys: []baseline.ImportKey{{Name: "results", Key: resultKey}}, Now: time.Now()})
 	if err != nil || document2.header.Get("Content-Type") != "application/rim+cose" || out.Signer == nil || out.Values.PCRs["sha256"]["7"][0] != strings.Repeat("07", 32) {
 		b.t.Errorf("the exported CoRIM: %+v, %v", out, err)

@@ -73,17 +73,6 @@ func (s *Server) getOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(openapi.Document)
 }
 
-// getJWKS answers with the bytes that server/token made. Relying parties may keep them for five
-// minutes; a new key is published that long before it signs.
-func (s *Server) getJWKS(w http.ResponseWriter, _ *http.Request) {
-	b := s.token.JWKS()
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "public, max-age=300")
-	h.Set("Content-Length", strconv.Itoa(len(b)))
-	_, _ = w.Write(b)
-}
-
 var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{{.Code}}</title></head>

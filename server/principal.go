@@ -23,6 +23,7 @@ import (
 const (
 	prefixAdmin  = "assay_adm_"
 	prefixReader = "assay_rdr_"
+	prefixRelier = "assay_rp_"
 	prefixJoin   = "assay_join_"
 )
 
@@ -34,7 +35,7 @@ const tokenSecretSize = 32
 
 // principal is who sent a request.
 type principal struct {
-	kind   role // roleAdmin, roleReader, roleJoin, roleMachine, rolePipeline, or rolePublic for anyone
+	kind   role // roleAdmin, roleReader, roleRelyingParty, roleJoin, roleMachine, rolePipeline, or rolePublic for anyone
 	tenant uuid.UUID
 	id     string // of the token; of the machine for machine tokens; issuer|subject for pipelines
 
@@ -107,7 +108,7 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 			return principal{}, unauthenticated("the machine token is not valid")
 		}
 		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), machineID: machineID, keyID: keyID}, nil
-	case strings.HasPrefix(secret, prefixAdmin), strings.HasPrefix(secret, prefixReader):
+	case strings.HasPrefix(secret, prefixAdmin), strings.HasPrefix(secret, prefixReader), strings.HasPrefix(secret, prefixRelier):
 		return s.apiPrincipal(r.Context(), sha256.Sum256([]byte(secret)), now)
 	case strings.HasPrefix(secret, prefixJoin):
 		hash := sha256.Sum256([]byte(secret))
@@ -134,6 +135,8 @@ func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time)
 		p.kind = roleAdmin
 	case store.RoleReader:
 		p.kind = roleReader
+	case store.RoleRelyingParty:
+		p.kind = roleRelyingParty
 	default:
 		return principal{}, fmt.Errorf("api token %s has the unknown role %q", t.ID, t.Role)
 	}
@@ -157,6 +160,10 @@ func (p principal) mayCall(needs role) bool {
 		return p.kind == roleReader || p.kind == roleAdmin
 	case roleBaselineReader:
 		return p.kind == roleReader || p.kind == roleAdmin || p.kind == rolePipeline
+	case roleResultReader:
+		return p.kind == roleReader || p.kind == roleAdmin || p.kind == roleMachine
+	case roleRelyingParty:
+		return p.kind == roleReader || p.kind == roleAdmin || p.kind == roleRelyingParty
 	case roleBaselineWriter:
 		return p.kind == roleAdmin || p.kind == rolePipeline
 	case roleAdmin, roleJoin, roleMachine:

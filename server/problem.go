@@ -46,6 +46,7 @@ const (
 	codeCollateralInvalid   = "collateral_invalid"
 	codeRevocationsInvalid  = "revocations_invalid"
 	codeRevocationsNotNewer = "revocations_not_newer"
+	codeKeyEnded            = "key_ended"
 	codeInternal            = "internal"
 	codeOverloaded          = "overloaded"
 	codeNotReady            = "not_ready"

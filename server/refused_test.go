@@ -54,6 +54,10 @@ var fittingBodies = map[string]string{
 	"testPolicy":              `{"policy": {}}`,
 	"createReappraisal":       `{"comment": "x"}`,
 	"submitEvidence":          `{}`,
+	"createResult":            `{}`,
+	"introspectResult":        `{"token": "x"}`,
+	"rotateSigningKeys":       `{}`,
+	"revokeSigningKey":        `{"reason": "x"}`,
 }
 
 func operations(t testing.TB, m *machine) []operation {
@@ -64,7 +68,7 @@ func operations(t testing.TB, m *machine) []operation {
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
 		"{alert_id}", nobody, "{incident_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{provider_id}", nobody, "{version}", "1", "{name}", "default",
-		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek")
+		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek", "{key_id}", strings.Repeat("A", 43))
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {
 		ops := doc.Paths.Value(path).Operations()
@@ -72,7 +76,7 @@ func operations(t testing.TB, m *machine) []operation {
 			op := ops[method]
 			needs, _ := op.Extensions["x-assay-role"].(string)
 			o := operation{name: method + " " + path, method: method, role: role(needs), op: op}
-			if o.role == roleMachine {
+			if o.role == roleMachine || o.role == roleResultReader {
 				path = strings.Replace(path, "{machine_id}", m.id, 1)
 			}
 			if op.OperationID == "listMachineVerdicts" { // the only list below something that has to exist
@@ -109,18 +113,23 @@ func (o *operation) has(parameter string) bool {
 
 // tokens are one bearer token of each kind of principal.
 func (b *bench) tokens(m *machine) map[role]string {
-	return map[role]string{roleAdmin: b.admin, roleReader: b.readerToken(), roleJoin: b.joinToken(), roleMachine: m.token, rolePublic: "", rolePipeline: b.ci.token(nil)}
+	return map[role]string{roleAdmin: b.admin, roleReader: b.readerToken(), roleJoin: b.joinToken(), roleMachine: m.token, rolePublic: "", rolePipeline: b.ci.token(nil), roleRelyingParty: b.relyingToken()}
 }
 
 // bearerFor is a token of whoever may call an operation in any case.
 func bearerFor(tokens map[role]string, needs role) string {
 	switch needs {
-	case roleBaselineReader:
+	case roleBaselineReader, roleResultReader:
 		needs = roleReader
 	case roleBaselineWriter:
 		needs = roleAdmin
 	}
 	return tokens[needs]
+}
+
+func (b *bench) relyingToken() string {
+	b.t.Helper()
+	return b.want(201, "POST", "/v1/api-tokens", b.admin, `{"name": "relying", "role": "relying_party"}`).text(b.t, "token")
 }
 
 func (b *bench) readerToken() string {
@@ -299,7 +308,7 @@ func principals(b *bench, m *machine) {
 			}
 			b.refused("forbidden", "", o.method, o.path, secret, o.body)
 		}
-		if o.role == roleMachine {
+		if o.role == roleMachine || o.role == roleResultReader {
 			b.refused("forbidden", "", o.method, o.path, otherToken, o.body)
 		}
 		b.refusedTokens(o)
@@ -314,11 +323,12 @@ func principals(b *bench, m *machine) {
 		kind role
 		may  []role
 	}{
-		{roleAdmin, []role{rolePublic, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter}}, {roleReader, []role{rolePublic, roleReader, roleBaselineReader}},
+		{roleAdmin, []role{rolePublic, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, roleResultReader, roleRelyingParty}},
+		{roleReader, []role{rolePublic, roleReader, roleBaselineReader, roleResultReader, roleRelyingParty}}, {roleRelyingParty, []role{rolePublic, roleRelyingParty}},
 		{rolePipeline, []role{rolePublic, roleBaselineReader, roleBaselineWriter}},
-		{roleJoin, []role{rolePublic, roleJoin}}, {roleMachine, []role{rolePublic, roleMachine}}, {rolePublic, []role{rolePublic}},
+		{roleJoin, []role{rolePublic, roleJoin}}, {roleMachine, []role{rolePublic, roleMachine, roleResultReader}}, {rolePublic, []role{rolePublic}},
 	} {
-		for _, needs := range []role{rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, rolePipeline, "made up"} {
+		for _, needs := range []role{rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, roleResultReader, roleRelyingParty, rolePipeline, "made up"} {
 			allowed := false
 			for _, r := range c.may {
 				allowed = allowed || r == needs
@@ -359,6 +369,7 @@ func idempotency(b *bench, m *machine) {
 	b.want(201, "POST", "/v1/machines/"+m.id+"/challenges", m.token, nil, "Idempotency-Key", "k1")
 	b.refused("ak_refused", "", "POST", "/v1/enrollments", tokens[roleJoin], func() any { x := m.enrollment("q"); x["ak_public"] = m.ekPub; return x }(), "Idempotency-Key", "k1")
 	b.refused("not_found", "", "POST", "/v1/pipeline-rules/test", tokens[roleReader], `{"provider_id": "`+nobody+`", "claims": {"sub": "x"}}`, "Idempotency-Key", "k1")
+	b.want(200, "POST", "/v1/results/introspect", tokens[roleRelyingParty], `{"token": "another"}`, "Idempotency-Key", "k1")
 	for _, o := range operations(b.t, m) {
 		if !o.write() {
 			continue
@@ -404,6 +415,11 @@ func broken(b *bench, m *machine) {
 			continue
 		case "getReadiness":
 			b.refused("not_ready", "", o.method, o.path, "", nil)
+			continue
+		case "introspectResult": // what is no token at all is not asked about
+			o.body = map[string]any{"token": b.result}
+		case "getOpenIDConfiguration":
+			b.refused("not_found", "", o.method, o.path, "", nil)
 			continue
 		case "getJWKS", "getOpenAPI", "getDocs": // need no database
 			continue

@@ -26,6 +26,9 @@ const (
 	// A pipeline may call these two as far as a pipeline rule says: the handlers ask mayWrite and maySee.
 	roleBaselineReader role = "baseline_reader" // a reader, or a pipeline
 	roleBaselineWriter role = "baseline_writer" // an administrator, or a pipeline
+
+	roleResultReader role = "result_reader" // a reader, or the machine token of the machine in the path
+	roleRelyingParty role = "relying_party" // an API token of a relying party, or a reader
 )
 
 // rolePipeline is what a principal is that proved itself by an identity token. No operation is for it alone.
@@ -158,7 +161,14 @@ func (s *Server) routes() []route {
 		{"PUT", "/v1/revocations/{kind}", roleAdmin, s.putRevocations},
 		{"GET", "/v1/revocations/entries/{sha256}", roleReader, api.GetRevokedEntry},
 
+		{"POST", "/v1/machines/{machine_id}/results", roleResultReader, api.CreateResult},
+		{"POST", "/v1/results/introspect", roleRelyingParty, api.IntrospectResult},
+		{"GET", "/v1/signing-keys", roleReader, api.ListSigningKeys},
+		{"POST", "/v1/signing-keys/rotate", roleAdmin, api.RotateSigningKeys},
+		{"POST", "/v1/signing-keys/{key_id}/revoke", roleAdmin, api.RevokeSigningKey},
+
 		{"GET", "/.well-known/jwks.json", rolePublic, s.getJWKS},
+		{"GET", "/.well-known/openid-configuration", rolePublic, api.GetOpenIDConfiguration},
 		{"GET", "/healthz", rolePublic, api.GetHealth},
 		{"GET", "/readyz", rolePublic, api.GetReadiness},
 		{"GET", "/openapi.yaml", rolePublic, s.getOpenAPI},

@@ -82,8 +82,12 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 	now := s.now()
 	t := store.APIToken{Name: req.Body.Name, Role: store.Role(req.Body.Role), CreatedAt: now}
 	prefix := prefixReader
-	if t.Role == store.RoleAdmin {
+	switch t.Role {
+	case store.RoleAdmin:
 		prefix = prefixAdmin
+	case store.RoleRelyingParty:
+		prefix = prefixRelier
+	case store.RoleReader:
 	}
 	if req.Body.ExpiresInSeconds != nil {
 		expires := now.Add(time.Duration(*req.Body.ExpiresInSeconds) * time.Second)

@@ -214,7 +214,7 @@ func TestTokensAndKeys(t *testing.T) {
 	}
 	wg.Wait()
 	rows := must[[]store.ServiceKeyRow](t)(s.ServiceKeys(ctx, tenant, "mac"))
-	if len(keys) != 1 || len(rows) != 1 || !keys[string(rows[0].Key)] {
+	if len(keys) != 1 || len(rows) != 1 || !keys[string(rows[0].Key.Reveal())] {
 		t.Errorf("ten replicas have the keys %v, stored are %d", keys, len(rows))
 	}
 	if _, err := s.ServiceKey(ctx, tenant, "broken", func() ([]byte, error) { return nil, errAny }); !errors.Is(err, errAny) {

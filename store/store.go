@@ -15,6 +15,7 @@ import (
 	"github.com/riverqueue/river"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/revocations"
 	"github.com/assay-verifier/assay/verifier/tee"
@@ -28,6 +29,8 @@ type Options struct {
 	GroupSize int
 	// TracerProvider, where given, gets a span for each statement (otelpgx; no statement parameters).
 	TracerProvider trace.TracerProvider
+	// Keys seal and open the service's keys; nil leaves new ones as they are, and opens none that is sealed.
+	Keys *keyring.Ring
 	// ConnectTimeout bounds the wait for a database that is still starting; 0 means 10 s.
 	ConnectTimeout time.Duration
 }
@@ -51,6 +54,8 @@ type Store struct {
 	steady         *committer            // appraisals that changed nothing
 	changed        *committer            // appraisals that did
 	jobs           *river.Client[pgx.Tx] // inserts only
+	keys           *keyring.Ring
+	opened         sync.Map // keys of the service that were decrypted: openedKey by id
 	close          sync.Once
 }
 
@@ -90,7 +95,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		pool: pool, grouped: grouped,
+		pool: pool, grouped: grouped, keys: o.Keys,
 		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
 		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
 		byName:     newLRU[collateralName, tee.Collateral](cachedCollateralBytes),

@@ -54,6 +54,8 @@ type Role string
 const (
 	RoleAdmin  Role = "admin"
 	RoleReader Role = "reader"
+	// RoleRelyingParty may ask whether a result still holds, and nothing else.
+	RoleRelyingParty Role = "relying_party"
 )
 
 // APIToken is a bearer token of a person or pipeline. Only its SHA-256 is stored.
@@ -538,12 +540,4 @@ type IdempotentResponse struct {
 	Status      int
 	ContentType string
 	Body        []byte
-}
-
-// ServiceKeyRow is one key of the service, newest first in ServiceKeys: the first signs, all verify.
-type ServiceKeyRow struct {
-	ID        uuid.UUID
-	Purpose   string
-	Key       []byte
-	CreatedAt time.Time
 }

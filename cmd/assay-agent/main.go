@@ -58,6 +58,7 @@ type cli struct {
 	Enroll  enrollCmd  `cmd:"" help:"Enrol this machine: prove that its attestation key is in its TPM, or in a confidential VM's."`
 	Attest  attestCmd  `cmd:"" help:"Attest once and print the verdict. Exits 0 for affirming, 1 for any other verdict, 2 for an error."`
 	Run     runCmd     `cmd:"" help:"Attest now and at the interval that the server sets, until SIGTERM."`
+	Token   tokenCmd   `cmd:"" help:"Print a signed result about this machine for a relying party (passport model). Attest first."`
 	Status  statusCmd  `cmd:"" help:"Print what this agent knows. Exits 2 when the machine is not enrolled."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

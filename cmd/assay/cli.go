@@ -30,7 +30,9 @@ type CLI struct {
 	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
 	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`
 	APITokens         APITokensCommand         `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
+	SigningKeys       SigningKeysCommand       `cmd:"" name:"signing-keys" aliases:"signing-key" group:"admin" help:"Keys that sign results for relying parties."`
 
+	Token   TokenCommand   `cmd:"" group:"offline" help:"Results for relying parties: verify one offline, ask whether it still holds, have one signed."`
 	Verify  VerifyCommand  `cmd:"" group:"offline" help:"Judge evidence with the service's engine."`
 	Capture CaptureCommand `cmd:"" group:"offline" help:"Make reference values of genuine evidence."`
 	Version VersionCommand `cmd:"" group:"offline" help:"Print the version of this command."`

@@ -109,7 +109,7 @@ func (c *APITokensList) Run(a *app) error {
 // APITokenCreate creates an API token.
 type APITokenCreate struct {
 	Name      string        `required:"" help:"Who or what it is for."`
-	Role      string        `required:"" enum:"admin,reader" help:"admin or reader."`
+	Role      string        `required:"" enum:"admin,reader,relying_party" help:"admin, reader, or relying_party, who may only ask whether results still hold."`
 	ExpiresIn time.Duration `placeholder:"DURATION" help:"How long it is valid; for ever otherwise."`
 }
 

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/assay-verifier/assay/server"
@@ -28,7 +30,8 @@ func (s *serveCommand) Run(p *process) error {
 	if s.LogFormat == "" {
 		s.LogFormat = "json"
 	}
-	return serve(p, &s.Config, func(string, string) {})
+	issuer := func(net.Listener) string { return strings.TrimRight(s.PublicURL, "/") }
+	return serve(p, &s.Config, issuer, func(string, string) {})
 }
 
 // devCommand runs the service for trying out.
@@ -41,7 +44,7 @@ func (d *devCommand) Run(p *process) error {
 	if d.LogFormat == "" {
 		d.LogFormat = "text"
 	}
-	return serve(p, &d.Config, func(url, newToken string) {
+	return serve(p, &d.Config, d.baseURL, func(url, newToken string) {
 		fmt.Fprintf(p.stdout, "\nAssay %s runs at %s\n  pages          %s/ui/\n  documentation  %s/docs\n", version, url, url, url)
 		if newToken != "" {
 			fmt.Fprintf(p.stdout, "  admin token    %s\n", newToken)

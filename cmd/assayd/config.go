@@ -68,7 +68,8 @@ type Config struct {
 	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key."`
 
 	// PublicURL is the address that clients use, such as https://assay.example. Results name it as their
-	// issuer, and cookies of the pages are Secure where it is https. Empty: no issuer in results.
+	// issuer, under which consumers of workload identities find /.well-known/openid-configuration, and cookies of the pages are
+	// Secure where it is https. Empty: no issuer in results; assayd dev names the address that it listens on.
 	PublicURL string `env:"ASSAY_PUBLIC_URL" placeholder:"URL" help:"Address that clients use, https://assay.example: the issuer in signed results. With https, the cookies of the pages are Secure."`
 
 	// TrustBundle says how the roots of TPM vendors, clouds, AMD and Intel that this version ships begin in the
@@ -87,6 +88,12 @@ type Config struct {
 
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
+
+	// KEK is what encrypts the service's keys in the database.
+	KEK KEKConfig `embed:""`
+
+	// Results is how results for relying parties are signed.
+	Results ResultConfig `embed:""`
 
 	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
 	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
@@ -258,6 +265,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if _, err := c.Issuers.roots(); err != nil {
+		return err
+	}
+	if err := c.Results.check(); err != nil {
 		return err
 	}
 	if c.DatabaseConnections < 2 || c.DatabaseConnections > 1000 {

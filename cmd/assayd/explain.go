@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/embedded"
 )
 
@@ -26,6 +27,8 @@ func explain(err error) (message string, code int) {
 		return fmt.Sprintf("this user may not listen on %s; ports below 1024 need CAP_NET_BIND_SERVICE", listen.Addr), exitFailed
 	case errors.Is(err, embedded.ErrNotInstalled):
 		return embedded.ErrNotInstalled.Error() + "\nor give an own one with --database-url", exitFailed
+	case store.KeyProblem(err):
+		return fmt.Sprintf("%v: --key-file or --key-command has to give the key that sealed it, and no other of that id", err), exitFailed
 	case errors.As(err, &parse):
 		// Its text has the password blanked.
 		return "--database-url cannot be used: " + parse.Error(), exitBadCall

@@ -10,6 +10,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/schedule"
+	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -17,22 +18,36 @@ const (
 	partitionMonths   = 3 // made ahead
 	partitionInterval = 12 * time.Hour
 	collateralFetch   = "collateral-fetch"
+
+	signingKeys         = "signing-keys"
+	signingKeysInterval = 30 * time.Second // a replica knows by then what another has changed
 )
 
-// jobs are all jobs that can also be called by hand, whether the service does them or not. To be listed they need neither st
-// nor attestation.
-func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig, silence *SilenceConfig) []schedule.Job {
+// worker is what jobs work with. To list the jobs, the configuration is enough.
+type worker struct {
+	st          *store.Store
+	attestation *attest.Service
+	tokens      *token.Service
+	fetch       *FetchConfig
+	silence     *SilenceConfig
+}
+
+// jobs are all jobs that can also be called by hand, whether the service does them or not.
+func (w *worker) jobs() []schedule.Job {
+	st, tokens, f := w.st, w.tokens, w.fetch
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
-		schedule.Deadlines(st, store.DefaultTenant, silence.limits(), time.Now),
+		schedule.Deadlines(st, store.DefaultTenant, w.silence.limits(), time.Now),
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
 		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
 		schedule.EndExemptions(st, store.DefaultTenant, time.Now),
 		schedule.FleetDetection(st, store.DefaultTenant, time.Now),
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
-		schedule.Reappraise(attestation, store.DefaultTenant),
+		schedule.Reappraise(w.attestation, store.DefaultTenant),
+		{Name: signingKeys, Every: signingKeysInterval, Run: func(ctx context.Context) (string, error) { return tokens.Keep(ctx) },
+			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
 	}
 }
 
@@ -52,19 +67,19 @@ func makePartitions(ctx context.Context, st *store.Store) (string, error) {
 // startJobs does the jobs until ctx ends or stop is called, which returns when none is under way. The partitions of this
 // month are made when it returns: an insert that has chosen the default partition while this month's is being made
 // is refused by Postgres, so the one time that this can happen, on a fresh database, comes before the first request.
-func startJobs(ctx context.Context, c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (stop func(), err error) {
-	if report, err := makePartitions(ctx, st); err != nil && ctx.Err() == nil {
+func startJobs(ctx context.Context, w *worker, log *slog.Logger) (stop func(), err error) {
+	if report, err := makePartitions(ctx, w.st); err != nil && ctx.Err() == nil {
 		log.Error("partitions were not made", "error", err)
 	} else if report != "" {
 		log.Info(report)
 	}
-	heartbeat := schedule.Heartbeat(st, store.DefaultTenant, time.Now)
+	heartbeat := schedule.Heartbeat(w.st, store.DefaultTenant, time.Now)
 	if _, err := heartbeat.Run(ctx); err != nil && ctx.Err() == nil { // before anybody looks at deadlines
 		log.Error("no heartbeat was noted", "error", err)
 	}
 	due := []schedule.Job{heartbeat}
-	for _, j := range jobs(st, attestation, &c.Fetch, &c.Silence) {
-		if c.Fetch.runs(j.Name) {
+	for _, j := range w.jobs() {
+		if w.fetch.runs(j.Name) {
 			due = append(due, j)
 		}
 	}
@@ -105,7 +120,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range jobs(nil, nil, &l.Fetch, &SilenceConfig{}) {
+	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}}).jobs() {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -127,41 +142,43 @@ type jobRunCommand struct {
 	DatabaseURL string        `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
 	Fetch       FetchConfig   `embed:""`
 	Silence     SilenceConfig `embed:""`
+	KEK         KEKConfig     `embed:""`
+	Results     ResultConfig  `embed:""`
 	Job         string        `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
 // Run does it.
 func (r *jobRunCommand) Run(p *process) (err error) {
-	if err := errors.Join(r.Fetch.check(), r.Silence.check()); err != nil {
+	if err := errors.Join(r.Fetch.check(), r.Silence.check(), r.Results.check()); err != nil {
 		return err
 	}
 	if !known(r.Job, &r.Fetch) { // before a database is started for it
 		return badConfig("there is no job %q; assayd job list shows them", r.Job)
 	}
-	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL}
-	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", "text"))
+	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL, KEK: r.KEK}
+	log := newLogger(p.stderr, "warn", "text")
+	url, stop, err := startDatabase(p.ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2})
+	st, err := r.open(p.ctx, c, url, log)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	if err := st.CheckMigrations(p.ctx); err != nil {
-		return err
-	}
 	var attestation *attest.Service
-	if r.Job == schedule.ReappraiseName { // the others need no keys, and nothing that a database has only once it was served
+	var tokens *token.Service
+	if r.needsKeys() { // the others need no keys, and nothing that a database has only once it was served
 		if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
 			return err
 		}
-		if _, attestation, err = newAttestation(p.ctx, st, "", newLogger(p.stderr, "warn", "text"), nil); err != nil {
+		if tokens, attestation, err = newAttestation(p.ctx, st, "", &r.Results, log, nil); err != nil {
 			return err
 		}
 	}
-	report, err := schedule.Once(p.ctx, jobs(st, attestation, &r.Fetch, &r.Silence), r.Job)
+	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence}
+	report, err := schedule.Once(p.ctx, w.jobs(), r.Job)
 	if err != nil {
 		return err
 	}
@@ -172,8 +189,29 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 	return err
 }
 
+// needsKeys tells whether the job needs the service's keys.
+func (r *jobRunCommand) needsKeys() bool {
+	return r.Job == schedule.ReappraiseName || r.Job == signingKeys
+}
+
+// open opens the store, with the keys where the job needs them.
+func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *slog.Logger) (*store.Store, error) {
+	if r.needsKeys() {
+		return c.openWithKeys(ctx, url, store.Options{MaxConns: 2}, log)
+	}
+	st, err := store.Open(ctx, url, store.Options{MaxConns: 2})
+	if err != nil {
+		return nil, err
+	}
+	if err := st.CheckMigrations(ctx); err != nil {
+		st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
 func known(name string, f *FetchConfig) bool {
-	for _, j := range jobs(nil, nil, f, &SilenceConfig{}) {
+	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}}).jobs() {
 		if j.Name == name {
 			return true
 		}

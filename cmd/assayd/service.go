@@ -23,8 +23,8 @@ import (
 
 // serve runs the service until p.ctx ends. What is started is stopped in the reverse order: first the
 // listeners and the requests in flight, then the store with its group commits, the traces, and Postgres
-// last of all. announce is told the address and, on a fresh database, the admin token.
-func serve(p *process, c *Config, announce func(url, newToken string)) (err error) {
+// last of all. issuer says what results name as their issuer; announce is told the address and, on a fresh database, the admin token.
+func serve(p *process, c *Config, issuer func(public net.Listener) string, announce func(url, newToken string)) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 		return nil
 	})
 
-	st, err := openStore(p.ctx, c, url, traces)
+	st, err := openStore(p.ctx, c, url, traces, log)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
 		return err
 	}
-	srv, attestation, err := newServer(p.ctx, c, st, traces, log)
+	srv, attestation, tokens, err := newServer(p.ctx, c, st, issuer(public), traces, log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if secret != "" {
 		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
 	}
-	stopJobs, err := startJobs(p.ctx, c, st, attestation, log)
+	stopJobs, err := startJobs(p.ctx, &worker{st: st, attestation: attestation, tokens: tokens, fetch: &c.Fetch, silence: &c.Silence}, log)
 	if err != nil {
 		return err
 	}
@@ -131,18 +131,14 @@ func addressOf(l net.Listener) string {
 }
 
 // openStore migrates, unless told not to, and opens the store with its tenant.
-func openStore(ctx context.Context, c *Config, url string, traces trace.TracerProvider) (*store.Store, error) {
+func openStore(ctx context.Context, c *Config, url string, traces trace.TracerProvider, log *slog.Logger) (*store.Store, error) {
 	if !c.NoMigrate {
 		if err := store.Migrate(ctx, url); err != nil {
 			return nil, err
 		}
 	}
-	st, err := store.Open(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces})
+	st, err := c.openWithKeys(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces}, log)
 	if err != nil {
-		return nil, err
-	}
-	if err := st.CheckMigrations(ctx); err != nil {
-		st.Close()
 		return nil, err
 	}
 	if err := st.EnsureTenant(ctx, store.DefaultTenant, time.Now()); err != nil {
@@ -153,43 +149,40 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 }
 
 // newServer wires the use cases, the pages and the HTTP layer.
-func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, error) {
+func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, *token.Service, error) {
 	metrics, err := server.NewMetrics()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	tokens, attestation, err := newAttestation(ctx, st, c.PublicURL, log, metrics.Appraisal)
+	tokens, attestation, err := newAttestation(ctx, st, issuer, &c.Results, log, metrics.Appraisal)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	pages, err := newPages(c, st, attestation, log)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	roots, err := c.Issuers.roots()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	srv, err := server.New(server.Config{
-		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
 		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
-	return srv, attestation, err
+	return srv, attestation, tokens, err
 }
 
 // newAttestation makes the use cases, with the service's keys.
-func newAttestation(ctx context.Context, st *store.Store, publicURL string, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-		return st.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
-	}
-	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
+func newAttestation(ctx context.Context, st *store.Store, issuer string, results *ResultConfig, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
+	tokens, err := token.New(ctx, results.tokens(st))
 	if err != nil {
 		return nil, nil, err
 	}
 	attestation, err := attest.New(attest.Config{
 		Store: st, Token: tokens, Now: time.Now, Random: rand.Reader, Logger: log,
-		Build: "assay " + version, Issuer: strings.TrimRight(publicURL, "/"), Observe: observe,
+		Build: "assay " + version, Issuer: issuer, Observe: observe,
 	})
 	return tokens, attestation, err
 }

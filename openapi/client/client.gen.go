@@ -20,8 +20,9 @@ import (
 
 // Defines values for APITokenRole.
 const (
-	APITokenRoleAdmin  APITokenRole = "admin"
-	APITokenRoleReader APITokenRole = "reader"
+	APITokenRoleAdmin        APITokenRole = "admin"
+	APITokenRoleReader       APITokenRole = "reader"
+	APITokenRoleRelyingParty APITokenRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenRole enum.
@@ -31,6 +32,8 @@ func (e APITokenRole) Valid() bool {
 		return true
 	case APITokenRoleReader:
 		return true
+	case APITokenRoleRelyingParty:
+		return true
 	default:
 		return false
 	}
@@ -38,8 +41,9 @@ func (e APITokenRole) Valid() bool {
 
 // Defines values for APITokenCreatedRole.
 const (
-	APITokenCreatedRoleAdmin  APITokenCreatedRole = "admin"
-	APITokenCreatedRoleReader APITokenCreatedRole = "reader"
+	APITokenCreatedRoleAdmin        APITokenCreatedRole = "admin"
+	APITokenCreatedRoleReader       APITokenCreatedRole = "reader"
+	APITokenCreatedRoleRelyingParty APITokenCreatedRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenCreatedRole enum.
@@ -49,6 +53,8 @@ func (e APITokenCreatedRole) Valid() bool {
 		return true
 	case APITokenCreatedRoleReader:
 		return true
+	case APITokenCreatedRoleRelyingParty:
+		return true
 	default:
 		return false
 	}
@@ -56,8 +62,9 @@ func (e APITokenCreatedRole) Valid() bool {
 
 // Defines values for APITokenInputRole.
 const (
-	APITokenInputRoleAdmin  APITokenInputRole = "admin"
-	APITokenInputRoleReader APITokenInputRole = "reader"
+	APITokenInputRoleAdmin        APITokenInputRole = "admin"
+	APITokenInputRoleReader       APITokenInputRole = "reader"
+	APITokenInputRoleRelyingParty APITokenInputRole = "relying_party"
 )
 
 // Valid indicates whether the value is a known member of the APITokenInputRole enum.
@@ -66,6 +73,8 @@ func (e APITokenInputRole) Valid() bool {
 	case APITokenInputRoleAdmin:
 		return true
 	case APITokenInputRoleReader:
+		return true
+	case APITokenInputRoleRelyingParty:
 		return true
 	default:
 		return false
@@ -618,6 +627,39 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for InactiveReason.
+const (
+	InactiveReasonAttestationKeyEnded InactiveReason = "attestation_key_ended"
+	InactiveReasonExpired             InactiveReason = "expired"
+	InactiveReasonKeyRevoked          InactiveReason = "key_revoked"
+	InactiveReasonReplaced            InactiveReason = "replaced"
+	InactiveReasonStale               InactiveReason = "stale"
+	InactiveReasonSuperseded          InactiveReason = "superseded"
+	InactiveReasonUnknown             InactiveReason = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the InactiveReason enum.
+func (e InactiveReason) Valid() bool {
+	switch e {
+	case InactiveReasonAttestationKeyEnded:
+		return true
+	case InactiveReasonExpired:
+		return true
+	case InactiveReasonKeyRevoked:
+		return true
+	case InactiveReasonReplaced:
+		return true
+	case InactiveReasonStale:
+		return true
+	case InactiveReasonSuperseded:
+		return true
+	case InactiveReasonUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IncidentMemberLeftAs.
 const (
 	IncidentMemberLeftAsChanged   IncidentMemberLeftAs = "changed"
@@ -1020,6 +1062,42 @@ func (e RestingHow) Valid() bool {
 	}
 }
 
+// Defines values for ResultAlgorithm.
+const (
+	ResultAlgorithmES256 ResultAlgorithm = "ES256"
+	ResultAlgorithmEdDSA ResultAlgorithm = "EdDSA"
+)
+
+// Valid indicates whether the value is a known member of the ResultAlgorithm enum.
+func (e ResultAlgorithm) Valid() bool {
+	switch e {
+	case ResultAlgorithmES256:
+		return true
+	case ResultAlgorithmEdDSA:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResultProfile.
+const (
+	TagGithubCom2023VeraisonEar ResultProfile = "tag:github.com,2023:veraison/ear"
+	TagIetfOrg2026RatsEar04     ResultProfile = "tag:ietf.org,2026:rats/ear#04"
+)
+
+// Valid indicates whether the value is a known member of the ResultProfile enum.
+func (e ResultProfile) Valid() bool {
+	switch e {
+	case TagGithubCom2023VeraisonEar:
+		return true
+	case TagIetfOrg2026RatsEar04:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RevocationsOrigin.
 const (
 	RevocationsOriginImported RevocationsOrigin = "imported"
@@ -1077,6 +1155,24 @@ func (e RevokedEntryKind) Valid() bool {
 	}
 }
 
+// Defines values for RotateRequestAlgorithm.
+const (
+	RotateRequestAlgorithmES256 RotateRequestAlgorithm = "ES256"
+	RotateRequestAlgorithmEdDSA RotateRequestAlgorithm = "EdDSA"
+)
+
+// Valid indicates whether the value is a known member of the RotateRequestAlgorithm enum.
+func (e RotateRequestAlgorithm) Valid() bool {
+	switch e {
+	case RotateRequestAlgorithmES256:
+		return true
+	case RotateRequestAlgorithmEdDSA:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SecurityType.
 const (
 	SecurityTypeConfidentialSnp SecurityType = "confidential_snp"
@@ -1119,6 +1215,33 @@ func (e Severity) Valid() bool {
 	case Low:
 		return true
 	case Medium:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SigningKeyState.
+const (
+	SigningKeyStateActive   SigningKeyState = "active"
+	SigningKeyStateGone     SigningKeyState = "gone"
+	SigningKeyStateNext     SigningKeyState = "next"
+	SigningKeyStateRetiring SigningKeyState = "retiring"
+	SigningKeyStateRevoked  SigningKeyState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the SigningKeyState enum.
+func (e SigningKeyState) Valid() bool {
+	switch e {
+	case SigningKeyStateActive:
+		return true
+	case SigningKeyStateGone:
+		return true
+	case SigningKeyStateNext:
+		return true
+	case SigningKeyStateRetiring:
+		return true
+	case SigningKeyStateRevoked:
 		return true
 	default:
 		return false
@@ -1184,25 +1307,25 @@ func (e SuppressionRulePatchState) Valid() bool {
 
 // Defines values for TokenAlgorithm.
 const (
-	ES256 TokenAlgorithm = "ES256"
-	ES384 TokenAlgorithm = "ES384"
-	EdDSA TokenAlgorithm = "EdDSA"
-	PS256 TokenAlgorithm = "PS256"
-	RS256 TokenAlgorithm = "RS256"
+	TokenAlgorithmES256 TokenAlgorithm = "ES256"
+	TokenAlgorithmES384 TokenAlgorithm = "ES384"
+	TokenAlgorithmEdDSA TokenAlgorithm = "EdDSA"
+	TokenAlgorithmPS256 TokenAlgorithm = "PS256"
+	TokenAlgorithmRS256 TokenAlgorithm = "RS256"
 )
 
 // Valid indicates whether the value is a known member of the TokenAlgorithm enum.
 func (e TokenAlgorithm) Valid() bool {
 	switch e {
-	case ES256:
+	case TokenAlgorithmES256:
 		return true
-	case ES384:
+	case TokenAlgorithmES384:
 		return true
-	case EdDSA:
+	case TokenAlgorithmEdDSA:
 		return true
-	case PS256:
+	case TokenAlgorithmPS256:
 		return true
-	case RS256:
+	case TokenAlgorithmRS256:
 		return true
 	default:
 		return false
@@ -2567,6 +2690,9 @@ type ImportedDocument struct {
 	Unsigned bool `json:"unsigned"`
 }
 
+// InactiveReason `unknown`: no result of this tenant. `expired`. `key_revoked`: the key that signed it was withdrawn. `superseded`: the same evidence was judged again. `replaced`: later evidence was judged otherwise. `attestation_key_ended`: the machine was released or has another key. `stale`: evidence is overdue.
+type InactiveReason string
+
 // Incident defines model for Incident.
 type Incident struct {
 	// Alerts Since `opened_at`, closed ones included.
@@ -2645,8 +2771,75 @@ type IncidentMemberList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// Introspection Of an active result all its claims stand beside `active`; of another only what is named here.
+type Introspection struct {
+	Active bool    `json:"active"`
+	Aud    *string `json:"aud,omitempty"`
+
+	// CurrentStatus `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	CurrentStatus *VerdictStatus `json:"current_status,omitempty"`
+	Exp           *int           `json:"exp,omitempty"`
+	Iat           *int           `json:"iat,omitempty"`
+
+	// InactiveReason `unknown`: no result of this tenant. `expired`. `key_revoked`: the key that signed it was withdrawn. `superseded`: the same evidence was judged again. `replaced`: later evidence was judged otherwise. `attestation_key_ended`: the machine was released or has another key. `stale`: evidence is overdue.
+	InactiveReason *InactiveReason `json:"inactive_reason,omitempty"`
+	Iss            *string         `json:"iss,omitempty"`
+	Jti            *string         `json:"jti,omitempty"`
+	Nbf            *int            `json:"nbf,omitempty"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status *VerdictStatus `json:"status,omitempty"`
+
+	// Sub Id of the machine.
+	Sub *string `json:"sub,omitempty"`
+
+	// TokenType Example: eat+jwt
+	TokenType            *string                `json:"token_type,omitempty"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// IntrospectionRequest defines model for IntrospectionRequest.
+type IntrospectionRequest struct {
+	// Token The result.
+	Token string `json:"token"`
+}
+
+// IssuedResult defines model for IssuedResult.
+type IssuedResult struct {
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm ResultAlgorithm `json:"algorithm"`
+	ExpiresAt time.Time       `json:"expires_at"`
+
+	// Status `affirming`: genuine and as expected. `warning`: genuine, needs a look. `contraindicated`: not genuine or not as expected. `none`: nothing could be appraised.
+	Status VerdictStatus `json:"status"`
+
+	// Token EAT Attestation Result (EAR) as a signed JWT.
+	Token     string             `json:"token"`
+	VerdictID openapi_types.UUID `json:"verdict_id"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
+
+// JWK defines model for JWK.
+type JWK struct {
+	// Alg Example: EdDSA
+	Alg string `json:"alg"`
+
+	// Crv Example: Ed25519
+	Crv string `json:"crv"`
+
+	// Kid RFC 7638 thumbprint.
+	Kid string `json:"kid"`
+
+	// Kty Example: OKP
+	Kty string `json:"kty"`
+
+	// Use Example: sig
+	Use string  `json:"use"`
+	X   string  `json:"x"`
+	Y   *string `json:"y,omitempty"`
+}
 
 // JWKS defines model for JWKS.
 type JWKS = json.RawMessage
@@ -2847,6 +3040,16 @@ type Name = string
 
 // NextCursor Null on the last page.
 type NextCursor = string
+
+// OpenIDConfiguration defines model for OpenIDConfiguration.
+type OpenIDConfiguration struct {
+	ClaimsSupported                  []string `json:"claims_supported"`
+	IDTokenSigningAlgValuesSupported []string `json:"id_token_signing_alg_values_supported"`
+	Issuer                           string   `json:"issuer"`
+	JwksURI                          string   `json:"jwks_uri"`
+	ResponseTypesSupported           []string `json:"response_types_supported"`
+	SubjectTypesSupported            []string `json:"subject_types_supported"`
+}
 
 // OperatingSystem defines model for OperatingSystem.
 type OperatingSystem string
@@ -3497,6 +3700,31 @@ type RestingVersionList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// ResultAlgorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+type ResultAlgorithm string
+
+// ResultProfile The names of the claims: with dots (draft-ietf-rats-ear-00 to -02), or with underscores (-04).
+type ResultProfile string
+
+// ResultRequest defines model for ResultRequest.
+type ResultRequest struct {
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm *ResultAlgorithm `json:"algorithm,omitempty"`
+
+	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular.
+	//
+	// Example: https://relying.example
+	Audience *string `json:"audience,omitempty"`
+
+	// Nonce `eat_nonce`: the relying party's nonce, in base64 or base64url, echoed as it is.
+	//
+	// Example: q3IvsnkD2zqDPi9sRZfJpA
+	Nonce *string `json:"nonce,omitempty"`
+
+	// Profile The names of the claims: with dots (draft-ietf-rats-ear-00 to -02), or with underscores (-04).
+	Profile *ResultProfile `json:"profile,omitempty"`
+}
+
 // RetireRequest defines model for RetireRequest.
 type RetireRequest struct {
 	// Comment Free text, line breaks included.
@@ -3550,6 +3778,12 @@ type RevocationsKind string
 // RevocationsList defines model for RevocationsList.
 type RevocationsList struct {
 	Items []Revocations `json:"items"`
+}
+
+// RevokeKeyRequest defines model for RevokeKeyRequest.
+type RevokeKeyRequest struct {
+	// Reason Example: web-1
+	Reason Name `json:"reason"`
 }
 
 // RevokedEntry defines model for RevokedEntry.
@@ -3655,6 +3889,15 @@ type RolloutVersion struct {
 	Version int           `json:"version"`
 }
 
+// RotateRequest defines model for RotateRequest.
+type RotateRequest struct {
+	// Algorithm Of the keys; both where it is absent.
+	Algorithm *RotateRequestAlgorithm `json:"algorithm,omitempty"`
+}
+
+// RotateRequestAlgorithm Of the keys; both where it is absent.
+type RotateRequestAlgorithm string
+
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
 // Example: web
@@ -3676,6 +3919,39 @@ type Selector struct {
 
 // Severity defines model for Severity.
 type Severity string
+
+// SigningKey defines model for SigningKey.
+type SigningKey struct {
+	// ActivatedAt From when it signs; may lie ahead.
+	ActivatedAt *time.Time `json:"activated_at"`
+
+	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
+	Algorithm ResultAlgorithm `json:"algorithm"`
+
+	// EndsAt Of a retiring key: when it leaves the key set. Of the active one: when the next one follows by itself.
+	EndsAt *time.Time `json:"ends_at"`
+
+	// KeyID RFC 7638 thumbprint.
+	KeyID         string     `json:"key_id"`
+	PublicKey     JWK        `json:"public_key"`
+	PublishedAt   time.Time  `json:"published_at"`
+	RevokedAt     *time.Time `json:"revoked_at"`
+	RevokedReason string     `json:"revoked_reason"`
+
+	// State `next`: published, and signs later. `active`: signs. `retiring`: published until all that it signed has ended. `gone`: has ended. `revoked`: was withdrawn.
+	State SigningKeyState `json:"state"`
+}
+
+// SigningKeyList defines model for SigningKeyList.
+type SigningKeyList struct {
+	Items []SigningKey `json:"items"`
+
+	// NextCursor Always null.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// SigningKeyState `next`: published, and signs later. `active`: signs. `retiring`: published until all that it signed has ended. `gone`: has ended. `revoked`: was withdrawn.
+type SigningKeyState string
 
 // StoredProvenance Which pipeline run made the reference values. All but `verified` is what the request said.
 type StoredProvenance struct {
@@ -4297,6 +4573,9 @@ type RecommendationID = openapi_types.UUID
 // RuleID defines model for RuleID.
 type RuleID = openapi_types.UUID
 
+// SigningKeyID defines model for SigningKeyID.
+type SigningKeyID = string
+
 // TokenID defines model for TokenID.
 type TokenID = openapi_types.UUID
 
@@ -4780,6 +5059,12 @@ type SubmitEvidenceParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// CreateResultParams defines parameters for CreateResult.
+type CreateResultParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListMachineVerdictsParams defines parameters for ListMachineVerdicts.
 type ListMachineVerdictsParams struct {
 	// Limit Entries on a page.
@@ -4928,11 +5213,29 @@ type UnexemptRecommendationParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// IntrospectResultParams defines parameters for IntrospectResult.
+type IntrospectResultParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // PutRevocationsJSONBody defines parameters for PutRevocations.
 type PutRevocationsJSONBody = interface{}
 
 // PutRevocationsParams defines parameters for PutRevocations.
 type PutRevocationsParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateSigningKeysParams defines parameters for RotateSigningKeys.
+type RotateSigningKeysParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RevokeSigningKeyParams defines parameters for RevokeSigningKey.
+type RevokeSigningKeyParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -5115,6 +5418,9 @@ type CaptureBaselineJSONRequestBody = CaptureRequest
 // SubmitEvidenceJSONRequestBody defines body for SubmitEvidence for application/json ContentType.
 type SubmitEvidenceJSONRequestBody = Evidence
 
+// CreateResultJSONRequestBody defines body for CreateResult for application/json ContentType.
+type CreateResultJSONRequestBody = ResultRequest
+
 // CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
 type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
 
@@ -5139,8 +5445,17 @@ type ExemptRecommendationJSONRequestBody = ExemptionRequest
 // UnexemptRecommendationJSONRequestBody defines body for UnexemptRecommendation for application/json ContentType.
 type UnexemptRecommendationJSONRequestBody = AlertNote
 
+// IntrospectResultJSONRequestBody defines body for IntrospectResult for application/json ContentType.
+type IntrospectResultJSONRequestBody = IntrospectionRequest
+
 // PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
 type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
+
+// RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
+type RotateSigningKeysJSONRequestBody = RotateRequest
+
+// RevokeSigningKeyJSONRequestBody defines body for RevokeSigningKey for application/json ContentType.
+type RevokeSigningKeyJSONRequestBody = RevokeKeyRequest
 
 // CreateSuppressionRuleJSONRequestBody defines body for CreateSuppressionRule for application/json ContentType.
 type CreateSuppressionRuleJSONRequestBody = SuppressionRuleInput
@@ -5153,6 +5468,237 @@ type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
 
 // CreateTrustAnchorJSONRequestBody defines body for CreateTrustAnchor for application/json ContentType.
 type CreateTrustAnchorJSONRequestBody = TrustAnchorInput
+
+// Getter for additional properties for Introspection. Returns the specified
+// element and whether it was found
+func (a Introspection) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for Introspection
+func (a *Introspection) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for Introspection to handle AdditionalProperties
+func (a *Introspection) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["active"]; found {
+		err = json.Unmarshal(raw, &a.Active)
+		if err != nil {
+			return fmt.Errorf("error reading 'active': %w", err)
+		}
+		delete(object, "active")
+	}
+
+	if raw, found := object["aud"]; found {
+		err = json.Unmarshal(raw, &a.Aud)
+		if err != nil {
+			return fmt.Errorf("error reading 'aud': %w", err)
+		}
+		delete(object, "aud")
+	}
+
+	if raw, found := object["current_status"]; found {
+		err = json.Unmarshal(raw, &a.CurrentStatus)
+		if err != nil {
+			return fmt.Errorf("error reading 'current_status': %w", err)
+		}
+		delete(object, "current_status")
+	}
+
+	if raw, found := object["exp"]; found {
+		err = json.Unmarshal(raw, &a.Exp)
+		if err != nil {
+			return fmt.Errorf("error reading 'exp': %w", err)
+		}
+		delete(object, "exp")
+	}
+
+	if raw, found := object["iat"]; found {
+		err = json.Unmarshal(raw, &a.Iat)
+		if err != nil {
+			return fmt.Errorf("error reading 'iat': %w", err)
+		}
+		delete(object, "iat")
+	}
+
+	if raw, found := object["inactive_reason"]; found {
+		err = json.Unmarshal(raw, &a.InactiveReason)
+		if err != nil {
+			return fmt.Errorf("error reading 'inactive_reason': %w", err)
+		}
+		delete(object, "inactive_reason")
+	}
+
+	if raw, found := object["iss"]; found {
+		err = json.Unmarshal(raw, &a.Iss)
+		if err != nil {
+			return fmt.Errorf("error reading 'iss': %w", err)
+		}
+		delete(object, "iss")
+	}
+
+	if raw, found := object["jti"]; found {
+		err = json.Unmarshal(raw, &a.Jti)
+		if err != nil {
+			return fmt.Errorf("error reading 'jti': %w", err)
+		}
+		delete(object, "jti")
+	}
+
+	if raw, found := object["nbf"]; found {
+		err = json.Unmarshal(raw, &a.Nbf)
+		if err != nil {
+			return fmt.Errorf("error reading 'nbf': %w", err)
+		}
+		delete(object, "nbf")
+	}
+
+	if raw, found := object["status"]; found {
+		err = json.Unmarshal(raw, &a.Status)
+		if err != nil {
+			return fmt.Errorf("error reading 'status': %w", err)
+		}
+		delete(object, "status")
+	}
+
+	if raw, found := object["sub"]; found {
+		err = json.Unmarshal(raw, &a.Sub)
+		if err != nil {
+			return fmt.Errorf("error reading 'sub': %w", err)
+		}
+		delete(object, "sub")
+	}
+
+	if raw, found := object["token_type"]; found {
+		err = json.Unmarshal(raw, &a.TokenType)
+		if err != nil {
+			return fmt.Errorf("error reading 'token_type': %w", err)
+		}
+		delete(object, "token_type")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for Introspection to handle AdditionalProperties
+func (a Introspection) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["active"], err = json.Marshal(a.Active)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'active': %w", err)
+	}
+
+	if a.Aud != nil {
+		object["aud"], err = json.Marshal(a.Aud)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'aud': %w", err)
+		}
+	}
+
+	if a.CurrentStatus != nil {
+		object["current_status"], err = json.Marshal(a.CurrentStatus)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'current_status': %w", err)
+		}
+	}
+
+	if a.Exp != nil {
+		object["exp"], err = json.Marshal(a.Exp)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'exp': %w", err)
+		}
+	}
+
+	if a.Iat != nil {
+		object["iat"], err = json.Marshal(a.Iat)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'iat': %w", err)
+		}
+	}
+
+	if a.InactiveReason != nil {
+		object["inactive_reason"], err = json.Marshal(a.InactiveReason)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'inactive_reason': %w", err)
+		}
+	}
+
+	if a.Iss != nil {
+		object["iss"], err = json.Marshal(a.Iss)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'iss': %w", err)
+		}
+	}
+
+	if a.Jti != nil {
+		object["jti"], err = json.Marshal(a.Jti)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'jti': %w", err)
+		}
+	}
+
+	if a.Nbf != nil {
+		object["nbf"], err = json.Marshal(a.Nbf)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'nbf': %w", err)
+		}
+	}
+
+	if a.Status != nil {
+		object["status"], err = json.Marshal(a.Status)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'status': %w", err)
+		}
+	}
+
+	if a.Sub != nil {
+		object["sub"], err = json.Marshal(a.Sub)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'sub': %w", err)
+		}
+	}
+
+	if a.TokenType != nil {
+		object["token_type"], err = json.Marshal(a.TokenType)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'token_type': %w", err)
+		}
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -5230,10 +5776,18 @@ type ClientInterface interface {
 
 	// GetJWKS Keys that verify result tokens
 	//
-	// A JWK set (RFC 7517). May be cached for five minutes.
+	// A JWK set (RFC 7517). May be kept for as long as `Cache-Control` says, five minutes: a key is published longer than that before it
+	// signs, and until all that it signed has ended. `ETag` and `If-None-Match` spare a transfer.
 	//
 	// Corresponds with GET /.well-known/jwks.json (the `GetJWKS` operationId).
 	GetJWKS(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
+	//
+	// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+	//
+	// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
+	GetOpenIDConfiguration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetHealth The process is alive
 	//
@@ -6051,6 +6605,28 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/machines/{machine_id}/evidence (the `SubmitEvidence` operationId).
 	SubmitEvidence(ctx context.Context, machineID MachineID, params *SubmitEvidenceParams, body SubmitEvidenceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CreateResultWithBody A signed result about the machine's standing verdict
+	//
+	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+	CreateResultWithBody(ctx context.Context, machineID MachineID, params *CreateResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateResult A signed result about the machine's standing verdict
+	//
+	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+	CreateResult(ctx context.Context, machineID MachineID, params *CreateResultParams, body CreateResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListMachineVerdicts List a machine's verdicts
 	//
 	// One entry for each change of judgement; `count`, `first_at` and `last_at` tell how often and how long it held.
@@ -6288,6 +6864,28 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
 	UnexemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// IntrospectResultWithBody Whether a result still holds
+	//
+	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResultWithBody(ctx context.Context, params *IntrospectResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// IntrospectResult Whether a result still holds
+	//
+	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResult(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListRevocations List what is known to be bad
 	//
 	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -6325,6 +6923,53 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 	PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSigningKeys Keys that sign results
+	//
+	// Those that have ended included, with their public halves, so that documents which they signed can still be verified. All are on one page.
+	//
+	// Corresponds with GET /v1/signing-keys (the `ListSigningKeys` operationId).
+	ListSigningKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateSigningKeysWithBody Let the next key sign
+	//
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+	RotateSigningKeysWithBody(ctx context.Context, params *RotateSigningKeysParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateSigningKeys Let the next key sign
+	//
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+	RotateSigningKeys(ctx context.Context, params *RotateSigningKeysParams, body RotateSigningKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeSigningKeyWithBody Withdraw a signing key at once
+	//
+	// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+	// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+	// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+	RevokeSigningKeyWithBody(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeSigningKey Withdraw a signing key at once
+	//
+	// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+	// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+	// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+	RevokeSigningKey(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, body RevokeSigningKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListSuppressionRules List suppression rules
 	//
@@ -6474,11 +7119,29 @@ type ClientInterface interface {
 
 // GetJWKS Keys that verify result tokens
 //
-// A JWK set (RFC 7517). May be cached for five minutes.
+// A JWK set (RFC 7517). May be kept for as long as `Cache-Control` says, five minutes: a key is published longer than that before it
+// signs, and until all that it signed has ended. `ETag` and `If-None-Match` spare a transfer.
 //
 // Corresponds with GET /.well-known/jwks.json (the `GetJWKS` operationId).
 func (c *Client) GetJWKS(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetJWKSRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
+//
+// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+//
+// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
+func (c *Client) GetOpenIDConfiguration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOpenIDConfigurationRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -8245,6 +8908,48 @@ func (c *Client) SubmitEvidence(ctx context.Context, machineID MachineID, params
 	return c.Client.Do(req)
 }
 
+// CreateResultWithBody A signed result about the machine's standing verdict
+//
+// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+func (c *Client) CreateResultWithBody(ctx context.Context, machineID MachineID, params *CreateResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateResultRequestWithBody(c.Server, machineID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateResult A signed result about the machine's standing verdict
+//
+// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+func (c *Client) CreateResult(ctx context.Context, machineID MachineID, params *CreateResultParams, body CreateResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateResultRequest(c.Server, machineID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListMachineVerdicts List a machine's verdicts
 //
 // One entry for each change of judgement; `count`, `first_at` and `last_at` tell how often and how long it held.
@@ -8792,6 +9497,48 @@ func (c *Client) UnexemptRecommendation(ctx context.Context, recommendationID Re
 	return c.Client.Do(req)
 }
 
+// IntrospectResultWithBody Whether a result still holds
+//
+// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *Client) IntrospectResultWithBody(ctx context.Context, params *IntrospectResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIntrospectResultRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// IntrospectResult Whether a result still holds
+//
+// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *Client) IntrospectResult(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIntrospectResultRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListRevocations List what is known to be bad
 //
 // The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -8860,6 +9607,103 @@ func (c *Client) PutRevocationsWithBody(ctx context.Context, kind RevocationsKin
 // Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 func (c *Client) PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutRevocationsRequest(c.Server, kind, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSigningKeys Keys that sign results
+//
+// Those that have ended included, with their public halves, so that documents which they signed can still be verified. All are on one page.
+//
+// Corresponds with GET /v1/signing-keys (the `ListSigningKeys` operationId).
+func (c *Client) ListSigningKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSigningKeysRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateSigningKeysWithBody Let the next key sign
+//
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+func (c *Client) RotateSigningKeysWithBody(ctx context.Context, params *RotateSigningKeysParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateSigningKeysRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateSigningKeys Let the next key sign
+//
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+func (c *Client) RotateSigningKeys(ctx context.Context, params *RotateSigningKeysParams, body RotateSigningKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateSigningKeysRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeSigningKeyWithBody Withdraw a signing key at once
+//
+// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+func (c *Client) RevokeSigningKeyWithBody(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeSigningKeyRequestWithBody(c.Server, keyID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeSigningKey Withdraw a signing key at once
+//
+// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+func (c *Client) RevokeSigningKey(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, body RevokeSigningKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeSigningKeyRequest(c.Server, keyID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -9215,6 +10059,33 @@ func NewGetJWKSRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/.well-known/jwks.json")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetOpenIDConfigurationRequest constructs an http.Request for the GetOpenIDConfiguration method
+func NewGetOpenIDConfigurationRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/.well-known/openid-configuration")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -13494,6 +14365,68 @@ func NewSubmitEvidenceRequestWithBody(server string, machineID MachineID, params
 	return req, nil
 }
 
+// NewCreateResultRequest calls the generic CreateResult builder with application/json body
+func NewCreateResultRequest(server string, machineID MachineID, params *CreateResultParams, body CreateResultJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateResultRequestWithBody(server, machineID, params, "application/json", bodyReader)
+}
+
+// NewCreateResultRequestWithBody constructs an http.Request for the CreateResult method, with any body, and a specified content type
+func NewCreateResultRequestWithBody(server string, machineID MachineID, params *CreateResultParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "machine_id", machineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/machines/%s/results", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListMachineVerdictsRequest constructs an http.Request for the ListMachineVerdicts method
 func NewListMachineVerdictsRequest(server string, machineID MachineID, params *ListMachineVerdictsParams) (*http.Request, error) {
 	var err error
@@ -14901,6 +15834,61 @@ func NewUnexemptRecommendationRequestWithBody(server string, recommendationID Re
 	return req, nil
 }
 
+// NewIntrospectResultRequest calls the generic IntrospectResult builder with application/json body
+func NewIntrospectResultRequest(server string, params *IntrospectResultParams, body IntrospectResultJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewIntrospectResultRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewIntrospectResultRequestWithBody constructs an http.Request for the IntrospectResult method, with any body, and a specified content type
+func NewIntrospectResultRequestWithBody(server string, params *IntrospectResultParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/results/introspect")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListRevocationsRequest constructs an http.Request for the ListRevocations method
 func NewListRevocationsRequest(server string) (*http.Request, error) {
 	var err error
@@ -15000,6 +15988,150 @@ func NewPutRevocationsRequestWithBody(server string, kind RevocationsKind, param
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListSigningKeysRequest constructs an http.Request for the ListSigningKeys method
+func NewListSigningKeysRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/signing-keys")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRotateSigningKeysRequest calls the generic RotateSigningKeys builder with application/json body
+func NewRotateSigningKeysRequest(server string, params *RotateSigningKeysParams, body RotateSigningKeysJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateSigningKeysRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewRotateSigningKeysRequestWithBody constructs an http.Request for the RotateSigningKeys method, with any body, and a specified content type
+func NewRotateSigningKeysRequestWithBody(server string, params *RotateSigningKeysParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/signing-keys/rotate")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRevokeSigningKeyRequest calls the generic RevokeSigningKey builder with application/json body
+func NewRevokeSigningKeyRequest(server string, keyID SigningKeyID, params *RevokeSigningKeyParams, body RevokeSigningKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRevokeSigningKeyRequestWithBody(server, keyID, params, "application/json", bodyReader)
+}
+
+// NewRevokeSigningKeyRequestWithBody constructs an http.Request for the RevokeSigningKey method, with any body, and a specified content type
+func NewRevokeSigningKeyRequestWithBody(server string, keyID SigningKeyID, params *RevokeSigningKeyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "key_id", keyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/signing-keys/%s/revoke", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -15897,12 +17029,22 @@ type ClientWithResponsesInterface interface {
 
 	// GetJWKSWithResponse Keys that verify result tokens
 	//
-	// A JWK set (RFC 7517). May be cached for five minutes.
+	// A JWK set (RFC 7517). May be kept for as long as `Cache-Control` says, five minutes: a key is published longer than that before it
+	// signs, and until all that it signed has ended. `ETag` and `If-None-Match` spare a transfer.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /.well-known/jwks.json (the `GetJWKS` operationId).
 	GetJWKSWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetJWKSResponse, error)
+
+	// GetOpenIDConfigurationWithResponse What a consumer of workload identities needs to trust results
+	//
+	// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
+	GetOpenIDConfigurationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOpenIDConfigurationResponse, error)
 
 	// GetHealthWithResponse The process is alive
 	//
@@ -16788,6 +17930,28 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/machines/{machine_id}/evidence (the `SubmitEvidence` operationId).
 	SubmitEvidenceWithResponse(ctx context.Context, machineID MachineID, params *SubmitEvidenceParams, body SubmitEvidenceJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitEvidenceResponse, error)
 
+	// CreateResultWithBodyWithResponse A signed result about the machine's standing verdict
+	//
+	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+	CreateResultWithBodyWithResponse(ctx context.Context, machineID MachineID, params *CreateResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateResultResponse, error)
+
+	// CreateResultWithResponse A signed result about the machine's standing verdict
+	//
+	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+	CreateResultWithResponse(ctx context.Context, machineID MachineID, params *CreateResultParams, body CreateResultJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateResultResponse, error)
+
 	// ListMachineVerdictsWithResponse List a machine's verdicts
 	//
 	// One entry for each change of judgement; `count`, `first_at` and `last_at` tell how often and how long it held.
@@ -17055,6 +18219,28 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
 	UnexemptRecommendationWithResponse(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*UnexemptRecommendationResponse, error)
 
+	// IntrospectResultWithBodyWithResponse Whether a result still holds
+	//
+	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResultWithBodyWithResponse(ctx context.Context, params *IntrospectResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error)
+
+	// IntrospectResultWithResponse Whether a result still holds
+	//
+	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResultWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error)
+
 	// ListRevocationsWithResponse List what is known to be bad
 	//
 	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -17096,6 +18282,55 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 	PutRevocationsWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error)
+
+	// ListSigningKeysWithResponse Keys that sign results
+	//
+	// Those that have ended included, with their public halves, so that documents which they signed can still be verified. All are on one page.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/signing-keys (the `ListSigningKeys` operationId).
+	ListSigningKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListSigningKeysResponse, error)
+
+	// RotateSigningKeysWithBodyWithResponse Let the next key sign
+	//
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+	RotateSigningKeysWithBodyWithResponse(ctx context.Context, params *RotateSigningKeysParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateSigningKeysResponse, error)
+
+	// RotateSigningKeysWithResponse Let the next key sign
+	//
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+	RotateSigningKeysWithResponse(ctx context.Context, params *RotateSigningKeysParams, body RotateSigningKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateSigningKeysResponse, error)
+
+	// RevokeSigningKeyWithBodyWithResponse Withdraw a signing key at once
+	//
+	// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+	// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+	// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+	RevokeSigningKeyWithBodyWithResponse(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevokeSigningKeyResponse, error)
+
+	// RevokeSigningKeyWithResponse Withdraw a signing key at once
+	//
+	// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+	// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+	// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+	RevokeSigningKeyWithResponse(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, body RevokeSigningKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeSigningKeyResponse, error)
 
 	// ListSuppressionRulesWithResponse List suppression rules
 	//
@@ -17307,6 +18542,54 @@ func (r GetJWKSResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetJWKSResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetOpenIDConfigurationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OpenIDConfiguration
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetOpenIDConfigurationResponse) GetJSON200() *OpenIDConfiguration {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetOpenIDConfigurationResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetOpenIDConfigurationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetOpenIDConfigurationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetOpenIDConfigurationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetOpenIDConfigurationResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -20398,6 +21681,54 @@ func (r SubmitEvidenceResponse) ContentType() string {
 	return ""
 }
 
+type CreateResultResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IssuedResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateResultResponse) GetJSON201() *IssuedResult {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateResultResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateResultResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateResultResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateResultResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateResultResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListMachineVerdictsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -21495,6 +22826,54 @@ func (r UnexemptRecommendationResponse) ContentType() string {
 	return ""
 }
 
+type IntrospectResultResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Introspection
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r IntrospectResultResponse) GetJSON200() *Introspection {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r IntrospectResultResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r IntrospectResultResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r IntrospectResultResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r IntrospectResultResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r IntrospectResultResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRevocationsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -21640,6 +23019,150 @@ func (r PutRevocationsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutRevocationsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListSigningKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SigningKeyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSigningKeysResponse) GetJSON200() *SigningKeyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListSigningKeysResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSigningKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSigningKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSigningKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSigningKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RotateSigningKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SigningKeyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateSigningKeysResponse) GetJSON200() *SigningKeyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotateSigningKeysResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateSigningKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateSigningKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateSigningKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateSigningKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RevokeSigningKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SigningKeyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RevokeSigningKeyResponse) GetJSON200() *SigningKeyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeSigningKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeSigningKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeSigningKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeSigningKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeSigningKeyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -22354,7 +23877,8 @@ func (r GetVerdictEventLogResponse) ContentType() string {
 
 // GetJWKSWithResponse Keys that verify result tokens
 //
-// A JWK set (RFC 7517). May be cached for five minutes.
+// A JWK set (RFC 7517). May be kept for as long as `Cache-Control` says, five minutes: a key is published longer than that before it
+// signs, and until all that it signed has ended. `ETag` and `If-None-Match` spare a transfer.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -22365,6 +23889,21 @@ func (c *ClientWithResponses) GetJWKSWithResponse(ctx context.Context, reqEditor
 		return nil, err
 	}
 	return ParseGetJWKSResponse(rsp)
+}
+
+// GetOpenIDConfigurationWithResponse What a consumer of workload identities needs to trust results
+//
+// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
+func (c *ClientWithResponses) GetOpenIDConfigurationWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOpenIDConfigurationResponse, error) {
+	rsp, err := c.GetOpenIDConfiguration(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetOpenIDConfigurationResponse(rsp)
 }
 
 // GetHealthWithResponse The process is alive
@@ -23815,6 +25354,40 @@ func (c *ClientWithResponses) SubmitEvidenceWithResponse(ctx context.Context, ma
 	return ParseSubmitEvidenceResponse(rsp)
 }
 
+// CreateResultWithBodyWithResponse A signed result about the machine's standing verdict
+//
+// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+func (c *ClientWithResponses) CreateResultWithBodyWithResponse(ctx context.Context, machineID MachineID, params *CreateResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateResultResponse, error) {
+	rsp, err := c.CreateResultWithBody(ctx, machineID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateResultResponse(rsp)
+}
+
+// CreateResultWithResponse A signed result about the machine's standing verdict
+//
+// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
+// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
+// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
+func (c *ClientWithResponses) CreateResultWithResponse(ctx context.Context, machineID MachineID, params *CreateResultParams, body CreateResultJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateResultResponse, error) {
+	rsp, err := c.CreateResult(ctx, machineID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateResultResponse(rsp)
+}
+
 // ListMachineVerdictsWithResponse List a machine's verdicts
 //
 // One entry for each change of judgement; `count`, `first_at` and `last_at` tell how often and how long it held.
@@ -24268,6 +25841,40 @@ func (c *ClientWithResponses) UnexemptRecommendationWithResponse(ctx context.Con
 	return ParseUnexemptRecommendationResponse(rsp)
 }
 
+// IntrospectResultWithBodyWithResponse Whether a result still holds
+//
+// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *ClientWithResponses) IntrospectResultWithBodyWithResponse(ctx context.Context, params *IntrospectResultParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error) {
+	rsp, err := c.IntrospectResultWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIntrospectResultResponse(rsp)
+}
+
+// IntrospectResultWithResponse Whether a result still holds
+//
+// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *ClientWithResponses) IntrospectResultWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error) {
+	rsp, err := c.IntrospectResult(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIntrospectResultResponse(rsp)
+}
+
 // ListRevocationsWithResponse List what is known to be bad
 //
 // The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -24332,6 +25939,85 @@ func (c *ClientWithResponses) PutRevocationsWithResponse(ctx context.Context, ki
 		return nil, err
 	}
 	return ParsePutRevocationsResponse(rsp)
+}
+
+// ListSigningKeysWithResponse Keys that sign results
+//
+// Those that have ended included, with their public halves, so that documents which they signed can still be verified. All are on one page.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/signing-keys (the `ListSigningKeys` operationId).
+func (c *ClientWithResponses) ListSigningKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListSigningKeysResponse, error) {
+	rsp, err := c.ListSigningKeys(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSigningKeysResponse(rsp)
+}
+
+// RotateSigningKeysWithBodyWithResponse Let the next key sign
+//
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+func (c *ClientWithResponses) RotateSigningKeysWithBodyWithResponse(ctx context.Context, params *RotateSigningKeysParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateSigningKeysResponse, error) {
+	rsp, err := c.RotateSigningKeysWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateSigningKeysResponse(rsp)
+}
+
+// RotateSigningKeysWithResponse Let the next key sign
+//
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/signing-keys/rotate (the `RotateSigningKeys` operationId).
+func (c *ClientWithResponses) RotateSigningKeysWithResponse(ctx context.Context, params *RotateSigningKeysParams, body RotateSigningKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateSigningKeysResponse, error) {
+	rsp, err := c.RotateSigningKeys(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateSigningKeysResponse(rsp)
+}
+
+// RevokeSigningKeyWithBodyWithResponse Withdraw a signing key at once
+//
+// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+func (c *ClientWithResponses) RevokeSigningKeyWithBodyWithResponse(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevokeSigningKeyResponse, error) {
+	rsp, err := c.RevokeSigningKeyWithBody(ctx, keyID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeSigningKeyResponse(rsp)
+}
+
+// RevokeSigningKeyWithResponse Withdraw a signing key at once
+//
+// For a key that may be in other hands. It leaves the key set, its secret half is erased, results that it signed are inactive
+// from now on, and where it was the active one the next key signs. Relying parties that have kept the key set believe it
+// for up to five minutes more; another replica of the service may sign with it for up to half a minute.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/signing-keys/{key_id}/revoke (the `RevokeSigningKey` operationId).
+func (c *ClientWithResponses) RevokeSigningKeyWithResponse(ctx context.Context, keyID SigningKeyID, params *RevokeSigningKeyParams, body RevokeSigningKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeSigningKeyResponse, error) {
+	rsp, err := c.RevokeSigningKey(ctx, keyID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeSigningKeyResponse(rsp)
 }
 
 // ListSuppressionRulesWithResponse List suppression rules
@@ -24631,6 +26317,42 @@ func ParseGetJWKSResponse(rsp *http.Response) (*GetJWKSResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest JWKS
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetOpenIDConfigurationResponse parses an HTTP response from a GetOpenIDConfigurationWithResponse call
+func ParseGetOpenIDConfigurationResponse(rsp *http.Response) (*GetOpenIDConfigurationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetOpenIDConfigurationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OpenIDConfiguration
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -26788,6 +28510,39 @@ func ParseSubmitEvidenceResponse(rsp *http.Response) (*SubmitEvidenceResponse, e
 	return response, nil
 }
 
+// ParseCreateResultResponse parses an HTTP response from a CreateResultWithResponse call
+func ParseCreateResultResponse(rsp *http.Response) (*CreateResultResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateResultResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IssuedResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListMachineVerdictsResponse parses an HTTP response from a ListMachineVerdictsWithResponse call
 func ParseListMachineVerdictsResponse(rsp *http.Response) (*ListMachineVerdictsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -27546,6 +29301,39 @@ func ParseUnexemptRecommendationResponse(rsp *http.Response) (*UnexemptRecommend
 	return response, nil
 }
 
+// ParseIntrospectResultResponse parses an HTTP response from a IntrospectResultWithResponse call
+func ParseIntrospectResultResponse(rsp *http.Response) (*IntrospectResultResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &IntrospectResultResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Introspection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRevocationsResponse parses an HTTP response from a ListRevocationsWithResponse call
 func ParseListRevocationsResponse(rsp *http.Response) (*ListRevocationsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -27639,6 +29427,105 @@ func ParsePutRevocationsResponse(rsp *http.Response) (*PutRevocationsResponse, e
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListSigningKeysResponse parses an HTTP response from a ListSigningKeysWithResponse call
+func ParseListSigningKeysResponse(rsp *http.Response) (*ListSigningKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSigningKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SigningKeyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRotateSigningKeysResponse parses an HTTP response from a RotateSigningKeysWithResponse call
+func ParseRotateSigningKeysResponse(rsp *http.Response) (*RotateSigningKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateSigningKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SigningKeyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRevokeSigningKeyResponse parses an HTTP response from a RevokeSigningKeyWithResponse call
+func ParseRevokeSigningKeyResponse(rsp *http.Response) (*RevokeSigningKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeSigningKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SigningKeyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

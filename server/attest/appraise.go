@@ -79,7 +79,7 @@ func (s *Service) Appraise(ctx context.Context, tenant, machineID uuid.UUID, con
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.answer(a, judged, recorded)
+	result, err := s.answer(ctx, a, judged, recorded)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +317,7 @@ func (a *appraisal) nextIMA(judged *verifier.Appraisal) *ima.State {
 }
 
 // answer signs what is recorded and makes the next challenge.
-func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded store.Recorded) (*Result, error) {
+func (s *Service) answer(ctx context.Context, a *appraisal, judged *verifier.Appraisal, recorded store.Recorded) (*Result, error) {
 	policy := &a.inputs.Policy
 	next := known{policy: policy, redeemed: a.inputs.LastChallenge, log: a.inputs.LastLog, platform: a.inputs.LastPlatform}
 	state := a.inputs.IMAState
@@ -349,14 +349,19 @@ func (s *Service) answer(a *appraisal, judged *verifier.Appraisal, recorded stor
 		NextChallenge:               challenge,
 		NextAttestationAfterSeconds: int(nextAttestation(a.machineID, a.now, policy) / time.Second),
 	}
-	result.ResultToken, err = s.token.Sign(ear.From(judged, ear.Context{
+	tokenID, err := uuid.NewV7FromReader(s.random)
+	if err != nil {
+		return nil, fmt.Errorf("sign result: %w", err)
+	}
+	result.ResultToken, err = s.token.Sign(ctx, "", ear.From(judged, ear.Context{
+		TokenID:   tokenID.String(),
 		VerdictID: recorded.VerdictID.String(),
 		MachineID: a.machineID.String(),
 		Issuer:    s.issuer,
 		Build:     s.build,
 		Nonce:     a.nonce,
 		IssuedAt:  a.now,
-		Lifetime:  interval(policy),
+		Lifetime:  s.token.Lifetime(interval(policy)),
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("sign result: %w", err)

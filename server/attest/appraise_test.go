@@ -11,7 +11,6 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
-	"github.com/assay-verifier/assay/verifier/ear"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
@@ -56,12 +55,15 @@ func TestHealthyMachine(t *testing.T) {
 	if err != nil || stored.Appraisal.Status != verifier.Affirming || stored.MachineID != m.id || stored.Count != 1 {
 		t.Errorf("stored %+v, %v", stored, err)
 	}
-	claims, err := b.token.Verify(r.ResultToken)
-	if err != nil || claims.ID != r.ID.String() || claims.Subject != m.id.String() || claims.Submods[ear.Submodule].Status != "affirming" {
-		t.Errorf("result token %+v, %v", claims, err)
+	claims, err := b.token.Verify(b.ctx, r.ResultToken)
+	if err != nil || claims.VerdictID != r.ID.String() || claims.ID == "" || claims.Subject != m.id.String() {
+		t.Fatalf("result token %+v, %v", claims, err)
 	}
-	if claims.Expires != b.now().Add(300*time.Second).Unix() || claims.Issuer != "https://assay.test" || claims.VerifierID.Build != "assay test" {
-		t.Errorf("result token %+v", claims)
+	if machine, err := claims.Machine(); err != nil || machine.Status != "affirming" {
+		t.Errorf("result token %+v, %v", machine, err)
+	}
+	if *claims.Expires != b.now().Add(300*time.Second).Unix() || claims.Issuer != "https://assay.test" || !strings.Contains(string(claims.Raw), `"assay test"`) {
+		t.Errorf("result token %s", claims.Raw)
 	}
 	c := r.NextChallenge
 	if c == nil || c.KnownEventLog == nil || !strings.HasPrefix(*c.KnownEventLog, "sha256:") || len(c.PCRSelection["sha256"]) != 15 {
@@ -144,9 +146,12 @@ func TestReplayedEvidence(t *testing.T) {
 	if err != nil || *after.LastClock != *inputs.LastClock || string(after.LastChallenge) != string(inputs.LastChallenge) {
 		t.Errorf("the replay moved what is remembered: %+v, then %+v, %v", inputs.LastClock, after.LastClock, err)
 	}
-	claims, err := b.token.Verify(replay.ResultToken)
-	if err != nil || claims.Submods[ear.Submodule].Status != "contraindicated" {
-		t.Errorf("%+v, %v", claims, err)
+	claims, err := b.token.Verify(b.ctx, replay.ResultToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if machine, err := claims.Machine(); err != nil || machine.Status != "contraindicated" {
+		t.Errorf("%+v, %v", machine, err)
 	}
 	alerts := b.alerts(m)
 	if len(alerts) != 1 || alerts[0].Code != "attestation_failed" || alerts[0].Reason != verifier.OriginUnverified || alerts[0].Count != 1 {

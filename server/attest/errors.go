@@ -21,6 +21,8 @@ const (
 	CodeUnknownChallenge    Code = "unknown_challenge"             // 409: a nonce that was never ours for this machine
 	CodeEventLogRequired    Code = "event_log_required"            // 409: the named log is not held
 	CodeNoGenuineVerdict    Code = "no_genuine_verdict"            // 409: nothing to capture a baseline from
+	CodeNoVerdict           Code = "no_verdict"                    // 409: nothing to sign a result about
+	CodeVerdictStale        Code = "verdict_stale"                 // 409: evidence is overdue
 	CodeOriginUnverified    Code = "origin_unverified"             // 409: evidence that is not genuine cannot be approved
 	CodeNotApprovable       Code = "not_approvable"                // 409: there is nothing in the alert that a baseline could allow
 	CodeConflict            Code = "conflict"                      // 409: collides with what is stored

@@ -126,10 +126,7 @@ func newBench(t testing.TB) *bench {
 // service makes one more replica on the same database.
 func (b *bench) service() *Service {
 	b.t.Helper()
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-		return b.store.ServiceKey(ctx, b.tenant, purpose, generate)
-	}
-	tokens, err := token.New(b.ctx, keys, rand.Reader, b.now)
+	tokens, err := token.New(b.ctx, token.Config{Store: b.store, Tenant: b.tenant, Now: b.now})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -1,164 +1,332 @@
-// Package token makes and checks the two tokens that this service issues, and is the only place that
-// knows the JOSE library.
+// Package token makes and checks the two tokens that this service issues.
 //
-//   - Attestation results: EAR claims as a JWT, signed with Ed25519 (RFC 8037). The key is made once
-//     and kept in the database, so that every replica signs with the same; its key id is the RFC 7638
-//     thumbprint, and the public half is what JWKS publishes.
+//   - Attestation results: EAR claims as a JWT, signed with Ed25519 (RFC 8037), or with ES256 where that is asked for. The keys
+//     are in the database, so that every replica signs with the same; a key id is the RFC 7638 thumbprint. Keys rotate with
+//     an overlap (lifecycle.go): one is always published that will sign next, and one that has signed stays published until
+//     all that it signed has ended.
 //   - Machine tokens: what an enrolled agent authenticates with. They are a MAC over (tenant, machine,
 //     attestation key, time), checked without a read, so that the steady state costs no look-up. They
 //     end after MachineTokenLifetime, and with the attestation key they name: server/attest refuses a
 //     token whose key is no longer the machine's active one.
 //
-// Neither kind of token is ever logged.
+// Neither kind of token is ever logged. What a relying party does with a result is in package relying.
 package token
 
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/lestrrat-go/jwx/v2/jwa"
-	"github.com/lestrrat-go/jwx/v2/jwk"
-	"github.com/lestrrat-go/jwx/v2/jws"
+	"github.com/google/uuid"
 
-	"github.com/assay-verifier/assay/verifier/ear"
+	"github.com/assay-verifier/assay/server/token/relying"
+	"github.com/assay-verifier/assay/store"
 )
 
 // Purposes of the service keys that this package keeps in the database.
 const (
-	PurposeResultSigning = "result_signing" // 32 bytes, Ed25519 seed
-	PurposeMachineToken  = "machine_token"  // 32 bytes, HMAC-SHA256 key
+	PurposeResultSigning      = "result_signing"       // Ed25519
+	PurposeResultSigningES256 = "result_signing_es256" // ECDSA on P-256
+	PurposeMachineToken       = "machine_token"        // 32 bytes, HMAC-SHA256 key
 )
+
+// DefaultLifetime is the longest that a result is valid where nothing else is configured.
+const DefaultLifetime = time.Hour
 
 // ErrInvalid is any token that this service did not issue, or that has expired. It says no more, since
 // its text reaches whoever sent the token.
 var ErrInvalid = errors.New("the token is not valid")
 
-// KeyFunc gives the service key of a purpose, made by generate on the very first call and the same for
-// every replica ever after (store.ServiceKey).
-type KeyFunc func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error)
+// Of results that this service signed, and that do not hold any more.
+var (
+	ErrExpired = errors.New("the result has expired")
+	ErrRevoked = errors.New("the key that signed the result was revoked")
+)
 
-// Service signs and checks tokens. It is immutable and safe for concurrent use.
-type Service struct {
-	now        func() time.Time
-	signingKey ed25519.PrivateKey
-	header     string // base64url of the JOSE header, with its dot
-	public     jwk.Key
-	jwks       []byte
-	machineKey []byte
+// Config is what a Service is made of. Store is needed.
+type Config struct {
+	Store  *store.Store
+	Tenant uuid.UUID        // whose keys they are; zero means store.DefaultTenant
+	Random io.Reader        // nil means crypto/rand
+	Now    func() time.Time // nil means time.Now
+	// RotateEvery is how long a key signs before the next one does; 0 means until somebody says so.
+	RotateEvery time.Duration
+	// Lifetime bounds how long a result is valid, at most MaxLifetime; 0 means DefaultLifetime.
+	Lifetime time.Duration
 }
 
-// New fetches, or makes, the service's keys. random is read only when a key is made.
-func New(ctx context.Context, keys KeyFunc, random io.Reader, now func() time.Time) (*Service, error) {
-	generate := func() ([]byte, error) {
+// Service signs and checks tokens. It is safe for concurrent use.
+type Service struct {
+	cfg        Config
+	machineKey []byte
+	keys       atomic.Pointer[snapshot]
+	refreshing sync.Mutex
+}
+
+// snapshot is the signing keys as they were read. It is immutable.
+type snapshot struct {
+	readAt time.Time
+	rings  []ring // of each algorithm
+}
+
+// ring is the keys of one algorithm, newest first.
+type ring struct {
+	algorithm *algorithm
+	rows      []store.ServiceKeyRow
+	signers   []signer
+}
+
+// New fetches, or makes, the service's keys, and publishes those that will sign next.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	if cfg.Store == nil {
+		return nil, errors.New("token: Store is needed")
+	}
+	if cfg.Tenant == uuid.Nil {
+		cfg.Tenant = store.DefaultTenant
+	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Reader
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Lifetime <= 0 {
+		cfg.Lifetime = DefaultLifetime
+	}
+	cfg.Lifetime = min(cfg.Lifetime, MaxLifetime)
+	machineKey, err := cfg.Store.ServiceKey(ctx, cfg.Tenant, PurposeMachineToken, func() ([]byte, error) {
 		key := make([]byte, 32)
-		_, err := io.ReadFull(random, key)
+		_, err := io.ReadFull(cfg.Random, key)
 		return key, err
-	}
-	seed, err := keys(ctx, PurposeResultSigning, generate)
-	if err != nil {
-		return nil, fmt.Errorf("result signing key: %w", err)
-	}
-	if len(seed) != ed25519.SeedSize {
-		return nil, fmt.Errorf("result signing key: %d bytes, want %d", len(seed), ed25519.SeedSize)
-	}
-	machineKey, err := keys(ctx, PurposeMachineToken, generate)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("machine token key: %w", err)
 	}
 	if len(machineKey) != 32 {
 		return nil, fmt.Errorf("machine token key: %d bytes, want 32", len(machineKey))
 	}
-	s := &Service{now: now, signingKey: ed25519.NewKeyFromSeed(seed), machineKey: machineKey}
-	if err := s.publish(); err != nil {
+	s := &Service{cfg: cfg, machineKey: machineKey}
+	for i := range algorithms {
+		a := &algorithms[i]
+		if _, err := cfg.Store.ServiceKey(ctx, cfg.Tenant, a.purpose, func() ([]byte, error) { return a.secret(cfg.Random) }); err != nil {
+			return nil, fmt.Errorf("result signing key: %w", err)
+		}
+	}
+	if _, err := s.Keep(ctx); err != nil {
 		return nil, fmt.Errorf("result signing key: %w", err)
 	}
 	return s, nil
 }
 
-// publish derives the key id, the key set and the constant JOSE header from the signing key.
-func (s *Service) publish() error {
-	key, err := jwk.FromRaw(s.signingKey.Public())
-	if err != nil {
-		return err
+// Refresh reads the keys again, so that this replica knows what another has changed.
+func (s *Service) Refresh(ctx context.Context) error {
+	s.refreshing.Lock()
+	defer s.refreshing.Unlock()
+	return s.refresh(ctx)
+}
+
+func (s *Service) refresh(ctx context.Context) error {
+	next := &snapshot{readAt: s.cfg.Now()}
+	for i := range algorithms {
+		rows, err := s.cfg.Store.ServiceKeys(ctx, s.cfg.Tenant, algorithms[i].purpose)
+		if err != nil {
+			return err
+		}
+		r, err := newRing(&algorithms[i], rows)
+		if err != nil {
+			return err
+		}
+		next.rings = append(next.rings, r)
 	}
-	if err := jwk.AssignKeyID(key); err != nil { // RFC 7638, SHA-256
-		return err
-	}
-	if err := key.Set(jwk.AlgorithmKey, jwa.EdDSA); err != nil {
-		return err
-	}
-	if err := key.Set(jwk.KeyUsageKey, jwk.ForSignature); err != nil {
-		return err
-	}
-	set := jwk.NewSet()
-	if err := set.AddKey(key); err != nil {
-		return err
-	}
-	if s.jwks, err = json.Marshal(set); err != nil {
-		return err
-	}
-	header, err := json.Marshal(map[string]string{"alg": "EdDSA", "kid": key.KeyID(), "typ": "eat+jwt"})
-	if err != nil {
-		return err
-	}
-	s.public = key
-	s.header = base64.RawURLEncoding.EncodeToString(header) + "."
+	s.keys.Store(next)
 	return nil
 }
 
-// DocumentSigner is the key that signs results, for documents in another envelope than a JWT's, and its id in the key set.
-// What is signed with it must begin otherwise than a token (COSE's Sig_structure does).
-func (s *Service) DocumentSigner() (signer crypto.Signer, keyID string) {
-	return s.signingKey, s.public.KeyID()
+func newRing(a *algorithm, rows []store.ServiceKeyRow) (ring, error) {
+	r := ring{algorithm: a, rows: rows, signers: make([]signer, len(rows))}
+	for i := range rows {
+		var err error
+		if r.signers[i], err = a.load(&rows[i]); err != nil {
+			return ring{}, err
+		}
+	}
+	return r, nil
 }
 
-// Sign makes the compact JWT (RFC 7515, section 7.1) of a result. It writes the constant header and
-// signs by crypto/ed25519 itself: 40 % of the time and a tenth of the allocations of the library's
-// general path (BenchmarkSignByLibrary), one result for every attestation.
-func (s *Service) Sign(claims ear.Claims) (string, error) {
+// fresh gives keys that were read at most age ago, reading them where they are older.
+func (s *Service) fresh(ctx context.Context, age time.Duration) (*snapshot, error) {
+	if k := s.keys.Load(); s.cfg.Now().Sub(k.readAt) < age {
+		return k, nil
+	}
+	s.refreshing.Lock()
+	defer s.refreshing.Unlock()
+	if k := s.keys.Load(); s.cfg.Now().Sub(k.readAt) < age { // somebody else has
+		return k, nil
+	}
+	if err := s.refresh(ctx); err != nil {
+		return s.keys.Load(), err
+	}
+	return s.keys.Load(), nil
+}
+
+// active is the key that signs with an algorithm.
+func (k *snapshot) active(name string, now time.Time) (*signer, error) {
+	for i := range k.rings {
+		if k.rings[i].algorithm.name != name {
+			continue
+		}
+		if j := find(k.rings[i].rows, now, Active); j >= 0 {
+			return &k.rings[i].signers[j], nil
+		}
+		return nil, fmt.Errorf("no key signs with %s", name)
+	}
+	return nil, fmt.Errorf("results are not signed with %.20q", name)
+}
+
+// Algorithms are those that results can be signed with, the default first.
+func Algorithms() []string {
+	out := make([]string, len(algorithms))
+	for i := range algorithms {
+		out[i] = algorithms[i].name
+	}
+	return out
+}
+
+// DocumentSigner is the key that signs results, for documents in another envelope than a JWT's, and its id in the key set.
+// What is signed with it must begin otherwise than a token (COSE's Sig_structure does). Documents outlive the key: its
+// public half stays in Keys after it has left the key set.
+func (s *Service) DocumentSigner() (signer crypto.Signer, keyID string, err error) {
+	a, err := s.keys.Load().active(relying.EdDSA, s.cfg.Now())
+	if err != nil {
+		return nil, "", err
+	}
+	return a.private, a.jwk.Kid, nil
+}
+
+// Lifetime is how long a result that could be valid for d is.
+func (s *Service) Lifetime(d time.Duration) time.Duration { return min(d, s.cfg.Lifetime) }
+
+// Sign makes the compact JWT (RFC 7515, section 7.1) of a result, whose claims are ear.Claims or ear.IETFClaims. An empty
+// algorithm is the default.
+func (s *Service) Sign(ctx context.Context, name string, claims any) (string, error) {
+	if name == "" {
+		name = relying.EdDSA
+	}
+	k, err := s.fresh(ctx, staleAfter)
+	if err != nil {
+		return "", fmt.Errorf("sign result: %w", err)
+	}
+	key, err := k.active(name, s.cfg.Now())
+	if err != nil {
+		return "", fmt.Errorf("sign result: %w", err)
+	}
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", fmt.Errorf("sign result: %w", err)
 	}
 	enc := base64.RawURLEncoding
-	out := make([]byte, 0, len(s.header)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(ed25519.SignatureSize))
-	out = append(out, s.header...)
-	out = enc.AppendEncode(out, payload)
-	signature := ed25519.Sign(s.signingKey, out)
-	out = append(out, '.')
-	out = enc.AppendEncode(out, signature)
+	out := make([]byte, 0, len(key.header)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(64))
+	out = enc.AppendEncode(append(out, key.header...), payload)
+	if out, err = key.sign(out, s.cfg.Random); err != nil {
+		return "", fmt.Errorf("sign result: %w", err)
+	}
 	return string(out), nil
 }
 
-// JWKS is the JSON Web Key Set (RFC 7517) of the keys that results may be signed with. The caller must
-// not change it.
-func (s *Service) JWKS() []byte { return s.jwks }
+// KeySet is a published key set (RFC 7517).
+type KeySet struct {
+	Document []byte
+	ETag     string
+	// MaxAge is for how long it may be kept: 0 where the database could not be asked whether it is the newest.
+	MaxAge time.Duration
+}
 
-// Verify checks a result that this service signed: signature, profile and expiry. The error is
-// ErrInvalid.
-func (s *Service) Verify(result string) (ear.Claims, error) {
-	payload, err := jws.Verify([]byte(result), jws.WithKey(jwa.EdDSA, s.public))
+// JWKS is the JSON Web Key Set of the keys that verify results: the next, the active and the retiring ones.
+func (s *Service) JWKS(ctx context.Context) (KeySet, error) {
+	k, stale := s.fresh(ctx, refreshEvery)
+	set := struct {
+		Keys []relying.JWK `json:"keys"`
+	}{k.published(s.cfg.Now())}
+	document, err := json.Marshal(set)
 	if err != nil {
-		return ear.Claims{}, ErrInvalid
+		return KeySet{}, fmt.Errorf("publish keys: %w", err)
 	}
-	// The library decodes base64 leniently; one result has one encoding.
-	if !strings.HasPrefix(result[min(len(result), len(s.header)):], base64.RawURLEncoding.EncodeToString(payload)+".") {
-		return ear.Claims{}, ErrInvalid
+	sum := sha256.Sum256(document)
+	out := KeySet{Document: document, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, MaxAge: MaxAge}
+	if stale != nil {
+		out.MaxAge = 0
 	}
-	var claims ear.Claims
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return ear.Claims{}, ErrInvalid
+	return out, nil
+}
+
+func (k *snapshot) published(now time.Time) []relying.JWK {
+	keys := []relying.JWK{}
+	for i := range k.rings {
+		for j := range k.rings[i].rows {
+			switch state, _ := stateAt(k.rings[i].rows, j, now); state {
+			case Next, Active, Retiring:
+				keys = append(keys, k.rings[i].signers[j].jwk)
+			case Gone, Revoked:
+			}
+		}
 	}
-	if claims.Profile != ear.Profile || !s.now().Before(time.Unix(claims.Expires, 0)) {
-		return ear.Claims{}, ErrInvalid
+	return keys
+}
+
+// Verify checks a result that this service signed: that its key is not revoked, as the database says now; its signature,
+// its profile and its times. The error is ErrInvalid, ErrExpired or ErrRevoked, or a failure of ours.
+func (s *Service) Verify(ctx context.Context, result string) (relying.Claims, error) {
+	parts, err := relying.Split(result)
+	if err != nil { // before the database is asked
+		return relying.Claims{}, ErrInvalid
+	}
+	if err := s.Refresh(ctx); err != nil {
+		return relying.Claims{}, fmt.Errorf("verify result: %w", err)
+	}
+	return s.keys.Load().verify(result, parts.Header.KeyID, s.cfg.Now())
+}
+
+func (k *snapshot) verify(result, keyID string, now time.Time) (relying.Claims, error) {
+	key, state := k.byID(keyID, now)
+	if key == nil || !strings.HasPrefix(result, key.header) { // one result has one encoding
+		return relying.Claims{}, ErrInvalid
+	}
+	t, err := relying.Verify(result, []relying.Key{key.key})
+	if err != nil {
+		return relying.Claims{}, ErrInvalid
+	}
+	claims, err := relying.ReadClaims(t)
+	switch {
+	case err != nil || claims.Expires == nil:
+		return relying.Claims{}, ErrInvalid
+	case state == Revoked:
+		return claims, ErrRevoked
+	case state == Gone || !now.Before(time.Unix(*claims.Expires, 0)):
+		return claims, ErrExpired
 	}
 	return claims, nil
+}
+
+// byID is the key with an id; nil for none.
+func (k *snapshot) byID(id string, now time.Time) (*signer, State) {
+	for i := range k.rings {
+		for j := range k.rings[i].signers {
+			if k.rings[i].signers[j].jwk.Kid == id {
+				state, _ := stateAt(k.rings[i].rows, j, now)
+				return &k.rings[i].signers[j], state
+			}
+		}
+	}
+	return nil, ""
 }

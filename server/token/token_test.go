@@ -18,151 +18,172 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
+	"github.com/assay-verifier/assay/server/token/relying"
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/ear"
 )
 
 var t0 = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-// keyring keeps keys as the database does: made once, the same ever after.
-type keyring map[string][]byte
-
-func (k keyring) get(_ context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-	if key, ok := k[purpose]; ok {
-		return key, nil
-	}
-	key, err := generate()
-	if err == nil {
-		k[purpose] = key
-	}
-	return key, err
-}
-
-func newService(t testing.TB, keys keyring, now func() time.Time) *Service {
+// newRow makes a key of an algorithm as the database would hold it.
+func newRow(t testing.TB, a *algorithm, generation int, created time.Time, activated *time.Time) store.ServiceKeyRow {
 	t.Helper()
-	s, err := New(context.Background(), keys.get, rand.Reader, now)
+	k, err := a.add(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return store.ServiceKeyRow{ID: uuid.New(), Purpose: a.purpose, Generation: generation, Key: k.Key, Public: k.Public, CreatedAt: created, ActivatedAt: activated}
+}
+
+// newService is a service whose keys have just been read: of each algorithm one that signs, and one that is next.
+func newService(t testing.TB, now func() time.Time) *Service {
+	t.Helper()
+	s := &Service{cfg: Config{Now: now, Random: rand.Reader, Lifetime: DefaultLifetime}, machineKey: make([]byte, 32)}
+	if _, err := rand.Read(s.machineKey); err != nil {
+		t.Fatal(err)
+	}
+	k := &snapshot{readAt: now()}
+	for i := range algorithms {
+		a, begin := &algorithms[i], t0.Add(-time.Hour)
+		r, err := newRing(a, []store.ServiceKeyRow{newRow(t, a, 2, begin, nil), newRow(t, a, 1, begin, &begin)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.rings = append(k.rings, r)
+	}
+	s.keys.Store(k)
 	return s
+}
+
+// verify is Verify with the keys that were read last.
+func (s *Service) verify(result string) (relying.Claims, error) {
+	p, err := relying.Split(result)
+	if err != nil {
+		return relying.Claims{}, ErrInvalid
+	}
+	return s.keys.Load().verify(result, p.Header.KeyID, s.cfg.Now())
+}
+
+func sign(t testing.TB, s *Service, name string, claims any) string {
+	t.Helper()
+	result, err := s.Sign(context.Background(), name, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func keySet(t testing.TB, s *Service) []byte {
+	t.Helper()
+	set, err := s.JWKS(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set.Document
 }
 
 func at(now time.Time) func() time.Time { return func() time.Time { return now } }
 
 func claims(issued time.Time) ear.Claims {
-	return ear.From(nil, ear.Context{VerdictID: "v", MachineID: "m", Build: "assay test", IssuedAt: issued, Lifetime: 5 * time.Minute})
+	return ear.From(nil, ear.Context{TokenID: "t", VerdictID: "v", MachineID: "m", Build: "assay test", IssuedAt: issued, Lifetime: 5 * time.Minute})
 }
 
-// A relying party that knows nothing but the published keys accepts a result.
+// A relying party that knows nothing but the published keys accepts a result, in both algorithms, by a library that is not ours.
 func TestResultVerifiesWithPublishedKeys(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
-	result, err := s.Sign(claims(t0))
+	s := newService(t, at(t0))
+	set, err := jwk.Parse(keySet(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := jwk.Parse(s.JWKS())
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range Algorithms() {
+		result := sign(t, s, name, claims(t0))
+		payload, err := jws.Verify([]byte(result), jws.WithKeySet(set, jws.WithRequireKid(true)))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		var got ear.Claims
+		if err := json.Unmarshal(payload, &got); err != nil || got.VerdictID != "v" || got.Subject != "m" || got.ID != "t" {
+			t.Fatalf("claims %+v, error %v", got, err)
+		}
+		message, err := jws.Parse([]byte(result))
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := message.Signatures()[0].ProtectedHeaders()
+		key, found := set.LookupKeyID(header.KeyID())
+		if !found {
+			t.Fatal("the key is not published")
+		}
+		thumbprint, err := key.Thumbprint(crypto.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := base64.RawURLEncoding.EncodeToString(thumbprint); header.KeyID() != want || header.Type() != "eat+jwt" || header.Algorithm().String() != name {
+			t.Fatalf("header kid %q typ %q alg %q, want the RFC 7638 thumbprint %q", header.KeyID(), header.Type(), header.Algorithm(), want)
+		}
+		if _, err := s.verify(result); err != nil {
+			t.Fatal(name, err)
+		}
 	}
-	payload, err := jws.Verify([]byte(result), jws.WithKeySet(set, jws.WithRequireKid(true)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got ear.Claims
-	if err := json.Unmarshal(payload, &got); err != nil || got.ID != "v" || got.Subject != "m" {
-		t.Fatalf("claims %+v, error %v", got, err)
-	}
-	message, err := jws.Parse([]byte(result))
-	if err != nil {
-		t.Fatal(err)
-	}
-	header := message.Signatures()[0].ProtectedHeaders()
-	key, _ := set.Key(0)
-	thumbprint, err := key.Thumbprint(crypto.SHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := base64.RawURLEncoding.EncodeToString(thumbprint); header.KeyID() != want || header.Type() != "eat+jwt" || header.Algorithm() != "EdDSA" {
-		t.Fatalf("header kid %q typ %q alg %q, want the RFC 7638 thumbprint %q", header.KeyID(), header.Type(), header.Algorithm(), want)
+	for _, name := range []string{"none", "HS256", "RS256"} {
+		if _, err := s.Sign(context.Background(), name, claims(t0)); err == nil {
+			t.Errorf("a result was signed with %s", name)
+		}
 	}
 }
 
-// The key set shows the public half and nothing else.
+// The key set shows the public halves and nothing else, the one that comes next included.
 func TestKeySetHoldsNoPrivateKey(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
+	s := newService(t, at(t0))
 	var set struct{ Keys []map[string]any }
-	if err := json.Unmarshal(s.JWKS(), &set); err != nil || len(set.Keys) != 1 {
-		t.Fatalf("%s: %v", s.JWKS(), err)
+	document := keySet(t, s)
+	if err := json.Unmarshal(document, &set); err != nil || len(set.Keys) != 4 {
+		t.Fatalf("%s: %v", document, err)
 	}
-	if _, private := set.Keys[0]["d"]; private || set.Keys[0]["kty"] != "OKP" || set.Keys[0]["crv"] != "Ed25519" || set.Keys[0]["use"] != "sig" {
-		t.Fatalf("key set %s", s.JWKS())
-	}
-}
-
-// Every replica and every restart signs with the same key.
-func TestKeysAreMadeOnce(t *testing.T) {
-	keys := keyring{}
-	first, second := newService(t, keys, at(t0)), newService(t, keys, at(t0))
-	if string(first.JWKS()) != string(second.JWKS()) {
-		t.Fatal("two replicas publish different keys")
-	}
-	result, err := first.Sign(claims(t0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := second.Verify(result); err != nil {
-		t.Fatal(err)
-	}
-	machine := first.MachineToken(uuid.New(), uuid.New(), uuid.New(), t0)
-	if _, _, _, err := second.VerifyMachineToken(machine, t0); err != nil {
-		t.Fatal(err)
+	for _, k := range set.Keys {
+		if _, private := k["d"]; private || k["use"] != "sig" || (k["crv"] != "Ed25519" && k["crv"] != "P-256") {
+			t.Fatalf("key set %s", document)
+		}
 	}
 }
 
 func TestVerifyRefusesWhatIsNotOurs(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
-	good, err := s.Sign(claims(t0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Verify(good); err != nil {
-		t.Fatal(err)
-	}
-	other := newService(t, keyring{}, at(t0))
-	foreign, err := other.Sign(claims(t0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	expired, err := s.Sign(claims(t0.Add(-5 * time.Minute)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	profile := claims(t0)
-	profile.Profile = "tag:example.com,2026:other"
-	otherProfile, err := s.Sign(profile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parts := strings.Split(good, ".")
-	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
-	for name, result := range map[string]string{
-		"signed by another service": foreign, "expired": expired, "of another profile": otherProfile,
-		"alg none": none, "no signature": parts[0] + "." + parts[1] + ".", "empty": "", "garbage": "a.b.c",
-	} {
-		if _, err := s.Verify(result); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: error %v, want ErrInvalid", name, err)
+	for _, name := range Algorithms() {
+		s := newService(t, at(t0))
+		good := sign(t, s, name, claims(t0))
+		if _, err := s.verify(good); err != nil {
+			t.Fatal(err)
 		}
-	}
-	for i := range []byte(parts[1]) { // every byte of the payload is covered by the signature
-		changed := []byte(parts[1])
-		changed[i] ^= 1
-		if _, err := s.Verify(parts[0] + "." + string(changed) + "." + parts[2]); !errors.Is(err, ErrInvalid) {
-			t.Fatalf("payload byte %d changed: error %v", i, err)
+		foreign := sign(t, newService(t, at(t0)), name, claims(t0))
+		profile := claims(t0)
+		profile.Profile = "tag:example.com,2026:other"
+		parts := strings.Split(good, ".")
+		none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
+		for story, result := range map[string]string{
+			"signed by another service": foreign, "of another profile": sign(t, s, name, profile),
+			"alg none": none, "no signature": parts[0] + "." + parts[1] + ".", "empty": "", "garbage": "a.b.c", "line break": good[:len(good)-1] + "\n" + good[len(good)-1:],
+			"four parts": good + ".AAAA",
+		} {
+			if _, err := s.verify(result); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s: error %v, want ErrInvalid", story, err)
+			}
+		}
+		if _, err := s.verify(sign(t, s, name, claims(t0.Add(-5*time.Minute)))); !errors.Is(err, ErrExpired) {
+			t.Errorf("expired: %v", err)
+		}
+		for i := range []byte(parts[1]) { // every byte of the payload is covered by the signature
+			changed := []byte(parts[1])
+			changed[i] ^= 1
+			if _, err := s.verify(parts[0] + "." + string(changed) + "." + parts[2]); !errors.Is(err, ErrInvalid) {
+				t.Fatalf("payload byte %d changed: error %v", i, err)
+			}
 		}
 	}
 }
 
 func TestMachineTokenNamesItsMachine(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
+	s := newService(t, at(t0))
 	tenant, machine, key := uuid.New(), uuid.New(), uuid.New()
 	token := s.MachineToken(tenant, machine, key, t0)
 	if !strings.HasPrefix(token, MachinePrefix) {
@@ -175,7 +196,7 @@ func TestMachineTokenNamesItsMachine(t *testing.T) {
 }
 
 func TestMachineTokenRefusals(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
+	s := newService(t, at(t0))
 	good := s.MachineToken(uuid.New(), uuid.New(), uuid.New(), t0)
 	for name, c := range map[string]struct {
 		token string
@@ -183,7 +204,7 @@ func TestMachineTokenRefusals(t *testing.T) {
 	}{
 		"after a year":             {good, t0.Add(MachineTokenLifetime)},
 		"from the future":          {good, t0.Add(-time.Hour)},
-		"of another service":       {newService(t, keyring{}, at(t0)).MachineToken(uuid.New(), uuid.New(), uuid.New(), t0), t0},
+		"of another service":       {newService(t, at(t0)).MachineToken(uuid.New(), uuid.New(), uuid.New(), t0), t0},
 		"without prefix":           {strings.TrimPrefix(good, MachinePrefix), t0},
 		"of another kind":          {"assay_adm_" + strings.TrimPrefix(good, MachinePrefix), t0},
 		"shortened":                {good[:len(good)-1], t0},
@@ -212,20 +233,43 @@ func TestMachineTokenRefusals(t *testing.T) {
 }
 
 // A key of the wrong length in the database stops the service rather than weakens it.
-func TestNewRefusesBadKeys(t *testing.T) {
-	for _, purpose := range []string{PurposeResultSigning, PurposeMachineToken} {
-		if _, err := New(context.Background(), keyring{purpose: []byte("short")}.get, rand.Reader, at(t0)); err == nil {
-			t.Errorf("%s: a short key was accepted", purpose)
+func TestBadKeysAreRefused(t *testing.T) {
+	for i := range algorithms {
+		row := newRow(t, &algorithms[i], 1, t0, &t0)
+		row.Key = keyring.NewSecret([]byte("short"))
+		if _, err := newRing(&algorithms[i], []store.ServiceKeyRow{row}); err == nil {
+			t.Errorf("%s: a short key was accepted", algorithms[i].purpose)
 		}
-	}
-	failing := func(context.Context, string, func() ([]byte, error)) ([]byte, error) { return nil, errors.New("down") }
-	if _, err := New(context.Background(), failing, rand.Reader, at(t0)); err == nil {
-		t.Error("a store that fails was accepted")
+		row.Public = []byte("no key")
+		if _, err := newRing(&algorithms[i], []store.ServiceKeyRow{row}); err == nil {
+			t.Errorf("%s: a broken public half was accepted", algorithms[i].purpose)
+		}
 	}
 }
 
+// Whatever somebody sends, it is refused, or it is byte for byte what was signed.
+func FuzzVerifyResult(f *testing.F) {
+	s := newService(f, at(t0))
+	signed := map[string]bool{}
+	for _, name := range Algorithms() {
+		result := sign(f, s, name, claims(t0))
+		signed[result] = true
+		f.Add(result)
+	}
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Add("..")
+	f.Fuzz(func(t *testing.T, result string) {
+		if claims, err := s.verify(result); err == nil && !signed[result] {
+			// ECDSA signatures have two forms; the signed bytes are the same in both.
+			if parts, _ := relying.Split(result); parts.Header.Algorithm != relying.ES256 || claims.VerdictID != "v" {
+				t.Fatalf("%q is accepted and was never signed", result)
+			}
+		}
+	})
+}
+
 func FuzzVerifyMachineToken(f *testing.F) {
-	s := newService(f, keyring{PurposeMachineToken: make([]byte, 32), PurposeResultSigning: make([]byte, 32)}, at(t0))
+	s := newService(f, at(t0))
 	f.Add(s.MachineToken(uuid.Nil, uuid.Nil, uuid.Nil, t0))
 	f.Add(MachinePrefix)
 	f.Add("")
@@ -245,28 +289,29 @@ func FuzzVerifyMachineToken(f *testing.F) {
 
 // The fast path makes what the library makes: the same signature over the same bytes.
 func TestSignIsPlainEd25519(t *testing.T) {
-	s := newService(t, keyring{}, at(t0))
-	result, err := s.Sign(claims(t0))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newService(t, at(t0))
+	result := sign(t, s, "", claims(t0))
 	dot := strings.LastIndexByte(result, '.')
 	signature, err := base64.RawURLEncoding.DecodeString(result[dot+1:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	public := s.signingKey.Public().(ed25519.PublicKey)
+	signer, _, err := s.DocumentSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := signer.Public().(ed25519.PublicKey)
 	if !ed25519.Verify(public, []byte(result[:dot]), signature) {
 		t.Fatal("the signature does not cover header and payload")
 	}
 }
 
 func BenchmarkSign(b *testing.B) {
-	s := newService(b, keyring{}, at(t0))
+	s := newService(b, at(t0))
 	c := claims(t0)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Sign(c); err != nil {
+		if _, err := s.Sign(context.Background(), "", c); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -274,7 +319,11 @@ func BenchmarkSign(b *testing.B) {
 
 // BenchmarkSignByLibrary is what Sign would cost without its fast path.
 func BenchmarkSignByLibrary(b *testing.B) {
-	s := newService(b, keyring{}, at(t0))
+	s := newService(b, at(t0))
+	signer, keyID, err := s.DocumentSigner()
+	if err != nil {
+		b.Fatal(err)
+	}
 	c := claims(t0)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -283,17 +332,17 @@ func BenchmarkSignByLibrary(b *testing.B) {
 			b.Fatal(err)
 		}
 		headers := jws.NewHeaders()
-		if err := errors.Join(headers.Set(jws.KeyIDKey, s.public.KeyID()), headers.Set(jws.TypeKey, "eat+jwt")); err != nil {
+		if err := errors.Join(headers.Set(jws.KeyIDKey, keyID), headers.Set(jws.TypeKey, "eat+jwt")); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := jws.Sign(payload, jws.WithKey(jwa.EdDSA, s.signingKey, jws.WithProtectedHeaders(headers))); err != nil {
+		if _, err := jws.Sign(payload, jws.WithKey(jwa.EdDSA, signer, jws.WithProtectedHeaders(headers))); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkVerifyMachineToken(b *testing.B) {
-	s := newService(b, keyring{}, at(t0))
+	s := newService(b, at(t0))
 	token := s.MachineToken(uuid.New(), uuid.New(), uuid.New(), t0)
 	b.ReportAllocs()
 	for b.Loop() {

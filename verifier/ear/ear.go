@@ -1,11 +1,17 @@
 // Package ear turns an appraisal into an EAT Attestation Result (EAR), the form in which relying
 // parties of the RATS world read a verifier's judgement.
 //
-// The claims are those of draft-fv-rats-ear-05 (adopted as draft-ietf-rats-ear-00) in its JSON
-// serialisation, section 3.2, which is what the published EAR libraries read: dotted names, profile
-// "tag:github.com,2023:veraison/ear". Since draft-ietf-rats-ear-03 the claims have underscores instead
-// of dots, under another profile, so a relying party can tell the two apart by eat_profile alone. The
-// trustworthiness vector is that of draft-ietf-rats-ar4si-08, section 2.3.
+// The claims are those of draft-ietf-rats-ear, in its JSON serialisation, in two forms that a reader tells apart by
+// eat_profile alone:
+//
+//   - Profile, the default: the dotted names of draft-fv-rats-ear-05, adopted as draft-ietf-rats-ear-00 and kept to -02
+//     (section 3), which most published EAR libraries read.
+//   - ProfileIETF, on request: the names with underscores that came with -03, in the profile of draft-ietf-rats-ear-04 of
+//     26 May 2026 (sections 3 and 3.1), the newest when this was written.
+//
+// What the drafts ask for is listed, clause by clause, in clauses_test.go. The trustworthiness vector is that of
+// draft-ietf-rats-ar4si-08, section 2.3. The claims iss, sub, aud, exp, nbf, iat and jti are those of RFC 7519, eat_nonce that of
+// RFC 9711, section 4.1. ear.raw-evidence is not used: the evidence is kept by the service, and a relying party has no need of it.
 //
 // The package is pure: it signs nothing and reads no clock. server/token signs.
 package ear
@@ -18,8 +24,11 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// Profile is the EAT profile that every result states (draft-fv-rats-ear-05, section 3).
+// Profile is the EAT profile that a result states (draft-fv-rats-ear-05, section 3), unless another is asked for.
 const Profile = "tag:github.com,2023:veraison/ear"
+
+// ProfileIETF is the profile of draft-ietf-rats-ear-04, section 3.
+const ProfileIETF = "tag:ietf.org,2026:rats/ear#04"
 
 // Developer names the maker of this verifier in ear.verifier-id.
 const Developer = "https://github.com/assay-verifier/assay"
@@ -32,10 +41,13 @@ type Claims struct {
 	Profile    string            `json:"eat_profile"`
 	Issuer     string            `json:"iss,omitempty"`
 	Subject    string            `json:"sub"` // machine id
-	ID         string            `json:"jti"` // verdict id
+	Audience   string            `json:"aud,omitempty"`
+	ID         string            `json:"jti"` // of this token, another for each
 	IssuedAt   int64             `json:"iat"`
+	NotBefore  int64             `json:"nbf"`
 	Expires    int64             `json:"exp"`
-	Nonce      string            `json:"eat_nonce,omitempty"` // base64url of the quote's nonce
+	Nonce      string            `json:"eat_nonce,omitempty"` // the relying party's, else base64url of the quote's
+	VerdictID  string            `json:"assay.verdict_id"`    // private: the verdict that it is about
 	VerifierID VerifierID        `json:"ear.verifier-id"`
 	Submods    map[string]Submod `json:"submods"`
 }
@@ -100,13 +112,18 @@ const (
 
 // Context is what a result says beside the judgement itself.
 type Context struct {
+	TokenID   string // unique
 	VerdictID string
 	MachineID string
 	Issuer    string // URL of this verifier; left out when empty
+	Audience  string // whom the result is for; left out when empty
 	Build     string // software and version, e.g. "assay 1.0.0"
 	Nonce     []byte // of the quote, only where this verifier made it for this machine
-	IssuedAt  time.Time
-	Lifetime  time.Duration // keep it near the attestation interval: a result is about a moment
+	// RelyingNonce is the relying party's nonce, 8 to 88 characters of base64 or base64url, which is echoed as it is. It goes
+	// before Nonce.
+	RelyingNonce string
+	IssuedAt     time.Time
+	Lifetime     time.Duration // keep it near the attestation interval: a result is about a moment
 }
 
 // From builds the claims set of an appraisal. Its status is the appraisal's, or worse where the vector
@@ -116,12 +133,18 @@ func From(a *verifier.Appraisal, c Context) Claims {
 		Profile:    Profile,
 		Issuer:     c.Issuer,
 		Subject:    c.MachineID,
-		ID:         c.VerdictID,
+		Audience:   c.Audience,
+		ID:         c.TokenID,
 		IssuedAt:   c.IssuedAt.Unix(),
+		NotBefore:  c.IssuedAt.Unix(),
+		VerdictID:  c.VerdictID,
 		Expires:    c.IssuedAt.Add(c.Lifetime).Unix(),
 		VerifierID: VerifierID{Build: c.Build, Developer: Developer},
 	}
-	if len(c.Nonce) > 0 {
+	switch {
+	case c.RelyingNonce != "":
+		out.Nonce = c.RelyingNonce
+	case len(c.Nonce) > 0:
 		out.Nonce = base64.RawURLEncoding.EncodeToString(c.Nonce)
 	}
 	submod := Submod{Status: verifier.None.String()}
@@ -154,4 +177,9 @@ func policyURN(p verifier.VersionRef) string {
 		return ""
 	}
 	return "urn:uuid:" + p.ID + "#" + strconv.Itoa(p.Version)
+}
+
+// ClaimNames are the top-level claims of a result under Profile, as Discovery documents list them.
+func ClaimNames() []string {
+	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "eat_profile", "eat_nonce", "ear.verifier-id", "submods", "assay.verdict_id"}
 }

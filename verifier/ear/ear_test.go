@@ -58,7 +58,7 @@ func context() Context {
 		nonce[i] = byte(i)
 	}
 	return Context{
-		VerdictID: "01900000-0000-7000-8000-000000000001", MachineID: "01900000-0000-7000-8000-000000000002",
+		TokenID: "01900000-0000-7000-8000-000000000003", VerdictID: "01900000-0000-7000-8000-000000000001", MachineID: "01900000-0000-7000-8000-000000000002",
 		Issuer: "https://assay.example", Build: "assay 1.0.0", Nonce: nonce,
 		IssuedAt: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), Lifetime: 5 * time.Minute,
 	}

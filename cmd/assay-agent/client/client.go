@@ -277,3 +277,16 @@ func (c *Client) SubmitEvidence(ctx context.Context, machineID, token string, e 
 	}
 	return &out, nil
 }
+
+// Result asks for a signed result about the machine's standing verdict.
+func (c *Client) Result(ctx context.Context, machineID, token string, r *ResultRequest) (*Result, error) {
+	var out Result
+	path := "/v1/machines/" + url.PathEscape(machineID) + "/results"
+	if _, err := c.postJSON(ctx, path, token, r, http.StatusCreated, &out); err != nil {
+		return nil, fmt.Errorf("ask for a result: %w", err)
+	}
+	if out.Token == "" {
+		return nil, errors.New("ask for a result: the answer holds none")
+	}
+	return &out, nil
+}

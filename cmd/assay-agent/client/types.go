@@ -172,3 +172,19 @@ type Deviation struct {
 	Actual      string   `json:"actual"`
 	Bank        string   `json:"bank"` // "rtmr" for a run-time measurement register of a TDX machine
 }
+
+// ResultRequest is how a relying party wants a result; what is empty is not asked for.
+type ResultRequest struct {
+	Audience  string `json:"audience,omitempty"`
+	Nonce     string `json:"nonce,omitempty"`
+	Algorithm string `json:"algorithm,omitempty"`
+}
+
+// Result is an attestation result that the server signed.
+type Result struct {
+	Token     string    `json:"token"`
+	VerdictID string    `json:"verdict_id"`
+	Status    string    `json:"status"`
+	Algorithm string    `json:"algorithm"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
