@@ -11,10 +11,18 @@ import (
 // module without a signature, on a kernel whose proven command line enforces signatures, was refused.
 // Input.RefusedModules names those. An alert of something that happened does not end by itself.
 var kernelModuleRefused = &Rule{
-	Code:     "kernel_module_refused",
-	Title:    "A Linux kernel module was refused",
-	Severity: Low,
-	Citation: "Linux kernel, Documentation/admin-guide/module-signing.rst; Documentation/security/IMA-templates.rst (ima-modsig)",
+	Code:      "kernel_module_refused",
+	Title:     "A Linux kernel module was refused",
+	Severity:  Low,
+	Area:      "kernel",
+	Kinds:     []Kind{KindAlert},
+	Condition: "The IMA list proves that a kernel module without a signature was read, and the proven command line that the kernel enforces signatures.",
+	Why:       "Somebody tried to bring code into the kernel. The kernel refused it; who tried, and how the file came there, is worth a look.",
+	Needs:     []string{"claims.kernel_cmdline", "evidence.ima_log"},
+	Citations: []Citation{
+		{"Linux kernel, admin-guide/module-signing", "Non-valid signatures and unsigned modules", "https://www.kernel.org/doc/html/latest/admin-guide/module-signing.html"},
+		{"Linux kernel, security/IMA-templates", "ima-modsig", "https://www.kernel.org/doc/html/latest/security/IMA-templates.html"},
+	},
 	Steps: map[string][]string{
 		"linux": {
 			"Find out what tried to load the module: `journalctl -k -b | grep -i module`, and who put the file there.",

@@ -11,10 +11,18 @@ import (
 // kernel down by themselves when Secure Boot is on. Only where Secure Boot is off too does nothing
 // enforce signatures.
 var kernelModuleSignatures = &Rule{
-	Code:     "kernel_module_signatures",
-	Title:    "Linux virtual machines should enforce kernel module signature validation",
-	Severity: Low,
-	Citation: "Linux kernel, Documentation/admin-guide/module-signing.rst and kernel_lockdown(7)",
+	Code:      "kernel_module_signatures",
+	Title:     "Linux virtual machines should enforce kernel module signature validation",
+	Severity:  Low,
+	Area:      "kernel",
+	Kinds:     []Kind{KindAssessment, KindRecommendation},
+	Condition: "The proven kernel command line has neither module.sig_enforce nor lockdown, and Secure Boot is not shown to be effective.",
+	Why:       "A module is code with all rights. Where nothing checks its signature, whoever is root for a minute can stay in the kernel.",
+	Needs:     []string{"claims.kernel_cmdline", "claims.secure_boot_effective", "inventory.os"},
+	Citations: []Citation{
+		{"Linux kernel, admin-guide/module-signing", "Non-valid signatures and unsigned modules", "https://www.kernel.org/doc/html/latest/admin-guide/module-signing.html"},
+		{"kernel_lockdown(7)", "description", "https://man7.org/linux/man-pages/man7/kernel_lockdown.7.html"},
+	},
 	Steps: map[string][]string{
 		"linux": {
 			"Add `module.sig_enforce=1` (or `lockdown=integrity`) to the kernel command line: in /etc/default/grub, then `update-grub`; with a unified kernel image, where its command line is built.",
