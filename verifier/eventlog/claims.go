@@ -23,6 +23,9 @@ type Claims struct {
 	SecureBootEffective *bool `json:"secure_boot_effective"`
 	// FirmwareDebugger says that firmware measured a debugger ("UEFI Debug Mode" in PCR 7).
 	FirmwareDebugger *bool `json:"firmware_debugger"`
+	// DMAProtectionDisabled says that firmware measured its protection against DMA to be off ("DMA Protection
+	// Disabled" in PCR 7). It is true or nil: firmware that does not know of the protection measures nothing either.
+	DMAProtectionDisabled *bool `json:"dma_protection_disabled"`
 
 	PK  *SignatureDatabase `json:"pk"`
 	KEK *SignatureDatabase `json:"kek"`
