@@ -191,13 +191,31 @@ type consequences struct {
 	bad      *revocations.Assessment
 }
 
-func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback) consequences {
+// derive tells what follows from a judgement; learned is that this very boot becomes the machine's baseline.
+func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback, learned bool) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
 	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Baselines: a.baselines(learned), Now: a.now})
 	return c
+}
+
+// baselines are those that cover the machine, as rules see them.
+func (a *appraisal) baselines(learned bool) *finding.Baselines {
+	out := &finding.Baselines{}
+	for i := range a.inputs.Versions {
+		v := &a.inputs.Versions[i]
+		out.Valid = append(out.Valid, finding.BaselineVersion{Name: v.Name, Version: v.Version, Until: v.ActiveUntil,
+			Learned: v.Origin == "learned" && v.LastChange == "created"})
+	}
+	for i := range a.inputs.Withdrawn {
+		out.Withdrawn = append(out.Withdrawn, a.inputs.Withdrawn[i].Name)
+	}
+	if learned {
+		out.Valid = append(out.Valid, finding.BaselineVersion{Name: store.LearnedName(a.machineID, a.now), Version: 1, Learned: true})
+	}
+	return out
 }
 
 // fingerprint tells whether a judgement, and what follows from it, differs from another.
@@ -207,7 +225,7 @@ func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte)
 
 // record is all that one judgement changes.
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues, h history) store.AppraisalRecord {
-	c := a.derive(judged, h.rollbacks)
+	c := a.derive(judged, h.rollbacks, learned != nil)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,

@@ -60,7 +60,26 @@ type Input struct {
 	KnownBad *revocations.Assessment
 	// Rollbacks are the baselines of which the machine matches an older version than it did before.
 	Rollbacks []Rollback
+	// Baselines are those that cover the machine; nil where nobody asked.
+	Baselines *Baselines
 	Now       time.Time
+}
+
+// Baselines are what is known of the baselines that cover a machine.
+type Baselines struct {
+	// Valid are the versions that are valid now, and Withdrawn the names of the baselines that have none any more.
+	Valid     []BaselineVersion `json:"valid"`
+	Withdrawn []string          `json:"withdrawn"`
+}
+
+// BaselineVersion is a valid version of a baseline that covers the machine.
+type BaselineVersion struct {
+	Name    string `json:"name"` // of the baseline
+	Version int    `json:"version"`
+	// Learned: it was taken from the machine's first boot by the policy, and no person has activated it since.
+	Learned bool `json:"learned"`
+	// Until is when its validity ends; nil for no end.
+	Until *time.Time `json:"until"`
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.

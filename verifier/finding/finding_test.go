@@ -38,6 +38,7 @@ type specimen struct {
 	RefusedModules []string                `json:"refused_modules"`
 	KnownBad       *revocations.Assessment `json:"known_bad"`
 	Rollbacks      []Rollback              `json:"rollbacks"`
+	Baselines      *Baselines              `json:"baselines"`
 	Expect         expectation             `json:"expect"`
 }
 
@@ -73,7 +74,7 @@ func (s *specimen) input(t *testing.T) Input {
 		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
-		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks,
+		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks, Baselines: s.Baselines,
 		Now: now,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/cmdline"
 )
 
 // R7: a Linux kernel module was refused. IMA measures a module before the kernel decides on it, so a
@@ -45,10 +46,18 @@ var kernelModuleRefused = &Rule{
 
 // RefusedModules picks, out of proven IMA entries, the files that are kernel modules without an appended
 // signature, where the appraisal proves that the kernel enforces signatures. Only uncompressed modules
-// count: of a compressed one IMA sees no signature even if there is one.
+// count: of a compressed one IMA sees no signature even if there is one. Where the command line makes ima-modsig the
+// template of all entries, a module that was only read (by depmod, by a backup) has such an entry as well, and nothing
+// tells it from one that was to be loaded.
 func RefusedModules(a *verifier.Appraisal, unsigned []string) []string {
-	if _, enforced := signatureEnforcement(kernelCmdline(a)); !enforced {
+	line := kernelCmdline(a)
+	if _, enforced := signatureEnforcement(line); !enforced {
 		return nil
+	}
+	for _, p := range cmdline.Parse(line) {
+		if (p.Name == "ima_template" || p.Name == "ima_template_fmt") && strings.Contains(p.Value, "modsig") {
+			return nil
+		}
 	}
 	var out []string
 	for _, path := range unsigned {
