@@ -83,7 +83,7 @@ func isSIPA(data []byte) bool {
 	}
 	known := true
 	ok := walkSIPA(data, func(depth int, id uint32, _ []byte) {
-		if category := id >> 16 & 0xFF; depth == 0 && (category == 0 || category > 0x0B) {
+		if category := id >> 16 & 0xFF; depth == 0 && (category == 0 || category > 0x0C) { // SIPAEVENTTYPE_DRTM is the last
 			known = false
 		}
 	})
