@@ -310,6 +310,11 @@ func TestRefusedModules(t *testing.T) {
 	if got := RefusedModules(a, paths); !slices.Equal(got, []string{"/m/a.ko"}) {
 		t.Errorf("with %q: %v", line, got)
 	}
+	for template, want := range map[string]int{"ima_template=ima-sig": 1, "ima_template=ima-modsig": 0, "ima-template-fmt=d-ng|n-ng|d-modsig|modsig": 0} {
+		if got := RefusedModules(told(line+" "+template, true), paths); len(got) != want {
+			t.Errorf("with %s: %v", template, got)
+		}
+	}
 	a.Genuine = false
 	if got := RefusedModules(a, paths); got != nil {
 		t.Errorf("evidence that is not genuine: %v", got)

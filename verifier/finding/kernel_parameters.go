@@ -46,7 +46,7 @@ func (d *danger) found(l cmdline.Line, a *verifier.Appraisal) (texts []string) {
 		if p.Name != d.name || p.ForInit && !d.anywhere {
 			continue
 		}
-		if d.in(p) && (d.unless == nil || !d.unless(l, a)) && !slices.Contains(texts, p.Text) {
+		if d.in(p) && (d.unless == nil || !d.unless(l, a)) {
 			texts = append(texts, p.Text)
 		}
 		if !d.each {
