@@ -45,6 +45,8 @@ type Machine struct {
 	KeyExpiresAt *time.Time
 	// PlatformEvidence is the type of its last genuine hardware evidence; empty if there was none.
 	PlatformEvidence string
+	// Endorsement is what is known of the TPM that its key was proved to be in; nil if nothing is.
+	Endorsement *Endorsement
 	// InstanceProven: an AK certificate proves which instance of its cloud it is.
 	InstanceProven bool
 }

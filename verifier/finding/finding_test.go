@@ -31,6 +31,7 @@ type specimen struct {
 		KeyExpiresAt *time.Time        `json:"key_expires_at"`
 		Evidence     string            `json:"platform_evidence"`
 		Instance     bool              `json:"instance_proven"`
+		Endorsement  *Endorsement      `json:"endorsement"`
 	} `json:"machine"`
 	Policy         json.RawMessage         `json:"policy"`
 	Genuine        bool                    `json:"genuine"`
@@ -73,7 +74,8 @@ func (s *specimen) input(t *testing.T) Input {
 	return Input{
 		Machine: Machine{Name: m.Name, OS: m.OS, Platform: m.Platform, SecurityType: m.SecurityType, ScaleSet: m.ScaleSet,
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
-			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance},
+			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance,
+			Endorsement: m.Endorsement},
 		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks, Baselines: s.Baselines,
 		Now: now,
 	}

@@ -40,6 +40,14 @@ var Rules = []*Rule{
 	dbxOutdated,
 	secureBootCertificates2011,
 	sbatLevelOutdated,
+	secureBootSetupMode,
+	testPlatformKeys,
+	dmaProtectionDisabled,
+	firmwareDebuggerEnabled,
+	sha1BankOnly,
+	tpmFirmwareWeakness,
+	weakEndorsementKey,
+	attestationKeyFirstUse,
 }
 
 // Derive evaluates every rule that one evaluation can decide.

@@ -11,9 +11,9 @@ import (
 // when the certificate was made (TCG EK Credential Profile 2.5, section 3.1.2). Firmware is updated later; the
 // certificate stays.
 type Identity struct {
-	Manufacturer string // the TCG vendor id, four characters or fewer: "IFX", "STM", "INTC"
-	Model        string
-	Version      string
+	Manufacturer string `json:"manufacturer,omitempty"` // the TCG vendor id, four characters or fewer: "IFX", "STM", "INTC"
+	Model        string `json:"model,omitempty"`
+	Version      string `json:"version,omitempty"`
 }
 
 // The attributes of a TPM in the certificate's subject alternative name (TCG OID Registry, section 3).
