@@ -25,7 +25,7 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 		k.key_id, k.ak_public, k.ak_name, k.assurance, k.evidence, k.created_at, k.kind, k.anchor_fingerprint, k.certificate_not_after,
 		st.clock_key_id, st.clock, st.reset_count, st.restart_count, st.clock_safe, st.firmware_version,
 		st.last_challenge, st.last_log, st.last_platform, st.ima_state, CASE WHEN st.fingerprint IS NOT NULL THEN st.verdict_id END,
-		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils, own.changes, own.ended,
+		t.config_generation, own.own, own.ids, own.versions, own.states, own.untils, own.ended,
 		matches.ids, matches.versions, matches.activations, matches.highest_versions, matches.highest_activations
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
 	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
@@ -33,7 +33,7 @@ const selectInputs = `SELECT u.ord, ` + machineColumns + `,
 	JOIN tenants t ON t.tenant_id = u.tenant_id
 	LEFT JOIN attestation_keys k ON k.tenant_id = u.tenant_id AND k.machine_id = u.machine_id AND k.state = 'active'
 	LEFT JOIN LATERAL (SELECT bool_or(a.own) AS own, array_agg(v.baseline_id) AS ids, array_agg(v.version) AS versions,
-			array_agg(v.state) AS states, array_agg(v.active_until) AS untils, array_agg(v.last_change) AS changes,
+			array_agg(v.state) AS states, array_agg(v.active_until) AS untils,
 			json_agg((` + endedVersion + `)) FILTER (WHERE v.baseline_id IS NULL) AS ended
 		FROM baseline_assignments a
 		LEFT JOIN baseline_versions v ON v.tenant_id = a.tenant_id AND v.baseline_id = a.baseline_id AND v.state IN ('active', 'grace')
@@ -71,7 +71,7 @@ type inputsRow struct {
 	own                              pgtype.Bool
 	ids                              []pgtype.UUID
 	versions                         []pgtype.Int4
-	states, changes                  []pgtype.Text
+	states                           []pgtype.Text
 	untils                           []pgtype.Timestamptz
 	ended                            []byte // JSON, an array of endedVersion; nil if all are valid
 	matches                          matchColumns
@@ -81,7 +81,7 @@ func (r *inputsRow) scan(row pgx.Row) error {
 	return row.Scan(append(append(make([]any, 0, 60), &r.ord), append(r.targets(), &r.keyID, &r.akPublic, &r.akName, &r.assurance, &r.evidence, &r.keyCreated, &r.keyKind, &r.keyAnchor, &r.keyNotAfter,
 		&r.clockKey, &r.clock, &r.reset, &r.restart, &r.safe, &r.firmware,
 		&r.lastChallenge, &r.lastLog, &r.lastPlatform, &r.imaState, &r.run,
-		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils, &r.changes, &r.ended,
+		&r.generation, &r.own, &r.ids, &r.versions, &r.states, &r.untils, &r.ended,
 		&r.matches.ids, &r.matches.versions, &r.matches.activations, &r.matches.highestVersions, &r.matches.highestActivations)...)...)
 }
 
@@ -206,8 +206,8 @@ type versionKey struct {
 	version          int32
 }
 
-// knownVersions is the machine's own valid versions, if all are in memory. State, end and last change are of the row:
-// they are what changes.
+// knownVersions is the machine's own valid versions, if all are in memory. State and end are of the row: they
+// are what changes.
 func (s *Store) knownVersions(tenant uuid.UUID, r *inputsRow) (out []BaselineVersion, known bool) {
 	for i := range r.ids {
 		if !r.ids[i].Valid {
@@ -220,7 +220,7 @@ func (s *Store) knownVersions(tenant uuid.UUID, r *inputsRow) (out []BaselineVer
 		if !ok {
 			return nil, false
 		}
-		v.State, v.ActiveUntil, v.LastChange = r.states[i].String, timePtr(r.untils[i]), r.changes[i].String
+		v.State, v.ActiveUntil = r.states[i].String, timePtr(r.untils[i])
 		out = append(out, v)
 	}
 	return out, true

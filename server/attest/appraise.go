@@ -206,8 +206,7 @@ func (a *appraisal) baselines(learned bool) *finding.Baselines {
 	out := &finding.Baselines{}
 	for i := range a.inputs.Versions {
 		v := &a.inputs.Versions[i]
-		out.Valid = append(out.Valid, finding.BaselineVersion{Name: v.Name, Version: v.Version, Until: v.ActiveUntil,
-			Learned: v.Origin == "learned" && v.LastChange == "created"})
+		out.Valid = append(out.Valid, finding.BaselineVersion{Name: v.Name, Version: v.Version, Until: v.ActiveUntil, Learned: v.Origin == "learned"})
 	}
 	for i := range a.inputs.Withdrawn {
 		out.Withdrawn = append(out.Withdrawn, a.inputs.Withdrawn[i].Name)

@@ -2,6 +2,7 @@ package finding
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +23,7 @@ var baselineLearned = &Rule{
 	Steps: map[string][]string{
 		"": {
 			"Compare what was learned with a source that you trust: a machine of the same image that nobody could change, the vendor's values, or a prediction from the files (`assay baselines predict`).",
-			"If it is right, capture it as your own: `POST /v1/machines/{id}/baseline` makes a version out of the machine's last genuine verdict, in your name and in place of the one that was learned.",
+			"If it is right, register the same values as a further version of it in your own name (`assay baselines show` prints them, `assay baselines register` takes them) and promote that.",
 			"Better, cover the machine by a baseline of its image, and retire and release the one that was learned.",
 		},
 	},
@@ -32,7 +33,8 @@ var baselineLearned = &Rule{
 		}
 		var learned []string
 		for _, v := range in.Baselines.Valid {
-			if v.Learned {
+			confirmed := slices.ContainsFunc(in.Baselines.Valid, func(o BaselineVersion) bool { return o.Name == v.Name && !o.Learned })
+			if v.Learned && !confirmed {
 				learned = append(learned, fmt.Sprintf("%q (version %d)", v.Name, v.Version))
 			}
 		}

@@ -17,8 +17,8 @@ var baselineMissing = &Rule{
 	},
 	Steps: map[string][]string{
 		"": {
-			"Register a baseline whose selector covers the machine: from the pipeline that builds its image (`assay baselines create`), from a signed document of its vendor (`assay baselines import`), or predicted from its files (`assay baselines predict`).",
-			"Where none of these exists, take what this machine has booted: `POST /v1/machines/{id}/baseline` captures its last genuine verdict. Look at what it holds first.",
+			"Register a baseline whose selector covers the machine: from the pipeline that builds its image (`assay baselines register`), from a signed document of its vendor (`assay baselines import`), or predicted from its files (`assay baselines predict`).",
+			"Where none of these exists, take what this machine has booted: `assay baselines capture` makes a baseline of its last genuine verdict. Look at what it holds first.",
 			"Once every machine has one, set require_baseline in the policy, so that a machine without one fails.",
 		},
 	},

@@ -78,7 +78,7 @@ type Baselines struct {
 type BaselineVersion struct {
 	Name    string `json:"name"` // of the baseline
 	Version int    `json:"version"`
-	// Learned: it was taken from the machine's first boot by the policy, and no person has activated it since.
+	// Learned: the policy took it from the machine's first boot; no person made it.
 	Learned bool `json:"learned"`
 	// Until is when its validity ends; nil for no end.
 	Until *time.Time `json:"until"`
