@@ -60,7 +60,7 @@ func operations(t testing.TB, m *machine) []operation {
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
 		"{alert_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{provider_id}", nobody, "{version}", "1", "{name}", "default",
-		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek")
+		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek", "{code}", "vtpm_enabled")
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {
 		ops := doc.Paths.Value(path).Operations()

@@ -70,6 +70,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/recommendations", roleReader, api.ListRecommendations},
 		{"GET", "/v1/recommendations/{recommendation_id}", roleReader, api.GetRecommendation},
 		{"POST", "/v1/recommendations/{recommendation_id}/exempt", roleAdmin, api.ExemptRecommendation},
+		{"GET", "/v1/catalog", roleReader, api.ListCatalog},
+		{"GET", "/v1/catalog/{code}", roleReader, api.GetCatalogEntry},
 		{"GET", "/v1/alerts", roleReader, api.ListAlerts},
 		{"GET", "/v1/alerts/{alert_id}", roleReader, api.GetAlert},
 		{"POST", "/v1/alerts/{alert_id}/dismiss", roleAdmin, api.DismissAlert},
