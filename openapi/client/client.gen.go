@@ -3761,7 +3761,7 @@ type Verdict struct {
 	BaselineLayers *[]LayerRef `json:"baseline_layers,omitempty"`
 	Checks         []Check     `json:"checks"`
 
-	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed.
+	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed. Where the log does not tell which of several command lines was the kernel's, `kernel_cmdline` is null and `kernel_cmdline_candidates` lists them. `windows.complete` says that everything that Windows measured is known, so that what is absent was not measured.
 	//
 	// Example: {"secure_boot":true}
 	Claims json.RawMessage `json:"claims"`

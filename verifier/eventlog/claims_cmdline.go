@@ -105,48 +105,56 @@ func (r *commandLineReader) finish(c *Claims) {
 	c.KernelCmdlineCandidates = lines
 }
 
-// lines are the command lines that the kernel may have been given, and whether it was one of them for sure. No separator
-// ends what boot loaders measure, so that what was extended last need not be of the boot: with two lines, neither is it.
-//
-// What systemd measured may not be what the kernel was given, since a signed unified kernel image ignores it under Secure
-// Boot: it counts only if the EFI stub's digest, or else the image's own .cmdline, says the same, or if neither was measured.
-// The command lines of addons (systemd-stub(7)) are measured one by one and given joined.
+// lines are the command lines that the kernel may have been given, and whether nothing speaks against them. No
+// separator ends what boot loaders measure, and what says which line was used can be extended later as well: so with two
+// lines, neither is it for sure.
 func (r *commandLineReader) lines() (lines []string, sure bool) {
+	if len(r.grub) == 0 {
+		return r.ofSystemd()
+	}
+	// What systemd's loaders measure has no place in a boot by GRUB, so that one of the two was added.
+	lines = slices.Clone(r.grub)
+	for _, s := range r.systemd {
+		lines = once(lines, s)
+	}
+	return lines, r.followed && !r.hidden
+}
+
+// ofSystemd are the lines of systemd-boot and systemd-stub. What they measured may not be what the kernel was given, since a
+// signed unified kernel image ignores it under Secure Boot: it counts only if the EFI stub's digest, or else the image's
+// own .cmdline, says the same, or if neither was measured. The lines of addons (systemd-stub(7)) are measured one by one
+// and given joined.
+func (r *commandLineReader) ofSystemd() (lines []string, sure bool) {
 	switch {
-	case len(r.grub) > 0:
-		return r.grub, r.followed && !r.hidden
 	case len(r.systemd) == 0:
 		return nil, false
-	}
-	var joined string
-	if len(r.systemd) > 1 {
-		joined = strings.Join(r.systemd, " ")
-	}
-	switch {
 	case r.options != nil:
-		return r.matching(r.options, joined, func(s string) [][]byte {
+		return r.matching(r.options, func(s string) [][]byte {
 			units := utf16Bytes(s)
 			return [][]byte{units, append(units[:len(units):len(units)], 0, 0)}
 		})
 	case r.sections != nil:
-		return r.matching(r.sections, joined, func(s string) [][]byte {
+		return r.matching(r.sections, func(s string) [][]byte {
 			return [][]byte{[]byte(s), []byte(s + "\x00"), []byte(s + "\n")}
 		})
 	}
 	return r.systemd, true
 }
 
-// matching are the lines that the digests are of, and whether each digest is of one.
-func (r *commandLineReader) matching(digests [][]Digest, joined string, forms func(string) [][]byte) (lines []string, sure bool) {
-	sure = true
+// matching are systemd's lines if one of the digests is of one of them, or of all joined, which then is a line too; and
+// whether each digest is of one.
+func (r *commandLineReader) matching(digests [][]Digest, forms func(string) [][]byte) (lines []string, sure bool) {
+	lines, sure = slices.Clone(r.systemd), true
+	joined, given := strings.Join(r.systemd, " "), false
 	for _, d := range digests {
-		found := false
-		for _, s := range append(r.systemd[:len(r.systemd):len(r.systemd)], joined) {
-			if s != "" && coversAny(d, forms(s)...) {
-				lines, found = once(lines, s), true
-			}
+		found := slices.ContainsFunc(r.systemd, func(s string) bool { return coversAny(d, forms(s)...) })
+		if !found && coversAny(d, forms(joined)...) {
+			lines, found = once(lines, joined), true
 		}
-		sure = sure && found
+		given, sure = given || found, sure && found
+	}
+	if !given {
+		return nil, false
 	}
 	return lines, sure
 }

@@ -68,6 +68,7 @@ func TestCommandLineAppendedAfterTheBoot(t *testing.T) {
 }
 
 // systemd-stub gives the kernel the command lines of addons joined to its own, and the EFI stub says what it was given.
+// Both can be extended after the boot too, so that of several lines none is certain, and none is left out.
 func TestCommandLinesOfAddons(t *testing.T) {
 	text := func(s string) []byte { return event(12, EvIPL, append(utf16Bytes(s), 0, 0)) }
 	options := func(s string) []byte {
@@ -79,8 +80,9 @@ func TestCommandLinesOfAddons(t *testing.T) {
 		certain bool
 	}{
 		"measured twice, by loader and stub":   {join(text("quiet"), text("quiet")), "quiet", true},
-		"joined":                               {join(text("quiet"), text("debug"), options("quiet debug")), "quiet debug", true},
-		"only the first was given":             {join(text("quiet"), text("debug"), options("quiet")), "quiet", true},
+		"and given":                            {join(text("quiet"), text("quiet"), options("quiet")), "quiet", true},
+		"given joined, or added later":         {join(text("quiet"), text("debug"), options("quiet debug")), "quiet|debug|quiet debug", false},
+		"only the first was given":             {join(text("quiet"), text("debug"), options("quiet")), "quiet|debug", false},
 		"nobody says what was given":           {join(text("quiet"), text("debug")), "quiet|debug", false},
 		"something else was given":             {join(text("quiet"), text("debug"), options("x")), "", false},
 		"two stubs, the second after the boot": {join(text("quiet"), text("debug"), options("quiet"), options("debug")), "quiet|debug", false},
