@@ -28,17 +28,18 @@ type appraisal struct {
 	contentType       string
 	body              []byte
 
-	evidence   *verifier.Evidence
-	inputs     store.AppraisalInputs
-	candidates []verifier.Candidate
-	rules      verifier.RuleSet // of the policy; nil where it has none
-	freshness  tpm.Freshness
-	nonce      []byte // of the first quote; ours for this machine
-	key        parsedKey
-	log        parsedLog
-	logDigest  []byte // SHA-256 of the log; nil without one
-	logHeld    bool   // the store holds the log already
-	resetCount *uint32
+	evidence    *verifier.Evidence
+	inputs      store.AppraisalInputs
+	candidates  []verifier.Candidate
+	rules       verifier.RuleSet // of the policy; nil where it has none
+	freshness   tpm.Freshness
+	nonce       []byte // of the first quote; ours for this machine
+	key         parsedKey
+	endorsement *finding.Endorsement // of key; nil where nothing is known
+	log         parsedLog
+	logDigest   []byte // SHA-256 of the log; nil without one
+	logHeld     bool   // the store holds the log already
+	resetCount  *uint32
 	// imaList and imaFault are the parsed list; imaState what it continues.
 	imaList  *ima.List
 	imaFault string
@@ -191,12 +192,13 @@ type consequences struct {
 	bad      *revocations.Assessment
 }
 
-func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback) consequences {
+func (a *appraisal) derive(judged *verifier.Appraisal, h history) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
+	machine.Endorsement = a.endorsement
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
 	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: h.rollbacks, Fleet: h.fleet, Now: a.now})
 	return c
 }
 
@@ -207,7 +209,7 @@ func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte)
 
 // record is all that one judgement changes.
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues, h history) store.AppraisalRecord {
-	c := a.derive(judged, h.rollbacks)
+	c := a.derive(judged, h)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
@@ -222,6 +224,7 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		Observed:      c.observed,
 		LearnBaseline: learned,
 		Matched:       h.matched,
+		Firmware:      h.firmware,
 		Actor:         a.actor,
 	}
 	if !a.logHeld {

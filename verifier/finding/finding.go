@@ -62,7 +62,9 @@ type Input struct {
 	KnownBad *revocations.Assessment
 	// Rollbacks are the baselines of which the machine matches an older version than it did before.
 	Rollbacks []Rollback
-	Now       time.Time
+	// Fleet is what the other machines of the tenant show; nil where nobody asked.
+	Fleet *Fleet
+	Now   time.Time
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.

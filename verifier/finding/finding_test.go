@@ -39,6 +39,7 @@ type specimen struct {
 	RefusedModules []string                `json:"refused_modules"`
 	KnownBad       *revocations.Assessment `json:"known_bad"`
 	Rollbacks      []Rollback              `json:"rollbacks"`
+	Fleet          *Fleet                  `json:"fleet"`
 	Expect         expectation             `json:"expect"`
 }
 
@@ -76,7 +77,7 @@ func (s *specimen) input(t *testing.T) Input {
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance,
 			Endorsement: m.Endorsement},
 		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks,
-		Now: now,
+		Fleet: s.Fleet, Now: now,
 	}
 }
 

@@ -33,6 +33,7 @@ var Rules = []*Rule{
 	tpmFirmwareWeakness,
 	weakEndorsementKey,
 	attestationKeyFirstUse,
+	firmwareOlderThanFleet,
 }
 
 // Derive evaluates every rule that one evaluation can decide.
