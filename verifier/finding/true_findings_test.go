@@ -112,3 +112,16 @@ func TestNoFalseFindingOnRecordedBoots(t *testing.T) {
 		}
 	}
 }
+
+// A boot with some findings, as most machines of a fleet are: each appraisal derives anew.
+func BenchmarkDeriveOfARealBoot(b *testing.B) {
+	set, err := revocations.Shipped()
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := inputOf(boottest.Captured(b, "../../integration/testdata/boots/sb-on-1"), set)
+	b.ReportAllocs()
+	for b.Loop() {
+		finding.Derive(in)
+	}
+}
