@@ -35,6 +35,7 @@ type newRuns struct {
 
 	evidence evidenceTable
 	matches  matchTable
+	firmware firmwareTable
 	large    []*evidenceTable // each of one row
 	ended    endedRuns
 	audit    auditTable
@@ -97,6 +98,7 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 		n.ended.add(c)
 	}
 	n.matches.add(c.p, id)
+	n.firmware.add(c.p)
 	n.findings = append(n.findings, c.findings)
 	return n.audit.add(c, id)
 }
@@ -132,6 +134,7 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, t.genuine, t.ats,
 		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots)
 	n.matches.queue(b)
+	n.firmware.queue(b)
 	a := &n.audit
 	b.Queue(insertVerdictAudit, a.tenants, a.events, a.ats, a.kinds, a.ids, a.addresses, a.requests, a.targets, a.before, a.after)
 	queueFindings(b, n.findings)

@@ -28,17 +28,18 @@ type appraisal struct {
 	contentType       string
 	body              []byte
 
-	evidence   *verifier.Evidence
-	inputs     store.AppraisalInputs
-	candidates []verifier.Candidate
-	rules      verifier.RuleSet // of the policy; nil where it has none
-	freshness  tpm.Freshness
-	nonce      []byte // of the first quote; ours for this machine
-	key        parsedKey
-	log        parsedLog
-	logDigest  []byte // SHA-256 of the log; nil without one
-	logHeld    bool   // the store holds the log already
-	resetCount *uint32
+	evidence    *verifier.Evidence
+	inputs      store.AppraisalInputs
+	candidates  []verifier.Candidate
+	rules       verifier.RuleSet // of the policy; nil where it has none
+	freshness   tpm.Freshness
+	nonce       []byte // of the first quote; ours for this machine
+	key         parsedKey
+	endorsement *finding.Endorsement // of key; nil where nothing is known
+	log         parsedLog
+	logDigest   []byte // SHA-256 of the log; nil without one
+	logHeld     bool   // the store holds the log already
+	resetCount  *uint32
 	// imaList and imaFault are the parsed list; imaState what it continues.
 	imaList  *ima.List
 	imaFault string
@@ -191,13 +192,14 @@ type consequences struct {
 	bad      *revocations.Assessment
 }
 
-// derive tells what follows from a judgement; learned is that this very boot becomes the machine's baseline.
-func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback, learned bool) consequences {
+// derive tells what follows from a judgement.
+func (a *appraisal) derive(judged *verifier.Appraisal, h history) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
+	machine.Endorsement = a.endorsement
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
 	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Baselines: a.baselines(learned), Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: h.rollbacks, Fleet: h.fleet, Baselines: a.baselines(h.learned), Now: a.now})
 	return c
 }
 
@@ -224,7 +226,8 @@ func (c *consequences) fingerprint(judged *verifier.Appraisal, logDigest []byte)
 
 // record is all that one judgement changes.
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues, h history) store.AppraisalRecord {
-	c := a.derive(judged, h.rollbacks, learned != nil)
+	h.learned = learned != nil
+	c := a.derive(judged, h)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
@@ -239,6 +242,7 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		Observed:      c.observed,
 		LearnBaseline: learned,
 		Matched:       h.matched,
+		Firmware:      h.firmware,
 		Actor:         a.actor,
 	}
 	if !a.logHeld {

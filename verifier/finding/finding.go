@@ -62,6 +62,8 @@ type Input struct {
 	KnownBad *revocations.Assessment
 	// Rollbacks are the baselines of which the machine matches an older version than it did before.
 	Rollbacks []Rollback
+	// Fleet is what the other machines of the tenant show; nil where nobody asked.
+	Fleet *Fleet
 	// Baselines are those that cover the machine; nil where nobody asked.
 	Baselines *Baselines
 	Now       time.Time

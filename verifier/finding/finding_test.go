@@ -40,6 +40,7 @@ type specimen struct {
 	KnownBad       *revocations.Assessment `json:"known_bad"`
 	Rollbacks      []Rollback              `json:"rollbacks"`
 	Baselines      *Baselines              `json:"baselines"`
+	Fleet          *Fleet                  `json:"fleet"`
 	Expect         expectation             `json:"expect"`
 }
 
@@ -76,8 +77,8 @@ func (s *specimen) input(t *testing.T) Input {
 			Labels: m.Labels, Declared: m.Declared, Observed: m.Observed, Enrolled: m.Enrolled,
 			NoTPM: m.NoTPM, KeyExpiresAt: m.KeyExpiresAt, PlatformEvidence: m.Evidence, InstanceProven: m.Instance,
 			Endorsement: m.Endorsement},
-		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks, Baselines: s.Baselines,
-		Now: now,
+		Appraisal: s.Appraisal, Policy: policy, RefusedModules: s.RefusedModules, KnownBad: s.KnownBad, Rollbacks: s.Rollbacks,
+		Fleet: s.Fleet, Baselines: s.Baselines, Now: now,
 	}
 }
 

@@ -48,11 +48,21 @@ var Rules = []*Rule{
 	tpmFirmwareWeakness,
 	weakEndorsementKey,
 	attestationKeyFirstUse,
+	firmwareOlderThanFleet,
 }
+
+// About how many rules state an assessment and decide on an alert. More only cost an allocation.
+const (
+	usualAssessments = 12
+	usualAlerts      = 4
+)
 
 // Derive evaluates every rule that one evaluation can decide.
 func Derive(in Input) Result {
-	var out Result
+	// Every appraisal asks every rule, and most rules decide: lists of the right size are made at once.
+	out := Result{
+		Assessments: make([]Assessment, 0, usualAssessments), EvaluatedRecommendations: make([]string, 0, len(Rules)), EvaluatedAlerts: make([]string, 0, usualAlerts),
+	}
 	for _, r := range Rules {
 		if r.evaluate != nil {
 			r.evaluate(r, &in, &out)

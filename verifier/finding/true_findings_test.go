@@ -10,10 +10,11 @@ import (
 	"github.com/assay-verifier/assay/verifier/boottest"
 	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/revocations"
+	"github.com/assay-verifier/assay/verifier/tee/teetest"
 )
 
-// specimens are all recorded boots, judged: logs of real machines under quotes of a test's key, and the project's captures
-// under their own quotes.
+// specimens are all recorded boots, judged: logs of real machines under quotes of a test's key, logs of real TDX guests under
+// reports of a test's signer, and the project's captures under their own quotes.
 func specimens(t testing.TB) map[string]*verifier.Appraisal {
 	t.Helper()
 	out := map[string]*verifier.Appraisal{}
@@ -25,6 +26,10 @@ func specimens(t testing.TB) map[string]*verifier.Appraisal {
 	for _, dir := range boottest.Captures(t, "../..") {
 		out[boottest.Name(dir)] = boottest.Captured(t, dir)
 	}
+	intel := teetest.NewIntel(t)
+	for _, path := range boottest.CCLogs(t, "../..") {
+		out[boottest.Name(path)] = boottest.Guest(t, intel, path)
+	}
 	return out
 }
 
@@ -35,7 +40,12 @@ func inputOf(a *verifier.Appraisal, set *revocations.Set) finding.Input {
 		in.Machine.OS = "windows"
 	}
 	if a.Genuine {
-		in.KnownBad = set.Assess(a.Measurements, a.Claims.Claims)
+		measurements := a.Measurements
+		if measurements == nil {
+			measurements = a.RTMRMeasurements
+		}
+		in.KnownBad = set.Assess(measurements, a.Claims.Claims)
+		in.Machine.NoTPM = a.RTMRs != nil
 	}
 	return in
 }
@@ -110,5 +120,18 @@ func TestNoFalseFindingOnRecordedBoots(t *testing.T) {
 		if all[name] == nil {
 			t.Errorf("%s is no specimen", name)
 		}
+	}
+}
+
+// A boot with some findings, as most machines of a fleet are: each appraisal derives anew.
+func BenchmarkDeriveOfARealBoot(b *testing.B) {
+	set, err := revocations.Shipped()
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := inputOf(boottest.Captured(b, "../../integration/testdata/boots/sb-on-1"), set)
+	b.ReportAllocs()
+	for b.Loop() {
+		finding.Derive(in)
 	}
 }
