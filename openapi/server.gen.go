@@ -351,6 +351,72 @@ func (e BaselineVersionInputState) Valid() bool {
 	}
 }
 
+// Defines values for CatalogArea.
+const (
+	CatalogAreaAgent       CatalogArea = "agent"
+	CatalogAreaAttestation CatalogArea = "attestation"
+	CatalogAreaBaseline    CatalogArea = "baseline"
+	CatalogAreaFirmware    CatalogArea = "firmware"
+	CatalogAreaFleet       CatalogArea = "fleet"
+	CatalogAreaIma         CatalogArea = "ima"
+	CatalogAreaKernel      CatalogArea = "kernel"
+	CatalogAreaSecureBoot  CatalogArea = "secure_boot"
+	CatalogAreaTee         CatalogArea = "tee"
+	CatalogAreaTpm         CatalogArea = "tpm"
+	CatalogAreaWindows     CatalogArea = "windows"
+)
+
+// Valid indicates whether the value is a known member of the CatalogArea enum.
+func (e CatalogArea) Valid() bool {
+	switch e {
+	case CatalogAreaAgent:
+		return true
+	case CatalogAreaAttestation:
+		return true
+	case CatalogAreaBaseline:
+		return true
+	case CatalogAreaFirmware:
+		return true
+	case CatalogAreaFleet:
+		return true
+	case CatalogAreaIma:
+		return true
+	case CatalogAreaKernel:
+		return true
+	case CatalogAreaSecureBoot:
+		return true
+	case CatalogAreaTee:
+		return true
+	case CatalogAreaTpm:
+		return true
+	case CatalogAreaWindows:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CatalogKind.
+const (
+	CatalogKindAlert          CatalogKind = "alert"
+	CatalogKindAssessment     CatalogKind = "assessment"
+	CatalogKindRecommendation CatalogKind = "recommendation"
+)
+
+// Valid indicates whether the value is a known member of the CatalogKind enum.
+func (e CatalogKind) Valid() bool {
+	switch e {
+	case CatalogKindAlert:
+		return true
+	case CatalogKindAssessment:
+		return true
+	case CatalogKindRecommendation:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckStatus.
 const (
 	CheckStatusFail    CheckStatus = "fail"
@@ -704,16 +770,16 @@ func (e MachineState) Valid() bool {
 
 // Defines values for OperatingSystem.
 const (
-	Linux   OperatingSystem = "linux"
-	Windows OperatingSystem = "windows"
+	OperatingSystemLinux   OperatingSystem = "linux"
+	OperatingSystemWindows OperatingSystem = "windows"
 )
 
 // Valid indicates whether the value is a known member of the OperatingSystem enum.
 func (e OperatingSystem) Valid() bool {
 	switch e {
-	case Linux:
+	case OperatingSystemLinux:
 		return true
-	case Windows:
+	case OperatingSystemWindows:
 		return true
 	default:
 		return false
@@ -1536,6 +1602,54 @@ func (e VersionApprovalStatus) Valid() bool {
 	}
 }
 
+// Defines values for ListCatalogParamsOs.
+const (
+	ListCatalogParamsOsLinux   ListCatalogParamsOs = "linux"
+	ListCatalogParamsOsWindows ListCatalogParamsOs = "windows"
+)
+
+// Valid indicates whether the value is a known member of the ListCatalogParamsOs enum.
+func (e ListCatalogParamsOs) Valid() bool {
+	switch e {
+	case ListCatalogParamsOsLinux:
+		return true
+	case ListCatalogParamsOsWindows:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListCatalogParamsPlatform.
+const (
+	ListCatalogParamsPlatformAws      ListCatalogParamsPlatform = "aws"
+	ListCatalogParamsPlatformAzure    ListCatalogParamsPlatform = "azure"
+	ListCatalogParamsPlatformGcp      ListCatalogParamsPlatform = "gcp"
+	ListCatalogParamsPlatformPhysical ListCatalogParamsPlatform = "physical"
+	ListCatalogParamsPlatformQemu     ListCatalogParamsPlatform = "qemu"
+	ListCatalogParamsPlatformVmware   ListCatalogParamsPlatform = "vmware"
+)
+
+// Valid indicates whether the value is a known member of the ListCatalogParamsPlatform enum.
+func (e ListCatalogParamsPlatform) Valid() bool {
+	switch e {
+	case ListCatalogParamsPlatformAws:
+		return true
+	case ListCatalogParamsPlatformAzure:
+		return true
+	case ListCatalogParamsPlatformGcp:
+		return true
+	case ListCatalogParamsPlatformPhysical:
+		return true
+	case ListCatalogParamsPlatformQemu:
+		return true
+	case ListCatalogParamsPlatformVmware:
+		return true
+	default:
+		return false
+	}
+}
+
 // APIToken defines model for APIToken.
 type APIToken struct {
 	CreatedAt  time.Time          `json:"created_at"`
@@ -2080,6 +2194,75 @@ type CaptureRequest struct {
 
 	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
 	Selector *Selector `json:"selector,omitempty"`
+}
+
+// CatalogArea What a rule is about.
+type CatalogArea string
+
+// CatalogCitation defines model for CatalogCitation.
+type CatalogCitation struct {
+	// Document Example: UEFI Specification 2.10
+	Document string `json:"document"`
+
+	// Section Example: section 32
+	Section string `json:"section"`
+	URL     string `json:"url"`
+}
+
+// CatalogEntry One rule of the catalogue.
+type CatalogEntry struct {
+	// Area What a rule is about.
+	Area      CatalogArea       `json:"area"`
+	Citations []CatalogCitation `json:"citations"`
+
+	// Code Example: secure_boot_enabled
+	Code string `json:"code"`
+
+	// Condition When something is raised, in plain words.
+	Condition   string `json:"condition"`
+	DisplayName string `json:"display_name"`
+
+	// FoundBy What finds it, where it is not each appraisal.
+	FoundBy *string       `json:"found_by"`
+	Kinds   []CatalogKind `json:"kinds"`
+
+	// Needs What has to be known to decide: `claims.*` of genuine evidence, `evidence`, `verdict`, `inventory`, `policy`, `baseline`, `collateral`, `history`, `fleet`.
+	//
+	// Example: ["claims.secure_boot"]
+	Needs []string `json:"needs"`
+
+	// Open Open findings of the tenant under the code; there where they were asked for.
+	Open *CatalogOpen `json:"open,omitempty"`
+
+	// RemediationSteps What to do, by whom it is for: `all`, `linux`, `windows`, `azure`, `gcp`, `aws`, `vmware`, `qemu`, `physical`.
+	RemediationSteps map[string][]string `json:"remediation_steps"`
+	Severity         Severity            `json:"severity"`
+
+	// Why Why it matters, in plain words.
+	Why string `json:"why"`
+}
+
+// CatalogKind What a rule can raise.
+type CatalogKind string
+
+// CatalogList defines model for CatalogList.
+type CatalogList struct {
+	Items []CatalogEntry `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// CatalogOpen Open findings of the tenant under the code; there where they were asked for.
+type CatalogOpen struct {
+	// Alerts Active or in progress, and not suppressed.
+	Alerts int64 `json:"alerts"`
+
+	// Assessments Machines whose assessment is Unhealthy.
+	Assessments int64 `json:"assessments"`
+
+	// Recommendations Active ones.
+	Recommendations int64 `json:"recommendations"`
 }
 
 // Challenge defines model for Challenge.
@@ -4365,7 +4548,7 @@ type Verdict struct {
 	BaselineLayers *[]LayerRef `json:"baseline_layers,omitempty"`
 	Checks         []Check     `json:"checks"`
 
-	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed.
+	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed. Where the log does not tell which of several command lines was the kernel's, `kernel_cmdline` is null and `kernel_cmdline_candidates` lists them. `windows.complete` says that everything that Windows measured is known, so that what is absent was not measured.
 	//
 	// Example: {"secure_boot":true}
 	Claims json.RawMessage `json:"claims"`
@@ -4524,6 +4707,9 @@ type AnchorID = openapi_types.UUID
 
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
+
+// CatalogCode defines model for CatalogCode.
+type CatalogCode = string
 
 // Cursor defines model for Cursor.
 type Cursor = string
@@ -4740,6 +4926,30 @@ type PromoteBaselineVersionParams struct {
 type RetireBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListCatalogParams defines parameters for ListCatalog.
+type ListCatalogParams struct {
+	Kind     *CatalogKind               `form:"kind,omitempty" json:"kind,omitempty"`
+	Severity *Severity                  `form:"severity,omitempty" json:"severity,omitempty"`
+	Area     *CatalogArea               `form:"area,omitempty" json:"area,omitempty"`
+	Os       *ListCatalogParamsOs       `form:"os,omitempty" json:"os,omitempty"`
+	Platform *ListCatalogParamsPlatform `form:"platform,omitempty" json:"platform,omitempty"`
+
+	// Counts Also count the open findings of the tenant.
+	Counts *bool `form:"counts,omitempty" json:"counts,omitempty"`
+}
+
+// ListCatalogParamsOs defines parameters for ListCatalog.
+type ListCatalogParamsOs string
+
+// ListCatalogParamsPlatform defines parameters for ListCatalog.
+type ListCatalogParamsPlatform string
+
+// GetCatalogEntryParams defines parameters for GetCatalogEntry.
+type GetCatalogEntryParams struct {
+	// Counts Also count the open findings of the tenant.
+	Counts *bool `form:"counts,omitempty" json:"counts,omitempty"`
 }
 
 // ListCollateralParams defines parameters for ListCollateral.
@@ -5646,6 +5856,12 @@ type ServerInterface interface {
 	// RetireBaselineVersion Retire a version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 	RetireBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params RetireBaselineVersionParams)
+	// ListCatalog List the catalogue
+	// (GET /v1/catalog)
+	ListCatalog(w http.ResponseWriter, r *http.Request, params ListCatalogParams)
+	// GetCatalogEntry Get an entry of the catalogue
+	// (GET /v1/catalog/{code})
+	GetCatalogEntry(w http.ResponseWriter, r *http.Request, code CatalogCode, params GetCatalogEntryParams)
 	// ListCollateral List collateral
 	// (GET /v1/collateral)
 	ListCollateral(w http.ResponseWriter, r *http.Request, params ListCollateralParams)
@@ -6039,6 +6255,18 @@ func (_ Unimplemented) PromoteBaselineVersion(w http.ResponseWriter, r *http.Req
 // RetireBaselineVersion Retire a version
 // (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 func (_ Unimplemented) RetireBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, version Version, params RetireBaselineVersionParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListCatalog List the catalogue
+// (GET /v1/catalog)
+func (_ Unimplemented) ListCatalog(w http.ResponseWriter, r *http.Request, params ListCatalogParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetCatalogEntry Get an entry of the catalogue
+// (GET /v1/catalog/{code})
+func (_ Unimplemented) GetCatalogEntry(w http.ResponseWriter, r *http.Request, code CatalogCode, params GetCatalogEntryParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -7950,6 +8178,146 @@ func (siw *ServerInterfaceWrapper) RetireBaselineVersion(w http.ResponseWriter, 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.RetireBaselineVersion(w, r, baselineID, version, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListCatalog operation middleware
+func (siw *ServerInterfaceWrapper) ListCatalog(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListCatalogParams
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "severity" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "severity"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "severity", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "area" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "area", r.URL.Query(), &params.Area, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "area"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "area", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "os" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "os", r.URL.Query(), &params.Os, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "os"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "os", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "platform" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "platform", r.URL.Query(), &params.Platform, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "platform"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "platform", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "counts" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "counts", r.URL.Query(), &params.Counts, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "counts"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "counts", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListCatalog(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetCatalogEntry operation middleware
+func (siw *ServerInterfaceWrapper) GetCatalogEntry(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "code" -------------
+	var code CatalogCode
+
+	err = runtime.BindStyledParameterWithOptions("simple", "code", chi.URLParam(r, "code"), &code, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "code", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetCatalogEntryParams
+
+	// ------------- Optional query parameter "counts" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "counts", r.URL.Query(), &params.Counts, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "counts"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "counts", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetCatalogEntry(w, r, code, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -11566,6 +11934,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/recommendations/{recommendation_id}/history", wrapper.ListRecommendationHistory)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/catalog", wrapper.ListCatalog)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/catalog/{code}", wrapper.GetCatalogEntry)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/alerts", wrapper.ListAlerts)
 	})
 	r.Group(func(r chi.Router) {
@@ -13009,6 +13383,85 @@ type RetireBaselineVersiondefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RetireBaselineVersiondefaultApplicationProblemPlusJSONResponse) VisitRetireBaselineVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCatalogRequestObject struct {
+	Params ListCatalogParams
+}
+
+type ListCatalogResponseObject interface {
+	VisitListCatalogResponse(w http.ResponseWriter) error
+}
+
+type ListCatalog200JSONResponse CatalogList
+
+func (response ListCatalog200JSONResponse) VisitListCatalogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCatalogdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListCatalogdefaultApplicationProblemPlusJSONResponse) VisitListCatalogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCatalogEntryRequestObject struct {
+	Code   CatalogCode `json:"code"`
+	Params GetCatalogEntryParams
+}
+
+type GetCatalogEntryResponseObject interface {
+	VisitGetCatalogEntryResponse(w http.ResponseWriter) error
+}
+
+type GetCatalogEntry200JSONResponse CatalogEntry
+
+func (response GetCatalogEntry200JSONResponse) VisitGetCatalogEntryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCatalogEntrydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetCatalogEntrydefaultApplicationProblemPlusJSONResponse) VisitGetCatalogEntryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -14890,23 +15343,6 @@ func (response ListRecommendationHistory200JSONResponse) VisitListRecommendation
 	return err
 }
 
-type ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse struct {
-	Body       Problem
-	StatusCode int
-}
-
-func (response ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(response.StatusCode)
-	_, err := buf.WriteTo(w)
-	return err
-}
-
 type UnexemptRecommendationRequestObject struct {
 	RecommendationID RecommendationID `json:"recommendation_id"`
 	Params           UnexemptRecommendationParams
@@ -15860,6 +16296,12 @@ type StrictServerInterface interface {
 	// RetireBaselineVersion Retire a version
 	// (POST /v1/baselines/{baseline_id}/versions/{version}/retire)
 	RetireBaselineVersion(ctx context.Context, request RetireBaselineVersionRequestObject) (RetireBaselineVersionResponseObject, error)
+	// ListCatalog List the catalogue
+	// (GET /v1/catalog)
+	ListCatalog(ctx context.Context, request ListCatalogRequestObject) (ListCatalogResponseObject, error)
+	// GetCatalogEntry Get an entry of the catalogue
+	// (GET /v1/catalog/{code})
+	GetCatalogEntry(ctx context.Context, request GetCatalogEntryRequestObject) (GetCatalogEntryResponseObject, error)
 	// ListCollateral List collateral
 	// (GET /v1/collateral)
 	ListCollateral(ctx context.Context, request ListCollateralRequestObject) (ListCollateralResponseObject, error)
@@ -17012,6 +17454,59 @@ func (sh *strictHandler) RetireBaselineVersion(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(RetireBaselineVersionResponseObject); ok {
 		if err := validResponse.VisitRetireBaselineVersionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListCatalog operation middleware
+func (sh *strictHandler) ListCatalog(w http.ResponseWriter, r *http.Request, params ListCatalogParams) {
+	var request ListCatalogRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListCatalog(ctx, request.(ListCatalogRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListCatalog")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListCatalogResponseObject); ok {
+		if err := validResponse.VisitListCatalogResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetCatalogEntry operation middleware
+func (sh *strictHandler) GetCatalogEntry(w http.ResponseWriter, r *http.Request, code CatalogCode, params GetCatalogEntryParams) {
+	var request GetCatalogEntryRequestObject
+
+	request.Code = code
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetCatalogEntry(ctx, request.(GetCatalogEntryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetCatalogEntry")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetCatalogEntryResponseObject); ok {
+		if err := validResponse.VisitGetCatalogEntryResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 const nobody = "01900000-0000-7000-8000-0000000000ff"
@@ -334,6 +335,36 @@ func baselines(b *bench, m *machine) {
 	b.refused("not_found", "", "POST", "/v1/baselines/"+nobody+"/versions", b.admin, next)
 }
 
+// catalog reads the catalogue whole and filtered, and what is open under an entry.
+func catalog(b *bench) {
+	all := b.want(200, "GET", "/v1/catalog", b.admin, nil).json(b.t)["items"].([]any)
+	if len(all) != len(finding.Rules) {
+		b.t.Errorf("%d entries of %d rules", len(all), len(finding.Rules))
+	}
+	some := b.want(200, "GET", "/v1/catalog?kind=recommendation&severity=low&area=secure_boot&os=windows&platform=azure&counts=true", b.admin, nil).json(b.t)["items"].([]any)
+	if len(some) == 0 || len(some) >= len(all) {
+		b.t.Errorf("filtered: %d entries", len(some))
+	}
+	for _, x := range some {
+		e := x.(map[string]any)
+		if steps := e["remediation_steps"].(map[string]any); e["open"] == nil || steps["linux"] != nil || steps["gcp"] != nil {
+			b.t.Errorf("%v", e)
+		}
+	}
+	entry := b.want(200, "GET", "/v1/catalog/attestation_failed?counts=true", b.admin, nil).json(b.t)
+	if open := entry["open"].(map[string]any); open["alerts"] != float64(1) || open["recommendations"] != float64(0) {
+		b.t.Errorf("open: %v", open)
+	}
+	entry = b.want(200, "GET", "/v1/catalog/secure_boot_enabled", b.admin, nil).json(b.t)
+	if _, counted := entry["open"]; counted || entry["display_name"] == "" || len(entry["citations"].([]any)) == 0 {
+		b.t.Errorf("%v", entry)
+	}
+	b.refused("invalid_field", "", "GET", "/v1/catalog?kind=event", b.admin, nil)
+	b.refused("invalid_field", "", "GET", "/v1/catalog/No-Code", b.admin, nil)
+	b.refused("unknown_field", "", "GET", "/v1/catalog?color=red", b.admin, nil)
+	b.refused("not_found", "", "GET", "/v1/catalog/nonsense", b.admin, nil)
+}
+
 func findings(b *bench, m *machine) {
 	m.extend(4, bytes.Repeat([]byte{7}, 32)) // something that no log tells of
 	if v := b.attest(m).json(b.t); v["status"] != "contraindicated" {
@@ -375,6 +406,7 @@ func findings(b *bench, m *machine) {
 	b.refused("not_found", "", "GET", "/v1/recommendations/"+nobody, b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/recommendations/"+nobody+"/exempt", b.admin, `{"reason": "waiver"}`)
 
+	catalog(b)
 	alerts := b.want(200, "GET", "/v1/alerts?status=active&code=attestation_failed&machine_id="+m.id+"&include_suppressed=true", b.admin, nil).json(b.t)["items"].([]any)
 	if len(alerts) != 1 {
 		b.t.Fatalf("%d alerts", len(alerts))

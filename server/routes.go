@@ -75,6 +75,8 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/recommendations/{recommendation_id}/exempt", roleAdmin, api.ExemptRecommendation},
 		{"POST", "/v1/recommendations/{recommendation_id}/unexempt", roleAdmin, api.UnexemptRecommendation},
 		{"GET", "/v1/recommendations/{recommendation_id}/history", roleReader, api.ListRecommendationHistory},
+		{"GET", "/v1/catalog", roleReader, api.ListCatalog},
+		{"GET", "/v1/catalog/{code}", roleReader, api.GetCatalogEntry},
 		{"GET", "/v1/alerts", roleReader, api.ListAlerts},
 		{"GET", "/v1/alerts/{alert_id}", roleReader, api.GetAlert},
 		{"POST", "/v1/alerts/{alert_id}/dismiss", roleAdmin, api.DismissAlert},

@@ -196,6 +196,11 @@ func (c *change) queue(b *pgx.Batch, begun *newRuns, rules []SuppressionRule) er
 const extendLocked = `UPDATE machine_attestation_state st SET run_count = st.run_count + 1,` + hotAssignments + `
 	FROM ` + hotParameters + ` WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
 
+// LearnedName is the name of the baseline that a machine's first boot becomes.
+func LearnedName(machine uuid.UUID, at time.Time) string {
+	return fmt.Sprintf("learned %s %s", machine, at.UTC().Format(time.RFC3339))
+}
+
 // learn makes the machine's own baseline of its first boot, unless it has one: the machine's row is locked, so
 // of two records that learn one does.
 func learn(ctx context.Context, tx pgx.Tx, c *change) error {
@@ -210,7 +215,7 @@ func learn(ctx context.Context, tx pgx.Tx, c *change) error {
 	}
 	// The time is in the name because names are unique and a baseline is never deleted.
 	v := BaselineVersion{
-		Name:      fmt.Sprintf("learned %s %s", rec.MachineID, rec.ReceivedAt.UTC().Format(time.RFC3339)),
+		Name:      LearnedName(rec.MachineID, rec.ReceivedAt),
 		Selector:  verifier.Selector{MachineIDs: []string{rec.MachineID.String()}},
 		Reference: *rec.LearnBaseline, Origin: "learned", State: "active",
 	}

@@ -38,6 +38,7 @@ type newRuns struct {
 	evidence evidenceTable
 	matches  matchTable
 	fleet    fleetTable
+	firmware firmwareTable
 	large    []*evidenceTable // each of one row
 	ended    endedRuns
 	audit    auditTable
@@ -110,6 +111,7 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	}
 	n.matches.add(c.p, id)
 	n.fleet.add(c.p, id)
+	n.firmware.add(c.p)
 	n.findings = append(n.findings, c.findings)
 	return n.audit.add(c, id)
 }
@@ -157,6 +159,7 @@ func (n *newRuns) queue(b *pgx.Batch) {
 		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots)
 	n.matches.queue(b)
 	n.fleet.queue(b)
+	n.firmware.queue(b)
 	a := &n.audit
 	b.Queue(insertVerdictAudit, a.tenants, a.events, a.ats, a.kinds, a.ids, a.addresses, a.requests, a.targets, a.before, a.after)
 	queueFindings(b, n.findings)

@@ -332,6 +332,8 @@ type AppraisalRecord struct {
 	Collateral []tee.Collateral
 	// CollateralWants is what a check lacked.
 	CollateralWants []tee.Want
+	// Firmware is what genuine evidence shows of the machine's firmware; nil where it cannot be compared with others.
+	Firmware *Firmware
 	// Matched are the versions that affirm the machine now, on all layers.
 	Matched       []BaselineMatch
 	Findings      finding.Result

@@ -17,6 +17,7 @@ type CLI struct {
 	Fleet           FleetCommand           `cmd:"" group:"findings" help:"Machines that share an identity, and TPMs whose history went back or forked."`
 	Recommendations RecommendationsCommand `cmd:"" group:"findings" help:"What could be better."`
 	Assessments     AssessmentsCommand     `cmd:"" group:"findings" help:"The state of each machine by code."`
+	Catalog         CatalogCommand         `cmd:"" group:"findings" help:"The rules that findings follow from."`
 	Reappraisals    ReappraisalsCommand    `cmd:"" group:"findings" help:"Stored evidence that was judged again, and what changed by it."`
 	Suppressions    SuppressionsCommand    `cmd:"" group:"findings" help:"Rules that hide alerts of a scope."`
 

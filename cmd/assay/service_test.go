@@ -403,6 +403,10 @@ func testInventory(t *testing.T, s *liveService) {
 	s.wants(0, []string{"Guest attestation agent should be installed", "What to do"}, "recommendations", "show", id)
 	s.wants(0, []string{"exempt", "waiver: until the rebuild"}, "recommendations", "exempt", id, "--reason", "waiver", "--comment", "until the rebuild", "--expires-in", "24h")
 	s.wants(0, []string{"db"}, "recommendations", "list", "--status", "exempt")
+	s.wants(0, []string{"test_platform_keys", "high", "recommendation"}, "catalog", "list", "--severity", "high", "--os", "linux")
+	s.wants(0, []string{"guest_attestation_installed", "2 recommendations"}, "catalog", "--kind", "recommendation", "--counts")
+	s.wants(0, []string{"When: Secure Boot and vTPM are on", "Why:", "What to do", "windows:", "Rests on", "RFC 9334", "2 recommendations"}, "catalog", "show", "guest_attestation_installed")
+	s.wants(2, []string{"not found"}, "catalog", "show", "nonsense")
 	s.wants(0, []string{"guest_attestation_healthy", "Unhealthy", "web-1"}, "assessments", "--machine", "web-1")
 }
 

@@ -351,6 +351,72 @@ func (e BaselineVersionInputState) Valid() bool {
 	}
 }
 
+// Defines values for CatalogArea.
+const (
+	CatalogAreaAgent       CatalogArea = "agent"
+	CatalogAreaAttestation CatalogArea = "attestation"
+	CatalogAreaBaseline    CatalogArea = "baseline"
+	CatalogAreaFirmware    CatalogArea = "firmware"
+	CatalogAreaFleet       CatalogArea = "fleet"
+	CatalogAreaIma         CatalogArea = "ima"
+	CatalogAreaKernel      CatalogArea = "kernel"
+	CatalogAreaSecureBoot  CatalogArea = "secure_boot"
+	CatalogAreaTee         CatalogArea = "tee"
+	CatalogAreaTpm         CatalogArea = "tpm"
+	CatalogAreaWindows     CatalogArea = "windows"
+)
+
+// Valid indicates whether the value is a known member of the CatalogArea enum.
+func (e CatalogArea) Valid() bool {
+	switch e {
+	case CatalogAreaAgent:
+		return true
+	case CatalogAreaAttestation:
+		return true
+	case CatalogAreaBaseline:
+		return true
+	case CatalogAreaFirmware:
+		return true
+	case CatalogAreaFleet:
+		return true
+	case CatalogAreaIma:
+		return true
+	case CatalogAreaKernel:
+		return true
+	case CatalogAreaSecureBoot:
+		return true
+	case CatalogAreaTee:
+		return true
+	case CatalogAreaTpm:
+		return true
+	case CatalogAreaWindows:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CatalogKind.
+const (
+	CatalogKindAlert          CatalogKind = "alert"
+	CatalogKindAssessment     CatalogKind = "assessment"
+	CatalogKindRecommendation CatalogKind = "recommendation"
+)
+
+// Valid indicates whether the value is a known member of the CatalogKind enum.
+func (e CatalogKind) Valid() bool {
+	switch e {
+	case CatalogKindAlert:
+		return true
+	case CatalogKindAssessment:
+		return true
+	case CatalogKindRecommendation:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckStatus.
 const (
 	CheckStatusFail    CheckStatus = "fail"
@@ -704,16 +770,16 @@ func (e MachineState) Valid() bool {
 
 // Defines values for OperatingSystem.
 const (
-	Linux   OperatingSystem = "linux"
-	Windows OperatingSystem = "windows"
+	OperatingSystemLinux   OperatingSystem = "linux"
+	OperatingSystemWindows OperatingSystem = "windows"
 )
 
 // Valid indicates whether the value is a known member of the OperatingSystem enum.
 func (e OperatingSystem) Valid() bool {
 	switch e {
-	case Linux:
+	case OperatingSystemLinux:
 		return true
-	case Windows:
+	case OperatingSystemWindows:
 		return true
 	default:
 		return false
@@ -1554,6 +1620,54 @@ func (e ImportBaselineParamsState) Valid() bool {
 	}
 }
 
+// Defines values for ListCatalogParamsOs.
+const (
+	ListCatalogParamsOsLinux   ListCatalogParamsOs = "linux"
+	ListCatalogParamsOsWindows ListCatalogParamsOs = "windows"
+)
+
+// Valid indicates whether the value is a known member of the ListCatalogParamsOs enum.
+func (e ListCatalogParamsOs) Valid() bool {
+	switch e {
+	case ListCatalogParamsOsLinux:
+		return true
+	case ListCatalogParamsOsWindows:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListCatalogParamsPlatform.
+const (
+	ListCatalogParamsPlatformAws      ListCatalogParamsPlatform = "aws"
+	ListCatalogParamsPlatformAzure    ListCatalogParamsPlatform = "azure"
+	ListCatalogParamsPlatformGcp      ListCatalogParamsPlatform = "gcp"
+	ListCatalogParamsPlatformPhysical ListCatalogParamsPlatform = "physical"
+	ListCatalogParamsPlatformQemu     ListCatalogParamsPlatform = "qemu"
+	ListCatalogParamsPlatformVmware   ListCatalogParamsPlatform = "vmware"
+)
+
+// Valid indicates whether the value is a known member of the ListCatalogParamsPlatform enum.
+func (e ListCatalogParamsPlatform) Valid() bool {
+	switch e {
+	case ListCatalogParamsPlatformAws:
+		return true
+	case ListCatalogParamsPlatformAzure:
+		return true
+	case ListCatalogParamsPlatformGcp:
+		return true
+	case ListCatalogParamsPlatformPhysical:
+		return true
+	case ListCatalogParamsPlatformQemu:
+		return true
+	case ListCatalogParamsPlatformVmware:
+		return true
+	default:
+		return false
+	}
+}
+
 // APIToken defines model for APIToken.
 type APIToken struct {
 	CreatedAt  time.Time          `json:"created_at"`
@@ -2098,6 +2212,75 @@ type CaptureRequest struct {
 
 	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
 	Selector *Selector `json:"selector,omitempty"`
+}
+
+// CatalogArea What a rule is about.
+type CatalogArea string
+
+// CatalogCitation defines model for CatalogCitation.
+type CatalogCitation struct {
+	// Document Example: UEFI Specification 2.10
+	Document string `json:"document"`
+
+	// Section Example: section 32
+	Section string `json:"section"`
+	URL     string `json:"url"`
+}
+
+// CatalogEntry One rule of the catalogue.
+type CatalogEntry struct {
+	// Area What a rule is about.
+	Area      CatalogArea       `json:"area"`
+	Citations []CatalogCitation `json:"citations"`
+
+	// Code Example: secure_boot_enabled
+	Code string `json:"code"`
+
+	// Condition When something is raised, in plain words.
+	Condition   string `json:"condition"`
+	DisplayName string `json:"display_name"`
+
+	// FoundBy What finds it, where it is not each appraisal.
+	FoundBy *string       `json:"found_by"`
+	Kinds   []CatalogKind `json:"kinds"`
+
+	// Needs What has to be known to decide: `claims.*` of genuine evidence, `evidence`, `verdict`, `inventory`, `policy`, `baseline`, `collateral`, `history`, `fleet`.
+	//
+	// Example: ["claims.secure_boot"]
+	Needs []string `json:"needs"`
+
+	// Open Open findings of the tenant under the code; there where they were asked for.
+	Open *CatalogOpen `json:"open,omitempty"`
+
+	// RemediationSteps What to do, by whom it is for: `all`, `linux`, `windows`, `azure`, `gcp`, `aws`, `vmware`, `qemu`, `physical`.
+	RemediationSteps map[string][]string `json:"remediation_steps"`
+	Severity         Severity            `json:"severity"`
+
+	// Why Why it matters, in plain words.
+	Why string `json:"why"`
+}
+
+// CatalogKind What a rule can raise.
+type CatalogKind string
+
+// CatalogList defines model for CatalogList.
+type CatalogList struct {
+	Items []CatalogEntry `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// CatalogOpen Open findings of the tenant under the code; there where they were asked for.
+type CatalogOpen struct {
+	// Alerts Active or in progress, and not suppressed.
+	Alerts int64 `json:"alerts"`
+
+	// Assessments Machines whose assessment is Unhealthy.
+	Assessments int64 `json:"assessments"`
+
+	// Recommendations Active ones.
+	Recommendations int64 `json:"recommendations"`
 }
 
 // Challenge defines model for Challenge.
@@ -4383,7 +4566,7 @@ type Verdict struct {
 	BaselineLayers *[]LayerRef `json:"baseline_layers,omitempty"`
 	Checks         []Check     `json:"checks"`
 
-	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed.
+	// Claims What the evidence proves about the machine. What is unknown is null or absent, never assumed. Where the log does not tell which of several command lines was the kernel's, `kernel_cmdline` is null and `kernel_cmdline_candidates` lists them. `windows.complete` says that everything that Windows measured is known, so that what is absent was not measured.
 	//
 	// Example: {"secure_boot":true}
 	Claims json.RawMessage `json:"claims"`
@@ -4542,6 +4725,9 @@ type AnchorID = openapi_types.UUID
 
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
+
+// CatalogCode defines model for CatalogCode.
+type CatalogCode = string
 
 // Cursor defines model for Cursor.
 type Cursor = string
@@ -4805,6 +4991,30 @@ type PromoteBaselineVersionParams struct {
 type RetireBaselineVersionParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListCatalogParams defines parameters for ListCatalog.
+type ListCatalogParams struct {
+	Kind     *CatalogKind               `form:"kind,omitempty" json:"kind,omitempty"`
+	Severity *Severity                  `form:"severity,omitempty" json:"severity,omitempty"`
+	Area     *CatalogArea               `form:"area,omitempty" json:"area,omitempty"`
+	Os       *ListCatalogParamsOs       `form:"os,omitempty" json:"os,omitempty"`
+	Platform *ListCatalogParamsPlatform `form:"platform,omitempty" json:"platform,omitempty"`
+
+	// Counts Also count the open findings of the tenant.
+	Counts *bool `form:"counts,omitempty" json:"counts,omitempty"`
+}
+
+// ListCatalogParamsOs defines parameters for ListCatalog.
+type ListCatalogParamsOs string
+
+// ListCatalogParamsPlatform defines parameters for ListCatalog.
+type ListCatalogParamsPlatform string
+
+// GetCatalogEntryParams defines parameters for GetCatalogEntry.
+type GetCatalogEntryParams struct {
+	// Counts Also count the open findings of the tenant.
+	Counts *bool `form:"counts,omitempty" json:"counts,omitempty"`
 }
 
 // ListCollateralParams defines parameters for ListCollateral.
@@ -6204,6 +6414,19 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 	RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListCatalog List the catalogue
+	//
+	// Every rule that assessments, recommendations and alerts follow from: when it raises something, why that matters, what to do by system and platform, what it rests on.
+	// The order is by area and code, and the list is answered whole. A rule that is about another system or platform alone is left out, and so are the steps of others.
+	//
+	// Corresponds with GET /v1/catalog (the `ListCatalog` operationId).
+	ListCatalog(ctx context.Context, params *ListCatalogParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCatalogEntry Get an entry of the catalogue
+	//
+	// Corresponds with GET /v1/catalog/{code} (the `GetCatalogEntry` operationId).
+	GetCatalogEntry(ctx context.Context, code CatalogCode, params *GetCatalogEntryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListCollateral List collateral
 	//
@@ -8028,6 +8251,39 @@ func (c *Client) RetireBaselineVersionWithBody(ctx context.Context, baselineID B
 // Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 func (c *Client) RetireBaselineVersion(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRetireBaselineVersionRequest(c.Server, baselineID, version, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListCatalog List the catalogue
+//
+// Every rule that assessments, recommendations and alerts follow from: when it raises something, why that matters, what to do by system and platform, what it rests on.
+// The order is by area and code, and the list is answered whole. A rule that is about another system or platform alone is left out, and so are the steps of others.
+//
+// Corresponds with GET /v1/catalog (the `ListCatalog` operationId).
+func (c *Client) ListCatalog(ctx context.Context, params *ListCatalogParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCatalogRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCatalogEntry Get an entry of the catalogue
+//
+// Corresponds with GET /v1/catalog/{code} (the `GetCatalogEntry` operationId).
+func (c *Client) GetCatalogEntry(ctx context.Context, code CatalogCode, params *GetCatalogEntryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCatalogEntryRequest(c.Server, code, params)
 	if err != nil {
 		return nil, err
 	}
@@ -12235,6 +12491,181 @@ func NewRetireBaselineVersionRequestWithBody(server string, baselineID BaselineI
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewListCatalogRequest constructs an http.Request for the ListCatalog method
+func NewListCatalogRequest(server string, params *ListCatalogParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/catalog")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Kind != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Severity != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Area != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "area", *params.Area, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Os != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "os", *params.Os, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Platform != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "platform", *params.Platform, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Counts != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "counts", *params.Counts, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetCatalogEntryRequest constructs an http.Request for the GetCatalogEntry method
+func NewGetCatalogEntryRequest(server string, code CatalogCode, params *GetCatalogEntryParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "code", code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/catalog/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Counts != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "counts", *params.Counts, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -17498,6 +17929,23 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/baselines/{baseline_id}/versions/{version}/retire (the `RetireBaselineVersion` operationId).
 	RetireBaselineVersionWithResponse(ctx context.Context, baselineID BaselineID, version Version, params *RetireBaselineVersionParams, body RetireBaselineVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*RetireBaselineVersionResponse, error)
 
+	// ListCatalogWithResponse List the catalogue
+	//
+	// Every rule that assessments, recommendations and alerts follow from: when it raises something, why that matters, what to do by system and platform, what it rests on.
+	// The order is by area and code, and the list is answered whole. A rule that is about another system or platform alone is left out, and so are the steps of others.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/catalog (the `ListCatalog` operationId).
+	ListCatalogWithResponse(ctx context.Context, params *ListCatalogParams, reqEditors ...RequestEditorFn) (*ListCatalogResponse, error)
+
+	// GetCatalogEntryWithResponse Get an entry of the catalogue
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/catalog/{code} (the `GetCatalogEntry` operationId).
+	GetCatalogEntryWithResponse(ctx context.Context, code CatalogCode, params *GetCatalogEntryParams, reqEditors ...RequestEditorFn) (*GetCatalogEntryResponse, error)
+
 	// ListCollateralWithResponse List collateral
 	//
 	// What hardware evidence is checked with beside itself, by kind and name.
@@ -20173,6 +20621,102 @@ func (r RetireBaselineVersionResponse) ContentType() string {
 	return ""
 }
 
+type ListCatalogResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CatalogList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCatalogResponse) GetJSON200() *CatalogList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCatalogResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCatalogResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCatalogResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCatalogResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCatalogResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCatalogEntryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CatalogEntry
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCatalogEntryResponse) GetJSON200() *CatalogEntry {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCatalogEntryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCatalogEntryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCatalogEntryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCatalogEntryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCatalogEntryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListCollateralResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -22735,18 +23279,11 @@ type ListRecommendationHistoryResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *RecommendationEventList
-	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
-	ApplicationProblemJSONDefault *Problem
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r ListRecommendationHistoryResponse) GetJSON200() *RecommendationEventList {
 	return r.JSON200
-}
-
-// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
-func (r ListRecommendationHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
-	return r.ApplicationProblemJSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -24638,6 +25175,35 @@ func (c *ClientWithResponses) RetireBaselineVersionWithResponse(ctx context.Cont
 		return nil, err
 	}
 	return ParseRetireBaselineVersionResponse(rsp)
+}
+
+// ListCatalogWithResponse List the catalogue
+//
+// Every rule that assessments, recommendations and alerts follow from: when it raises something, why that matters, what to do by system and platform, what it rests on.
+// The order is by area and code, and the list is answered whole. A rule that is about another system or platform alone is left out, and so are the steps of others.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/catalog (the `ListCatalog` operationId).
+func (c *ClientWithResponses) ListCatalogWithResponse(ctx context.Context, params *ListCatalogParams, reqEditors ...RequestEditorFn) (*ListCatalogResponse, error) {
+	rsp, err := c.ListCatalog(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCatalogResponse(rsp)
+}
+
+// GetCatalogEntryWithResponse Get an entry of the catalogue
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/catalog/{code} (the `GetCatalogEntry` operationId).
+func (c *ClientWithResponses) GetCatalogEntryWithResponse(ctx context.Context, code CatalogCode, params *GetCatalogEntryParams, reqEditors ...RequestEditorFn) (*GetCatalogEntryResponse, error) {
+	rsp, err := c.GetCatalogEntry(ctx, code, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCatalogEntryResponse(rsp)
 }
 
 // ListCollateralWithResponse List collateral
@@ -27464,6 +28030,72 @@ func ParseRetireBaselineVersionResponse(rsp *http.Response) (*RetireBaselineVers
 	return response, nil
 }
 
+// ParseListCatalogResponse parses an HTTP response from a ListCatalogWithResponse call
+func ParseListCatalogResponse(rsp *http.Response) (*ListCatalogResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCatalogResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CatalogList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetCatalogEntryResponse parses an HTTP response from a GetCatalogEntryWithResponse call
+func ParseGetCatalogEntryResponse(rsp *http.Response) (*GetCatalogEntryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCatalogEntryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CatalogEntry
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListCollateralResponse parses an HTTP response from a ListCollateralWithResponse call
 func ParseListCollateralResponse(rsp *http.Response) (*ListCollateralResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -29255,13 +29887,6 @@ func ParseListRecommendationHistoryResponse(rsp *http.Response) (*ListRecommenda
 			return nil, err
 		}
 		response.JSON200 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationProblemJSONDefault = &dest
 
 	}
 

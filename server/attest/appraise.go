@@ -29,17 +29,18 @@ type appraisal struct {
 	contentType       string
 	body              []byte
 
-	evidence   *verifier.Evidence
-	inputs     store.AppraisalInputs
-	candidates []verifier.Candidate
-	rules      verifier.RuleSet // of the policy; nil where it has none
-	freshness  tpm.Freshness
-	nonce      []byte // of the first quote; ours for this machine
-	key        parsedKey
-	log        parsedLog
-	logDigest  []byte // SHA-256 of the log; nil without one
-	logHeld    bool   // the store holds the log already
-	resetCount *uint32
+	evidence    *verifier.Evidence
+	inputs      store.AppraisalInputs
+	candidates  []verifier.Candidate
+	rules       verifier.RuleSet // of the policy; nil where it has none
+	freshness   tpm.Freshness
+	nonce       []byte // of the first quote; ours for this machine
+	key         parsedKey
+	endorsement *finding.Endorsement // of key; nil where nothing is known
+	log         parsedLog
+	logDigest   []byte // SHA-256 of the log; nil without one
+	logHeld     bool   // the store holds the log already
+	resetCount  *uint32
 	// imaList and imaFault are the parsed list; imaState what it continues.
 	imaList  *ima.List
 	imaFault string
@@ -198,13 +199,31 @@ type consequences struct {
 	bad      *revocations.Assessment
 }
 
-func (a *appraisal) derive(judged *verifier.Appraisal, rollbacks []finding.Rollback) consequences {
+// derive tells what follows from a judgement.
+func (a *appraisal) derive(judged *verifier.Appraisal, h history) consequences {
 	machine := findingMachine(&a.inputs.Machine, a.inputs.Key)
+	machine.Endorsement = a.endorsement
 	machine.Observed = observe(a.inputs.Machine.Observed, judged, a.inputs.Key)
 	c := consequences{observed: machine.Observed, bad: knownBad(judged, a.inputs.Revocations)}
 	c.findings = finding.Derive(finding.Input{Machine: machine, Appraisal: judged, Policy: a.inputs.Policy,
-		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: rollbacks, Now: a.now})
+		RefusedModules: a.refusedModules(judged), KnownBad: c.bad, Rollbacks: h.rollbacks, Fleet: h.fleet, Baselines: a.baselines(h.learned), Now: a.now})
 	return c
+}
+
+// baselines are those that cover the machine, as rules see them.
+func (a *appraisal) baselines(learned bool) *finding.Baselines {
+	out := &finding.Baselines{}
+	for i := range a.inputs.Versions {
+		v := &a.inputs.Versions[i]
+		out.Valid = append(out.Valid, finding.BaselineVersion{Name: v.Name, Version: v.Version, Until: v.ActiveUntil, Learned: v.Origin == "learned"})
+	}
+	for i := range a.inputs.Withdrawn {
+		out.Withdrawn = append(out.Withdrawn, a.inputs.Withdrawn[i].Name)
+	}
+	if learned {
+		out.Valid = append(out.Valid, finding.BaselineVersion{Name: store.LearnedName(a.machineID, a.now), Version: 1, Learned: true})
+	}
+	return out
 }
 
 // fingerprint tells whether a judgement of the evidence, and what follows from it, differs from another. What the agent
@@ -219,7 +238,8 @@ func (a *appraisal) fingerprint(judged *verifier.Appraisal, c *consequences) [32
 
 // record is all that one judgement changes.
 func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.ReferenceValues, h history) store.AppraisalRecord {
-	c := a.derive(judged, h.rollbacks)
+	h.learned = learned != nil
+	c := a.derive(judged, h)
 	r := store.AppraisalRecord{
 		MachineID:     a.machineID,
 		ReceivedAt:    a.now,
@@ -236,6 +256,7 @@ func (a *appraisal) record(judged *verifier.Appraisal, learned *verifier.Referen
 		Observed:      c.observed,
 		LearnBaseline: learned,
 		Matched:       h.matched,
+		Firmware:      h.firmware,
 		Actor:         a.actor,
 	}
 	if !a.stored {

@@ -14,6 +14,7 @@ import (
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/verifier/rules"
 	"github.com/assay-verifier/assay/verifier/tee"
 )
@@ -51,20 +52,23 @@ type Observation struct {
 
 // Service carries out the use cases of this package. It is safe for concurrent use.
 type Service struct {
-	store    *store.Store
-	token    *token.Service
-	now      func() time.Time
-	random   io.Reader
-	log      *slog.Logger
-	build    string
-	issuer   string
-	observe  func(Observation)
-	nonces   *nonceMaker
-	logs     *lru[logKey, parsedLog]
-	keys     *lru[uuid.UUID, parsedKey]
-	compiled *lru[versionKey, *verifier.Reference]
-	rules    *lru[verifier.VersionRef, *rules.Set]
-	trials   sync.Map // tenants (uuid.UUID) that have a trial under way
+	store   *store.Store
+	token   *token.Service
+	now     func() time.Time
+	random  io.Reader
+	log     *slog.Logger
+	build   string
+	issuer  string
+	observe func(Observation)
+	nonces  *nonceMaker
+	logs    *lru[logKey, parsedLog]
+	keys    *lru[uuid.UUID, parsedKey]
+	// endorsements are what EK certificates say, fleets what machines of a tenant show.
+	endorsements *lru[endorsementKey, *finding.Endorsement]
+	fleets       *lru[fleetKey, fleetSeen]
+	compiled     *lru[versionKey, *verifier.Reference]
+	rules        *lru[verifier.VersionRef, *rules.Set]
+	trials       sync.Map // tenants (uuid.UUID) that have a trial under way
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]
@@ -102,19 +106,21 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("attest: challenge key: %w", err)
 	}
 	return &Service{
-		store:    cfg.Store,
-		token:    cfg.Token,
-		now:      cfg.Now,
-		random:   cfg.Random,
-		log:      cfg.Logger,
-		build:    cfg.Build,
-		issuer:   cfg.Issuer,
-		observe:  cfg.Observe,
-		nonces:   newNonceMaker(key),
-		logs:     newLRU[logKey, parsedLog](cfg.LogCacheBytes),
-		keys:     newLRU[uuid.UUID, parsedKey](maxCachedKeys),
-		compiled: newLRU[versionKey, *verifier.Reference](maxCachedReferences),
-		rules:    newLRU[verifier.VersionRef, *rules.Set](maxCachedRules),
+		store:        cfg.Store,
+		token:        cfg.Token,
+		now:          cfg.Now,
+		random:       cfg.Random,
+		log:          cfg.Logger,
+		build:        cfg.Build,
+		issuer:       cfg.Issuer,
+		observe:      cfg.Observe,
+		nonces:       newNonceMaker(key),
+		logs:         newLRU[logKey, parsedLog](cfg.LogCacheBytes),
+		keys:         newLRU[uuid.UUID, parsedKey](maxCachedKeys),
+		endorsements: newLRU[endorsementKey, *finding.Endorsement](maxEndorsements),
+		fleets:       newLRU[fleetKey, fleetSeen](maxFleets),
+		compiled:     newLRU[versionKey, *verifier.Reference](maxCachedReferences),
+		rules:        newLRU[verifier.VersionRef, *rules.Set](maxCachedRules),
 
 		platforms: newLRU[platformKey, provenPlatform](cfg.PlatformCacheBytes),
 		chains:    newLRU[chainsKey, *tee.Chains](maxCachedTenants),

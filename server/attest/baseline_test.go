@@ -4,9 +4,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 )
 
@@ -120,4 +122,51 @@ func TestCaptureBaseline(t *testing.T) {
 	if err != nil || len(unnamed.Selector.MachineIDs) != 1 || unnamed.Selector.MachineIDs[0] != m.id.String() {
 		t.Errorf("%+v, %v", unnamed, err)
 	}
+}
+
+// What covers a machine shows in its recommendations: nothing, what it learned itself, what a person has promoted since,
+// and what is about to end.
+func TestBaselineRecommendations(t *testing.T) {
+	b := newBench(t)
+	want := func(m *machine, when, missing, learned, expiring string) {
+		t.Helper()
+		for name, pair := range map[string][2]string{
+			"baseline_missing": {string(b.recommended(m, "baseline_missing")), missing}, "baseline_learned": {string(b.recommended(m, "baseline_learned")), learned},
+			"baseline_expiring": {string(b.recommended(m, "baseline_expiring")), expiring},
+		} {
+			if pair[0] != pair[1] {
+				t.Errorf("%s: %s is %q, want %q", when, name, pair[0], pair[1])
+			}
+		}
+	}
+	m := b.enrolled("sb-on-1")
+	b.attest(m)
+	want(m, "nothing covers it", "low", "", "")
+	if _, err := b.CaptureBaseline(b.ctx, b.tenant, m.id, "golden", nil, admin); err != nil {
+		t.Fatal(err)
+	}
+	b.attest(m)
+	want(m, "a captured one covers it", "", "", "")
+
+	b.policy(func(p *verifier.Policy) { p.LearnFirstBoot = true })
+	second := b.enrolled("sb-on-2")
+	b.attest(second)
+	want(second, "its first boot was learned", "", "low", "")
+	b.attest(second)
+	want(second, "it is judged by it", "", "low", "")
+	inputs, err := b.store.AppraisalInputs(b.ctx, b.tenant, second.id, b.now())
+	if err != nil || len(inputs.Versions) != 1 {
+		t.Fatalf("%+v, %v", inputs.Versions, err)
+	}
+	v := inputs.Versions[0]
+	until := b.now().Add(10 * 24 * time.Hour)
+	draft, err := b.store.AddBaselineVersion(b.ctx, b.tenant, v.BaselineID, store.BaselineVersion{Reference: v.Reference, State: "draft", ActiveUntil: &until}, b.now(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.store.PromoteVersion(b.ctx, b.tenant, v.BaselineID, draft.Version, store.Promotion{}, b.now(), admin); err != nil {
+		t.Fatal(err)
+	}
+	b.attest(second)
+	want(second, "a person has made a version of it that ends", "", "", "low")
 }

@@ -18,12 +18,19 @@ import (
 type history struct {
 	matched   []store.BaselineMatch // that affirm it now
 	rollbacks []finding.Rollback
+	learned   bool            // this very boot becomes the machine's baseline
+	firmware  *store.Firmware // that it shows, where it can be compared
+	fleet     *finding.Fleet  // that it is compared with
 }
 
 // history tells which versions affirm the machine, and whether one that did before was newer. Of a machine that
 // deviates from all that is valid, it asks the versions that are no longer: what matches one of them has gone back too.
 func (s *Service) history(ctx context.Context, a *appraisal, judged *verifier.Appraisal) (history, error) {
-	var h history
+	h := history{firmware: firmwareOf(&a.inputs.Machine, judged)}
+	var err error
+	if h.fleet, err = s.fleet(ctx, a, h.firmware); err != nil {
+		return h, err
+	}
 	if !judged.Genuine || judged.Baseline == nil {
 		return h, nil
 	}

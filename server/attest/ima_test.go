@@ -13,6 +13,7 @@ import (
 
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
 )
 
@@ -260,5 +261,33 @@ func TestUnsignedModule(t *testing.T) {
 		if unsignedModule(&e) {
 			t.Errorf("%s: counts as an unsigned module", name)
 		}
+	}
+}
+
+// A module without a signature was refused only where the kernel has shown that it collects signatures, and among the
+// entries that are proven now.
+func TestRefusedModulesNeedCollectedSignatures(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("11", 32)
+	line := func(path, signature string) string {
+		return fmt.Sprintf("10 %s ima-modsig %s %s  %s %s\n", strings.Repeat("22", 20), digest, path, digest, signature)
+	}
+	list, err := ima.Parse([]byte(line("/m/signed.ko", "09") + line("/m/unsigned.ko", "") + line("/m/later.ko", "")))
+	if err != nil || list.Len() != 3 {
+		t.Fatal(err)
+	}
+	cmdline := "ro module.sig_enforce=1"
+	judged := func(next ima.State) *verifier.Appraisal {
+		return &verifier.Appraisal{Genuine: true, NextIMA: &next, Claims: verifier.Claims{Claims: &eventlog.Claims{KernelCmdline: &cmdline}}}
+	}
+	a := &appraisal{imaList: list}
+	if got := a.refusedModules(judged(ima.State{Entries: 2, Modsig: true})); !slices.Equal(got, []string{"/m/unsigned.ko"}) {
+		t.Errorf("%v", got)
+	}
+	if got := a.refusedModules(judged(ima.State{Entries: 2})); got != nil {
+		t.Errorf("signatures are not collected, and %v are said to be refused", got)
+	}
+	a.imaState = &ima.State{Entries: 2}
+	if got := a.refusedModules(judged(ima.State{Entries: 3, Modsig: true})); got != nil {
+		t.Errorf("%v of an earlier list", got) // one entry is new, and it is the signed one
 	}
 }

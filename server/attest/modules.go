@@ -9,10 +9,10 @@ import (
 )
 
 // refusedModules are the kernel modules that the evidence proves to have been refused. Only a list with
-// the template ima-modsig tells signed modules from unsigned ones, and only the entries that the quoted
-// PCR 10 proves are asked.
+// the template ima-modsig tells signed modules from unsigned ones, only where the kernel has shown that it collects
+// signatures (ima.State.Modsig), and only the entries that the quoted PCR 10 proves are asked.
 func (a *appraisal) refusedModules(judged *verifier.Appraisal) []string {
-	if !judged.Genuine || judged.NextIMA == nil || a.imaList == nil {
+	if !judged.Genuine || judged.NextIMA == nil || !judged.NextIMA.Modsig || a.imaList == nil {
 		return nil
 	}
 	proven := judged.NextIMA.Entries

@@ -39,6 +39,9 @@ func (s *Service) prepare(ctx context.Context, a *appraisal) error {
 		return err
 	}
 	a.key = s.attestationKey(a.inputs.Key, a.inputs.Trust)
+	if a.endorsement, err = s.endorsement(ctx, a.tenant, a.inputs.Key); err != nil {
+		return err
+	}
 	if err := s.findPlatform(ctx, a); err != nil {
 		return err
 	}

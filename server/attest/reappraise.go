@@ -107,7 +107,7 @@ func (s *Service) reappraisePage(ctx context.Context, tenant uuid.UUID, job *sto
 // superseding is the record of a judgement of stored evidence; nil where it says what the standing verdict says. Only
 // what differs by the number of the policy's version is the same.
 func (a *appraisal) superseding(j *store.StoredJudgement, judged *verifier.Appraisal, h history) *store.AppraisalRecord {
-	c := a.derive(judged, h.rollbacks)
+	c := a.derive(judged, h)
 	same := *judged
 	same.Policy = j.Policy
 	if print := a.fingerprint(&same, &c); string(print[:]) == string(j.Fingerprint) {

@@ -89,6 +89,9 @@ func (s *Service) prepareStored(ctx context.Context, tenant uuid.UUID, j *store.
 		a.rules = as.rules.Within(ctx)
 	}
 	a.key = s.attestationKey(a.inputs.Key, a.inputs.Trust)
+	if a.endorsement, err = s.endorsement(ctx, a.tenant, a.inputs.Key); err != nil {
+		return nil, "", err
+	}
 	if why := s.asItCame(a, j); why != "" {
 		return nil, why, nil
 	}

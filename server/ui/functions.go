@@ -11,6 +11,7 @@ import (
 
 // functions are what templates can call.
 var functions = template.FuncMap{
+	"area":           areaName,
 	"at":             at,
 	"assessment":     func(s finding.AssessmentStatus) string { return assessmentWord(string(s)) },
 	"assurance":      assuranceWord,

@@ -5,6 +5,7 @@ import (
 	"sort"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // unattested is the key under which machines without any verdict are counted.
@@ -157,6 +158,9 @@ func recommendationName(code string) string {
 		return "Secure Boot should hold Microsoft's certificates of 2023"
 	case "sbat_level_outdated":
 		return "Shim's revocation level (SBAT) should be up to date"
+	}
+	if rule := finding.By(code); rule != nil {
+		return rule.Title
 	}
 	return words(code)
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 type recommendationsView struct {
@@ -41,12 +42,18 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 		Items: items, Filter: f,
 		Tabs:       tabs(r, tab, "active", "exempt", "resolved", "all"),
 		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
-		Codes: choices("Any recommendation", f.Code, recommendationName, "secure_boot_enabled", "guest_attestation_installed",
-			"vtpm_enabled", "trusted_boot_components", "kernel_module_signatures", "evidence_weaker_than_platform", "tee_tcb_out_of_date",
-			"tee_collateral_expiring", "tee_debug_enabled", "tee_console_enabled", "ak_certificate_expiring",
-			"revoked_boot_component", "dbx_outdated", "secure_boot_certificates_2011", "sbat_level_outdated"),
-		Filtered: filtered(r) || tab != "active",
-		Paging:   pagingOf(r, next),
+		Codes:      choices("Any recommendation", f.Code, recommendationName, recommendationCodes()...),
+		Filtered:   filtered(r) || tab != "active",
+		Paging:     pagingOf(r, next),
 	})
 	return nil
+}
+
+// recommendationCodes are the rules of the catalogue that recommend something, in its order.
+func recommendationCodes() []string {
+	var out []string
+	for _, r := range finding.Catalog(finding.Filter{Kind: finding.KindRecommendation}) {
+		out = append(out, r.Code)
+	}
+	return out
 }

@@ -101,6 +101,8 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("POST /ui/alerts/{id}/approve", h.change(h.approveAlert))
 	mux.HandleFunc("POST /ui/alerts/{id}/refuse", h.change(h.refuseAlert))
 	mux.HandleFunc("GET /ui/recommendations", h.page(h.recommendations))
+	mux.HandleFunc("GET /ui/catalog", h.page(h.catalog))
+	mux.HandleFunc("GET /ui/catalog/{code}", h.page(h.catalogEntry))
 	mux.HandleFunc("GET /ui/baselines", h.page(h.baselines))
 	mux.HandleFunc("GET /ui/baselines/{id}", h.page(h.baseline))
 	mux.HandleFunc("GET /ui/baselines/{id}/versions/{n}", h.page(h.baselineVersion))

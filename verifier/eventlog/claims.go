@@ -23,6 +23,9 @@ type Claims struct {
 	SecureBootEffective *bool `json:"secure_boot_effective"`
 	// FirmwareDebugger says that firmware measured a debugger ("UEFI Debug Mode" in PCR 7).
 	FirmwareDebugger *bool `json:"firmware_debugger"`
+	// DMAProtectionDisabled says that firmware measured its protection against DMA to be off ("DMA Protection
+	// Disabled" in PCR 7). It is true or nil: firmware that does not know of the protection measures nothing either.
+	DMAProtectionDisabled *bool `json:"dma_protection_disabled"`
 
 	PK  *SignatureDatabase `json:"pk"`
 	KEK *SignatureDatabase `json:"kek"`
@@ -39,8 +42,11 @@ type Claims struct {
 	MOKList []NamedDigest `json:"mok_list"`
 	Kernel  *NamedDigest  `json:"kernel"`
 	Initrd  []NamedDigest `json:"initrd"`
-	// KernelCmdline is the command line as the kernel shows it in /proc/cmdline.
-	KernelCmdline *string `json:"kernel_cmdline"`
+	// KernelCmdline is the command line as the kernel shows it in /proc/cmdline. Where the log does not tell which of
+	// several was the kernel's, it is nil, and KernelCmdlineCandidates has those that were measured: whoever can extend a
+	// PCR later can add one, but take none away.
+	KernelCmdline           *string  `json:"kernel_cmdline"`
+	KernelCmdlineCandidates []string `json:"kernel_cmdline_candidates,omitempty"`
 	// UKI says whether systemd-stub booted a unified kernel image.
 	UKI          *bool         `json:"uki"`
 	UKISections  []NamedDigest `json:"uki_sections"`
@@ -140,8 +146,8 @@ type claimsReader struct {
 	secure  secureBootReader
 	windows windowsReader
 	command commandLineReader
-	// closed tells that the separator of a PCR was passed, wbcl that Windows' end was.
-	wbcl [24]bool
+	// wbcl tells that the separator of Windows' measurements was passed, partial that something before it was not covered.
+	wbcl, partial [24]bool
 }
 
 func (r *claimsReader) read(events []Event) {
@@ -179,6 +185,7 @@ func (r *claimsReader) read(events []Event) {
 	}
 	if r.windows.seen {
 		r.claims.Windows = &r.windows.claims
+		r.windows.claims.Complete = r.wbcl[12] && r.wbcl[13] && !r.partial[12] && !r.partial[13]
 	}
 }
 
@@ -263,6 +270,7 @@ func (r *claimsReader) late(e *Event) {
 		r.wbcl[e.PCR] = true
 		return
 	}
+	r.partial[e.PCR] = r.partial[e.PCR] || !r.wbcl[e.PCR] && !(e.Covered && isSIPA(e.Data))
 	switch {
 	case e.Covered && isSIPA(e.Data) && !r.wbcl[e.PCR]:
 		r.windows.read(e.Data)
@@ -296,7 +304,7 @@ func (r *claimsReader) section(e *Event) {
 		case ".initrd":
 			c.Initrd = append(c.Initrd, c.UKISections[n-1])
 		case ".cmdline":
-			r.command.section = e.Digests
+			r.command.sections = append(r.command.sections, e.Digests)
 		}
 	}
 }

@@ -12,6 +12,9 @@ var (
 	mokSBDisabledRT = newConstant(variableData(guidShim, "MokSBStateRT", []byte{1}))
 	mokStateOn      = newConstant([]byte{1}) // PCR 14: the value alone, its name is unproven
 	firmwareDebug   = newConstant([]byte("UEFI Debug Mode"))
+	// Microsoft, Kernel DMA Protection for OEMs: firmware measures this where the IOMMU is off until the system takes over.
+	dmaUnprotected  = newConstant([]byte("DMA Protection Disabled"))
+	dmaUnprotected0 = newConstant([]byte("DMA Protection Disabled\x00"))
 )
 
 // secureBootReader reads PCR 7 and shim's part of PCR 14, in order.
@@ -23,6 +26,7 @@ type secureBootReader struct {
 	on, off        bool // SecureBoot was measured so before the separator
 	variables      map[string]variableSeen
 	debugger       bool
+	dmaUnprotected bool
 	validationOff  bool // MokSBState = 1 in PCR 7
 	modernShim     bool // SbatLevel in PCR 7: a shim that measures all its switches there
 	stateOn        bool // a switch of shim that is on in PCR 14
@@ -46,6 +50,8 @@ func (s *secureBootReader) read(c *Claims, e *Event) {
 		s.validationOff = true
 	case firmwareDebug.is(e.Digests):
 		s.debugger = true
+	case dmaUnprotected.is(e.Digests), dmaUnprotected0.is(e.Digests):
+		s.dmaUnprotected = true
 	}
 	if !s.closed {
 		switch {
@@ -141,6 +147,9 @@ func (s *secureBootReader) finish(c *Claims, pcr14 bool) {
 	}
 	if s.closed || s.debugger {
 		c.FirmwareDebugger = pointer(s.debugger)
+	}
+	if s.dmaUnprotected {
+		c.DMAProtectionDisabled = pointer(true)
 	}
 	c.SetupMode, c.AuditMode, c.DeployedMode = s.switchOf("SetupMode"), s.switchOf("AuditMode"), s.switchOf("DeployedMode")
 	c.PK, c.KEK, c.DB, c.DBX = s.database("PK"), s.database("KEK"), s.database("db"), s.database("dbx")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -401,5 +402,34 @@ func TestUncoveredVariablesAreNotClaimed(t *testing.T) {
 	c := m.Claims()
 	if c.DB != nil || c.SetupMode != nil || c.ShimSBATLevel != nil || c.BootAuthorities != nil || len(report.Contradicted) != 4 {
 		t.Errorf("%+v, contradicted %v", c, report.Contradicted)
+	}
+}
+
+// Firmware that measures its protection against DMA to be off is believed by the digest, whatever type the log states;
+// firmware that measures nothing of the kind leaves it unknown.
+func TestDMAProtectionClaim(t *testing.T) {
+	for path, want := range map[string]bool{
+		"baremetal/guard-set-elitebook830g6-mok-baseline/eventlog.bin": true, "gce/gdc-host.bin": true, "misc/ita-binary_bios_measurements20": true,
+		"baremetal/guard-set-t480s-win10/eventlog.bin": false, "gce/debian-10.bin": false,
+	} {
+		path := filepath.Join("testdata", "eventlogs", path)
+		if got := tristate(claimsOf(t, path).DMAProtectionDisabled); got != map[bool]string{true: "on", false: "unknown"}[want] {
+			t.Errorf("%s: %s, want %t", path, got, want)
+		}
+		if !want {
+			continue
+		}
+		m, _ := measure(t, mustParse(t, path), own(mustParse(t, path)))
+		events := slices.Clone(m.Events())
+		for i := range events {
+			if events[i].PCR == 7 && string(events[i].Data) == "DMA Protection Disabled" {
+				events[i].Type, events[i].Data, events[i].Covered = EvIPL, []byte("harmless"), false
+			}
+		}
+		r := claimsReader{verified: func(int) bool { return true }, claims: &Claims{}}
+		r.read(events)
+		if got := r.claims.DMAProtectionDisabled; got == nil || !*got {
+			t.Errorf("%s: retyping the event hides it", path)
+		}
 	}
 }

@@ -183,6 +183,8 @@ func action(s string) string {
 		return "the operating system failed to take over from firmware"
 	case "UEFI Debug Mode":
 		return "a firmware debugger is enabled"
+	case "DMA Protection Disabled":
+		return "firmware does not protect memory against DMA"
 	}
 	return "action: " + s
 }

@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -21,9 +20,14 @@ const (
 	sipaKernelDebugging = 0x00050001
 	sipaCodeIntegrity   = 0x00050002
 	sipaTestSigning     = 0x00050003
+	sipaDEP             = 0x00050004
 	sipaSafeMode        = 0x00050005
 	sipaWinPE           = 0x00050006
+	sipaOSDevice        = 0x00050008
+	sipaHypervisor      = 0x0005000A
 	sipaHypervisorDebug = 0x0005000D
+	sipaDriverPolicy    = 0x0005000E
+	sipaVSMLaunch       = 0x00050012
 	sipaFlightSigning   = 0x00050021
 
 	sipaFilePath        = 0x00070001
@@ -79,7 +83,7 @@ func isSIPA(data []byte) bool {
 	}
 	known := true
 	ok := walkSIPA(data, func(depth int, id uint32, _ []byte) {
-		if category := id >> 16 & 0xFF; depth == 0 && (category == 0 || category > 0x0B) {
+		if category := id >> 16 & 0xFF; depth == 0 && (category == 0 || category > 0x0C) { // SIPAEVENTTYPE_DRTM is the last
 			known = false
 		}
 	})
@@ -105,6 +109,9 @@ func (d *decoder) windows(e *Event) meaning {
 		}
 		if id == sipaCodeIntegrity && !nonZero(value) {
 			remarks = append(remarks, "code integrity is OFF")
+		}
+		if n, ok := sipaNumber(value); ok && id == sipaDEP && dataExecution[n] == DEPAlwaysOff {
+			remarks = append(remarks, "data execution prevention is OFF")
 		}
 	})
 	m.machineSpecific = events > 0 && events == counters // and nothing beside them
@@ -135,219 +142,4 @@ func nonZero(b []byte) bool {
 		}
 	}
 	return false
-}
-
-// Windows is what the Windows boot manager and loader measured in PCR 11 to 14. A switch that was not
-// measured is nil.
-type Windows struct {
-	BootDebugging       *bool    `json:"boot_debugging"`
-	KernelDebugging     *bool    `json:"kernel_debugging"`
-	HypervisorDebugging *bool    `json:"hypervisor_debugging"`
-	TestSigning         *bool    `json:"test_signing"`
-	FlightSigning       *bool    `json:"flight_signing"`
-	CodeIntegrity       *bool    `json:"code_integrity"` // on each time it was measured
-	SafeMode            *bool    `json:"safe_mode"`
-	WinPE               *bool    `json:"win_pe"`
-	VSMRequired         *bool    `json:"vsm_required"`
-	HVCIPolicy          string   `json:"hvci_policy,omitempty"` // hex
-	BitLockerUnlock     []uint32 `json:"bitlocker_unlock"`      // FVEB_UNLOCK_FLAG of each unlocked volume
-	// BootCount and EventCount are monotonic counters of this machine.
-	BootCount  *uint64         `json:"boot_count"`
-	EventCount *uint64         `json:"event_count"`
-	ELAM       []ELAMDriver    `json:"elam"`
-	Modules    []WindowsModule `json:"modules"`
-	// ModulesOmitted is the number of modules beyond those listed.
-	ModulesOmitted int `json:"modules_omitted,omitempty"`
-}
-
-// ELAMDriver is the registration of an early-launch anti-malware driver; values are hex.
-type ELAMDriver struct {
-	Name          string `json:"name"`
-	Measured      string `json:"measured,omitempty"`
-	Configuration string `json:"configuration,omitempty"`
-	Policy        string `json:"policy,omitempty"`
-}
-
-// WindowsModule is an image that Windows loaded before its kernel ran.
-type WindowsModule struct {
-	Path         string `json:"path,omitempty"`
-	Authenticode string `json:"authenticode"` // hex
-	Size         uint64 `json:"size,omitempty"`
-	Publisher    string `json:"publisher,omitempty"`
-	Issuer       string `json:"issuer,omitempty"`
-	Serial       string `json:"serial,omitempty"`          // hex
-	Thumbprint   string `json:"thumbprint_sha1,omitempty"` // of the signer's certificate, hex
-	Validated    *bool  `json:"validated,omitempty"`
-}
-
-// The most modules and drivers that the claims list.
-const (
-	maxModules = 256
-	maxELAM    = 16
-)
-
-// windowsReader gathers the claims of proven, covered Windows events.
-type windowsReader struct {
-	claims  Windows
-	modules map[string]int // index in claims.Modules by Authenticode hash
-	module  *WindowsModule
-	elam    *ELAMDriver
-	seen    bool
-}
-
-// read takes one event.
-func (w *windowsReader) read(data []byte) {
-	w.seen = true
-	walkSIPA(data, w.event)
-	w.finish()
-}
-
-func (w *windowsReader) event(_ int, id uint32, value []byte) {
-	if id&sipaAggregation != 0 {
-		w.finish()
-		switch id {
-		case sipaModuleAggregation:
-			w.module = &WindowsModule{}
-		case sipaELAMAggregation:
-			w.elam = &ELAMDriver{}
-		}
-		return
-	}
-	category := id >> 16 & 0xFF
-	switch {
-	case category == 7 && w.module != nil:
-		w.modulePart(id, value)
-		return
-	case category == 9 && w.elam != nil:
-		w.elamPart(id, value)
-		return
-	}
-	w.finish()
-	w.setting(id, value)
-}
-
-func (w *windowsReader) setting(id uint32, value []byte) {
-	c := &w.claims
-	switch id {
-	case sipaBootDebugging:
-		ever(&c.BootDebugging, nonZero(value))
-	case sipaKernelDebugging:
-		ever(&c.KernelDebugging, nonZero(value))
-	case sipaHypervisorDebug:
-		ever(&c.HypervisorDebugging, nonZero(value))
-	case sipaTestSigning:
-		ever(&c.TestSigning, nonZero(value))
-	case sipaFlightSigning:
-		ever(&c.FlightSigning, nonZero(value))
-	case sipaSafeMode:
-		ever(&c.SafeMode, nonZero(value))
-	case sipaWinPE:
-		ever(&c.WinPE, nonZero(value))
-	case sipaCodeIntegrity:
-		always(&c.CodeIntegrity, nonZero(value))
-	case sipaVSMRequired:
-		always(&c.VSMRequired, nonZero(value))
-	case sipaHVCIPolicy:
-		if len(value) <= 16 {
-			c.HVCIPolicy = hex.EncodeToString(value)
-		}
-	case sipaBitLockerUnlock:
-		if len(value) == 4 && len(c.BitLockerUnlock) < 64 {
-			c.BitLockerUnlock = append(c.BitLockerUnlock, binary.LittleEndian.Uint32(value))
-		}
-	case sipaBootCounter:
-		counter(&c.BootCount, value)
-	case sipaEventCounter:
-		counter(&c.EventCount, value)
-	}
-}
-
-// ever keeps whether a switch was on at least once.
-func ever(p **bool, on bool) {
-	if *p == nil || on {
-		*p = &on
-	}
-}
-
-// always keeps whether a switch was on each time.
-func always(p **bool, on bool) {
-	if *p == nil || !on {
-		*p = &on
-	}
-}
-
-func counter(p **uint64, value []byte) {
-	if len(value) == 8 && *p == nil {
-		n := binary.LittleEndian.Uint64(value)
-		*p = &n
-	}
-}
-
-func (w *windowsReader) modulePart(id uint32, value []byte) {
-	m := w.module
-	switch id {
-	case sipaFilePath:
-		m.Path = sipaText(value)
-	case sipaImageSize:
-		if len(value) == 8 {
-			m.Size = binary.LittleEndian.Uint64(value)
-		}
-	case sipaAuthenticode:
-		m.Authenticode = shortHex(value)
-	case sipaIssuer:
-		m.Issuer = sipaText(value)
-	case sipaSerial:
-		m.Serial = shortHex(value)
-	case sipaPublisher:
-		m.Publisher = sipaText(value)
-	case sipaSHA1Thumbprint:
-		m.Thumbprint = shortHex(value)
-	case sipaImageValidated:
-		valid := nonZero(value)
-		m.Validated = &valid
-	}
-}
-
-func (w *windowsReader) elamPart(id uint32, value []byte) {
-	switch id {
-	case sipaELAMKeyName:
-		w.elam.Name = sipaText(value)
-	case sipaELAMConfig:
-		w.elam.Configuration = shortHex(value)
-	case sipaELAMPolicy:
-		w.elam.Policy = shortHex(value)
-	case sipaELAMMeasured:
-		w.elam.Measured = shortHex(value)
-	}
-}
-
-func sipaText(value []byte) string { return printable(utf16String(value[:min(len(value), 2*maxText)])) }
-
-// shortHex is the hex of a value of at most 64 bytes; of a longer one only its length is told.
-func shortHex(value []byte) string {
-	if len(value) > 64 {
-		return fmt.Sprintf("(%d bytes)", len(value))
-	}
-	return hex.EncodeToString(value)
-}
-
-// finish files the module or driver that was being read. The boot manager measures each module twice:
-// its hash in PCR 12, and all of it in PCR 13.
-func (w *windowsReader) finish() {
-	if m := w.module; m != nil && m.Authenticode != "" {
-		if i, known := w.modules[m.Authenticode]; !known {
-			if len(w.claims.Modules) == maxModules {
-				w.claims.ModulesOmitted++
-			} else {
-				w.modules[m.Authenticode] = len(w.claims.Modules)
-				w.claims.Modules = append(w.claims.Modules, *m)
-			}
-		} else if w.claims.Modules[i].Path == "" && m.Path != "" {
-			w.claims.Modules[i] = *m
-		}
-	}
-	if w.elam != nil && len(w.claims.ELAM) < maxELAM {
-		w.claims.ELAM = append(w.claims.ELAM, *w.elam)
-	}
-	w.module, w.elam = nil, nil
 }

@@ -8,10 +8,18 @@ import (
 // An AK certificate should be renewed before it ends. It is judged at enrolment, so its end does not fail a machine
 // that has enrolled; but nobody vouches for the key any more, and the machine cannot enrol with it again.
 var akCertificateExpiring = &Rule{
-	Code:     "ak_certificate_expiring",
-	Title:    "The attestation key's certificate should be renewed before it expires",
-	Severity: Low,
-	Citation: "RFC 5280, section 4.1.2.5 (validity); TCG TPM 2.0 Keys for Device Identity and Attestation, section 5",
+	Code:      "ak_certificate_expiring",
+	Title:     "The attestation key's certificate should be renewed before it expires",
+	Severity:  Low,
+	Area:      "tpm",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "The certificate that proves the machine's attestation key has ended, or ends within 30 days.",
+	Why:       "The key goes on being accepted after that day, but nobody vouches for it any more, and a machine that has to enrol again cannot.",
+	Needs:     []string{"inventory.key_expires_at"},
+	Citations: []Citation{
+		{"RFC 5280", "section 4.1.2.5 (validity)", "https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.5"},
+		{"TCG TPM 2.0 Keys for Device Identity and Attestation 1.0", "section 5", "https://trustedcomputinggroup.org/resource/tpm-2-0-keys-for-device-identity-and-attestation/"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Let the issuer renew the certificate: a cloud writes a new one to the machine's NV index when it is stopped and started; a CA of your own has to be asked.",

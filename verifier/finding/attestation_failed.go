@@ -11,11 +11,18 @@ import (
 // vTPM is on and the agent is installed, and says which of the two reasons it was. A confidential VM that attests
 // without a TPM has its hardware report in place of one. It ends with the next appraisal that does not fail.
 var attestationFailed = &Rule{
-	Code:     "attestation_failed",
-	Title:    "Attestation failed for your virtual machine",
-	Severity: Medium,
-	Citation: "RFC 9334, section 8.4 (Attestation Results)",
-	Steps:    attestationSteps,
+	Code:      "attestation_failed",
+	Title:     "Attestation failed for your virtual machine",
+	Severity:  Medium,
+	Area:      "attestation",
+	Kinds:     []Kind{KindAlert},
+	Condition: "An appraisal of the machine is contraindicated, its TPM is on (or its hardware report stands in for one) and its agent is installed.",
+	Why:       "Either what booted is not what was expected, or the evidence is not proven to be this machine's: untrusted code may run, or somebody may answer in the machine's place.",
+	Needs:     []string{"verdict", "inventory.vtpm", "inventory.agent_installed"},
+	Citations: []Citation{
+		{"RFC 9334 (RATS Architecture)", "section 8.4 (Attestation Results)", "https://www.rfc-editor.org/rfc/rfc9334#section-8.4"},
+	},
+	Steps: attestationSteps,
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		a := in.Appraisal
 		if a == nil || !in.Machine.NoTPM && !isTrue(in.vtpm()) || !isTrue(in.agent()) {

@@ -18,10 +18,17 @@ const (
 // rules. It is raised by whoever finds a deadline missed
 // (Missing, MissingTogether), since no appraisal shows that evidence is missing.
 var attestationMissing = &Rule{
-	Code:     CodeAttestationMissing,
-	Title:    "Attestation evidence is missing",
-	Severity: Medium,
-	Citation: "RFC 9334, section 10 (Freshness)",
+	Code:      CodeAttestationMissing,
+	Title:     "Attestation evidence is missing",
+	Severity:  Medium,
+	Area:      "attestation",
+	Kinds:     []Kind{KindAlert},
+	Condition: "The machine has not attested within its interval, the policy's grace (then the assessment is Unhealthy, cause stale) and the policy's delay.",
+	Why:       "Nothing is known of a machine that is silent: it may be off, cut off, or kept from telling what it runs.",
+	Needs:     []string{"history.deadlines", "policy.attestation_interval_seconds"},
+	Citations: []Citation{
+		{"RFC 9334 (RATS Architecture)", "section 10 (Freshness)", "https://www.rfc-editor.org/rfc/rfc9334#section-10"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Find out whether the machine runs. One that was retired should be released: `assay machines release <id>`.",

@@ -12,10 +12,17 @@ import (
 // version is in grace its verdict is affirming all the same; a machine that has not moved yet is no concern. It ends
 // with the evidence that a version matches which is no older than the newest that the machine has had.
 var baselineRollback = &Rule{
-	Code:     "baseline_rollback",
-	Title:    "A machine went back to an older version of its baseline",
-	Severity: Medium,
-	Citation: "NIST SP 800-193, section 4.2.1.3 (rollback protection of firmware updates)",
+	Code:      "baseline_rollback",
+	Title:     "A machine went back to an older version of its baseline",
+	Severity:  Medium,
+	Area:      "baseline",
+	Kinds:     []Kind{KindAlert},
+	Condition: "Genuine evidence matches an older version of a baseline than one that affirmed the machine before.",
+	Why:       "Old software is what an attacker puts back for its known holes; and a machine that fell back by mistake has them all the same.",
+	Needs:     []string{"verdict", "history.baseline_matches"},
+	Citations: []Citation{
+		{"NIST SP 800-193", "section 4.2.1.3 (rollback protection of firmware updates)", "https://doi.org/10.6028/NIST.SP.800-193"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Ask whether somebody set the machine back on purpose: a restored snapshot or disk image, an older entry chosen in the boot menu, a failed update.",

@@ -8,9 +8,6 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// FleetRules are what the store finds over the machines of a tenant: no appraisal, which sees one machine, can.
-var FleetRules = []*Rule{identityConflict, rollbackDetected}
-
 // ConflictKind is what was seen of two machines that cannot both be what they say, or of one TPM with two histories.
 type ConflictKind string
 

@@ -9,10 +9,18 @@ import (
 // was revoked since. It is asked of machines whose db trusts Microsoft, for whom the list is made, and where Secure
 // Boot is not off.
 var dbxOutdated = &Rule{
-	Code:     "dbx_outdated",
-	Title:    "The forbidden signature database (dbx) should be up to date",
-	Severity: Medium,
-	Citation: "UEFI 2.10, section 32.4.1 (forbidden signature database); NIST SP 800-147, section 3.1",
+	Code:      "dbx_outdated",
+	Title:     "The forbidden signature database (dbx) should be up to date",
+	Severity:  Medium,
+	Area:      "secure_boot",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "Secure Boot is not proven to be off, db trusts Microsoft, and the measured dbx lacks entries of the official list or holds older security versions.",
+	Why:       "Until the list is there, whoever can write to the boot disk can start a boot loader that was revoked since, and run anything behind it.",
+	Needs:     []string{"claims.dbx", "claims.db", "claims.secure_boot", "collateral.revocations"},
+	Citations: []Citation{
+		{"UEFI Specification 2.10", "section 32.4.1 (forbidden signature database)", "https://uefi.org/specs/UEFI/2.10/32_Secure_Boot_and_Driver_Signing.html"},
+		{"NIST SP 800-147", "section 3.1", "https://doi.org/10.6028/NIST.SP.800-147"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Check first that nothing revoked boots (the recommendation revoked_boot_component): firmware would refuse it.",

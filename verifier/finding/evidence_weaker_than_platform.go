@@ -10,10 +10,17 @@ import (
 // A machine should send the strongest evidence that its platform can give. A confidential VM whose key no hardware
 // report binds is, to whoever relies on the verdict, as good as any other VM.
 var evidenceWeakerThanPlatform = &Rule{
-	Code:     "evidence_weaker_than_platform",
-	Title:    "Machines should send the strongest evidence that their platform can give",
-	Severity: Medium,
-	Citation: "RFC 9334, section 3.2 (layered attestation)",
+	Code:      "evidence_weaker_than_platform",
+	Title:     "Machines should send the strongest evidence that their platform can give",
+	Severity:  Medium,
+	Area:      "attestation",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "Genuine evidence of a confidential VM is not bound to its hardware; or a machine on Google Cloud enrolled without the certificate that names its instance.",
+	Why:       "What the platform could prove and the evidence does not, a relying party has to take on trust: a confidential VM without a bound report is worth as much as any other VM.",
+	Needs:     []string{"verdict", "claims.platform", "inventory.security_type", "inventory.platform"},
+	Citations: []Citation{
+		{"RFC 9334 (RATS Architecture)", "section 3.2 (layered attestation)", "https://www.rfc-editor.org/rfc/rfc9334#section-3.2"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"On Azure confidential VMs the agent reads the HCL report from NV index 0x01400001 and the VCEK, or for TDX the TD quote, from the instance metadata service; other clients send them as `platform_evidence` of type `azure_hcl`.",

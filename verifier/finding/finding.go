@@ -45,6 +45,8 @@ type Machine struct {
 	KeyExpiresAt *time.Time
 	// PlatformEvidence is the type of its last genuine hardware evidence; empty if there was none.
 	PlatformEvidence string
+	// Endorsement is what is known of the TPM that its key was proved to be in; nil if nothing is.
+	Endorsement *Endorsement
 	// InstanceProven: an AK certificate proves which instance of its cloud it is.
 	InstanceProven bool
 }
@@ -62,7 +64,28 @@ type Input struct {
 	Rollbacks []Rollback
 	// Silent is the deadline that the machine missed; nil where it missed none. There is no appraisal then.
 	Silent *Silence
-	Now    time.Time
+	// Fleet is what the other machines of the tenant show; nil where nobody asked.
+	Fleet *Fleet
+	// Baselines are those that cover the machine; nil where nobody asked.
+	Baselines *Baselines
+	Now       time.Time
+}
+
+// Baselines are what is known of the baselines that cover a machine.
+type Baselines struct {
+	// Valid are the versions that are valid now, and Withdrawn the names of the baselines that have none any more.
+	Valid     []BaselineVersion `json:"valid"`
+	Withdrawn []string          `json:"withdrawn"`
+}
+
+// BaselineVersion is a valid version of a baseline that covers the machine.
+type BaselineVersion struct {
+	Name    string `json:"name"` // of the baseline
+	Version int    `json:"version"`
+	// Learned: the policy took it from the machine's first boot; no person made it.
+	Learned bool `json:"learned"`
+	// Until is when its validity ends; nil for no end.
+	Until *time.Time `json:"until"`
 }
 
 // AssessmentStatus is Healthy, Unhealthy or NotApplicable.

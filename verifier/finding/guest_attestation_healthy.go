@@ -8,11 +8,19 @@ import (
 // every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
 // says what the others lack. Of a machine that is silent past its deadline the last appraisal does not count any more.
 var guestAttestationHealthy = &Rule{
-	Code:     CodeGuestAttestationHealthy,
-	Title:    "Guest attestation status should be healthy",
-	Severity: Medium,
-	Citation: "RFC 9334, section 8.4 (Attestation Results); draft-ietf-rats-ar4si, section 2.3.2",
-	Steps:    attestationSteps,
+	Code:      CodeGuestAttestationHealthy,
+	Title:     "Guest attestation status should be healthy",
+	Severity:  Medium,
+	Area:      "attestation",
+	Kinds:     []Kind{KindAssessment},
+	Condition: "The last appraisal is not affirming.",
+	Why:       "It is the one word on whether the machine is what it should be; everything else explains it.",
+	Needs:     []string{"verdict"},
+	Citations: []Citation{
+		{"RFC 9334 (RATS Architecture)", "section 8.4 (Attestation Results)", "https://www.rfc-editor.org/rfc/rfc9334#section-8.4"},
+		{"draft-ietf-rats-ar4si", "section 2.3.2", "https://datatracker.ietf.org/doc/draft-ietf-rats-ar4si/"},
+	},
+	Steps: attestationSteps,
 	evaluate: func(r *Rule, in *Input, out *Result) {
 		a := in.Appraisal
 		if in.Silent != nil {

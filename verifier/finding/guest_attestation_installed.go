@@ -3,10 +3,17 @@ package finding
 // R2: the attestation agent should be installed where Secure Boot and vTPM are already on: attestation
 // is then only one step away. It is asked of single machines and of members of scale sets alike.
 var guestAttestationInstalled = &Rule{
-	Code:     "guest_attestation_installed",
-	Title:    "Guest attestation agent should be installed on supported Windows/Linux virtual machines",
-	Severity: Low,
-	Citation: "RFC 9334, section 3 (Attester)",
+	Code:      "guest_attestation_installed",
+	Title:     "Guest attestation agent should be installed on supported Windows/Linux virtual machines",
+	Severity:  Low,
+	Area:      "attestation",
+	Kinds:     []Kind{KindAssessment, KindRecommendation},
+	Condition: "Secure Boot and vTPM are on, the operating system is Linux or Windows, and no agent reports.",
+	Why:       "Everything that attestation needs is there, and nobody looks: what the machine boots is checked by no one.",
+	Needs:     []string{"inventory.secure_boot", "inventory.vtpm", "inventory.agent_installed", "inventory.os"},
+	Citations: []Citation{
+		{"RFC 9334 (RATS Architecture)", "section 3 (Attester)", "https://www.rfc-editor.org/rfc/rfc9334#section-3"},
+	},
 	Steps: map[string][]string{
 		"": {"Make a join token: `POST /v1/join-tokens`, for a scale set with its name, so that its members are recognised."},
 		"linux": {

@@ -9,10 +9,19 @@ import "fmt"
 // It ends by itself when a key of the pair was replaced or revoked, or when the evidence of both does not show it any
 // more; an attempt to enrol, and a relayed quote, are over when somebody closes the alert.
 var identityConflict = &Rule{
-	Code:     "identity_conflict",
-	Title:    "Two machines claim one identity",
-	Severity: High,
-	Citation: "TPM 2.0 Part 1, section 9.4.3.2 (identity of the root of trust for reporting); Part 3, section 18.4 (TPM2_Quote)",
+	Code:      "identity_conflict",
+	Title:     "Two machines claim one identity",
+	Severity:  High,
+	Area:      "fleet",
+	Kinds:     []Kind{KindAlert},
+	Condition: "One endorsement key, attestation key, virtual machine or boot log stands behind two machines of the tenant, or a quote of one answers for the other.",
+	Why:       "One of the two answers for something that it is not: a clone, a relayed quote, or an inventory that has the same machine twice.",
+	Needs:     []string{"fleet.identities", "history.evidence"},
+	FoundBy:   "The job fleet-detection, over all machines of the tenant, and the enrolment that is refused.",
+	Citations: []Citation{
+		{"TPM 2.0 Library Part 1", "section 9.4.3.2 (identity of the root of trust for reporting)", "https://trustedcomputinggroup.org/resource/tpm-library-specification/"},
+		{"TPM 2.0 Library Part 3", "section 18.4 (TPM2_Quote)", "https://trustedcomputinggroup.org/resource/tpm-library-specification/"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Compare the two machines shown here: which of them is meant to have this identity, and is the other known at all?",

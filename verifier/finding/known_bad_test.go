@@ -31,65 +31,6 @@ func knownBadOf(t testing.TB, path string, set *revocations.Set) string {
 	return out
 }
 
-// What the shipped data says of each real boot log, and why it is true. What is not here has nothing of the kind.
-var knownBadTable = map[string]string{
-	// Secure Boot with Microsoft's certificates of 2011 alone and a dbx of its day; shim at its first level.
-	"eventlogs/baremetal/guard-set-elitebook830g6-mok-baseline": "DKS",
-	"eventlogs/baremetal/guard-set-elitebook830g6-mokx-added":   "DKS",
-	// Windows whose boot manager the Production PCA of 2011 verified: CVE-2023-24932, an optional revocation.
-	"eventlogs/baremetal/guard-set-t480s-win10":                 "R(medium)DK",
-	"eventlogs/baremetal/guard-tpm12_windows_lenovo_x1carbonv3": "R(medium)DK",
-	"quotes/guard-dell-r340-win2019-a":                          "R(medium)DK",
-	"quotes/guard-supermicro-win2022-a":                         "R(medium)", // its firmware does not measure db
-	// Shims of 2018 to 2021 that dbx revoked in 2020 and 2021 (BootHole and what followed).
-	"eventlogs/gce/rhel8-uefi.bin":                  "R(high)DK",
-	"eventlogs/gce/ubuntu-1804-amd-sev.bin":         "R(high)", // Secure Boot is off
-	"eventlogs/misc/goattest-sb_cert_eventlog":      "R(high)DK",
-	"eventlogs/misc/keylime-mb_log.bin":             "R(high)DK",
-	"eventlogs/misc/tpm2-tools-event-bootorder.bin": "R(high)", // Secure Boot is off
-	"eventlogs/misc/tpm2-tools-event-postcode.bin":  "R(high)DK",
-	// Nothing revoked, but an old dbx and the certificates of 2011.
-	"eventlogs/gce/debian-10.bin":             "DK",
-	"quotes/goattest-windows-gce-shielded-vm": "DK",
-	"quotes/guard-haruhi-gentoo-a":            "DK",
-	"quotes/guard-haruhi-gentoo-b":            "DK",
-	// The project's own: OVMF's keys of Microsoft of 2011 and an empty dbx.
-	"boots/cmdline":          "DK",
-	"boots/grubcfg-tampered": "DK",
-	"boots/hw-changed":       "DK",
-	"boots/ima-critical":     "DK",
-	"boots/ima-ng":           "DK",
-	"boots/ima-tcb-1":        "DK",
-	"boots/ima-tcb-2":        "DK",
-	"boots/initrd-tampered":  "DK",
-	"boots/mok-signed":       "DK",
-	"boots/sb-on-1":          "DK",
-	"boots/sb-on-2":          "DK",
-	"boots/sb-on-otherbox":   "DK",
-	"boots/sb-on-sha384bank": "DK",
-	"boots/unlogged-extend":  "DK",
-}
-
-func TestKnownBadOfRealLogs(t *testing.T) {
-	set, err := revocations.Shipped()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := map[string]bool{}
-	for _, path := range boottest.Specimens(t, "../..") {
-		name := boottest.Name(path)
-		seen[name] = true
-		if got := knownBadOf(t, path, set); got != knownBadTable[name] {
-			t.Errorf("%q: %q,", name, got)
-		}
-	}
-	for name := range knownBadTable {
-		if !seen[name] {
-			t.Errorf("%s is no specimen", name)
-		}
-	}
-}
-
 // A digest that is added later makes a finding of a boot that had none, and takes no other away.
 func TestAddedEntryIsFound(t *testing.T) {
 	const golden = "../../integration/testdata/boots/sb-on-1/evidence/binary_bios_measurements"

@@ -11,10 +11,18 @@ import (
 // machine that boots one itself can be made to run anything. What only an optional revocation names is less pressing:
 // its vendor leaves it to each administrator when to apply it.
 var revokedBootComponent = &Rule{
-	Code:     "revoked_boot_component",
-	Title:    "Machines should not boot components that have been revoked",
-	Severity: High,
-	Citation: "UEFI 2.10, section 32.4.1 (forbidden signature database); rhboot/shim, SBAT.md",
+	Code:      "revoked_boot_component",
+	Title:     "Machines should not boot components that have been revoked",
+	Severity:  High,
+	Area:      "secure_boot",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "The digest or the signer of an image that booted is on the official revocation lists (dbx, its advisories), or on the tenant's.",
+	Why:       "A revoked boot loader has a known hole: behind it anything can run, and Secure Boot says that all is well.",
+	Needs:     []string{"claims.boot_loaders", "claims.drivers", "claims.boot_authorities", "collateral.revocations"},
+	Citations: []Citation{
+		{"UEFI Specification 2.10", "section 32.4.1 (forbidden signature database)", "https://uefi.org/specs/UEFI/2.10/32_Secure_Boot_and_Driver_Signing.html"},
+		{"rhboot/shim, SBAT.md", "SBAT", "https://github.com/rhboot/shim/blob/main/SBAT.md"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Update the named component: install the pending updates of the boot loader (shim, GRUB, Windows boot manager) or the firmware of the card, and boot again.",

@@ -10,10 +10,19 @@ import "fmt"
 // It does not end by genuine evidence, since of two copies one stays genuine: it ends when the key is replaced or revoked,
 // or when somebody closes it.
 var rollbackDetected = &Rule{
-	Code:     "rollback_detected",
-	Title:    "A TPM's history went back or forked",
-	Severity: High,
-	Citation: "TPM 2.0 Part 1, section 36 (timing components: Clock, resetCount, restartCount, Safe); Part 3, section 24.6 (TPM2_Clear)",
+	Code:      "rollback_detected",
+	Title:     "A TPM's history went back or forked",
+	Severity:  High,
+	Area:      "fleet",
+	Kinds:     []Kind{KindAlert},
+	Condition: "The clock or a counter of a machine's TPM went back, or its history goes on from two places at once.",
+	Why:       "The TPM's state was put back or copied: what was proved since is forgotten, and its keys and sealed secrets are in two places.",
+	Needs:     []string{"history.boots", "history.clock"},
+	FoundBy:   "The job fleet-detection, over all quotes of one attestation key.",
+	Citations: []Citation{
+		{"TPM 2.0 Library Part 1", "section 36 (timing components: Clock, resetCount, restartCount, Safe)", "https://trustedcomputinggroup.org/resource/tpm-library-specification/"},
+		{"TPM 2.0 Library Part 3", "section 24.6 (TPM2_Clear)", "https://trustedcomputinggroup.org/resource/tpm-library-specification/"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Ask whether somebody restored a snapshot or a backup of the machine, migrated it, cleared its TPM or updated the TPM's firmware at the time shown.",

@@ -4,21 +4,7 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// Rule is one thing that is asked of every machine. To add a rule, write its file, list it in Rules and
-// put a passing and a failing specimen into testdata/<code>/.
-type Rule struct {
-	Code     string
-	Title    string // the display name of what it raises
-	Severity Severity
-	Citation string // the text that demands it
-	// Steps tell how to put it right, by operating system ("linux", "windows"); "" is for both.
-	Steps map[string][]string
-	// evaluate adds to the result what follows from the input. It says nothing where the input leaves
-	// the question open.
-	evaluate func(*Rule, *Input, *Result)
-}
-
-// Rules are all rules, in the order in which they are evaluated and listed.
+// Rules are all rules, in the order in which they are evaluated.
 var Rules = []*Rule{
 	secureBootEnabled,
 	vtpmEnabled,
@@ -30,6 +16,21 @@ var Rules = []*Rule{
 	trustedBootComponents,
 	kernelModuleSignatures,
 	kernelModuleRefused,
+	kernelLockdownOff,
+	kernelCommandLineDangerous,
+	imaOff,
+	baselineMissing,
+	baselineLearned,
+	baselineExpiring,
+	windowsDebugging,
+	windowsTestSigning,
+	windowsCodeIntegrityOff,
+	windowsELAMOff,
+	windowsVBSOff,
+	windowsDEPOff,
+	windowsRepairMode,
+	windowsBootDevice,
+	windowsBitLocker,
 	teeTCBOutOfDate,
 	teeCollateralExpiring,
 	teeDebugEnabled,
@@ -40,62 +41,34 @@ var Rules = []*Rule{
 	dbxOutdated,
 	secureBootCertificates2011,
 	sbatLevelOutdated,
+	secureBootSetupMode,
+	testPlatformKeys,
+	dmaProtectionDisabled,
+	firmwareDebuggerEnabled,
+	sha1BankOnly,
+	tpmFirmwareWeakness,
+	weakEndorsementKey,
+	attestationKeyFirstUse,
+	firmwareOlderThanFleet,
+	identityConflict,
+	rollbackDetected,
 }
 
-// Derive evaluates every rule.
+// About how many rules state an assessment and decide on an alert. More only cost an allocation.
+const (
+	usualAssessments = 12
+	usualAlerts      = 4
+)
+
+// Derive evaluates every rule that one evaluation can decide.
 func Derive(in Input) Result {
-	var out Result
-	for _, r := range Rules {
-		r.evaluate(r, &in, &out)
+	// Every appraisal asks every rule, and most rules decide: lists of the right size are made at once.
+	out := Result{
+		Assessments: make([]Assessment, 0, usualAssessments), EvaluatedRecommendations: make([]string, 0, len(Rules)), EvaluatedAlerts: make([]string, 0, usualAlerts),
 	}
-	return out
-}
-
-// assess states the rule's assessment.
-func (r *Rule) assess(out *Result, status AssessmentStatus, cause, description string) {
-	out.Assessments = append(out.Assessments, Assessment{
-		Code: r.Code, DisplayName: r.Title, Severity: r.Severity, Status: status, Cause: cause, Description: description,
-	})
-}
-
-// recommend asks for a change.
-func (r *Rule) recommend(in *Input, out *Result, description string) {
-	r.recommendAt(r.Severity, in, out, description)
-}
-
-// recommendAt asks for a change that is more pressing, or less, than the rule's usually are.
-func (r *Rule) recommendAt(severity Severity, in *Input, out *Result, description string) {
-	out.EvaluatedRecommendations = append(out.EvaluatedRecommendations, r.Code)
-	out.Recommendations = append(out.Recommendations, Recommendation{
-		Code: r.Code, DisplayName: r.Title, Severity: severity, Description: description, RemediationSteps: r.steps(in),
-	})
-}
-
-// settle says that there is nothing to recommend; an earlier recommendation is resolved.
-func (r *Rule) settle(out *Result) {
-	out.EvaluatedRecommendations = append(out.EvaluatedRecommendations, r.Code)
-}
-
-// alert reports what happened.
-func (r *Rule) alert(in *Input, out *Result, reason verifier.Reason, description string) {
-	out.EvaluatedAlerts = append(out.EvaluatedAlerts, r.Code)
-	out.Alerts = append(out.Alerts, Alert{
-		Code: r.Code, DisplayName: r.Title, Severity: r.Severity, Reason: reason, Description: description, RemediationSteps: r.steps(in),
-	})
-}
-
-// group says which incident the alert that was raised last belongs to.
-func (out *Result) group(g Group) { out.Alerts[len(out.Alerts)-1].Group = g }
-
-// clear says that what the alert reports is over; an earlier alert is resolved.
-func (r *Rule) clear(out *Result) { out.EvaluatedAlerts = append(out.EvaluatedAlerts, r.Code) }
-
-// steps are the remediation steps for the machine's operating system; of both where it is not known.
-func (r *Rule) steps(in *Input) []string {
-	out := append([]string{}, r.Steps[""]...)
-	for _, os := range []string{"linux", "windows"} {
-		if in.Machine.OS == os || !supportedOS(in) {
-			out = append(out, r.Steps[os]...)
+	for _, r := range Rules {
+		if r.evaluate != nil {
+			r.evaluate(r, &in, &out)
 		}
 	}
 	return out

@@ -8,10 +8,18 @@ import (
 // The SBAT level is shim's list of what it must refuse. A machine at an older level boots current software as well,
 // so this is a chance that is left to an attacker, and not a hole that is open.
 var sbatLevelOutdated = &Rule{
-	Code:     "sbat_level_outdated",
-	Title:    "The SBAT revocation level of shim should be up to date",
-	Severity: Low,
-	Citation: "rhboot/shim, SBAT.md (SbatLevel) and SbatLevel_Variable.txt",
+	Code:      "sbat_level_outdated",
+	Title:     "The SBAT revocation level of shim should be up to date",
+	Severity:  Low,
+	Area:      "secure_boot",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "Secure Boot is not proven to be off, and the SBAT level that shim measured admits generations that the newest level refuses.",
+	Why:       "Shim goes on admitting a shim or GRUB with known holes, which an attacker can bring along.",
+	Needs:     []string{"claims.shim_sbat_level", "claims.secure_boot", "collateral.revocations"},
+	Citations: []Citation{
+		{"rhboot/shim, SBAT.md", "SbatLevel", "https://github.com/rhboot/shim/blob/main/SBAT.md"},
+		{"rhboot/shim, SbatLevel_Variable.txt", "list of levels", "https://github.com/rhboot/shim/blob/main/SbatLevel_Variable.txt"},
+	},
 	Steps: map[string][]string{
 		"": {"Update shim and GRUB: a current shim raises the level by itself at the next boot."},
 		"linux": {

@@ -5,10 +5,18 @@ import "strings"
 // Microsoft's Secure Boot certificates of 2011 have ended in 2026. Firmware does not look at the date, so machines go
 // on booting; but what is signed from now on, boot loaders and updates of dbx, leads to the certificates of 2023 alone.
 var secureBootCertificates2011 = &Rule{
-	Code:     "secure_boot_certificates_2011",
-	Title:    "Machines should hold Microsoft's Secure Boot certificates of 2023",
-	Severity: Medium,
-	Citation: "Microsoft, Windows Secure Boot certificate expiration and CA updates (KB5062710); UEFI 2.10, section 32.3",
+	Code:      "secure_boot_certificates_2011",
+	Title:     "Machines should hold Microsoft's Secure Boot certificates of 2023",
+	Severity:  Medium,
+	Area:      "secure_boot",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "Secure Boot is not proven to be off, and KEK or db holds a certificate of Microsoft's of 2011 without the one of 2023 that follows it.",
+	Why:       "What is signed from now on, boot loaders and updates of dbx, leads to the certificates of 2023 alone: such a machine gets no more of them.",
+	Needs:     []string{"claims.kek", "claims.db", "claims.secure_boot", "collateral.revocations"},
+	Citations: []Citation{
+		{"Microsoft KB5062710", "Windows Secure Boot certificate expiration and CA updates", "https://support.microsoft.com/help/5062710"},
+		{"UEFI Specification 2.10", "section 32.3", "https://uefi.org/specs/UEFI/2.10/32_Secure_Boot_and_Driver_Signing.html"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Install the newest firmware of the machine, or in a cloud create it anew from a current image: many bring the certificates.",

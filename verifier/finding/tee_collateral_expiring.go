@@ -11,10 +11,18 @@ import (
 // Intel's TCB info) ends on a day that is known long before: then the report cannot be proven any more, or less of
 // it is checked.
 var teeCollateralExpiring = &Rule{
-	Code:     "tee_collateral_expiring",
-	Title:    "Collateral of hardware reports should be renewed before it expires",
-	Severity: Low,
-	Citation: "RFC 5280, section 5.1.2.5 (nextUpdate) and section 4.1.2.5 (validity); Intel PCS API v4, TCB info (nextUpdate)",
+	Code:      "tee_collateral_expiring",
+	Title:     "Collateral of hardware reports should be renewed before it expires",
+	Severity:  Low,
+	Area:      "tee",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "The first certificate, CRL or TCB info that a hardware report was proven with ends within 30 days (Intel's: 15 days); medium within 7 days.",
+	Why:       "When it has ended the report is proven with less, or not at all, and a machine whose assurance rests on it fails.",
+	Needs:     []string{"claims.platform", "collateral.tee"},
+	Citations: []Citation{
+		{"RFC 5280", "section 5.1.2.5 (nextUpdate)", "https://www.rfc-editor.org/rfc/rfc5280#section-5.1.2.5"},
+		{"Intel Provisioning Certification Service API v4", "TCB info (nextUpdate)", "https://api.portal.trustedservices.intel.com/content/documentation.html"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Where the service may reach the vendors, turn on the job that fetches collateral: it renews it before it ends.",

@@ -3,10 +3,17 @@ package finding
 // The serial console of a confidential VM is a way in and out of it that its host carries. On Azure it is on unless
 // it was turned off, so this is a low recommendation, and no sign of anything wrong.
 var teeConsoleEnabled = &Rule{
-	Code:     "tee_console_enabled",
-	Title:    "The serial console of confidential virtual machines should be disabled where it is not needed",
-	Severity: Low,
-	Citation: "Azure confidential VM guest attestation, runtime data (vm-configuration, console-enabled)",
+	Code:      "tee_console_enabled",
+	Title:     "The serial console of confidential virtual machines should be disabled where it is not needed",
+	Severity:  Low,
+	Area:      "tee",
+	Kinds:     []Kind{KindRecommendation},
+	Condition: "The paravisor of a confidential VM says that the serial console is enabled.",
+	Why:       "What is written to the console, and who logs in there, passes through the host in the clear, and the host is what a confidential VM is to be protected from.",
+	Needs:     []string{"claims.platform"},
+	Citations: []Citation{
+		{"Azure confidential VM guest attestation", "runtime data (vm-configuration, console-enabled)", "https://learn.microsoft.com/azure/confidential-computing/guest-attestation-confidential-virtual-machines-design"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"On Azure the console is on by default. If nobody needs it, turn boot diagnostics (and with it the serial console) off for the machine, or for the subscription, and start the machine again.",

@@ -3,10 +3,18 @@ package finding
 // A confidential VM should not be open to debugging. The default policy refuses such a machine; one that a policy
 // admits all the same keeps no secret from its host, and stays a finding.
 var teeDebugEnabled = &Rule{
-	Code:     "tee_debug_enabled",
-	Title:    "Debugging should be disabled on confidential virtual machines",
-	Severity: High,
-	Citation: "AMD 56860 (SEV-SNP ABI), section 4.3 (guest policy, DEBUG); Intel TDX Module ABI, ATTRIBUTES (TUD.DEBUG)",
+	Code:      "tee_debug_enabled",
+	Title:     "Debugging should be disabled on confidential virtual machines",
+	Severity:  High,
+	Area:      "tee",
+	Kinds:     []Kind{KindAssessment, KindRecommendation},
+	Condition: "The hardware report says that the guest may be debugged.",
+	Why:       "The host of such a guest can read and change its memory: nothing in it is confidential, whatever the rest of the evidence says.",
+	Needs:     []string{"claims.platform"},
+	Citations: []Citation{
+		{"AMD 56860, SEV-SNP Firmware ABI", "section 4.3 (guest policy, DEBUG)", "https://www.amd.com/content/dam/amd/en/documents/developer/56860.pdf"},
+		{"Intel TDX Module ABI Specification", "ATTRIBUTES (TUD.DEBUG)", "https://www.intel.com/content/www/us/en/developer/tools/trust-domain-extensions/documentation.html"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Treat every secret that was ever given to this machine as known to whoever runs its host.",

@@ -4,10 +4,18 @@ package finding
 // the processor is to protect. AMD's word is the TCB that the platform has committed to, and what the policy
 // recommends; Intel's is the status in its TCB info.
 var teeTCBOutOfDate = &Rule{
-	Code:     "tee_tcb_out_of_date",
-	Title:    "The trusted computing base of confidential virtual machines should be up to date",
-	Severity: Medium,
-	Citation: "AMD 56860 (SEV-SNP ABI), section 2.2 (TCB_VERSION); Intel PCS API v4, TCB info (tcbStatus, advisoryIDs)",
+	Code:      "tee_tcb_out_of_date",
+	Title:     "The trusted computing base of confidential virtual machines should be up to date",
+	Severity:  Medium,
+	Area:      "tee",
+	Kinds:     []Kind{KindAssessment, KindRecommendation},
+	Condition: "The report's TCB is below what the platform has committed to or the policy recommends (AMD), or Intel's TCB info calls it out of date.",
+	Why:       "Firmware and microcode with known weaknesses can give away what the processor is to protect.",
+	Needs:     []string{"claims.platform", "policy.platform_evidence", "collateral.tee"},
+	Citations: []Citation{
+		{"AMD 56860, SEV-SNP Firmware ABI", "section 2.2 (TCB_VERSION)", "https://www.amd.com/content/dam/amd/en/documents/developer/56860.pdf"},
+		{"Intel Provisioning Certification Service API v4", "TCB info (tcbStatus, advisoryIDs)", "https://api.portal.trustedservices.intel.com/content/documentation.html"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"In a cloud, the provider updates the host: stop and deallocate the machine and start it again, so that it comes up on an updated host; if the finding stays, ask the provider for its schedule of firmware updates.",

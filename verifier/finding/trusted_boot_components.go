@@ -11,10 +11,18 @@ import (
 // where Secure Boot was effective and so checked each signature; and it is not where a deviation names
 // something that runs, or shim was told not to check.
 var trustedBootComponents = &Rule{
-	Code:     "trusted_boot_components",
-	Title:    "Virtual machines should be running only signed and trusted boot components",
-	Severity: Low,
-	Citation: "TCG PC Client Platform Firmware Profile 1.06, section 3.3.4; NIST SP 800-155, section 3",
+	Code:      "trusted_boot_components",
+	Title:     "Virtual machines should be running only signed and trusted boot components",
+	Severity:  Low,
+	Area:      "secure_boot",
+	Kinds:     []Kind{KindAssessment, KindRecommendation},
+	Condition: "A deviation from the baseline names something that runs in the boot, or shim was told not to check signatures.",
+	Why:       "Whatever runs in the boot can change everything that comes after it, the operating system's own defences included.",
+	Needs:     []string{"verdict", "claims.secure_boot_effective", "claims.shim_validation_disabled", "baseline"},
+	Citations: []Citation{
+		{"TCG PC Client Platform Firmware Profile 1.06", "section 3.3.4 (PCR usage)", "https://trustedcomputinggroup.org/resource/pc-client-specific-platform-firmware-profile-specification/"},
+		{"NIST SP 800-155", "section 3", "https://csrc.nist.gov/pubs/sp/800/155/ipd"},
+	},
 	Steps: map[string][]string{
 		"": {
 			"Read the deviations of the last verdict: they name each component that is not the expected one.",

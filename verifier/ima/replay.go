@@ -77,7 +77,7 @@ func (l *List) Replay(quoted map[tpm.HashAlg][]byte, from *State) (next State, r
 	if from == nil {
 		from = &State{}
 	}
-	next = State{Entries: from.Entries, PCR: maps.Clone(from.PCR), Padded: maps.Clone(from.Padded)}
+	next = State{Entries: from.Entries, PCR: maps.Clone(from.PCR), Padded: maps.Clone(from.Padded), Modsig: from.Modsig}
 	rep = Report{First: from.Entries}
 	if len(quoted) == 0 {
 		rep.Detail = "no quote covers PCR 10"
@@ -112,6 +112,7 @@ func (l *List) Replay(quoted map[tpm.HashAlg][]byte, from *State) (next State, r
 	rep.Detail = fmt.Sprintf("%d entries give the quoted PCR 10; %d are later than the quote", rep.First+rep.Matched, rep.Beyond)
 
 	next.Entries += rep.Matched
+	next.Modsig = next.Modsig || l.hasModsig(rep.Matched)
 	next.PCR = make(map[string][]byte, len(runs))
 	next.Padded = make(map[string]bool, len(runs))
 	for _, r := range runs {
@@ -125,6 +126,17 @@ func (l *List) Replay(quoted map[tpm.HashAlg][]byte, from *State) (next State, r
 		}
 	}
 	return next, rep
+}
+
+// hasModsig tells whether one of the first n entries carries an appended signature.
+func (l *List) hasModsig(n int) bool {
+	for i := range l.recs[:n] {
+		rec := &l.recs[i]
+		if rec.pcr == PCR && templates[rec.template].name == "ima-modsig" && rec.flags&flagViolation == 0 && len(l.view(rec).modsig) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // conclude joins the banks: one that fails fails all, and all that pass must agree.

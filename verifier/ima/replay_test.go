@@ -317,3 +317,35 @@ func TestViolations(t *testing.T) {
 		t.Errorf("%+v", rep)
 	}
 }
+
+// That a kernel collects appended signatures is known from the first proven entry that has one, and for the rest of the
+// boot; an entry that the quote does not prove shows nothing.
+func TestCollectedSignaturesAreRemembered(t *testing.T) {
+	le := binary.LittleEndian
+	digest := append([]byte("sha256:\x00"), bytes.Repeat([]byte{0x11}, 32)...)
+	module := func(name string, signature []byte) measured {
+		return measured{pcr: 10, template: "ima-modsig", fields: [][]byte{digest, []byte(name + "\x00"), {}, digest, signature}}
+	}
+	unsigned, signed, file := module("/m/a.ko", nil), module("/m/b.ko", []byte{9}), ng("sha256", bytes.Repeat([]byte{1}, 32), "/bin/sh")
+	quoted := func(entries ...measured) map[tpm.HashAlg][]byte {
+		return map[tpm.HashAlg][]byte{tpm.SHA256: extend(tpm.SHA256, false, le, entries)}
+	}
+	for name, c := range map[string]struct {
+		list, proven []measured
+		want         bool
+	}{
+		"none signed":                 {[]measured{file, unsigned}, []measured{file, unsigned}, false},
+		"one signed":                  {[]measured{unsigned, signed}, []measured{unsigned, signed}, true},
+		"signed, but after the quote": {[]measured{unsigned, signed}, []measured{unsigned}, false},
+	} {
+		next, rep := parse(t, writeBinary(le, crypto.SHA1, c.list)).Replay(quoted(c.proven...), nil)
+		if rep.Status != ima.Pass || next.Modsig != c.want {
+			t.Errorf("%s: %+v, signatures collected: %t", name, rep, next.Modsig)
+		}
+	}
+	from, _ := parse(t, writeBinary(le, crypto.SHA1, []measured{signed})).Replay(quoted(signed), nil)
+	next, rep := parse(t, writeBinary(le, crypto.SHA1, []measured{unsigned})).Replay(quoted(signed, unsigned), &from)
+	if rep.Status != ima.Pass || !next.Modsig {
+		t.Errorf("not remembered: %+v %+v", rep, next)
+	}
+}

@@ -14,6 +14,9 @@ type State struct {
 	// SHA-1 template hash instead of the hash in the bank's own algorithm. A bank keeps its rule for the
 	// whole boot; a bank that is absent has shown no entry yet that tells the two apart.
 	Padded map[string]bool `json:"padded,omitempty"`
+	// Modsig: a proven entry of this boot carries an appended signature. IMA collects these only where its policy asks for
+	// them, so that before one was seen, an entry without says nothing.
+	Modsig bool `json:"modsig,omitempty"`
 }
 
 // ParseError tells where a list cannot be read. Line is set (from 1) for ASCII lists, Offset (in bytes)
