@@ -20,7 +20,7 @@ type IncidentsCommand struct {
 
 // IncidentsList lists incidents.
 type IncidentsList struct {
-	All      bool   `help:"Also those without open alerts."`
+	Closed   bool   `help:"Also those without open alerts."`
 	Status   string `help:"active, in_progress, dismissed or resolved."`
 	Code     string `help:"attestation_failed, ..."`
 	Severity string `help:"low, medium or high."`
@@ -30,7 +30,7 @@ type IncidentsList struct {
 
 // Run lists them.
 func (c *IncidentsList) Run(a *app) error {
-	open := !c.All && c.Status == ""
+	open := !c.Closed && c.Status == ""
 	items, all, err := fetchList[client.Incident](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListIncidentsWithResponse(a.ctx, &client.ListIncidentsParams{Limit: limit, Cursor: cursor, Status: optionalAs[client.AlertStatus](c.Status),
 			Open: &open, Code: optional(c.Code), Severity: optionalAs[client.Severity](c.Severity), Reason: optionalAs[client.FilterReason](c.Reason)})

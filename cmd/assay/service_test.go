@@ -575,7 +575,7 @@ func testIncident(s *liveService, alert string) {
 		s.t.Fatal("the alert is of no incident")
 	}
 	id := *shown.IncidentID
-	s.wants(0, []string{id}, "incidents", "--all")
+	s.wants(0, []string{id}, "incidents", "--closed")
 	s.wants(0, []string{"1 alert"}, "incidents", "comment", id, "hello")
 	s.wants(0, []string{"1 alert"}, "incidents", "in-progress", id, "--assignee", "alex")
 	s.wants(0, []string{"in_progress", "web-1", "on 1 machine of scale set web since"}, "incidents", "show", id)
