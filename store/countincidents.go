@@ -50,6 +50,7 @@ type incidentCount struct {
 	tenant uuid.UUID
 	now    time.Time
 	batch  pgx.Batch
+	told   int // events that were told: their ids go by their order
 	done   IncidentsCounted
 }
 
@@ -228,7 +229,8 @@ func (c *incidentCount) tell(kind string, i *Incident) {
 		"open_alerts": i.Open, "suppressed_alerts": i.Suppressed, "alerts": i.Episode, "suppressed": i.Open > 0 && i.Open == i.Suppressed,
 		"scale_sets": i.ScaleSets, "opened_at": i.OpenedAt.UTC().Format(time.RFC3339Nano), "reopened_count": i.ReopenedCount}
 	c.batch.Queue(`INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-		pgUUID(c.tenant), pgUUID(newID(c.now)), kind, pgUUID(i.ID), payload, c.now)
+		pgUUID(c.tenant), pgUUID(newID(c.now.Add(time.Duration(c.told)*time.Microsecond))), kind, pgUUID(i.ID), payload, c.now)
+	c.told++
 }
 
 // powerOfTen is the largest power of ten that is not above n; 0 for none.

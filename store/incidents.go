@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier"
 )
 
 // Incident is one cause and the alerts that it raised, on however many machines. Its counts are those of the last
@@ -17,7 +19,7 @@ type Incident struct {
 	Code          string
 	DisplayName   string
 	Severity      string
-	Reason        string
+	Reason        verifier.Reason
 	Title         string // what its alerts share, without the number of machines
 	Status        string // active, in_progress, dismissed, resolved
 	FirstSeenAt   time.Time
@@ -141,7 +143,7 @@ func (s *Store) IncidentMembers(ctx context.Context, tenant, id uuid.UUID, open 
 // SetIncidentStatus changes the status of all open alerts of an incident that can become that one, by hand and in one
 // transaction, and answers how many those were. ErrNotFound; *StateError where there is none.
 func (s *Store) SetIncidentStatus(ctx context.Context, tenant, id uuid.UUID, c AlertChange, now time.Time, actor Actor) (changed int, err error) {
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
+	err = s.inTxAgain(ctx, func(tx pgx.Tx) error {
 		ids, err := lockMembers(ctx, tx, tenant, id, fromOpen(c.To))
 		if err != nil {
 			return err
@@ -164,7 +166,7 @@ func (s *Store) SetIncidentStatus(ctx context.Context, tenant, id uuid.UUID, c A
 // CommentIncident adds a comment to the history of each open alert of an incident, and answers how many those were.
 // ErrNotFound; *StateError where there is none.
 func (s *Store) CommentIncident(ctx context.Context, tenant, id uuid.UUID, comment string, now time.Time, actor Actor) (commented int, err error) {
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
+	err = s.inTxAgain(ctx, func(tx pgx.Tx) error {
 		ids, err := lockMembers(ctx, tx, tenant, id, []string{"active", "in_progress"})
 		if err != nil {
 			return err
@@ -187,6 +189,18 @@ func (s *Store) CommentIncident(ctx context.Context, tenant, id uuid.UUID, comme
 		return 0, fmt.Errorf("comment an incident: %w", err)
 	}
 	return commented, nil
+}
+
+// inTxAgain is inTx for a change of many alerts: where Postgres breaks a deadlock with a group of appraisals at its cost, it
+// is done again.
+func (s *Store) inTxAgain(ctx context.Context, f func(pgx.Tx) error) error {
+	var err error
+	for range 3 {
+		if err = s.inTx(ctx, f); !isCode(err, "40P01") {
+			break
+		}
+	}
+	return err
 }
 
 // fromOpen are the open statuses from which an alert can become that one.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -173,6 +174,13 @@ func queueRaised(b *pgx.Batch, statement string, rows []alertRow) {
 	if len(rows) == 0 {
 		return
 	}
+	// In the order in which people's changes of many alerts lock them (lockMembers).
+	slices.SortStableFunc(rows, func(a, b alertRow) int {
+		if c := bytes.Compare(a.tenant[:], b.tenant[:]); c != 0 || a.machine == nil {
+			return c
+		}
+		return bytes.Compare(a.machine[:], b.machine[:])
+	})
 	n := len(rows)
 	tenants, machines, verdicts, hidden := make([]pgtype.UUID, n), make([]pgtype.UUID, n), make([]pgtype.UUID, n), make([]pgtype.UUID, n)
 	ids, events := make([]pgtype.UUID, n), make([]pgtype.UUID, n)

@@ -8,8 +8,7 @@ import (
 
 // Words of machines that are silent. They are found by the time alone, by whoever looks for deadlines that have passed.
 const (
-	CodeAttestationMissing      = "attestation_missing"
-	CodeGuestAttestationHealthy = "guest_attestation_healthy"
+	CodeAttestationMissing = "attestation_missing"
 	// CauseStale is the cause of guest_attestation_healthy while a machine is silent.
 	CauseStale = "stale"
 )

@@ -4,6 +4,9 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
+// CodeGuestAttestationHealthy is its code.
+const CodeGuestAttestationHealthy = "guest_attestation_healthy"
+
 // R3: guest attestation status should be healthy. It is issued once attestation is running, that is with
 // every appraisal, and never before the first. Only an affirming appraisal is healthy; the assessment
 // says what the others lack. Of a machine that is silent past its deadline the last appraisal does not count any more.
