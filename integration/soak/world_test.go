@@ -270,7 +270,7 @@ func (w *world) happen() {
 // strike kills connections of replicas while they are at work: whatever transaction they are in is lost, or is committed
 // and nobody is told.
 func (w *world) strike() (stop func()) {
-	if !w.plan.kills || !w.perHour(30) {
+	if !w.plan.kills || !w.perHour(6) {
 		return func() {}
 	}
 	w.killed++
@@ -404,7 +404,7 @@ func (w *world) answered(m *machine, r *attest.Result, err error) {
 		w.t.Fatalf("seed %d, %s: machine %s: %v", w.plan.seed, w.now, m.id, err)
 	}
 	var recorded bool
-	if err := w.db.QueryRow(w.t.Context(), `SELECT coalesce(run_last_at = $2, false) FROM machine_attestation_state WHERE machine_id = $1`, m.id, w.now).Scan(&recorded); err != nil {
+	if err := w.db.QueryRow(w.t.Context(), `SELECT coalesce(heard_at = $2, false) FROM machine_attestation_state WHERE machine_id = $1`, m.id, w.now).Scan(&recorded); err != nil {
 		w.t.Fatal(err)
 	}
 	if recorded {
