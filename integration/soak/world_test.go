@@ -245,7 +245,7 @@ func (w *world) happen() {
 			m.nextAt = w.now // agents attest after a boot
 		}
 	}
-	if w.plan.masses && w.perHour(0.2) {
+	if w.plan.masses && (w.perHour(0.2) || w.now.Equal(begin.Add(20*time.Minute))) { // one at least
 		set, until := fmt.Sprintf("set-%d", w.chance.IntN(4)), w.now.Add(time.Duration(20+w.chance.IntN(60))*time.Minute)
 		for _, m := range w.machines {
 			if m.scaleSet == set || set == "set-3" { // there is no such set: the whole fleet
@@ -256,7 +256,7 @@ func (w *world) happen() {
 			}
 		}
 	}
-	if w.plan.outages && w.down.Before(w.now) && w.perHour(0.2) {
+	if w.plan.outages && w.down.Before(w.now) && (w.perHour(0.2) || w.now.Equal(begin.Add(70*time.Minute))) {
 		w.down = w.now.Add(time.Duration(10+w.chance.IntN(1800)) * time.Second)
 	}
 	if w.plan.kills && w.perHour(3) { // a process that ends, and one in its place
