@@ -6,7 +6,10 @@ ALTER TABLE machine_attestation_state
     ADD COLUMN boot_id      text NOT NULL DEFAULT '',
     ADD COLUMN boot_count   bigint NOT NULL DEFAULT 0,
     ADD COLUMN last_boot_at timestamptz,
+    ADD COLUMN heard_at     timestamptz,
     ADD COLUMN stale_at     timestamptz;
+UPDATE machine_attestation_state SET heard_at = run_last_at;
+COMMENT ON COLUMN machine_attestation_state.heard_at IS 'When its last evidence was received, whatever it was worth; null before the first. Stored evidence that is judged again moves run_last_at and not this.';
 COMMENT ON COLUMN machine_attestation_state.boot_id IS 'What the agent called the boot of the last genuine evidence; empty if it said nothing.';
 COMMENT ON COLUMN machine_attestation_state.boot_count IS 'Boots that genuine evidence has shown, counted from migration 0013 on.';
 COMMENT ON COLUMN machine_attestation_state.last_boot_at IS 'When the first genuine evidence of the last of them was received; null before.';

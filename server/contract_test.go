@@ -261,12 +261,15 @@ func inventory(b *bench, m *machine) {
 	for query, n := range map[string]int{
 		"": 4, "?name=db-2": 1, "?scale_set=web": 1, "?platform=azure": 1, "?os=linux": 3, "?security_type=confidential_snp": 2,
 		"?label=env%3Dprod": 2, "?label=env": 2, "?seen_before=2020-01-01T00:00:00Z": 3, "?limit=500": 4,
+		"?stale=false": 4, "?stale=true": 0, "?silence_alert_id=" + nobody: 0,
 	} {
 		a := b.want(200, "GET", "/v1/machines"+query, b.admin, nil)
 		if items := a.json(b.t)["items"].([]any); len(items) != n {
 			b.t.Errorf("%s: %d machines, not %d", query, len(items), n)
 		}
 	}
+	b.refused("invalid_field", "stale", "GET", "/v1/machines?stale=perhaps", b.admin, nil)
+	b.refused("invalid_field", "silence_alert_id", "GET", "/v1/machines?silence_alert_id=x", b.admin, nil)
 	// Pages walk the list without a repetition.
 	seen := map[string]bool{}
 	for cursor := ""; ; {

@@ -128,7 +128,7 @@ func (c *tenantConfig) leastGrace() time.Duration {
 }
 
 // Who is locked attests at this moment, or is marked by another replica.
-const lockOverdue = `SELECT ` + machineColumns + `, st.run_last_at` + machineTables + `
+const lockOverdue = `SELECT ` + machineColumns + `, st.heard_at` + machineTables + `
 	WHERE m.tenant_id = $1 AND m.machine_id = ANY ($2::uuid[]) AND st.next_due_at <= $3 AND st.stale_at IS NULL
 	ORDER BY m.machine_id FOR NO KEY UPDATE OF m, st SKIP LOCKED`
 

@@ -121,7 +121,8 @@ func hot(rec *AppraisalRecord) (hotColumns, error) {
 // What genuine evidence leaves in the hot row; of other evidence nothing is remembered. A guest without a TPM has no
 // clock. The IMA state is of one boot: it is kept where the record brings none and the boot is the same.
 const hotAssignments = `
-	last_challenge = coalesce(u.challenge, st.last_challenge), run_last_at = GREATEST(st.run_last_at, u.at), next_due_at = u.due, stale_at = NULL,
+	last_challenge = coalesce(u.challenge, st.last_challenge), run_last_at = GREATEST(st.run_last_at, u.at), next_due_at = u.due,
+	heard_at = GREATEST(st.heard_at, u.at), stale_at = NULL,
 	last_seen_at = CASE WHEN u.genuine THEN GREATEST(st.last_seen_at, u.at) ELSE st.last_seen_at END,
 	clock_key_id = CASE WHEN u.clock IS NULL THEN st.clock_key_id ELSE u.clock_key END,
 	clock = coalesce(u.clock, st.clock), reset_count = coalesce(u.reset, st.reset_count), restart_count = coalesce(u.restart, st.restart_count),

@@ -87,7 +87,7 @@ func (w *silences) read(ctx context.Context, limits finding.SilenceLimits, outag
 	if err != nil {
 		return fmt.Errorf("read mass silences: %w", err)
 	}
-	rows, _ = w.tx.Query(ctx, `SELECT s.machine_id, m.name, m.os, m.platform, m.scale_set, m.labels, st.run_last_at, s.since, s.alert_due_at, s.silence_id
+	rows, _ = w.tx.Query(ctx, `SELECT s.machine_id, m.name, m.os, m.platform, m.scale_set, m.labels, st.heard_at, s.since, s.alert_due_at, s.silence_id
 		FROM silent_machines s JOIN machines m ON m.tenant_id = s.tenant_id AND m.machine_id = s.machine_id
 		JOIN machine_attestation_state st ON st.tenant_id = s.tenant_id AND st.machine_id = s.machine_id
 		WHERE s.tenant_id = $1 AND s.alerted_at IS NULL ORDER BY s.machine_id`, pgUUID(w.tenant))
@@ -130,7 +130,7 @@ func (w *silences) countHeard(ctx context.Context, limits finding.SilenceLimits)
 	w.heard = map[string]int{}
 	rows, _ := w.tx.Query(ctx, `SELECT m.platform, m.scale_set, coalesce(m.labels ->> 'site', ''), coalesce(m.labels ->> 'region', ''), count(*)
 		FROM machine_attestation_state st JOIN machines m USING (tenant_id, machine_id)
-		WHERE st.tenant_id = $1 AND st.run_last_at > $2 AND st.stale_at IS NULL GROUP BY 1, 2, 3, 4`, pgUUID(w.tenant), since)
+		WHERE st.tenant_id = $1 AND st.heard_at > $2 AND st.stale_at IS NULL GROUP BY 1, 2, 3, 4`, pgUUID(w.tenant), since)
 	var platform, scaleSet, site, region string
 	var n int
 	if _, err := pgx.ForEachRow(rows, []any{&platform, &scaleSet, &site, &region, &n}, func() error {

@@ -245,7 +245,7 @@ func (w *world) happen() {
 			m.nextAt = w.now // agents attest after a boot
 		}
 	}
-	if w.plan.masses && w.perHour(0.2) {
+	if w.plan.masses && (w.perHour(0.2) || w.now.Equal(begin.Add(20*time.Minute))) { // one at least
 		set, until := fmt.Sprintf("set-%d", w.chance.IntN(4)), w.now.Add(time.Duration(20+w.chance.IntN(60))*time.Minute)
 		for _, m := range w.machines {
 			if m.scaleSet == set || set == "set-3" { // there is no such set: the whole fleet
@@ -256,7 +256,7 @@ func (w *world) happen() {
 			}
 		}
 	}
-	if w.plan.outages && w.down.Before(w.now) && w.perHour(0.2) {
+	if w.plan.outages && w.down.Before(w.now) && (w.perHour(0.2) || w.now.Equal(begin.Add(70*time.Minute))) {
 		w.down = w.now.Add(time.Duration(10+w.chance.IntN(1800)) * time.Second)
 	}
 	if w.plan.kills && w.perHour(3) { // a process that ends, and one in its place
@@ -270,7 +270,7 @@ func (w *world) happen() {
 // strike kills connections of replicas while they are at work: whatever transaction they are in is lost, or is committed
 // and nobody is told.
 func (w *world) strike() (stop func()) {
-	if !w.plan.kills || !w.perHour(30) {
+	if !w.plan.kills || !w.perHour(6) {
 		return func() {}
 	}
 	w.killed++
@@ -404,7 +404,7 @@ func (w *world) answered(m *machine, r *attest.Result, err error) {
 		w.t.Fatalf("seed %d, %s: machine %s: %v", w.plan.seed, w.now, m.id, err)
 	}
 	var recorded bool
-	if err := w.db.QueryRow(w.t.Context(), `SELECT coalesce(run_last_at = $2, false) FROM machine_attestation_state WHERE machine_id = $1`, m.id, w.now).Scan(&recorded); err != nil {
+	if err := w.db.QueryRow(w.t.Context(), `SELECT coalesce(heard_at = $2, false) FROM machine_attestation_state WHERE machine_id = $1`, m.id, w.now).Scan(&recorded); err != nil {
 		w.t.Fatal(err)
 	}
 	if recorded {
