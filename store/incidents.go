@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/verifier"
 )
 
 // Incident is one cause and the alerts that it raised, on however many machines. Its counts are those of the last
@@ -17,7 +19,7 @@ type Incident struct {
 	Code          string
 	DisplayName   string
 	Severity      string
-	Reason        string
+	Reason        verifier.Reason
 	Title         string // what its alerts share, without the number of machines
 	Status        string // active, in_progress, dismissed, resolved
 	FirstSeenAt   time.Time

@@ -15,6 +15,7 @@ type CLI struct {
 	Verdicts        VerdictsCommand        `cmd:"" group:"findings" help:"How machines were judged and why."`
 	Alerts          AlertsCommand          `cmd:"" group:"findings" help:"What needs somebody now."`
 	Fleet           FleetCommand           `cmd:"" group:"findings" help:"Machines that share an identity, and TPMs whose history went back or forked."`
+	Incidents       IncidentsCommand       `cmd:"" group:"findings" help:"Causes, each with its alerts on however many machines."`
 	Recommendations RecommendationsCommand `cmd:"" group:"findings" help:"What could be better."`
 	Assessments     AssessmentsCommand     `cmd:"" group:"findings" help:"The state of each machine by code."`
 	Reappraisals    ReappraisalsCommand    `cmd:"" group:"findings" help:"Stored evidence that was judged again, and what changed by it."`
