@@ -42,7 +42,7 @@ $(GOLANGCI):
 
 test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the long suites
 	@integration/fuzz.sh 5000x verifier
-	@integration/fuzz.sh 1000x baseline server/auth
+	@integration/fuzz.sh 1000x baseline server/auth server/token store/keyring
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
 	@$(GOTESTSUM) --format pkgname-and-test-fails --rerun-fails=2 --rerun-fails-max-failures=3 --packages=./... -- -count=1 -timeout 15m
 

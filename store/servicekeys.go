@@ -340,20 +340,15 @@ func KeyProblem(err error) bool {
 	return errors.Is(err, keyring.ErrNoKEK) || errors.Is(err, keyring.ErrDamaged)
 }
 
-// KEKsInUse names the key-encryption keys that seal keys in a database, without opening any; none in one that has no schema yet.
-func KEKsInUse(ctx context.Context, url string) ([]string, error) {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the keys in use: %w", err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	rows, _ := conn.Query(ctx, `SELECT DISTINCT kek_id FROM service_keys WHERE kek_id IS NOT NULL ORDER BY 1`)
+// KEKsInUse names the key-encryption keys that seal keys in the database, without opening any.
+func (s *Store) KEKsInUse(ctx context.Context) ([]string, error) {
+	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT kek_id FROM service_keys WHERE kek_id IS NOT NULL ORDER BY 1`)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if isCode(err, "42P01") || isCode(err, "42703") { // undefined table, undefined column
-		return nil, nil
-	}
 	if err != nil {
 		return nil, fmt.Errorf("ask for the keys in use: %w", err)
 	}
 	return ids, nil
 }
+
+// UseKeys gives the key-encryption keys to a store that was opened without, before it is used by anybody else.
+func (s *Store) UseKeys(ring *keyring.Ring) { s.keys = ring }

@@ -73,7 +73,7 @@ func TestKeysAreSealed(t *testing.T) {
 	if sealed[0]+sealed[1] != 2 {
 		t.Errorf("sealed %v", sealed)
 	}
-	if ids := must[[]string](t)(store.KEKsInUse(ctx, url)); len(ids) != 1 || ids[0] != first.ID() {
+	if ids := must[[]string](t)(plain.KEKsInUse(ctx)); len(ids) != 1 || ids[0] != first.ID() {
 		t.Errorf("keys in use: %v", ids)
 	}
 	for _, body := range stored(t, url) {

@@ -58,12 +58,9 @@ func (r *ResultConfig) tokens(st *store.Store) token.Config {
 	return token.Config{Store: st, Now: time.Now, RotateEvery: r.SigningKeyRotation, Lifetime: r.ResultLifetime}
 }
 
-// ring reads the key-encryption keys. nil means that there are none, which is refused where the database's keys are sealed.
-func (c *Config) ring(ctx context.Context, url string, log *slog.Logger) (*keyring.Ring, error) {
-	inUse, err := store.KEKsInUse(ctx, url)
-	if err != nil {
-		return nil, err
-	}
+// ring reads the key-encryption keys. nil means that there are none, which is refused where keys in the database are sealed
+// (with inUse).
+func (c *Config) ring(inUse []string, log *slog.Logger) (*keyring.Ring, error) {
 	var wrappers []keyring.Wrapper
 	if argv := strings.Fields(c.KEK.KeyCommand); len(argv) > 0 {
 		for _, id := range c.KEK.KeyIDs {
@@ -118,28 +115,37 @@ func exists(path string) bool {
 
 // openWithKeys opens the store with the key-encryption keys, and seals what is not sealed yet.
 func (c *Config) openWithKeys(ctx context.Context, url string, o store.Options, log *slog.Logger) (*store.Store, error) {
-	var err error
-	if o.Keys, err = c.ring(ctx, url, log); err != nil {
-		return nil, err
-	}
 	st, err := store.Open(ctx, url, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := st.CheckMigrations(ctx); err != nil {
+	if err := c.giveKeys(ctx, st, log); err != nil {
 		st.Close()
 		return nil, err
-	}
-	if o.Keys == nil {
-		return st, nil
-	}
-	sealed, err := st.ReencryptServiceKeys(ctx, store.SealPlain)
-	if err != nil {
-		st.Close()
-		return nil, err
-	}
-	if sealed > 0 {
-		log.Info("sealed the service's keys", "keys", sealed, "with", o.Keys.CurrentID())
 	}
 	return st, nil
+}
+
+// giveKeys gives the key-encryption keys to a store that was just opened, and seals what is not sealed yet.
+func (c *Config) giveKeys(ctx context.Context, st *store.Store, log *slog.Logger) error {
+	if err := st.CheckMigrations(ctx); err != nil {
+		return err
+	}
+	inUse, err := st.KEKsInUse(ctx)
+	if err != nil {
+		return err
+	}
+	ring, err := c.ring(inUse, log)
+	if err != nil || ring == nil {
+		return err
+	}
+	st.UseKeys(ring)
+	sealed, err := st.ReencryptServiceKeys(ctx, store.SealPlain)
+	if err != nil {
+		return err
+	}
+	if sealed > 0 {
+		log.Info("sealed the service's keys", "keys", sealed, "with", ring.CurrentID())
+	}
+	return nil
 }

@@ -84,6 +84,8 @@ func TestUnusableSettings(t *testing.T) {
 		{"mass silence, share", 2, "--silence-percent", []string{"serve", "--silence-percent", "101"}},
 		{"mass silence, end", 2, "--silence-end-percent", []string{"job", "run", "stale", "--silence-end-percent", "0"}},
 		{"job", 2, "assayd job list", []string{"job", "run", "tidy"}},
+		{"result that lives for days", 2, "--result-lifetime", []string{"serve", "--result-lifetime", "48h"}},
+		{"rotation at each moment", 2, "--signing-key-rotation", []string{"serve", "--signing-key-rotation", "1m"}},
 		{"ratio", 2, "outside 0 to 1", []string{"serve", "--trace-ratio", "2"}},
 		{"endpoint", 2, "--otlp-endpoint", []string{"serve", "--otlp-endpoint", "collector"}},
 		{"public URL with a password", 2, "--public-url", []string{"serve", "--public-url", "https://u:hunter2@assay.example"}},

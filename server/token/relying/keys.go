@@ -9,7 +9,6 @@ package relying
 
 import (
 	"crypto"
-	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -18,7 +17,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 
 	jsonv2 "github.com/go-json-experiment/json"
 )
@@ -142,10 +140,11 @@ func (k *JWK) key() (Key, bool) {
 		if err != nil || len(y) != 32 {
 			return Key{}, false
 		}
-		if _, err := ecdh.P256().NewPublicKey(append(append([]byte{4}, x...), y...)); err != nil { // not on the curve
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, x...), y...))
+		if err != nil { // not on the curve
 			return Key{}, false
 		}
-		return Key{ID: k.Kid, Algorithm: ES256, Public: &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}}, true
+		return Key{ID: k.Kid, Algorithm: ES256, Public: public}, true
 	}
 	return Key{}, false
 }
