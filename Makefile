@@ -59,8 +59,8 @@ lint: $(GOLANGCI) ## golangci-lint, shellcheck, deployment files
 	@$(GOLANGCI) run ./...
 	@integration/lint.sh
 
-generate: ## make the code that comes from openapi/openapi.yaml again
-	@go generate ./openapi/...
+generate: ## make the code of openapi/openapi.yaml, and the catalogue of findings, again
+	@go generate ./openapi/... ./verifier/finding
 
 bench: deps build ## measure PERFORMANCE workloads against a real Postgres, as multiples of the calibrators
 	@go run ./integration/bench

@@ -13,3 +13,4 @@ COMMENT ON COLUMN machine_firmware.tenant_id IS 'Owner.';
 COMMENT ON COLUMN machine_firmware.family IS 'Which versions it can be compared with: maker and model (finding.FirmwareFamily).';
 COMMENT ON COLUMN machine_firmware.version IS 'As it was measured (EV_S_CRTM_VERSION).';
 COMMENT ON COLUMN machine_firmware.since IS 'When the machine first showed it, since it showed another.';
+COMMENT ON COLUMN machine_firmware.machine_id IS 'The machine; it has one row.';

@@ -414,7 +414,7 @@ func testInventory(t *testing.T, s *liveService) {
 	s.wants(0, []string{"test_platform_keys", "high", "recommendation"}, "catalog", "list", "--severity", "high", "--os", "linux")
 	s.wants(0, []string{"guest_attestation_installed", "2 recommendations"}, "catalog", "--kind", "recommendation", "--counts")
 	s.wants(0, []string{"When: Secure Boot and vTPM are on", "Why:", "What to do", "windows:", "Rests on", "RFC 9334", "2 recommendations"}, "catalog", "show", "guest_attestation_installed")
-	s.wants(2, []string{"not found"}, "catalog", "show", "nonsense")
+	s.wants(1, []string{"no such thing"}, "catalog", "show", "nonsense")
 	s.wants(0, []string{"guest_attestation_healthy", "Unhealthy", "web-1"}, "assessments", "--machine", "web-1")
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/assay-verifier/assay/verifier"
@@ -80,7 +81,9 @@ func TestFirmwareBehindTheFleet(t *testing.T) {
 	if got := b.recommended(behind, code); got != "" {
 		t.Errorf("after the update: %q", got)
 	}
-	// Another tenant's machines, and another family's, are not looked at.
+	if seen, err := b.store.FleetFirmware(b.ctx, uuid.New(), "lenovo N22"); err != nil || len(seen) != 0 {
+		t.Errorf("another tenant sees %v %v", seen, err)
+	}
 	for _, family := range []string{"lenovo N22", "lenovo N32"} {
 		seen, err := b.store.FleetFirmware(b.ctx, b.tenant, family)
 		if err != nil || (len(seen) == 0) != (family == "lenovo N32") {
