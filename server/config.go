@@ -77,6 +77,7 @@ type Server struct {
 	cfg      Config
 	handler  http.Handler
 	upserts  chan struct{} // one place for each inventory write at work
+	exports  chan struct{} // one place for each export under way
 	draining atomic.Bool
 }
 
@@ -101,7 +102,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		store: cfg.Store, attest: cfg.Attest, token: cfg.Token, now: cfg.Now, random: cfg.Random,
 		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
-		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), cfg: cfg,
+		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), exports: make(chan struct{}, maxExports), cfg: cfg,
 	}
 	s.identity = auth.New(auth.Config{
 		Providers: s.store.ProvidersOf, SaveKeys: s.store.SaveIssuerKeys, Now: cfg.Now, Logger: cfg.Logger, Reach: cfg.Issuers, Roots: cfg.IssuerRoots,

@@ -5,6 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/golang-migrate/migrate/v4"
@@ -17,7 +21,20 @@ import (
 )
 
 // schemaVersion is the last migration that this code knows and needs.
-const schemaVersion = 6
+var schemaVersion = lastMigration()
+
+func lastMigration() uint {
+	names, err := fs.Glob(migrations.FS, "*.up.sql")
+	if err != nil || len(names) == 0 {
+		panic("store: no migrations are embedded") // the pattern is good and the files are part of the binary
+	}
+	number, _, _ := strings.Cut(slices.Max(names), "_")
+	v, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		panic("store: migration " + slices.Max(names) + " has no number")
+	}
+	return uint(v)
+}
 
 // Migrate brings the schema at url to the version of this code. Replicas may do so at once: one works, the
 // others wait (an advisory lock of golang-migrate). A schema that is newer is left as it is.

@@ -24,6 +24,7 @@ func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig) []schedu
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
+		schedule.Rollups(st, time.Now),
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),

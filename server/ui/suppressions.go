@@ -18,7 +18,7 @@ type suppressionsView struct {
 }
 
 func (h *handler) suppressions(w http.ResponseWriter, r *http.Request, s session) error {
-	items, next, err := h.Store.ListSuppressionRules(r.Context(), s.Tenant, pageOf(r), h.now())
+	items, next, err := h.Store.ListSuppressionRules(r.Context(), s.Tenant, store.SuppressionFilter{}, pageOf(r), h.now())
 	if err != nil {
 		return err
 	}
