@@ -215,12 +215,12 @@ func (s *Server) GetBaseline(ctx context.Context, req openapi.GetBaselineRequest
 
 // ListBaselineVersions lists the versions of a baseline, newest first.
 func (s *Server) ListBaselineVersions(ctx context.Context, req openapi.ListBaselineVersionsRequestObject) (openapi.ListBaselineVersionsResponseObject, error) {
-	if _, err := s.visibleBaseline(ctx, req.BaselineID); err != nil {
-		return nil, err
-	}
 	q := req.Params
 	items, next, err := s.store.ListBaselineVersions(ctx, principalOf(ctx).tenant, req.BaselineID, joined(q.State), pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
+		return nil, err
+	}
+	if _, err := s.visibleBaseline(ctx, req.BaselineID); err != nil { // what the caller may not see does not exist for it
 		return nil, err
 	}
 	out := openapi.ListBaselineVersions200JSONResponse{Items: make([]openapi.BaselineVersion, len(items)), NextCursor: nextCursor(next)}

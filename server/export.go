@@ -56,7 +56,10 @@ func newExport(s *Server, where string, rt route, op *openapi3.Operation) (*expo
 func columnsOf(item *openapi3.Schema) ([]string, error) {
 	var columns []string
 	properties := map[string]bool{}
-	parts := append(openapi3.SchemaRefs{{Value: item}}, item.AllOf...)
+	parts := openapi3.SchemaRefs{{Value: item}}
+	for i := 0; i < len(parts); i++ { // what is made of others holds their properties
+		parts = append(parts, parts[i].Value.AllOf...)
+	}
 	for _, part := range parts {
 		for name := range part.Value.Properties {
 			properties[name] = true

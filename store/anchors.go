@@ -366,6 +366,9 @@ var restingList = listing[RestingMachine]{
 // MachinesRestingOn lists the machines whose trust ends in a certificate of the anchor: by the proof of their active
 // key, by the hardware evidence of their last verdict, or by both (two items). ErrNotFound: no such anchor.
 func (s *Store) MachinesRestingOn(ctx context.Context, tenant, anchorID uuid.UUID, page Page) (items []RestingMachine, next string, err error) {
+	if err := restingList.check(page); err != nil {
+		return nil, "", err
+	}
 	if _, err := s.GetTrustAnchor(ctx, tenant, anchorID); err != nil {
 		return nil, "", err
 	}

@@ -14,6 +14,9 @@ import (
 // or key of the anchor, newest baseline first, retired versions too, without their reference values. ErrNotFound: no such
 // anchor.
 func (s *Store) VersionsRestingOn(ctx context.Context, tenant, anchorID uuid.UUID, page Page) (items []BaselineVersion, next string, err error) {
+	if err := restingVersionList.check(page); err != nil {
+		return nil, "", err
+	}
 	if _, err := s.GetTrustAnchor(ctx, tenant, anchorID); err != nil {
 		return nil, "", err
 	}

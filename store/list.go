@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -121,6 +122,21 @@ func decodePosition(cursor string, want position) (position, error) {
 		return position{}, ErrOtherCursor
 	}
 	return p, nil
+}
+
+// check refuses what is no cursor of this list, before anything else is looked for.
+func (l *listing[T]) check(p Page) error {
+	if p.Cursor == "" {
+		return nil
+	}
+	o, err := l.order(p.Sort)
+	if err != nil {
+		return err
+	}
+	if _, err = decodePosition(p.Cursor, position{List: l.name, Sort: o.name}); errors.Is(err, ErrOtherCursor) {
+		return nil // of which kind is for page to tell, which knows the filters
+	}
+	return err
 }
 
 // statement is the SELECT of one page. with is the position that it begins behind, if it is not the first page.

@@ -174,6 +174,9 @@ var reappraisalMachineList = listing[ReappraisalMachine]{
 
 // ListReappraisalMachines lists what a reappraisal changed, by machine id. ErrNotFound: no such reappraisal.
 func (s *Store) ListReappraisalMachines(ctx context.Context, tenant, id uuid.UUID, outcome string, page Page) (items []ReappraisalMachine, next string, err error) {
+	if err := reappraisalMachineList.check(page); err != nil {
+		return nil, "", err
+	}
 	if _, err := s.GetReappraisal(ctx, tenant, id); err != nil {
 		return nil, "", err
 	}

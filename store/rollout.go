@@ -207,6 +207,9 @@ var unmovedList = listing[RolloutMachine]{
 // ListUnmoved lists the covered, attesting machines that the active version has not affirmed last, or that are not affirmed
 // any more, by machine id, newest first. ErrNotFound.
 func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, page Page, now time.Time) (items []RolloutMachine, next string, err error) {
+	if err := unmovedList.check(page); err != nil {
+		return nil, "", err
+	}
 	var selector verifier.Selector
 	var active int
 	err = s.pool.QueryRow(ctx, `SELECT b.selector, coalesce((SELECT v.activation FROM baseline_versions v

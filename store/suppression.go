@@ -228,7 +228,7 @@ func (s *Store) GetSuppressionRule(ctx context.Context, tenant, id uuid.UUID, no
 
 // ListSuppressionRules lists rules, newest first.
 func (s *Store) ListSuppressionRules(ctx context.Context, tenant uuid.UUID, f SuppressionFilter, page Page, now time.Time) (items []SuppressionRule, next string, err error) {
-	q := newQuery(" FROM suppression_rules WHERE tenant_id = $1", tenant, now)
+	q := newQuery(" FROM suppression_rules WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL", tenant, now)
 	q.oneOf("alert_code", f.AlertCode)
 	q.oneOf("CASE WHEN state = 'enabled' AND expires_at <= $2 THEN 'expired' ELSE state END", f.State)
 	items, next, err = suppressionList.page(ctx, s.pool, q, page)
