@@ -80,4 +80,3 @@ func SortsOf() map[string][]string {
 	add("assessments", assessmentList.sorts)
 	return out
 }
-
