@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
@@ -147,6 +148,14 @@ func (c *Config) setDefaults() {
 
 // Handler answers the public address.
 func (s *Server) Handler() http.Handler { return s.handler }
+
+// Inner answers requests that a page makes out of one that it is answering itself: the router must not take them for a
+// part of that one's path.
+func (s *Server) Inner() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, (*chi.Context)(nil))))
+	})
+}
 
 // loadContract parses and validates the embedded contract.
 func loadContract() (*openapi3.T, error) {

@@ -34,6 +34,7 @@ func (h *handler) baselines(w http.ResponseWriter, r *http.Request, s session) e
 		return err
 	}
 	view := baselinesView{Paging: pagingOf(r, next)}
+	view.Paging.Export = h.exportLink("baselines", "q", f.NamePrefix, "state", f.State, "sort", pageOf(r).Sort)
 	for _, b := range items {
 		view.Items = append(view.Items, rowOf(b))
 	}

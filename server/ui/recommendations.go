@@ -14,6 +14,8 @@ type recommendationsView struct {
 	Codes      []choice
 	Filtered   bool
 	Paging     paging
+	Sort       []choice
+	SortName   string
 }
 
 // recommendations lists active ones unless another state, or "all", is asked for.
@@ -37,6 +39,9 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 	if err != nil {
 		return err
 	}
+	page := pagingOf(r, next)
+	page.Export = h.exportLink("recommendations", "status", f.Status, "severity", f.Severity, "code", f.Code, "scale_set", f.ScaleSet,
+		"machine_id", idText(f.MachineID), "sort", pageOf(r).Sort)
 	h.render(w, r, s, http.StatusOK, "recommendations", "Recommendations", recommendationsView{
 		Items: items, Filter: f,
 		Tabs:       tabs(r, tab, "active", "exempt", "resolved", "all"),
@@ -46,7 +51,10 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 			"tee_collateral_expiring", "tee_debug_enabled", "tee_console_enabled", "ak_certificate_expiring",
 			"revoked_boot_component", "dbx_outdated", "secure_boot_certificates_2011", "sbat_level_outdated"),
 		Filtered: filtered(r) || tab != "active",
-		Paging:   pagingOf(r, next),
+		Paging:   page,
+		Sort: choices("Newest first", pageOf(r).Sort, func(s string) string {
+			return map[string]string{"-severity": "Most severe first", "code": "By recommendation", "first_seen_at": "Longest open first"}[s]
+		}, "-severity", "code", "first_seen_at"),
 	})
 	return nil
 }

@@ -23,6 +23,7 @@ func (h *handler) suppressions(w http.ResponseWriter, r *http.Request, s session
 		return err
 	}
 	view := suppressionsView{Paging: pagingOf(r, next)}
+	view.Paging.Export = h.exportLink("suppression-rules", "sort", pageOf(r).Sort)
 	for _, rule := range items {
 		view.Items = append(view.Items, suppressionRow{rule, conditionsOf(rule.Scope)})
 	}
