@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,6 +114,13 @@ func lists(b *bench, m *machine) {
 		}
 		b.refused("invalid_field", "limit", "GET", ids.Replace(path)+"?limit=5", b.admin, nil, "Accept", "text/csv")
 	}
+	p := b.signIn(b.admin)
+	if page := p.see("/ui/machines?status=affirming"); !strings.Contains(page, `href="/ui/export/machines?status=affirming"`) {
+		b.t.Error("the page of machines does not offer its list as CSV")
+	}
+	if table := p.see("/ui/export/machines?sort=name"); !strings.HasPrefix(table, "id,") || !strings.Contains(table, "\r\n"+exportEndCSV+",") {
+		b.t.Errorf("the downloaded list is %.300q", table)
+	}
 	for range maxExports {
 		b.server.exports <- struct{}{}
 	}
@@ -219,5 +227,56 @@ func TestBrokenExportDoesNotLookComplete(t *testing.T) {
 		if media == mediaCSV && got.String() != "id,name\r\n1,\"a\"\"b,c\"\r\n2,\r\n1,\"a\"\"b,c\"\r\n2,\r\n" {
 			t.Errorf("it holds %q", got.String())
 		}
+	}
+}
+
+// discard counts what is written and keeps nothing.
+type discard struct {
+	header http.Header
+	bytes  int64
+	last   []byte
+}
+
+func (d *discard) Header() http.Header { return d.header }
+
+func (d *discard) WriteHeader(int) {}
+
+func (d *discard) Write(b []byte) (int, error) {
+	d.bytes += int64(len(b))
+	d.last = append(d.last[:0], b[max(0, len(b)-40):]...)
+	return len(b), nil
+}
+
+// A million rows are exported in the memory of a page: the heap in use never grows by more than a few megabytes.
+func TestExportIsBounded(t *testing.T) {
+	const rows = 1_000_000
+	var page []byte
+	for i := range exportPage {
+		page = append(page, `,{"id":"`+strconv.Itoa(i)+`","name":"machine","labels":{"a":"b"}}`...)
+	}
+	runtime.GC()
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var peak uint64
+	asked := 0
+	e := &export{s: newBench(t, nil).server, columns: []string{"id", "name", "labels"}, list: func(w http.ResponseWriter, _ *http.Request) {
+		next := `"more"`
+		if asked += exportPage; asked == rows {
+			next = "null"
+		}
+		if asked%(rows/10) == 0 {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			peak = max(peak, now.HeapAlloc)
+		}
+		_, _ = w.Write([]byte(`{"items":[` + string(page[1:]) + `],"next_cursor":` + next + `}`))
+	}}
+	w := &discard{header: http.Header{}}
+	e.serve(w, httptest.NewRequest(http.MethodGet, "/v1/machines", nil), mediaCSV)
+	if !strings.HasSuffix(string(w.last), exportEndCSV+",1000000,\r\n") || w.bytes < rows*20 {
+		t.Errorf("%d bytes that end in %q", w.bytes, w.last)
+	}
+	if peak > before.HeapAlloc+16<<20 {
+		t.Errorf("the heap grew from %d to %d bytes", before.HeapAlloc, peak)
 	}
 }
