@@ -53,9 +53,9 @@ func (c *VerdictsList) Run(a *app) error {
 				last = *v.LastAt
 			}
 			rows[i] = []cell{plain(v.ReceivedAt.UTC().Format(time.RFC3339)), status(v.Status), plain(dash(v.Reason)),
-				plain(strconv.FormatInt(max(v.Count, 1), 10)), plain(a.print.ago(last)), plain(strconv.Itoa(len(v.Deviations))), {v.ID, dim}}
+				plain(strconv.FormatInt(max(v.Count, 1), 10)), plain(a.print.ago(last)), plain(strconv.Itoa(len(v.Deviations))), plain(v.MachineName), {v.ID, dim}}
 		}
-		a.print.table([]string{"FROM", "STATUS", "REASON", "TIMES", "LAST", "DEVIATIONS", "ID"}, rows)
+		a.print.table([]string{"FROM", "STATUS", "REASON", "TIMES", "LAST", "DEVIATIONS", "MACHINE", "ID"}, rows)
 	})
 }
 
