@@ -1266,6 +1266,57 @@ func (e SecurityType) Valid() bool {
 	}
 }
 
+// Defines values for SeriesMetric.
+const (
+	SeriesMetricAlertsClosed     SeriesMetric = "alerts_closed"
+	SeriesMetricAlertsOpened     SeriesMetric = "alerts_opened"
+	SeriesMetricMachinesByStatus SeriesMetric = "machines_by_status"
+	SeriesMetricTimeToAttest     SeriesMetric = "time_to_attest"
+	SeriesMetricVerdictsByStatus SeriesMetric = "verdicts_by_status"
+)
+
+// Valid indicates whether the value is a known member of the SeriesMetric enum.
+func (e SeriesMetric) Valid() bool {
+	switch e {
+	case SeriesMetricAlertsClosed:
+		return true
+	case SeriesMetricAlertsOpened:
+		return true
+	case SeriesMetricMachinesByStatus:
+		return true
+	case SeriesMetricTimeToAttest:
+		return true
+	case SeriesMetricVerdictsByStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SeriesStep.
+const (
+	SeriesStepN1D SeriesStep = "1d"
+	SeriesStepN1H SeriesStep = "1h"
+	SeriesStepN6H SeriesStep = "6h"
+	SeriesStepN7D SeriesStep = "7d"
+)
+
+// Valid indicates whether the value is a known member of the SeriesStep enum.
+func (e SeriesStep) Valid() bool {
+	switch e {
+	case SeriesStepN1D:
+		return true
+	case SeriesStepN1H:
+		return true
+	case SeriesStepN6H:
+		return true
+	case SeriesStepN7D:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Severity.
 const (
 	High   Severity = "high"
@@ -1602,6 +1653,186 @@ func (e VersionApprovalStatus) Valid() bool {
 	}
 }
 
+// Defines values for ListAlertsParamsSort.
+const (
+	ListAlertsParamsSortCode           ListAlertsParamsSort = "code"
+	ListAlertsParamsSortID             ListAlertsParamsSort = "id"
+	ListAlertsParamsSortMinusCode      ListAlertsParamsSort = "-code"
+	ListAlertsParamsSortMinusID        ListAlertsParamsSort = "-id"
+	ListAlertsParamsSortMinusSeverity  ListAlertsParamsSort = "-severity"
+	ListAlertsParamsSortMinusStatus    ListAlertsParamsSort = "-status"
+	ListAlertsParamsSortMinusUpdatedAt ListAlertsParamsSort = "-updated_at"
+	ListAlertsParamsSortSeverity       ListAlertsParamsSort = "severity"
+	ListAlertsParamsSortStatus         ListAlertsParamsSort = "status"
+	ListAlertsParamsSortUpdatedAt      ListAlertsParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertsParamsSort enum.
+func (e ListAlertsParamsSort) Valid() bool {
+	switch e {
+	case ListAlertsParamsSortCode:
+		return true
+	case ListAlertsParamsSortID:
+		return true
+	case ListAlertsParamsSortMinusCode:
+		return true
+	case ListAlertsParamsSortMinusID:
+		return true
+	case ListAlertsParamsSortMinusSeverity:
+		return true
+	case ListAlertsParamsSortMinusStatus:
+		return true
+	case ListAlertsParamsSortMinusUpdatedAt:
+		return true
+	case ListAlertsParamsSortSeverity:
+		return true
+	case ListAlertsParamsSortStatus:
+		return true
+	case ListAlertsParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAPITokensParamsSort.
+const (
+	ListAPITokensParamsSortID        ListAPITokensParamsSort = "id"
+	ListAPITokensParamsSortMinusID   ListAPITokensParamsSort = "-id"
+	ListAPITokensParamsSortMinusName ListAPITokensParamsSort = "-name"
+	ListAPITokensParamsSortMinusRole ListAPITokensParamsSort = "-role"
+	ListAPITokensParamsSortName      ListAPITokensParamsSort = "name"
+	ListAPITokensParamsSortRole      ListAPITokensParamsSort = "role"
+)
+
+// Valid indicates whether the value is a known member of the ListAPITokensParamsSort enum.
+func (e ListAPITokensParamsSort) Valid() bool {
+	switch e {
+	case ListAPITokensParamsSortID:
+		return true
+	case ListAPITokensParamsSortMinusID:
+		return true
+	case ListAPITokensParamsSortMinusName:
+		return true
+	case ListAPITokensParamsSortMinusRole:
+		return true
+	case ListAPITokensParamsSortName:
+		return true
+	case ListAPITokensParamsSortRole:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAPITokensParamsRole.
+const (
+	ListAPITokensParamsRoleAdmin  ListAPITokensParamsRole = "admin"
+	ListAPITokensParamsRoleReader ListAPITokensParamsRole = "reader"
+)
+
+// Valid indicates whether the value is a known member of the ListAPITokensParamsRole enum.
+func (e ListAPITokensParamsRole) Valid() bool {
+	switch e {
+	case ListAPITokensParamsRoleAdmin:
+		return true
+	case ListAPITokensParamsRoleReader:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAssessmentsParamsSort.
+const (
+	ListAssessmentsParamsSortCode                 ListAssessmentsParamsSort = "code"
+	ListAssessmentsParamsSortMachineID            ListAssessmentsParamsSort = "machine_id"
+	ListAssessmentsParamsSortMinusCode            ListAssessmentsParamsSort = "-code"
+	ListAssessmentsParamsSortMinusMachineID       ListAssessmentsParamsSort = "-machine_id"
+	ListAssessmentsParamsSortMinusSeverity        ListAssessmentsParamsSort = "-severity"
+	ListAssessmentsParamsSortMinusStatus          ListAssessmentsParamsSort = "-status"
+	ListAssessmentsParamsSortMinusStatusChangedAt ListAssessmentsParamsSort = "-status_changed_at"
+	ListAssessmentsParamsSortSeverity             ListAssessmentsParamsSort = "severity"
+	ListAssessmentsParamsSortStatus               ListAssessmentsParamsSort = "status"
+	ListAssessmentsParamsSortStatusChangedAt      ListAssessmentsParamsSort = "status_changed_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAssessmentsParamsSort enum.
+func (e ListAssessmentsParamsSort) Valid() bool {
+	switch e {
+	case ListAssessmentsParamsSortCode:
+		return true
+	case ListAssessmentsParamsSortMachineID:
+		return true
+	case ListAssessmentsParamsSortMinusCode:
+		return true
+	case ListAssessmentsParamsSortMinusMachineID:
+		return true
+	case ListAssessmentsParamsSortMinusSeverity:
+		return true
+	case ListAssessmentsParamsSortMinusStatus:
+		return true
+	case ListAssessmentsParamsSortMinusStatusChangedAt:
+		return true
+	case ListAssessmentsParamsSortSeverity:
+		return true
+	case ListAssessmentsParamsSortStatus:
+		return true
+	case ListAssessmentsParamsSortStatusChangedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListBaselinesParamsSort.
+const (
+	ListBaselinesParamsSortID             ListBaselinesParamsSort = "id"
+	ListBaselinesParamsSortMinusID        ListBaselinesParamsSort = "-id"
+	ListBaselinesParamsSortMinusName      ListBaselinesParamsSort = "-name"
+	ListBaselinesParamsSortMinusUpdatedAt ListBaselinesParamsSort = "-updated_at"
+	ListBaselinesParamsSortName           ListBaselinesParamsSort = "name"
+	ListBaselinesParamsSortUpdatedAt      ListBaselinesParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListBaselinesParamsSort enum.
+func (e ListBaselinesParamsSort) Valid() bool {
+	switch e {
+	case ListBaselinesParamsSortID:
+		return true
+	case ListBaselinesParamsSortMinusID:
+		return true
+	case ListBaselinesParamsSortMinusName:
+		return true
+	case ListBaselinesParamsSortMinusUpdatedAt:
+		return true
+	case ListBaselinesParamsSortName:
+		return true
+	case ListBaselinesParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListBaselineVersionsParamsSort.
+const (
+	ListBaselineVersionsParamsSortMinusVersion ListBaselineVersionsParamsSort = "-version"
+	ListBaselineVersionsParamsSortVersion      ListBaselineVersionsParamsSort = "version"
+)
+
+// Valid indicates whether the value is a known member of the ListBaselineVersionsParamsSort enum.
+func (e ListBaselineVersionsParamsSort) Valid() bool {
+	switch e {
+	case ListBaselineVersionsParamsSortMinusVersion:
+		return true
+	case ListBaselineVersionsParamsSortVersion:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListCatalogParamsOs.
 const (
 	ListCatalogParamsOsLinux   ListCatalogParamsOs = "linux"
@@ -1644,6 +1875,555 @@ func (e ListCatalogParamsPlatform) Valid() bool {
 	case ListCatalogParamsPlatformQemu:
 		return true
 	case ListCatalogParamsPlatformVmware:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListCollateralParamsSort.
+const (
+	ListCollateralParamsSortCreatedAt      ListCollateralParamsSort = "created_at"
+	ListCollateralParamsSortKind           ListCollateralParamsSort = "kind"
+	ListCollateralParamsSortMinusCreatedAt ListCollateralParamsSort = "-created_at"
+	ListCollateralParamsSortMinusKind      ListCollateralParamsSort = "-kind"
+	ListCollateralParamsSortMinusNotAfter  ListCollateralParamsSort = "-not_after"
+	ListCollateralParamsSortNotAfter       ListCollateralParamsSort = "not_after"
+)
+
+// Valid indicates whether the value is a known member of the ListCollateralParamsSort enum.
+func (e ListCollateralParamsSort) Valid() bool {
+	switch e {
+	case ListCollateralParamsSortCreatedAt:
+		return true
+	case ListCollateralParamsSortKind:
+		return true
+	case ListCollateralParamsSortMinusCreatedAt:
+		return true
+	case ListCollateralParamsSortMinusKind:
+		return true
+	case ListCollateralParamsSortMinusNotAfter:
+		return true
+	case ListCollateralParamsSortNotAfter:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIdentityProvidersParamsSort.
+const (
+	ListIdentityProvidersParamsSortID        ListIdentityProvidersParamsSort = "id"
+	ListIdentityProvidersParamsSortMinusID   ListIdentityProvidersParamsSort = "-id"
+	ListIdentityProvidersParamsSortMinusName ListIdentityProvidersParamsSort = "-name"
+	ListIdentityProvidersParamsSortName      ListIdentityProvidersParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListIdentityProvidersParamsSort enum.
+func (e ListIdentityProvidersParamsSort) Valid() bool {
+	switch e {
+	case ListIdentityProvidersParamsSortID:
+		return true
+	case ListIdentityProvidersParamsSortMinusID:
+		return true
+	case ListIdentityProvidersParamsSortMinusName:
+		return true
+	case ListIdentityProvidersParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListJoinTokensParamsSort.
+const (
+	ListJoinTokensParamsSortExpiresAt      ListJoinTokensParamsSort = "expires_at"
+	ListJoinTokensParamsSortID             ListJoinTokensParamsSort = "id"
+	ListJoinTokensParamsSortMinusExpiresAt ListJoinTokensParamsSort = "-expires_at"
+	ListJoinTokensParamsSortMinusID        ListJoinTokensParamsSort = "-id"
+	ListJoinTokensParamsSortMinusName      ListJoinTokensParamsSort = "-name"
+	ListJoinTokensParamsSortName           ListJoinTokensParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListJoinTokensParamsSort enum.
+func (e ListJoinTokensParamsSort) Valid() bool {
+	switch e {
+	case ListJoinTokensParamsSortExpiresAt:
+		return true
+	case ListJoinTokensParamsSortID:
+		return true
+	case ListJoinTokensParamsSortMinusExpiresAt:
+		return true
+	case ListJoinTokensParamsSortMinusID:
+		return true
+	case ListJoinTokensParamsSortMinusName:
+		return true
+	case ListJoinTokensParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachinesParamsSort.
+const (
+	ListMachinesParamsSortID              ListMachinesParamsSort = "id"
+	ListMachinesParamsSortLastSeenAt      ListMachinesParamsSort = "last_seen_at"
+	ListMachinesParamsSortMinusID         ListMachinesParamsSort = "-id"
+	ListMachinesParamsSortMinusLastSeenAt ListMachinesParamsSort = "-last_seen_at"
+	ListMachinesParamsSortMinusName       ListMachinesParamsSort = "-name"
+	ListMachinesParamsSortMinusPlatform   ListMachinesParamsSort = "-platform"
+	ListMachinesParamsSortMinusScaleSet   ListMachinesParamsSort = "-scale_set"
+	ListMachinesParamsSortMinusStatus     ListMachinesParamsSort = "-status"
+	ListMachinesParamsSortName            ListMachinesParamsSort = "name"
+	ListMachinesParamsSortPlatform        ListMachinesParamsSort = "platform"
+	ListMachinesParamsSortScaleSet        ListMachinesParamsSort = "scale_set"
+	ListMachinesParamsSortStatus          ListMachinesParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListMachinesParamsSort enum.
+func (e ListMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListMachinesParamsSortID:
+		return true
+	case ListMachinesParamsSortLastSeenAt:
+		return true
+	case ListMachinesParamsSortMinusID:
+		return true
+	case ListMachinesParamsSortMinusLastSeenAt:
+		return true
+	case ListMachinesParamsSortMinusName:
+		return true
+	case ListMachinesParamsSortMinusPlatform:
+		return true
+	case ListMachinesParamsSortMinusScaleSet:
+		return true
+	case ListMachinesParamsSortMinusStatus:
+		return true
+	case ListMachinesParamsSortName:
+		return true
+	case ListMachinesParamsSortPlatform:
+		return true
+	case ListMachinesParamsSortScaleSet:
+		return true
+	case ListMachinesParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachinesParamsState.
+const (
+	ListMachinesParamsStateActive     ListMachinesParamsState = "active"
+	ListMachinesParamsStateEnrolling  ListMachinesParamsState = "enrolling"
+	ListMachinesParamsStateRegistered ListMachinesParamsState = "registered"
+)
+
+// Valid indicates whether the value is a known member of the ListMachinesParamsState enum.
+func (e ListMachinesParamsState) Valid() bool {
+	switch e {
+	case ListMachinesParamsStateActive:
+		return true
+	case ListMachinesParamsStateEnrolling:
+		return true
+	case ListMachinesParamsStateRegistered:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachineVerdictsParamsSort.
+const (
+	ListMachineVerdictsParamsSortFirstAt      ListMachineVerdictsParamsSort = "first_at"
+	ListMachineVerdictsParamsSortID           ListMachineVerdictsParamsSort = "id"
+	ListMachineVerdictsParamsSortMinusFirstAt ListMachineVerdictsParamsSort = "-first_at"
+	ListMachineVerdictsParamsSortMinusID      ListMachineVerdictsParamsSort = "-id"
+	ListMachineVerdictsParamsSortMinusStatus  ListMachineVerdictsParamsSort = "-status"
+	ListMachineVerdictsParamsSortStatus       ListMachineVerdictsParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListMachineVerdictsParamsSort enum.
+func (e ListMachineVerdictsParamsSort) Valid() bool {
+	switch e {
+	case ListMachineVerdictsParamsSortFirstAt:
+		return true
+	case ListMachineVerdictsParamsSortID:
+		return true
+	case ListMachineVerdictsParamsSortMinusFirstAt:
+		return true
+	case ListMachineVerdictsParamsSortMinusID:
+		return true
+	case ListMachineVerdictsParamsSortMinusStatus:
+		return true
+	case ListMachineVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSeriesParamsMetric.
+const (
+	GetSeriesParamsMetricAlertsClosed     GetSeriesParamsMetric = "alerts_closed"
+	GetSeriesParamsMetricAlertsOpened     GetSeriesParamsMetric = "alerts_opened"
+	GetSeriesParamsMetricMachinesByStatus GetSeriesParamsMetric = "machines_by_status"
+	GetSeriesParamsMetricTimeToAttest     GetSeriesParamsMetric = "time_to_attest"
+	GetSeriesParamsMetricVerdictsByStatus GetSeriesParamsMetric = "verdicts_by_status"
+)
+
+// Valid indicates whether the value is a known member of the GetSeriesParamsMetric enum.
+func (e GetSeriesParamsMetric) Valid() bool {
+	switch e {
+	case GetSeriesParamsMetricAlertsClosed:
+		return true
+	case GetSeriesParamsMetricAlertsOpened:
+		return true
+	case GetSeriesParamsMetricMachinesByStatus:
+		return true
+	case GetSeriesParamsMetricTimeToAttest:
+		return true
+	case GetSeriesParamsMetricVerdictsByStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSeriesParamsStep.
+const (
+	GetSeriesParamsStepN1D GetSeriesParamsStep = "1d"
+	GetSeriesParamsStepN1H GetSeriesParamsStep = "1h"
+	GetSeriesParamsStepN6H GetSeriesParamsStep = "6h"
+	GetSeriesParamsStepN7D GetSeriesParamsStep = "7d"
+)
+
+// Valid indicates whether the value is a known member of the GetSeriesParamsStep enum.
+func (e GetSeriesParamsStep) Valid() bool {
+	switch e {
+	case GetSeriesParamsStepN1D:
+		return true
+	case GetSeriesParamsStepN1H:
+		return true
+	case GetSeriesParamsStepN6H:
+		return true
+	case GetSeriesParamsStepN7D:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPipelineRulesParamsSort.
+const (
+	ListPipelineRulesParamsSortID        ListPipelineRulesParamsSort = "id"
+	ListPipelineRulesParamsSortMinusID   ListPipelineRulesParamsSort = "-id"
+	ListPipelineRulesParamsSortMinusName ListPipelineRulesParamsSort = "-name"
+	ListPipelineRulesParamsSortName      ListPipelineRulesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListPipelineRulesParamsSort enum.
+func (e ListPipelineRulesParamsSort) Valid() bool {
+	switch e {
+	case ListPipelineRulesParamsSortID:
+		return true
+	case ListPipelineRulesParamsSortMinusID:
+		return true
+	case ListPipelineRulesParamsSortMinusName:
+		return true
+	case ListPipelineRulesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPoliciesParamsSort.
+const (
+	ListPoliciesParamsSortCreatedAt      ListPoliciesParamsSort = "created_at"
+	ListPoliciesParamsSortMinusCreatedAt ListPoliciesParamsSort = "-created_at"
+	ListPoliciesParamsSortMinusName      ListPoliciesParamsSort = "-name"
+	ListPoliciesParamsSortName           ListPoliciesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListPoliciesParamsSort enum.
+func (e ListPoliciesParamsSort) Valid() bool {
+	switch e {
+	case ListPoliciesParamsSortCreatedAt:
+		return true
+	case ListPoliciesParamsSortMinusCreatedAt:
+		return true
+	case ListPoliciesParamsSortMinusName:
+		return true
+	case ListPoliciesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPolicyVersionsParamsSort.
+const (
+	ListPolicyVersionsParamsSortMinusVersion ListPolicyVersionsParamsSort = "-version"
+	ListPolicyVersionsParamsSortVersion      ListPolicyVersionsParamsSort = "version"
+)
+
+// Valid indicates whether the value is a known member of the ListPolicyVersionsParamsSort enum.
+func (e ListPolicyVersionsParamsSort) Valid() bool {
+	switch e {
+	case ListPolicyVersionsParamsSortMinusVersion:
+		return true
+	case ListPolicyVersionsParamsSortVersion:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListReappraisalsParamsSort.
+const (
+	ListReappraisalsParamsSortID         ListReappraisalsParamsSort = "id"
+	ListReappraisalsParamsSortMinusID    ListReappraisalsParamsSort = "-id"
+	ListReappraisalsParamsSortMinusState ListReappraisalsParamsSort = "-state"
+	ListReappraisalsParamsSortState      ListReappraisalsParamsSort = "state"
+)
+
+// Valid indicates whether the value is a known member of the ListReappraisalsParamsSort enum.
+func (e ListReappraisalsParamsSort) Valid() bool {
+	switch e {
+	case ListReappraisalsParamsSortID:
+		return true
+	case ListReappraisalsParamsSortMinusID:
+		return true
+	case ListReappraisalsParamsSortMinusState:
+		return true
+	case ListReappraisalsParamsSortState:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListReappraisalMachinesParamsSort.
+const (
+	ListReappraisalMachinesParamsSortMachineID      ListReappraisalMachinesParamsSort = "machine_id"
+	ListReappraisalMachinesParamsSortMinusMachineID ListReappraisalMachinesParamsSort = "-machine_id"
+	ListReappraisalMachinesParamsSortMinusName      ListReappraisalMachinesParamsSort = "-name"
+	ListReappraisalMachinesParamsSortMinusOutcome   ListReappraisalMachinesParamsSort = "-outcome"
+	ListReappraisalMachinesParamsSortName           ListReappraisalMachinesParamsSort = "name"
+	ListReappraisalMachinesParamsSortOutcome        ListReappraisalMachinesParamsSort = "outcome"
+)
+
+// Valid indicates whether the value is a known member of the ListReappraisalMachinesParamsSort enum.
+func (e ListReappraisalMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListReappraisalMachinesParamsSortMachineID:
+		return true
+	case ListReappraisalMachinesParamsSortMinusMachineID:
+		return true
+	case ListReappraisalMachinesParamsSortMinusName:
+		return true
+	case ListReappraisalMachinesParamsSortMinusOutcome:
+		return true
+	case ListReappraisalMachinesParamsSortName:
+		return true
+	case ListReappraisalMachinesParamsSortOutcome:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListRecommendationsParamsSort.
+const (
+	ListRecommendationsParamsSortCode             ListRecommendationsParamsSort = "code"
+	ListRecommendationsParamsSortFirstSeenAt      ListRecommendationsParamsSort = "first_seen_at"
+	ListRecommendationsParamsSortID               ListRecommendationsParamsSort = "id"
+	ListRecommendationsParamsSortMinusCode        ListRecommendationsParamsSort = "-code"
+	ListRecommendationsParamsSortMinusFirstSeenAt ListRecommendationsParamsSort = "-first_seen_at"
+	ListRecommendationsParamsSortMinusID          ListRecommendationsParamsSort = "-id"
+	ListRecommendationsParamsSortMinusSeverity    ListRecommendationsParamsSort = "-severity"
+	ListRecommendationsParamsSortSeverity         ListRecommendationsParamsSort = "severity"
+)
+
+// Valid indicates whether the value is a known member of the ListRecommendationsParamsSort enum.
+func (e ListRecommendationsParamsSort) Valid() bool {
+	switch e {
+	case ListRecommendationsParamsSortCode:
+		return true
+	case ListRecommendationsParamsSortFirstSeenAt:
+		return true
+	case ListRecommendationsParamsSortID:
+		return true
+	case ListRecommendationsParamsSortMinusCode:
+		return true
+	case ListRecommendationsParamsSortMinusFirstSeenAt:
+		return true
+	case ListRecommendationsParamsSortMinusID:
+		return true
+	case ListRecommendationsParamsSortMinusSeverity:
+		return true
+	case ListRecommendationsParamsSortSeverity:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListSuppressionRulesParamsSort.
+const (
+	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
+	ListSuppressionRulesParamsSortID             ListSuppressionRulesParamsSort = "id"
+	ListSuppressionRulesParamsSortMinusAlertCode ListSuppressionRulesParamsSort = "-alert_code"
+	ListSuppressionRulesParamsSortMinusID        ListSuppressionRulesParamsSort = "-id"
+	ListSuppressionRulesParamsSortMinusUpdatedAt ListSuppressionRulesParamsSort = "-updated_at"
+	ListSuppressionRulesParamsSortUpdatedAt      ListSuppressionRulesParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListSuppressionRulesParamsSort enum.
+func (e ListSuppressionRulesParamsSort) Valid() bool {
+	switch e {
+	case ListSuppressionRulesParamsSortAlertCode:
+		return true
+	case ListSuppressionRulesParamsSortID:
+		return true
+	case ListSuppressionRulesParamsSortMinusAlertCode:
+		return true
+	case ListSuppressionRulesParamsSortMinusID:
+		return true
+	case ListSuppressionRulesParamsSortMinusUpdatedAt:
+		return true
+	case ListSuppressionRulesParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListSuppressionRulesParamsState.
+const (
+	ListSuppressionRulesParamsStateDisabled ListSuppressionRulesParamsState = "disabled"
+	ListSuppressionRulesParamsStateEnabled  ListSuppressionRulesParamsState = "enabled"
+	ListSuppressionRulesParamsStateExpired  ListSuppressionRulesParamsState = "expired"
+)
+
+// Valid indicates whether the value is a known member of the ListSuppressionRulesParamsState enum.
+func (e ListSuppressionRulesParamsState) Valid() bool {
+	switch e {
+	case ListSuppressionRulesParamsStateDisabled:
+		return true
+	case ListSuppressionRulesParamsStateEnabled:
+		return true
+	case ListSuppressionRulesParamsStateExpired:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorsParamsSort.
+const (
+	ListTrustAnchorsParamsSortID           ListTrustAnchorsParamsSort = "id"
+	ListTrustAnchorsParamsSortMinusID      ListTrustAnchorsParamsSort = "-id"
+	ListTrustAnchorsParamsSortMinusName    ListTrustAnchorsParamsSort = "-name"
+	ListTrustAnchorsParamsSortMinusPurpose ListTrustAnchorsParamsSort = "-purpose"
+	ListTrustAnchorsParamsSortName         ListTrustAnchorsParamsSort = "name"
+	ListTrustAnchorsParamsSortPurpose      ListTrustAnchorsParamsSort = "purpose"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorsParamsSort enum.
+func (e ListTrustAnchorsParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorsParamsSortID:
+		return true
+	case ListTrustAnchorsParamsSortMinusID:
+		return true
+	case ListTrustAnchorsParamsSortMinusName:
+		return true
+	case ListTrustAnchorsParamsSortMinusPurpose:
+		return true
+	case ListTrustAnchorsParamsSortName:
+		return true
+	case ListTrustAnchorsParamsSortPurpose:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorBaselinesParamsSort.
+const (
+	ListTrustAnchorBaselinesParamsSortBaselineID      ListTrustAnchorBaselinesParamsSort = "baseline_id"
+	ListTrustAnchorBaselinesParamsSortMinusBaselineID ListTrustAnchorBaselinesParamsSort = "-baseline_id"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorBaselinesParamsSort enum.
+func (e ListTrustAnchorBaselinesParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorBaselinesParamsSortBaselineID:
+		return true
+	case ListTrustAnchorBaselinesParamsSortMinusBaselineID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorMachinesParamsSort.
+const (
+	ListTrustAnchorMachinesParamsSortMachineID      ListTrustAnchorMachinesParamsSort = "machine_id"
+	ListTrustAnchorMachinesParamsSortMinusMachineID ListTrustAnchorMachinesParamsSort = "-machine_id"
+	ListTrustAnchorMachinesParamsSortMinusName      ListTrustAnchorMachinesParamsSort = "-name"
+	ListTrustAnchorMachinesParamsSortName           ListTrustAnchorMachinesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorMachinesParamsSort enum.
+func (e ListTrustAnchorMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorMachinesParamsSortMachineID:
+		return true
+	case ListTrustAnchorMachinesParamsSortMinusMachineID:
+		return true
+	case ListTrustAnchorMachinesParamsSortMinusName:
+		return true
+	case ListTrustAnchorMachinesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListVerdictsParamsSort.
+const (
+	ListVerdictsParamsSortFirstAt        ListVerdictsParamsSort = "first_at"
+	ListVerdictsParamsSortID             ListVerdictsParamsSort = "id"
+	ListVerdictsParamsSortMachineID      ListVerdictsParamsSort = "machine_id"
+	ListVerdictsParamsSortMinusFirstAt   ListVerdictsParamsSort = "-first_at"
+	ListVerdictsParamsSortMinusID        ListVerdictsParamsSort = "-id"
+	ListVerdictsParamsSortMinusMachineID ListVerdictsParamsSort = "-machine_id"
+	ListVerdictsParamsSortMinusStatus    ListVerdictsParamsSort = "-status"
+	ListVerdictsParamsSortStatus         ListVerdictsParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListVerdictsParamsSort enum.
+func (e ListVerdictsParamsSort) Valid() bool {
+	switch e {
+	case ListVerdictsParamsSortFirstAt:
+		return true
+	case ListVerdictsParamsSortID:
+		return true
+	case ListVerdictsParamsSortMachineID:
+		return true
+	case ListVerdictsParamsSortMinusFirstAt:
+		return true
+	case ListVerdictsParamsSortMinusID:
+		return true
+	case ListVerdictsParamsSortMinusMachineID:
+		return true
+	case ListVerdictsParamsSortMinusStatus:
+		return true
+	case ListVerdictsParamsSortStatus:
 		return true
 	default:
 		return false
@@ -2184,6 +2964,9 @@ type BaselineVersionList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// CSVExport A header, one record an item, and `#complete` with their number. Nested values are JSON.
+type CSVExport = string
+
 // CaptureRequest defines model for CaptureRequest.
 type CaptureRequest struct {
 	// IncludeIma Also take the files, keys and buffers that the machine's IMA list proves.
@@ -2652,6 +3435,9 @@ type ExternalID = string
 
 // FileDigest Algorithm and hex; `verity:` before it for a digest of fs-verity.
 type FileDigest = string
+
+// FilterCode defines model for FilterCode.
+type FilterCode = string
 
 // FilterReason defines model for FilterReason.
 type FilterReason string
@@ -3200,6 +3986,9 @@ type Match struct {
 	Pattern *string `json:"pattern,omitempty"`
 }
 
+// NDJSONExport One item a line, and `{"complete": true, "count": n}` as the last.
+type NDJSONExport = string
+
 // Name Example: web-1
 type Name = string
 
@@ -3222,17 +4011,36 @@ type OperatingSystem string
 // Overview defines model for Overview.
 type Overview struct {
 	AssessmentsByStatus Counts `json:"assessments_by_status"`
-	Machines            int64  `json:"machines"`
-	MachinesByPlatform  Counts `json:"machines_by_platform"`
-	MachinesByStatus    Counts `json:"machines_by_status"`
+	FailingScaleSets    Counts `json:"failing_scale_sets"`
+
+	// LastDay What was counted since the full hour 24 hours ago.
+	LastDay struct {
+		AlertsClosed     Counts    `json:"alerts_closed"`
+		AlertsOpened     Counts    `json:"alerts_opened"`
+		Since            time.Time `json:"since"`
+		VerdictsByStatus Counts    `json:"verdicts_by_status"`
+	} `json:"last_day"`
+	Machines               int64  `json:"machines"`
+	MachinesByAssurance    Counts `json:"machines_by_assurance"`
+	MachinesByPlatform     Counts `json:"machines_by_platform"`
+	MachinesBySecurityType Counts `json:"machines_by_security_type"`
+	MachinesByStatus       Counts `json:"machines_by_status"`
+
+	// MachinesOverdue Active machines whose next evidence was due before now.
+	MachinesOverdue int64 `json:"machines_overdue"`
 
 	// OldestAttestationAt Least recent attestation among active machines.
 	OldestAttestationAt        *time.Time          `json:"oldest_attestation_at"`
 	OldestAttestationMachineID *openapi_types.UUID `json:"oldest_attestation_machine_id"`
-	OpenAlertsByReason         Counts              `json:"open_alerts_by_reason"`
-	OpenAlertsBySeverity       Counts              `json:"open_alerts_by_severity"`
-	RecommendationsByCode      Counts              `json:"recommendations_by_code"`
-	RecommendationsBySeverity  Counts              `json:"recommendations_by_severity"`
+
+	// OldestOpenAlertAt When the oldest open alert that no rule hides was opened.
+	OldestOpenAlertAt         *time.Time `json:"oldest_open_alert_at"`
+	OpenAlertsByCode          Counts     `json:"open_alerts_by_code"`
+	OpenAlertsByReason        Counts     `json:"open_alerts_by_reason"`
+	OpenAlertsBySeverity      Counts     `json:"open_alerts_by_severity"`
+	RecommendationsByCode     Counts     `json:"recommendations_by_code"`
+	RecommendationsBySeverity Counts     `json:"recommendations_by_severity"`
+	RecommendationsExempt     int64      `json:"recommendations_exempt"`
 
 	// StaleMachines Machines that are silent past their deadline.
 	StaleMachines    int64 `json:"stale_machines"`
@@ -4082,6 +4890,31 @@ type Selector struct {
 	ScaleSet   *[]Name               `json:"scale_set,omitempty"`
 }
 
+// Series defines model for Series.
+type Series struct {
+	// Keys The keys of `counts`, in the order to show them. Of `time_to_attest` each is the upper bound of a bucket in seconds (`inf`: above all bounds), and its count is of that bucket alone.
+	Keys   []string      `json:"keys"`
+	Metric SeriesMetric  `json:"metric"`
+	Points []SeriesPoint `json:"points"`
+	Step   SeriesStep    `json:"step"`
+}
+
+// SeriesMetric defines model for Series.Metric.
+type SeriesMetric string
+
+// SeriesStep defines model for Series.Step.
+type SeriesStep string
+
+// SeriesPoint defines model for SeriesPoint.
+type SeriesPoint struct {
+	// At Begin of the step.
+	At     time.Time `json:"at"`
+	Counts Counts    `json:"counts"`
+
+	// QuantileSeconds Of `time_to_attest`: the upper bound of the bucket that holds the quantile, for `p50`, `p90` and `p99`; absent where it is above all bounds or nothing was counted.
+	QuantileSeconds *map[string]int64 `json:"quantile_seconds,omitempty"`
+}
+
 // Severity defines model for Severity.
 type Severity string
 
@@ -4760,14 +5593,26 @@ type ListAlertsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor            *Cursor             `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code              *FilterText         `form:"code,omitempty" json:"code,omitempty"`
-	Status            *AlertStatus        `form:"status,omitempty" json:"status,omitempty"`
-	Severity          *Severity           `form:"severity,omitempty" json:"severity,omitempty"`
-	Reason            *FilterReason       `form:"reason,omitempty" json:"reason,omitempty"`
+	Code              *[]FilterCode       `form:"code,omitempty" json:"code,omitempty"`
+	Status            *[]AlertStatus      `form:"status,omitempty" json:"status,omitempty"`
+	Severity          *[]Severity         `form:"severity,omitempty" json:"severity,omitempty"`
+	Reason            *[]FilterReason     `form:"reason,omitempty" json:"reason,omitempty"`
 	MachineID         *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet          *FilterText         `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 	IncludeSuppressed *bool               `form:"include_suppressed,omitempty" json:"include_suppressed,omitempty"`
+
+	// Sort Order; `-` turns it round. `updated_at` is the last change of status.
+	Sort *ListAlertsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `first_seen_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `first_seen_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListAlertsParamsSort defines parameters for ListAlerts.
+type ListAlertsParamsSort string
 
 // ActivateAlertParams defines parameters for ActivateAlert.
 type ActivateAlertParams struct {
@@ -4847,7 +5692,20 @@ type ListAPITokensParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAPITokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q    *FilterText                `form:"q,omitempty" json:"q,omitempty"`
+	Role *[]ListAPITokensParamsRole `form:"role,omitempty" json:"role,omitempty"`
 }
+
+// ListAPITokensParamsSort defines parameters for ListAPITokens.
+type ListAPITokensParamsSort string
+
+// ListAPITokensParamsRole defines parameters for ListAPITokens.
+type ListAPITokensParamsRole string
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
@@ -4868,12 +5726,24 @@ type ListAssessmentsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor    *Cursor             `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code      *FilterText         `form:"code,omitempty" json:"code,omitempty"`
-	Status    *AssessmentStatus   `form:"status,omitempty" json:"status,omitempty"`
+	Code      *[]FilterCode       `form:"code,omitempty" json:"code,omitempty"`
+	Status    *[]AssessmentStatus `form:"status,omitempty" json:"status,omitempty"`
 	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet  *FilterText         `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Severity  *Severity           `form:"severity,omitempty" json:"severity,omitempty"`
+	Severity  *[]Severity         `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAssessmentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `status_changed_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `status_changed_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListAssessmentsParamsSort defines parameters for ListAssessments.
+type ListAssessmentsParamsSort string
 
 // ListBaselinesParams defines parameters for ListBaselines.
 type ListBaselinesParams struct {
@@ -4882,7 +5752,19 @@ type ListBaselinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListBaselinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// State Only baselines with a version in one of these states.
+	State *[]BaselineState `form:"state,omitempty" json:"state,omitempty"`
 }
+
+// ListBaselinesParamsSort defines parameters for ListBaselines.
+type ListBaselinesParamsSort string
 
 // CreateBaselineParams defines parameters for CreateBaseline.
 type CreateBaselineParams struct {
@@ -4898,6 +5780,22 @@ type GetBaselineRolloutParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
+
+// ListBaselineVersionsParams defines parameters for ListBaselineVersions.
+type ListBaselineVersionsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort  *ListBaselineVersionsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	State *[]BaselineState                `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// ListBaselineVersionsParamsSort defines parameters for ListBaselineVersions.
+type ListBaselineVersionsParamsSort string
 
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
@@ -4958,13 +5856,19 @@ type ListCollateralParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Kind   *CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
-	Name   *CollateralName `form:"name,omitempty" json:"name,omitempty"`
+	Cursor *Cursor           `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Kind   *[]CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
+	Name   *CollateralName   `form:"name,omitempty" json:"name,omitempty"`
 
 	// ExpiringBefore Only what is valid no longer than until then.
 	ExpiringBefore *time.Time `form:"expiring_before,omitempty" json:"expiring_before,omitempty"`
+
+	// Sort Order; `-` turns it round. `kind` is by kind and name.
+	Sort *ListCollateralParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListCollateralParamsSort defines parameters for ListCollateral.
+type ListCollateralParamsSort string
 
 // ActivateEnrollmentParams defines parameters for ActivateEnrollment.
 type ActivateEnrollmentParams struct {
@@ -4997,7 +5901,20 @@ type ListIdentityProvidersParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListIdentityProvidersParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// Issuer Exact issuer.
+	Issuer  *FilterText `form:"issuer,omitempty" json:"issuer,omitempty"`
+	Enabled *bool       `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
+
+// ListIdentityProvidersParamsSort defines parameters for ListIdentityProviders.
+type ListIdentityProvidersParamsSort string
 
 // CreateIdentityProviderParams defines parameters for CreateIdentityProvider.
 type CreateIdentityProviderParams struct {
@@ -5076,7 +5993,19 @@ type ListJoinTokensParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListJoinTokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// ScaleSet Exact scale set.
+	ScaleSet *FilterText `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 }
+
+// ListJoinTokensParamsSort defines parameters for ListJoinTokens.
+type ListJoinTokensParamsSort string
 
 // CreateJoinTokenParams defines parameters for CreateJoinToken.
 type CreateJoinTokenParams struct {
@@ -5102,16 +6031,16 @@ type ListMachinesParams struct {
 	Name *FilterText `form:"name,omitempty" json:"name,omitempty"`
 
 	// ScaleSet Exact scale set.
-	ScaleSet     *FilterText      `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Platform     *Platform        `form:"platform,omitempty" json:"platform,omitempty"`
-	Os           *OperatingSystem `form:"os,omitempty" json:"os,omitempty"`
-	SecurityType *SecurityType    `form:"security_type,omitempty" json:"security_type,omitempty"`
+	ScaleSet     *FilterText        `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+	Platform     *[]Platform        `form:"platform,omitempty" json:"platform,omitempty"`
+	Os           *[]OperatingSystem `form:"os,omitempty" json:"os,omitempty"`
+	SecurityType *[]SecurityType    `form:"security_type,omitempty" json:"security_type,omitempty"`
 
 	// Label `key=value`, or `key` alone for any value.
-	Label *FilterText `form:"label,omitempty" json:"label,omitempty"`
+	Label *[]FilterText `form:"label,omitempty" json:"label,omitempty"`
 
 	// Status Status of the last verdict.
-	Status *VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
+	Status *[]VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
 
 	// SeenBefore Only machines whose last evidence is older than this, or that never sent any.
 	SeenBefore *time.Time `form:"seen_before,omitempty" json:"seen_before,omitempty"`
@@ -5121,7 +6050,26 @@ type ListMachinesParams struct {
 
 	// SilenceAlertID Only machines that are silent now, and that this alert `attestation_missing` of many machines stands for.
 	SilenceAlertID *openapi_types.UUID `form:"silence_alert_id,omitempty" json:"silence_alert_id,omitempty"`
+
+	// Sort Order; `-` turns it round. `last_seen_at` takes machines that were never seen as the oldest; it is the only order without an index, because of what one would cost each attestation.
+	Sort *ListMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// Assurance Of the last verdict or of the active key.
+	Assurance *[]Assurance               `form:"assurance,omitempty" json:"assurance,omitempty"`
+	State     *[]ListMachinesParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// DueBefore Only machines whose next evidence was expected before this.
+	DueBefore *time.Time `form:"due_before,omitempty" json:"due_before,omitempty"`
 }
+
+// ListMachinesParamsSort defines parameters for ListMachines.
+type ListMachinesParamsSort string
+
+// ListMachinesParamsState defines parameters for ListMachines.
+type ListMachinesParamsState string
 
 // UpsertMachineParams defines parameters for UpsertMachine.
 type UpsertMachineParams struct {
@@ -5171,16 +6119,43 @@ type ListMachineVerdictsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Status *VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
-	Reason *FilterReason  `form:"reason,omitempty" json:"reason,omitempty"`
+	Cursor *Cursor          `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Status *[]VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
+	Reason *[]FilterReason  `form:"reason,omitempty" json:"reason,omitempty"`
 
 	// Since Not older than this.
 	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+
+	// Sort Order; `-` turns it round. `id` and `first_at` are the same order.
+	Sort      *ListMachineVerdictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Assurance *[]Assurance                   `form:"assurance,omitempty" json:"assurance,omitempty"`
 }
+
+// ListMachineVerdictsParamsSort defines parameters for ListMachineVerdicts.
+type ListMachineVerdictsParamsSort string
+
+// GetSeriesParams defines parameters for GetSeries.
+type GetSeriesParams struct {
+	Metric GetSeriesParamsMetric `form:"metric" json:"metric"`
+
+	// Since By default 24 hours before `until`.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until By default now.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+
+	// Step `1h` and `6h` go back 92 days. At most 1000 steps.
+	Step *GetSeriesParamsStep `form:"step,omitempty" json:"step,omitempty"`
+}
+
+// GetSeriesParamsMetric defines parameters for GetSeries.
+type GetSeriesParamsMetric string
+
+// GetSeriesParamsStep defines parameters for GetSeries.
+type GetSeriesParamsStep string
 
 // ListPipelineRulesParams defines parameters for ListPipelineRules.
 type ListPipelineRulesParams struct {
@@ -5189,7 +6164,17 @@ type ListPipelineRulesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPipelineRulesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q          *FilterText         `form:"q,omitempty" json:"q,omitempty"`
+	ProviderID *openapi_types.UUID `form:"provider_id,omitempty" json:"provider_id,omitempty"`
 }
+
+// ListPipelineRulesParamsSort defines parameters for ListPipelineRules.
+type ListPipelineRulesParamsSort string
 
 // CreatePipelineRuleParams defines parameters for CreatePipelineRule.
 type CreatePipelineRuleParams struct {
@@ -5222,7 +6207,16 @@ type ListPoliciesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPoliciesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
 }
+
+// ListPoliciesParamsSort defines parameters for ListPolicies.
+type ListPoliciesParamsSort string
 
 // PutPolicyParams defines parameters for PutPolicy.
 type PutPolicyParams struct {
@@ -5237,7 +6231,13 @@ type ListPolicyVersionsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPolicyVersionsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListPolicyVersionsParamsSort defines parameters for ListPolicyVersions.
+type ListPolicyVersionsParamsSort string
 
 // ListReappraisalsParams defines parameters for ListReappraisals.
 type ListReappraisalsParams struct {
@@ -5248,8 +6248,21 @@ type ListReappraisalsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
 	// State Of this state alone.
-	State *ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+	State *[]ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort      *ListReappraisalsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	CauseKind *[]FilterCode               `form:"cause_kind,omitempty" json:"cause_kind,omitempty"`
+
+	// Since Only those whose `requested_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `requested_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListReappraisalsParamsSort defines parameters for ListReappraisals.
+type ListReappraisalsParamsSort string
 
 // CreateReappraisalParams defines parameters for CreateReappraisal.
 type CreateReappraisalParams struct {
@@ -5266,8 +6279,14 @@ type ListReappraisalMachinesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
 	// Outcome Of this outcome alone.
-	Outcome *ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+	Outcome *[]ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListReappraisalMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListReappraisalMachinesParamsSort defines parameters for ListReappraisalMachines.
+type ListReappraisalMachinesParamsSort string
 
 // ListRecommendationsParams defines parameters for ListRecommendations.
 type ListRecommendationsParams struct {
@@ -5275,16 +6294,28 @@ type ListRecommendationsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor    *Cursor               `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code      *FilterText           `form:"code,omitempty" json:"code,omitempty"`
-	Status    *RecommendationStatus `form:"status,omitempty" json:"status,omitempty"`
-	MachineID *openapi_types.UUID   `form:"machine_id,omitempty" json:"machine_id,omitempty"`
-	ScaleSet  *FilterText           `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Severity  *Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+	Cursor    *Cursor                 `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Code      *[]FilterCode           `form:"code,omitempty" json:"code,omitempty"`
+	Status    *[]RecommendationStatus `form:"status,omitempty" json:"status,omitempty"`
+	MachineID *openapi_types.UUID     `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+	ScaleSet  *FilterText             `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+	Severity  *[]Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRecommendationsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `first_seen_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `first_seen_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 
 	// ExemptionEndsBefore Only those that are exempt now, and no more at that time.
 	ExemptionEndsBefore *time.Time `form:"exemption_ends_before,omitempty" json:"exemption_ends_before,omitempty"`
 }
+
+// ListRecommendationsParamsSort defines parameters for ListRecommendations.
+type ListRecommendationsParamsSort string
 
 // ExemptRecommendationParams defines parameters for ExemptRecommendation.
 type ExemptRecommendationParams struct {
@@ -5332,7 +6363,18 @@ type ListSuppressionRulesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort      *ListSuppressionRulesParamsSort    `form:"sort,omitempty" json:"sort,omitempty"`
+	AlertCode *[]FilterCode                      `form:"alert_code,omitempty" json:"alert_code,omitempty"`
+	State     *[]ListSuppressionRulesParamsState `form:"state,omitempty" json:"state,omitempty"`
 }
+
+// ListSuppressionRulesParamsSort defines parameters for ListSuppressionRules.
+type ListSuppressionRulesParamsSort string
+
+// ListSuppressionRulesParamsState defines parameters for ListSuppressionRules.
+type ListSuppressionRulesParamsState string
 
 // CreateSuppressionRuleParams defines parameters for CreateSuppressionRule.
 type CreateSuppressionRuleParams struct {
@@ -5364,12 +6406,21 @@ type ListTrustAnchorsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
+	Cursor  *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Purpose *[]TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 
 	// Enabled Only those that are enabled, or only those that are not.
 	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
 }
+
+// ListTrustAnchorsParamsSort defines parameters for ListTrustAnchors.
+type ListTrustAnchorsParamsSort string
 
 // CreateTrustAnchorParams defines parameters for CreateTrustAnchor.
 type CreateTrustAnchorParams struct {
@@ -5390,7 +6441,13 @@ type ListTrustAnchorBaselinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorBaselinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListTrustAnchorBaselinesParamsSort defines parameters for ListTrustAnchorBaselines.
+type ListTrustAnchorBaselinesParamsSort string
 
 // DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
 type DisableTrustAnchorParams struct {
@@ -5411,7 +6468,41 @@ type ListTrustAnchorMachinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListTrustAnchorMachinesParamsSort defines parameters for ListTrustAnchorMachines.
+type ListTrustAnchorMachinesParamsSort string
+
+// ListVerdictsParams defines parameters for ListVerdicts.
+type ListVerdictsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round. `id` and `first_at` are the same order.
+	Sort      *ListVerdictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Status    *[]VerdictStatus        `form:"status,omitempty" json:"status,omitempty"`
+	Reason    *[]FilterReason         `form:"reason,omitempty" json:"reason,omitempty"`
+	Assurance *[]Assurance            `form:"assurance,omitempty" json:"assurance,omitempty"`
+	MachineID *openapi_types.UUID     `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+
+	// ScaleSet Exact scale set of the machine.
+	ScaleSet *FilterText `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+
+	// Since Not older than this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Older than this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListVerdictsParamsSort defines parameters for ListVerdicts.
+type ListVerdictsParamsSort string
 
 // ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
 type ActivateAlertJSONRequestBody = AlertNote
@@ -5837,7 +6928,7 @@ type ServerInterface interface {
 	GetBaselineRollout(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params GetBaselineRolloutParams)
 	// ListBaselineVersions List a baseline's versions
 	// (GET /v1/baselines/{baseline_id}/versions)
-	ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID)
+	ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params ListBaselineVersionsParams)
 	// CreateBaselineVersion Add a version
 	// (POST /v1/baselines/{baseline_id}/versions)
 	CreateBaselineVersion(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params CreateBaselineVersionParams)
@@ -5949,6 +7040,9 @@ type ServerInterface interface {
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(w http.ResponseWriter, r *http.Request)
+	// GetSeries A time series for a chart
+	// (GET /v1/overview/series)
+	GetSeries(w http.ResponseWriter, r *http.Request, params GetSeriesParams)
 	// ListPipelineRules List pipeline rules
 	// (GET /v1/pipeline-rules)
 	ListPipelineRules(w http.ResponseWriter, r *http.Request, params ListPipelineRulesParams)
@@ -6066,6 +7160,9 @@ type ServerInterface interface {
 	// ListTrustAnchorMachines List the machines that rest on an anchor
 	// (GET /v1/trust-anchors/{anchor_id}/machines)
 	ListTrustAnchorMachines(w http.ResponseWriter, r *http.Request, anchorID AnchorID, params ListTrustAnchorMachinesParams)
+	// ListVerdicts List the fleet's verdicts
+	// (GET /v1/verdicts)
+	ListVerdicts(w http.ResponseWriter, r *http.Request, params ListVerdictsParams)
 	// GetVerdict Get a verdict
 	// (GET /v1/verdicts/{verdict_id})
 	GetVerdict(w http.ResponseWriter, r *http.Request, verdictID VerdictID)
@@ -6218,7 +7315,7 @@ func (_ Unimplemented) GetBaselineRollout(w http.ResponseWriter, r *http.Request
 
 // ListBaselineVersions List a baseline's versions
 // (GET /v1/baselines/{baseline_id}/versions)
-func (_ Unimplemented) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID) {
+func (_ Unimplemented) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params ListBaselineVersionsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -6441,6 +7538,12 @@ func (_ Unimplemented) ListMachineVerdicts(w http.ResponseWriter, r *http.Reques
 // GetOverview The fleet in numbers
 // (GET /v1/overview)
 func (_ Unimplemented) GetOverview(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetSeries A time series for a chart
+// (GET /v1/overview/series)
+func (_ Unimplemented) GetSeries(w http.ResponseWriter, r *http.Request, params GetSeriesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -6678,6 +7781,12 @@ func (_ Unimplemented) ListTrustAnchorMachines(w http.ResponseWriter, r *http.Re
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListVerdicts List the fleet's verdicts
+// (GET /v1/verdicts)
+func (_ Unimplemented) ListVerdicts(w http.ResponseWriter, r *http.Request, params ListVerdictsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetVerdict Get a verdict
 // (GET /v1/verdicts/{verdict_id})
 func (_ Unimplemented) GetVerdict(w http.ResponseWriter, r *http.Request, verdictID VerdictID) {
@@ -6778,7 +7887,7 @@ func (siw *ServerInterfaceWrapper) ListAlerts(w http.ResponseWriter, r *http.Req
 
 	// ------------- Optional query parameter "code" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -6791,7 +7900,7 @@ func (siw *ServerInterfaceWrapper) ListAlerts(w http.ResponseWriter, r *http.Req
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -6804,7 +7913,7 @@ func (siw *ServerInterfaceWrapper) ListAlerts(w http.ResponseWriter, r *http.Req
 
 	// ------------- Optional query parameter "severity" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -6817,7 +7926,7 @@ func (siw *ServerInterfaceWrapper) ListAlerts(w http.ResponseWriter, r *http.Req
 
 	// ------------- Optional query parameter "reason" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -6863,6 +7972,45 @@ func (siw *ServerInterfaceWrapper) ListAlerts(w http.ResponseWriter, r *http.Req
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "include_suppressed"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "include_suppressed", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
 		}
 		return
 	}
@@ -7467,6 +8615,45 @@ func (siw *ServerInterfaceWrapper) ListAPITokens(w http.ResponseWriter, r *http.
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "role" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "role", r.URL.Query(), &params.Role, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "role"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "role", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListAPITokens(w, r, params)
 	}))
@@ -7606,7 +8793,7 @@ func (siw *ServerInterfaceWrapper) ListAssessments(w http.ResponseWriter, r *htt
 
 	// ------------- Optional query parameter "code" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -7619,7 +8806,7 @@ func (siw *ServerInterfaceWrapper) ListAssessments(w http.ResponseWriter, r *htt
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -7658,13 +8845,52 @@ func (siw *ServerInterfaceWrapper) ListAssessments(w http.ResponseWriter, r *htt
 
 	// ------------- Optional query parameter "severity" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "severity"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "severity", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
 		}
 		return
 	}
@@ -7711,6 +8937,45 @@ func (siw *ServerInterfaceWrapper) ListBaselines(w http.ResponseWriter, r *http.
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
 		}
 		return
 	}
@@ -7863,8 +9128,63 @@ func (siw *ServerInterfaceWrapper) ListBaselineVersions(w http.ResponseWriter, r
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBaselineVersionsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListBaselineVersions(w, r, baselineID)
+		siw.Handler.ListBaselineVersions(w, r, baselineID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -8364,7 +9684,7 @@ func (siw *ServerInterfaceWrapper) ListCollateral(w http.ResponseWriter, r *http
 
 	// ------------- Optional query parameter "kind" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -8397,6 +9717,19 @@ func (siw *ServerInterfaceWrapper) ListCollateral(w http.ResponseWriter, r *http
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "expiring_before"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "expiring_before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -8578,6 +9911,58 @@ func (siw *ServerInterfaceWrapper) ListIdentityProviders(w http.ResponseWriter, 
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "issuer" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "issuer", r.URL.Query(), &params.Issuer, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "issuer"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "issuer", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "enabled" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "enabled", r.URL.Query(), &params.Enabled, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "enabled"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "enabled", Err: err})
 		}
 		return
 	}
@@ -9200,6 +10585,45 @@ func (siw *ServerInterfaceWrapper) ListJoinTokens(w http.ResponseWriter, r *http
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "scale_set" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "scale_set", r.URL.Query(), &params.ScaleSet, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "scale_set"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "scale_set", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListJoinTokens(w, r, params)
 	}))
@@ -9365,7 +10789,7 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 
 	// ------------- Optional query parameter "platform" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "platform", r.URL.Query(), &params.Platform, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "platform", r.URL.Query(), &params.Platform, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9378,7 +10802,7 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 
 	// ------------- Optional query parameter "os" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "os", r.URL.Query(), &params.Os, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "os", r.URL.Query(), &params.Os, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9391,7 +10815,7 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 
 	// ------------- Optional query parameter "security_type" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "security_type", r.URL.Query(), &params.SecurityType, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "security_type", r.URL.Query(), &params.SecurityType, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9404,7 +10828,7 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 
 	// ------------- Optional query parameter "label" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "label", r.URL.Query(), &params.Label, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "label", r.URL.Query(), &params.Label, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9417,7 +10841,7 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9463,6 +10887,71 @@ func (siw *ServerInterfaceWrapper) ListMachines(w http.ResponseWriter, r *http.R
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "silence_alert_id"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "silence_alert_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "assurance" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "assurance", r.URL.Query(), &params.Assurance, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "assurance"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "assurance", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "due_before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "due_before", r.URL.Query(), &params.DueBefore, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "due_before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "due_before", Err: err})
 		}
 		return
 	}
@@ -9882,7 +11371,7 @@ func (siw *ServerInterfaceWrapper) ListMachineVerdicts(w http.ResponseWriter, r 
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9895,7 +11384,7 @@ func (siw *ServerInterfaceWrapper) ListMachineVerdicts(w http.ResponseWriter, r 
 
 	// ------------- Optional query parameter "reason" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -9932,6 +11421,32 @@ func (siw *ServerInterfaceWrapper) ListMachineVerdicts(w http.ResponseWriter, r 
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "assurance" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "assurance", r.URL.Query(), &params.Assurance, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "assurance"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "assurance", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListMachineVerdicts(w, r, machineID, params)
 	}))
@@ -9948,6 +11463,78 @@ func (siw *ServerInterfaceWrapper) GetOverview(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetOverview(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSeries operation middleware
+func (siw *ServerInterfaceWrapper) GetSeries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetSeriesParams
+
+	// ------------- Required query parameter "metric" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "metric", r.URL.Query(), &params.Metric, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "metric"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "metric", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "step" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "step", r.URL.Query(), &params.Step, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "step"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "step", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSeries(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9988,6 +11575,45 @@ func (siw *ServerInterfaceWrapper) ListPipelineRules(w http.ResponseWriter, r *h
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "provider_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "provider_id", r.URL.Query(), &params.ProviderID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "provider_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "provider_id", Err: err})
 		}
 		return
 	}
@@ -10246,6 +11872,32 @@ func (siw *ServerInterfaceWrapper) ListPolicies(w http.ResponseWriter, r *http.R
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListPolicies(w, r, params)
 	}))
@@ -10377,6 +12029,19 @@ func (siw *ServerInterfaceWrapper) ListPolicyVersions(w http.ResponseWriter, r *
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListPolicyVersions(w, r, name, params)
 	}))
@@ -10439,13 +12104,65 @@ func (siw *ServerInterfaceWrapper) ListReappraisals(w http.ResponseWriter, r *ht
 
 	// ------------- Optional query parameter "state" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cause_kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "cause_kind", r.URL.Query(), &params.CauseKind, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cause_kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cause_kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
 		}
 		return
 	}
@@ -10574,13 +12291,26 @@ func (siw *ServerInterfaceWrapper) ListReappraisalMachines(w http.ResponseWriter
 
 	// ------------- Optional query parameter "outcome" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -10633,7 +12363,7 @@ func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r 
 
 	// ------------- Optional query parameter "code" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -10646,7 +12376,7 @@ func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r 
 
 	// ------------- Optional query parameter "status" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -10685,13 +12415,52 @@ func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r 
 
 	// ------------- Optional query parameter "severity" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "severity"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "severity", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
 		}
 		return
 	}
@@ -11122,6 +12891,45 @@ func (siw *ServerInterfaceWrapper) ListSuppressionRules(w http.ResponseWriter, r
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "alert_code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "alert_code", r.URL.Query(), &params.AlertCode, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "alert_code"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_code", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListSuppressionRules(w, r, params)
 	}))
@@ -11378,7 +13186,7 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchors(w http.ResponseWriter, r *ht
 
 	// ------------- Optional query parameter "purpose" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "purpose", r.URL.Query(), &params.Purpose, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "purpose", r.URL.Query(), &params.Purpose, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
@@ -11398,6 +13206,32 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchors(w http.ResponseWriter, r *ht
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "enabled"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "enabled", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
 		}
 		return
 	}
@@ -11544,6 +13378,19 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchorBaselines(w http.ResponseWrite
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -11703,8 +13550,171 @@ func (siw *ServerInterfaceWrapper) ListTrustAnchorMachines(w http.ResponseWriter
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTrustAnchorMachines(w, r, anchorID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListVerdicts operation middleware
+func (siw *ServerInterfaceWrapper) ListVerdicts(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListVerdictsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "assurance" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "assurance", r.URL.Query(), &params.Assurance, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "assurance"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "assurance", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "machine_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "machine_id", r.URL.Query(), &params.MachineID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "machine_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "machine_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "scale_set" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "scale_set", r.URL.Query(), &params.ScaleSet, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "scale_set"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "scale_set", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListVerdicts(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -11910,6 +13920,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/machines/{machine_id}/verdicts", wrapper.ListMachineVerdicts)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/verdicts", wrapper.ListVerdicts)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/verdicts/{verdict_id}", wrapper.GetVerdict)
 	})
 	r.Group(func(r chi.Router) {
@@ -12016,6 +14029,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/overview", wrapper.GetOverview)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/overview/series", wrapper.GetSeries)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/baselines", wrapper.ListBaselines)
@@ -12331,6 +14347,69 @@ func (response ListAlerts200JSONResponse) VisitListAlertsResponse(w http.Respons
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAlerts200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlerts200ApplicationXNdjsonResponse) VisitListAlertsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAlerts200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlerts200TextCsvResponse) VisitListAlertsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -12819,6 +14898,69 @@ func (response ListAPITokens200JSONResponse) VisitListAPITokensResponse(w http.R
 	return err
 }
 
+type ListAPITokens200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAPITokens200ApplicationXNdjsonResponse) VisitListAPITokensResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAPITokens200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAPITokens200TextCsvResponse) VisitListAPITokensResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListAPITokensdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -12932,6 +15074,69 @@ func (response ListAssessments200JSONResponse) VisitListAssessmentsResponse(w ht
 	return err
 }
 
+type ListAssessments200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAssessments200ApplicationXNdjsonResponse) VisitListAssessmentsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAssessments200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAssessments200TextCsvResponse) VisitListAssessmentsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListAssessmentsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -12968,6 +15173,69 @@ func (response ListBaselines200JSONResponse) VisitListBaselinesResponse(w http.R
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBaselines200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListBaselines200ApplicationXNdjsonResponse) VisitListBaselinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListBaselines200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListBaselines200TextCsvResponse) VisitListBaselinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -13109,6 +15377,7 @@ func (response GetBaselineRolloutdefaultApplicationProblemPlusJSONResponse) Visi
 
 type ListBaselineVersionsRequestObject struct {
 	BaselineID BaselineID `json:"baseline_id"`
+	Params     ListBaselineVersionsParams
 }
 
 type ListBaselineVersionsResponseObject interface {
@@ -13126,6 +15395,69 @@ func (response ListBaselineVersions200JSONResponse) VisitListBaselineVersionsRes
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBaselineVersions200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListBaselineVersions200ApplicationXNdjsonResponse) VisitListBaselineVersionsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListBaselineVersions200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListBaselineVersions200TextCsvResponse) VisitListBaselineVersionsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -13495,6 +15827,69 @@ func (response ListCollateral200JSONResponse) VisitListCollateralResponse(w http
 	return err
 }
 
+type ListCollateral200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListCollateral200ApplicationXNdjsonResponse) VisitListCollateralResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListCollateral200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListCollateral200TextCsvResponse) VisitListCollateralResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListCollateraldefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -13611,6 +16006,69 @@ func (response ListIdentityProviders200JSONResponse) VisitListIdentityProvidersR
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIdentityProviders200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIdentityProviders200ApplicationXNdjsonResponse) VisitListIdentityProvidersResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListIdentityProviders200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIdentityProviders200TextCsvResponse) VisitListIdentityProvidersResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -14089,6 +16547,69 @@ func (response ListJoinTokens200JSONResponse) VisitListJoinTokensResponse(w http
 	return err
 }
 
+type ListJoinTokens200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListJoinTokens200ApplicationXNdjsonResponse) VisitListJoinTokensResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListJoinTokens200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListJoinTokens200TextCsvResponse) VisitListJoinTokensResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListJoinTokensdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -14199,6 +16720,69 @@ func (response ListMachines200JSONResponse) VisitListMachinesResponse(w http.Res
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMachines200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListMachines200ApplicationXNdjsonResponse) VisitListMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListMachines200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListMachines200TextCsvResponse) VisitListMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -14558,6 +17142,69 @@ func (response ListMachineVerdicts200JSONResponse) VisitListMachineVerdictsRespo
 	return err
 }
 
+type ListMachineVerdicts200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListMachineVerdicts200ApplicationXNdjsonResponse) VisitListMachineVerdictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListMachineVerdicts200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListMachineVerdicts200TextCsvResponse) VisitListMachineVerdictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListMachineVerdictsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -14613,6 +17260,45 @@ func (response GetOverviewdefaultApplicationProblemPlusJSONResponse) VisitGetOve
 	return err
 }
 
+type GetSeriesRequestObject struct {
+	Params GetSeriesParams
+}
+
+type GetSeriesResponseObject interface {
+	VisitGetSeriesResponse(w http.ResponseWriter) error
+}
+
+type GetSeries200JSONResponse Series
+
+func (response GetSeries200JSONResponse) VisitGetSeriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSeriesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetSeriesdefaultApplicationProblemPlusJSONResponse) VisitGetSeriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListPipelineRulesRequestObject struct {
 	Params ListPipelineRulesParams
 }
@@ -14632,6 +17318,69 @@ func (response ListPipelineRules200JSONResponse) VisitListPipelineRulesResponse(
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPipelineRules200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPipelineRules200ApplicationXNdjsonResponse) VisitListPipelineRulesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListPipelineRules200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPipelineRules200TextCsvResponse) VisitListPipelineRulesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -14868,6 +17617,69 @@ func (response ListPolicies200JSONResponse) VisitListPoliciesResponse(w http.Res
 	return err
 }
 
+type ListPolicies200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPolicies200ApplicationXNdjsonResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListPolicies200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPolicies200TextCsvResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListPoliciesdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -14988,6 +17800,69 @@ func (response ListPolicyVersions200JSONResponse) VisitListPolicyVersionsRespons
 	return err
 }
 
+type ListPolicyVersions200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPolicyVersions200ApplicationXNdjsonResponse) VisitListPolicyVersionsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListPolicyVersions200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListPolicyVersions200TextCsvResponse) VisitListPolicyVersionsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListPolicyVersionsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -15062,6 +17937,69 @@ func (response ListReappraisals200JSONResponse) VisitListReappraisalsResponse(w 
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListReappraisals200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListReappraisals200ApplicationXNdjsonResponse) VisitListReappraisalsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListReappraisals200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListReappraisals200TextCsvResponse) VisitListReappraisalsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -15184,6 +18122,69 @@ func (response ListReappraisalMachines200JSONResponse) VisitListReappraisalMachi
 	return err
 }
 
+type ListReappraisalMachines200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListReappraisalMachines200ApplicationXNdjsonResponse) VisitListReappraisalMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListReappraisalMachines200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListReappraisalMachines200TextCsvResponse) VisitListReappraisalMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListReappraisalMachinesdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -15220,6 +18221,69 @@ func (response ListRecommendations200JSONResponse) VisitListRecommendationsRespo
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRecommendations200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRecommendations200ApplicationXNdjsonResponse) VisitListRecommendationsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListRecommendations200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRecommendations200TextCsvResponse) VisitListRecommendationsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -15642,6 +18706,69 @@ func (response ListSuppressionRules200JSONResponse) VisitListSuppressionRulesRes
 	return err
 }
 
+type ListSuppressionRules200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListSuppressionRules200ApplicationXNdjsonResponse) VisitListSuppressionRulesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListSuppressionRules200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListSuppressionRules200TextCsvResponse) VisitListSuppressionRulesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListSuppressionRulesdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -15875,6 +19002,69 @@ func (response ListTrustAnchors200JSONResponse) VisitListTrustAnchorsResponse(w 
 	return err
 }
 
+type ListTrustAnchors200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchors200ApplicationXNdjsonResponse) VisitListTrustAnchorsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListTrustAnchors200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchors200TextCsvResponse) VisitListTrustAnchorsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListTrustAnchorsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -15986,6 +19176,69 @@ func (response ListTrustAnchorBaselines200JSONResponse) VisitListTrustAnchorBase
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTrustAnchorBaselines200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchorBaselines200ApplicationXNdjsonResponse) VisitListTrustAnchorBaselinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListTrustAnchorBaselines200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchorBaselines200TextCsvResponse) VisitListTrustAnchorBaselinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -16109,12 +19362,177 @@ func (response ListTrustAnchorMachines200JSONResponse) VisitListTrustAnchorMachi
 	return err
 }
 
+type ListTrustAnchorMachines200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchorMachines200ApplicationXNdjsonResponse) VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListTrustAnchorMachines200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListTrustAnchorMachines200TextCsvResponse) VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListTrustAnchorMachinesdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
 }
 
 func (response ListTrustAnchorMachinesdefaultApplicationProblemPlusJSONResponse) VisitListTrustAnchorMachinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVerdictsRequestObject struct {
+	Params ListVerdictsParams
+}
+
+type ListVerdictsResponseObject interface {
+	VisitListVerdictsResponse(w http.ResponseWriter) error
+}
+
+type ListVerdicts200JSONResponse VerdictList
+
+func (response ListVerdicts200JSONResponse) VisitListVerdictsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListVerdicts200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListVerdicts200ApplicationXNdjsonResponse) VisitListVerdictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListVerdicts200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListVerdicts200TextCsvResponse) VisitListVerdictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ListVerdictsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListVerdictsdefaultApplicationProblemPlusJSONResponse) VisitListVerdictsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -16389,6 +19807,9 @@ type StrictServerInterface interface {
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
+	// GetSeries A time series for a chart
+	// (GET /v1/overview/series)
+	GetSeries(ctx context.Context, request GetSeriesRequestObject) (GetSeriesResponseObject, error)
 	// ListPipelineRules List pipeline rules
 	// (GET /v1/pipeline-rules)
 	ListPipelineRules(ctx context.Context, request ListPipelineRulesRequestObject) (ListPipelineRulesResponseObject, error)
@@ -16506,6 +19927,9 @@ type StrictServerInterface interface {
 	// ListTrustAnchorMachines List the machines that rest on an anchor
 	// (GET /v1/trust-anchors/{anchor_id}/machines)
 	ListTrustAnchorMachines(ctx context.Context, request ListTrustAnchorMachinesRequestObject) (ListTrustAnchorMachinesResponseObject, error)
+	// ListVerdicts List the fleet's verdicts
+	// (GET /v1/verdicts)
+	ListVerdicts(ctx context.Context, request ListVerdictsRequestObject) (ListVerdictsResponseObject, error)
 	// GetVerdict Get a verdict
 	// (GET /v1/verdicts/{verdict_id})
 	GetVerdict(ctx context.Context, request GetVerdictRequestObject) (GetVerdictResponseObject, error)
@@ -17233,10 +20657,11 @@ func (sh *strictHandler) GetBaselineRollout(w http.ResponseWriter, r *http.Reque
 }
 
 // ListBaselineVersions operation middleware
-func (sh *strictHandler) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID) {
+func (sh *strictHandler) ListBaselineVersions(w http.ResponseWriter, r *http.Request, baselineID BaselineID, params ListBaselineVersionsParams) {
 	var request ListBaselineVersionsRequestObject
 
 	request.BaselineID = baselineID
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListBaselineVersions(ctx, request.(ListBaselineVersionsRequestObject))
@@ -18387,6 +21812,32 @@ func (sh *strictHandler) GetOverview(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// GetSeries operation middleware
+func (sh *strictHandler) GetSeries(w http.ResponseWriter, r *http.Request, params GetSeriesParams) {
+	var request GetSeriesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSeries(ctx, request.(GetSeriesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSeries")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetSeriesResponseObject); ok {
+		if err := validResponse.VisitGetSeriesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListPipelineRules operation middleware
 func (sh *strictHandler) ListPipelineRules(w http.ResponseWriter, r *http.Request, params ListPipelineRulesParams) {
 	var request ListPipelineRulesRequestObject
@@ -19508,6 +22959,32 @@ func (sh *strictHandler) ListTrustAnchorMachines(w http.ResponseWriter, r *http.
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListTrustAnchorMachinesResponseObject); ok {
 		if err := validResponse.VisitListTrustAnchorMachinesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListVerdicts operation middleware
+func (sh *strictHandler) ListVerdicts(w http.ResponseWriter, r *http.Request, params ListVerdictsParams) {
+	var request ListVerdictsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListVerdicts(ctx, request.(ListVerdictsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListVerdicts")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListVerdictsResponseObject); ok {
+		if err := validResponse.VisitListVerdictsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

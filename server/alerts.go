@@ -27,10 +27,10 @@ func alertDTO(a store.Alert) openapi.Alert {
 func (s *Server) ListAlerts(ctx context.Context, req openapi.ListAlertsRequestObject) (openapi.ListAlertsResponseObject, error) {
 	q := req.Params
 	f := store.AlertFilter{
-		MachineID: q.MachineID, Code: value(q.Code), Status: text(q.Status), Severity: text(q.Severity), Reason: text(q.Reason),
-		ScaleSet: value(q.ScaleSet), IncludeSuppressed: value(q.IncludeSuppressed),
+		MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), Severity: joined(q.Severity), Reason: joined(q.Reason),
+		ScaleSet: value(q.ScaleSet), IncludeSuppressed: value(q.IncludeSuppressed), Since: q.Since, Until: q.Until,
 	}
-	items, next, err := s.store.ListAlerts(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor), s.now())
+	items, next, err := s.store.ListAlerts(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort), s.now())
 	if err != nil {
 		return nil, err
 	}

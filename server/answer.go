@@ -33,6 +33,9 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 // VisitListMachineVerdictsResponse implements openapi.ListMachineVerdictsResponseObject.
 func (a jsonAnswer) VisitListMachineVerdictsResponse(w http.ResponseWriter) error { return a.write(w) }
 
+// VisitListVerdictsResponse implements openapi.ListVerdictsResponseObject.
+func (a jsonAnswer) VisitListVerdictsResponse(w http.ResponseWriter) error { return a.write(w) }
+
 // VisitGetVerdictResponse implements openapi.GetVerdictResponseObject.
 func (a jsonAnswer) VisitGetVerdictResponse(w http.ResponseWriter) error { return a.write(w) }
 

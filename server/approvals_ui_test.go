@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/go-chi/chi/v5"
+
 	"github.com/assay-verifier/assay/server/ui"
 )
 
@@ -26,7 +28,7 @@ func (b *bench) signIn(token string) *person {
 	b.t.Helper()
 	s := b.server
 	pages, err := ui.New(ui.Config{Store: s.store, EventLog: s.attest.DecodedLog, PreviewApproval: s.attest.PreviewApproval, ApproveAlert: s.attest.ApproveAlert,
-		RefuseAlert: s.attest.RefuseAlert, DiffVersion: s.attest.DiffVersion, Now: s.now,
+		RefuseAlert: s.attest.RefuseAlert, DiffVersion: s.attest.DiffVersion, Now: s.now, API: s.Inner(),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))
 			tenant, t, err := s.store.LookupAPIToken(ctx, hash[:], s.now())
@@ -35,7 +37,9 @@ func (b *bench) signIn(token string) *person {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	site := httptest.NewServer(pages)
+	router := chi.NewRouter() // as the service mounts them
+	router.Handle("/ui/*", pages)
+	site := httptest.NewServer(router)
 	b.t.Cleanup(site.Close)
 	jar, err := cookiejar.New(nil)
 	if err != nil {

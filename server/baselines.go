@@ -176,7 +176,8 @@ func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselin
 
 // ListBaselines lists baselines with the states of their versions.
 func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesRequestObject) (openapi.ListBaselinesResponseObject, error) {
-	items, next, err := s.store.ListBaselines(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	q := req.Params
+	items, next, err := s.store.ListBaselines(ctx, principalOf(ctx).tenant, store.BaselineFilter{NamePrefix: value(q.Q), State: joined(q.State)}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -214,8 +215,21 @@ func (s *Server) GetBaseline(ctx context.Context, req openapi.GetBaselineRequest
 
 // ListBaselineVersions lists the versions of a baseline, newest first.
 func (s *Server) ListBaselineVersions(ctx context.Context, req openapi.ListBaselineVersionsRequestObject) (openapi.ListBaselineVersionsResponseObject, error) {
-	dto, err := s.visibleBaseline(ctx, req.BaselineID)
-	return openapi.ListBaselineVersions200JSONResponse{Items: dto.Versions}, err
+	q := req.Params
+	items, next, err := s.store.ListBaselineVersions(ctx, principalOf(ctx).tenant, req.BaselineID, joined(q.State), pageOf(q.Limit, q.Cursor, q.Sort))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.visibleBaseline(ctx, req.BaselineID); err != nil { // what the caller may not see does not exist for it
+		return nil, err
+	}
+	out := openapi.ListBaselineVersions200JSONResponse{Items: make([]openapi.BaselineVersion, len(items)), NextCursor: nextCursor(next)}
+	for i, v := range items {
+		if out.Items[i], err = versionDTO(v, false); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // GetBaselineVersion answers one version with its reference values.

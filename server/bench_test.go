@@ -274,7 +274,8 @@ func (b *bench) checkContract(req *http.Request, a answer) {
 			b.t.Errorf("%s answered %d, which the contract does not have: %s", name, a.status, a.body)
 		}
 	}
-	if strings.HasSuffix(a.header.Get("Content-Type"), "yaml") || strings.HasPrefix(a.header.Get("Content-Type"), "text/html") || a.header.Get("Content-Type") == mediaNDJSON {
+	if strings.HasSuffix(a.header.Get("Content-Type"), "yaml") || strings.HasPrefix(a.header.Get("Content-Type"), "text/html") ||
+		strings.HasPrefix(a.header.Get("Content-Type"), mediaCSV) || a.header.Get("Content-Type") == mediaNDJSON {
 		return
 	}
 	err = openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{

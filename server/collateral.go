@@ -31,8 +31,8 @@ func collateralDTO(c store.StoredCollateral) openapi.Collateral {
 // ListCollateral lists what is held.
 func (s *Server) ListCollateral(ctx context.Context, req openapi.ListCollateralRequestObject) (openapi.ListCollateralResponseObject, error) {
 	q := req.Params
-	f := store.CollateralFilter{Kind: tee.Kind(text(q.Kind)), Name: text(q.Name), ExpiringBefore: q.ExpiringBefore}
-	items, next, err := s.store.ListCollateral(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	f := store.CollateralFilter{Kind: tee.Kind(joined(q.Kind)), Name: text(q.Name), ExpiringBefore: q.ExpiringBefore}
+	items, next, err := s.store.ListCollateral(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
@@ -79,6 +80,7 @@ type Server struct {
 	cfg      Config
 	handler  http.Handler
 	upserts  chan struct{} // one place for each inventory write at work
+	exports  chan struct{} // one place for each export under way
 	draining atomic.Bool
 }
 
@@ -103,7 +105,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		store: cfg.Store, attest: cfg.Attest, token: cfg.Token, now: cfg.Now, random: cfg.Random,
 		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
-		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), cfg: cfg,
+		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), exports: make(chan struct{}, maxExports), cfg: cfg,
 	}
 	s.identity = auth.New(auth.Config{
 		Providers: s.store.ProvidersOf, SaveKeys: s.store.SaveIssuerKeys, Now: cfg.Now, Logger: cfg.Logger, Reach: cfg.Issuers, Roots: cfg.IssuerRoots,
@@ -148,6 +150,14 @@ func (c *Config) setDefaults() {
 
 // Handler answers the public address.
 func (s *Server) Handler() http.Handler { return s.handler }
+
+// Inner answers requests that a page makes out of one that it is answering itself: the router must not take them for a
+// part of that one's path.
+func (s *Server) Inner() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, (*chi.Context)(nil))))
+	})
+}
 
 // loadContract parses and validates the embedded contract.
 func loadContract() (*openapi3.T, error) {

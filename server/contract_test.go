@@ -52,6 +52,7 @@ func TestContract(t *testing.T) {
 		{"revocation", revocation},
 		{"policies", policies},
 		{"known-bad", knownBad},
+		{"lists", lists},
 		{"malformed", malformed},
 		{"idempotency", idempotency},
 		{"principals", principals},

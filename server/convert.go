@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,8 +13,20 @@ import (
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
-func pageOf(limit *openapi.Limit, cursor *openapi.Cursor) store.Page {
-	return store.Page{Limit: value(limit), Cursor: value(cursor)}
+func pageOf[S ~string](limit *openapi.Limit, cursor *openapi.Cursor, sort *S) store.Page {
+	return store.Page{Limit: value(limit), Cursor: value(cursor), Sort: text(sort)}
+}
+
+// joined is a filter of several values as the store has it; the contract's values hold no comma.
+func joined[T ~string](p *[]T) string {
+	if p == nil {
+		return ""
+	}
+	values := make([]string, len(*p))
+	for i, v := range *p {
+		values[i] = string(v)
+	}
+	return strings.Join(values, ",")
 }
 
 // nextCursor is null on the last page.

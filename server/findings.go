@@ -33,8 +33,9 @@ func recommendationDTO(r store.Recommendation) openapi.Recommendation {
 // ListAssessments lists the current state of each code for each machine.
 func (s *Server) ListAssessments(ctx context.Context, req openapi.ListAssessmentsRequestObject) (openapi.ListAssessmentsResponseObject, error) {
 	q := req.Params
-	f := store.AssessmentFilter{MachineID: q.MachineID, Code: value(q.Code), Status: text(q.Status), ScaleSet: value(q.ScaleSet), Severity: text(q.Severity)}
-	items, next, err := s.store.ListAssessments(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	f := store.AssessmentFilter{MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), ScaleSet: value(q.ScaleSet), Severity: joined(q.Severity),
+		Since: q.Since, Until: q.Until}
+	items, next, err := s.store.ListAssessments(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -44,9 +45,9 @@ func (s *Server) ListAssessments(ctx context.Context, req openapi.ListAssessment
 // ListRecommendations lists recommendations.
 func (s *Server) ListRecommendations(ctx context.Context, req openapi.ListRecommendationsRequestObject) (openapi.ListRecommendationsResponseObject, error) {
 	q := req.Params
-	f := store.RecommendationFilter{MachineID: q.MachineID, Code: value(q.Code), Status: text(q.Status), Severity: text(q.Severity), ScaleSet: value(q.ScaleSet),
-		ExemptionEndsBefore: q.ExemptionEndsBefore}
-	items, next, err := s.store.ListRecommendations(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor), s.now())
+	f := store.RecommendationFilter{MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), Severity: joined(q.Severity), ScaleSet: value(q.ScaleSet),
+		Since: q.Since, Until: q.Until, ExemptionEndsBefore: q.ExemptionEndsBefore}
+	items, next, err := s.store.ListRecommendations(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort), s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -106,25 +107,4 @@ func (s *Server) ListRecommendationHistory(ctx context.Context, req openapi.List
 		}
 		return out
 	})}, nil
-}
-
-// GetOverview answers the fleet in numbers.
-func (s *Server) GetOverview(ctx context.Context, _ openapi.GetOverviewRequestObject) (openapi.GetOverviewResponseObject, error) {
-	o, err := s.store.Overview(ctx, principalOf(ctx).tenant, s.now())
-	if err != nil {
-		return nil, err
-	}
-	counts := func(m map[string]int64) openapi.Counts {
-		if m == nil {
-			return openapi.Counts{}
-		}
-		return m
-	}
-	return openapi.GetOverview200JSONResponse{
-		Machines: o.Machines, MachinesByStatus: counts(o.MachinesByStatus), MachinesByPlatform: counts(o.MachinesByPlatform),
-		OpenAlertsBySeverity: counts(o.OpenAlertsBySeverity), OpenAlertsByReason: counts(o.OpenAlertsByReason), SuppressedAlerts: o.SuppressedAlerts,
-		RecommendationsByCode: counts(o.RecommendationsByCode), RecommendationsBySeverity: counts(o.RecommendationsBySev),
-		AssessmentsByStatus: counts(o.AssessmentsByStatus), OldestAttestationAt: utcOrNull(o.OldestAttestation), OldestAttestationMachineID: o.OldestAttestationOwner,
-		StaleMachines: o.StaleMachines,
-	}, nil
 }

@@ -23,6 +23,7 @@ type guard struct {
 	write      bool // may carry an Idempotency-Key
 	parameters parameters
 	body       bodyRule
+	export     *export // nil but for lists
 }
 
 // newGuard compiles the checks of an operation out of the contract. It fails where the contract and the
@@ -55,6 +56,9 @@ func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*g
 	if g.body, err = compileBody("server: "+where, rt, op); err != nil {
 		return nil, err
 	}
+	if g.export, err = newExport(s, "server: "+where, rt, op); err != nil {
+		return nil, err
+	}
 	return g, nil
 }
 
@@ -81,6 +85,13 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !g.write {
+		if g.export != nil {
+			w.Header().Add("Vary", "Accept")
+			if media := wantedExport(r); media != "" {
+				g.export.serve(w, r, media)
+				return
+			}
+		}
 		g.route.handle(w, r)
 		return
 	}

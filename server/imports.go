@@ -350,7 +350,7 @@ func versionInPath(r *http.Request) (uuid.UUID, int, error) {
 
 // ListTrustAnchorBaselines lists the versions that rest on an anchor.
 func (s *Server) ListTrustAnchorBaselines(ctx context.Context, req openapi.ListTrustAnchorBaselinesRequestObject) (openapi.ListTrustAnchorBaselinesResponseObject, error) {
-	items, next, err := s.store.VersionsRestingOn(ctx, principalOf(ctx).tenant, req.AnchorID, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.VersionsRestingOn(ctx, principalOf(ctx).tenant, req.AnchorID, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}

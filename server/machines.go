@@ -49,11 +49,12 @@ func machineDTO(m store.Machine) openapi.Machine {
 func (s *Server) ListMachines(ctx context.Context, req openapi.ListMachinesRequestObject) (openapi.ListMachinesResponseObject, error) {
 	q := req.Params
 	f := store.MachineFilter{
-		Name: value(q.Name), ScaleSet: value(q.ScaleSet), Platform: text(q.Platform), OS: text(q.Os),
-		SecurityType: text(q.SecurityType), Label: value(q.Label), Status: text(q.Status), SeenBefore: q.SeenBefore,
+		Name: value(q.Name), NamePrefix: value(q.Q), ScaleSet: value(q.ScaleSet), Platform: joined(q.Platform), OS: joined(q.Os),
+		SecurityType: joined(q.SecurityType), Labels: value(q.Label), Status: joined(q.Status), Assurance: joined(q.Assurance),
+		State: joined(q.State), SeenBefore: q.SeenBefore, DueBefore: q.DueBefore,
 		Stale: q.Stale, SilenceAlert: q.SilenceAlertID,
 	}
-	items, next, err := s.store.ListMachines(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListMachines(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

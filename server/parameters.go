@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,10 +15,11 @@ type parameters struct {
 	path   map[string]*rule
 	query  map[string]*rule
 	header map[string]*rule
+	repeat map[string]bool // query parameters whose values come one by one, and not with commas between them
 }
 
 func compileParameters(where string, op *openapi3.Operation) (parameters, error) {
-	p := parameters{path: map[string]*rule{}, query: map[string]*rule{}, header: map[string]*rule{}}
+	p := parameters{path: map[string]*rule{}, query: map[string]*rule{}, header: map[string]*rule{}, repeat: map[string]bool{}}
 	for _, ref := range op.Parameters {
 		v := ref.Value
 		r, err := compileRule(where+" "+v.Name, v.Schema)
@@ -29,6 +31,7 @@ func compileParameters(where string, op *openapi3.Operation) (parameters, error)
 			p.path[v.Name] = r
 		case "query":
 			p.query[v.Name] = r
+			p.repeat[v.Name] = r.kind == kindArray && (v.Explode == nil || *v.Explode)
 		case "header":
 			p.header[v.Name] = r
 		}
@@ -66,14 +69,40 @@ func (p *parameters) check(r *http.Request) error {
 		if !known {
 			return refuseParameter(codeUnknownField, strings.ToValidUTF8(quoted(name), "?"), "there is no such parameter")
 		}
-		if len(query[name]) > 1 {
+		values := query[name]
+		if rule.kind == kindArray {
+			if why := rule.refusesList(values, p.repeat[name]); why != "" {
+				return refuseParameter(codeInvalidField, name, why)
+			}
+			continue
+		}
+		if len(values) > 1 {
 			return refuseParameter(codeInvalidField, name, "it is given more than once")
 		}
-		if why := rule.refusesParameter(query[name][0]); why != "" {
+		if why := rule.refusesParameter(values[0]); why != "" {
 			return refuseParameter(codeInvalidField, name, why)
 		}
 	}
 	return nil
+}
+
+// refusesList says why the values of a parameter do not fit that takes several: repeated, or with commas between them.
+func (r *rule) refusesList(values []string, repeat bool) string {
+	if !repeat {
+		if len(values) > 1 {
+			return "it is given more than once; several values have commas between them"
+		}
+		values = strings.Split(values[0], ",")
+	}
+	if r.maxCount >= 0 && len(values) > r.maxCount {
+		return fmt.Sprintf("it has more than %d values", r.maxCount)
+	}
+	for _, v := range values {
+		if why := r.items.refusesParameter(v); why != "" {
+			return why
+		}
+	}
+	return ""
 }
 
 // pathParameter is a parameter of the path as it was meant. chi routes by the escaped path where the client has

@@ -78,7 +78,8 @@ func pipelineRuleDTO(stored store.PipelineRule) (openapi.PipelineRule, error) {
 
 // ListPipelineRules lists the rules.
 func (s *Server) ListPipelineRules(ctx context.Context, req openapi.ListPipelineRulesRequestObject) (openapi.ListPipelineRulesResponseObject, error) {
-	items, next, err := s.store.ListPipelineRules(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	q := req.Params
+	items, next, err := s.store.ListPipelineRules(ctx, principalOf(ctx).tenant, store.PipelineRuleFilter{NamePrefix: value(q.Q), ProviderID: q.ProviderID}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

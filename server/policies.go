@@ -36,7 +36,7 @@ type policyList struct {
 
 // ListPolicies lists the newest version of each policy.
 func (s *Server) ListPolicies(ctx context.Context, req openapi.ListPoliciesRequestObject) (openapi.ListPoliciesResponseObject, error) {
-	items, next, err := s.store.ListPolicies(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.ListPolicies(ctx, principalOf(ctx).tenant, value(req.Params.Q), pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *Server) PutPolicy(ctx context.Context, req openapi.PutPolicyRequestObje
 
 // ListPolicyVersions lists all versions of a policy.
 func (s *Server) ListPolicyVersions(ctx context.Context, req openapi.ListPolicyVersionsRequestObject) (openapi.ListPolicyVersionsResponseObject, error) {
-	items, next, err := s.store.ListPolicyVersions(ctx, principalOf(ctx).tenant, req.Name, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.ListPolicyVersions(ctx, principalOf(ctx).tenant, req.Name, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}

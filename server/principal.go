@@ -242,7 +242,7 @@ func newSecret(prefix string, random io.Reader) (secret string, hash []byte, err
 func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID, now time.Time, random io.Reader) (secret string, err error) {
 	page := store.Page{Limit: 500}
 	for {
-		items, next, err := st.ListAPITokens(ctx, tenant, page)
+		items, next, err := st.ListAPITokens(ctx, tenant, store.TokenFilter{}, page)
 		if err != nil {
 			return "", fmt.Errorf("bootstrap admin token: %w", err)
 		}

@@ -28,6 +28,7 @@ const (
 	codeInvalidField        = "invalid_field"
 	codeUnknownField        = "unknown_field"
 	codeInvalidCursor       = "invalid_cursor"
+	codeExportRunning       = "export_running"
 	codeUnauthenticated     = "unauthenticated"
 	codeForbidden           = "forbidden"
 	codeRuleDenied          = "rule_denied"
@@ -145,6 +146,8 @@ func asRequestError(err error) (e *requestError, ok bool) {
 		return refuse(codeIdentityConflict, "the machine exists with another EK or AK; nothing was changed"), true
 	case errors.Is(err, store.ErrConflict):
 		return refuse(codeConflict, "the name is taken, or the present state does not allow this"), true
+	case errors.Is(err, store.ErrOtherCursor):
+		return refuseParameter(codeInvalidCursor, "cursor", "it was answered for another sort or other filters; ask for the first page"), true
 	case errors.Is(err, store.ErrInvalidCursor):
 		return refuseParameter(codeInvalidCursor, "cursor", "it is not one that this list answered"), true
 	case errors.Is(err, store.ErrAttemptUsed):

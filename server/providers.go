@@ -63,7 +63,9 @@ func (s *Server) providerOf(in *openapi.IdentityProviderInput, tenant uuid.UUID)
 
 // ListIdentityProviders lists the providers.
 func (s *Server) ListIdentityProviders(ctx context.Context, req openapi.ListIdentityProvidersRequestObject) (openapi.ListIdentityProvidersResponseObject, error) {
-	items, next, err := s.store.ListIdentityProviders(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	q := req.Params
+	items, next, err := s.store.ListIdentityProviders(ctx, principalOf(ctx).tenant,
+		store.ProviderFilter{NamePrefix: value(q.Q), Issuer: value(q.Issuer), Enabled: q.Enabled}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

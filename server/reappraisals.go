@@ -28,7 +28,8 @@ func reappraisalMachineDTO(m store.ReappraisalMachine) openapi.ReappraisalMachin
 // ListReappraisals lists reappraisals.
 func (s *Server) ListReappraisals(ctx context.Context, req openapi.ListReappraisalsRequestObject) (openapi.ListReappraisalsResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListReappraisals(ctx, principalOf(ctx).tenant, text(q.State), pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListReappraisals(ctx, principalOf(ctx).tenant,
+		store.ReappraisalFilter{State: joined(q.State), CauseKind: joined(q.CauseKind), Since: q.Since, Until: q.Until}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (s *Server) GetReappraisal(ctx context.Context, req openapi.GetReappraisalR
 // ListReappraisalMachines lists what one changed.
 func (s *Server) ListReappraisalMachines(ctx context.Context, req openapi.ListReappraisalMachinesRequestObject) (openapi.ListReappraisalMachinesResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListReappraisalMachines(ctx, principalOf(ctx).tenant, req.ReappraisalID, text(q.Outcome), pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListReappraisalMachines(ctx, principalOf(ctx).tenant, req.ReappraisalID, joined(q.Outcome), pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

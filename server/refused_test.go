@@ -156,7 +156,7 @@ func malformed(b *bench, m *machine) {
 			b.refused("invalid_field", "cursor", o.method, o.path+"?cursor=a%00b", bearer, nil)
 		}
 		for _, p := range o.op.Parameters {
-			if p.Value.In == "query" && (len(p.Value.Schema.Value.Enum) > 0 || p.Value.Schema.Value.Format != "" || p.Value.Schema.Value.Type.Is("boolean")) {
+			if p.Value.In == "query" && (len(p.Value.Schema.Value.Enum) > 0 || (p.Value.Schema.Value.Items != nil && len(p.Value.Schema.Value.Items.Value.Enum) > 0) || p.Value.Schema.Value.Format != "" || p.Value.Schema.Value.Type.Is("boolean")) {
 				b.refused("invalid_field", p.Value.Name, o.method, o.path+"?"+p.Value.Name+"=nonsense", bearer, nil)
 			}
 		}

@@ -86,7 +86,7 @@ func (s *Server) DiffBaselineVersion(ctx context.Context, req openapi.DiffBaseli
 // GetBaselineRollout counts who has moved, and lists who has not.
 func (s *Server) GetBaselineRollout(ctx context.Context, req openapi.GetBaselineRolloutRequestObject) (openapi.GetBaselineRolloutResponseObject, error) {
 	tenant, now := principalOf(ctx).tenant, s.now()
-	machines, next, err := s.store.ListUnmoved(ctx, tenant, req.BaselineID, pageOf(req.Params.Limit, req.Params.Cursor), now)
+	machines, next, err := s.store.ListUnmoved(ctx, tenant, req.BaselineID, pageOf[string](req.Params.Limit, req.Params.Cursor, nil), now)
 	if err != nil {
 		return nil, err
 	}

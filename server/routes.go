@@ -66,6 +66,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/machines/{machine_id}/baseline", roleAdmin, api.CaptureBaseline},
 		{"POST", "/v1/machines/{machine_id}/attestation-keys", roleAdmin, api.VouchAttestationKey},
 		{"DELETE", "/v1/machines/{machine_id}/attestation-keys", roleAdmin, api.RevokeAttestationKey},
+		{"GET", "/v1/verdicts", roleReader, api.ListVerdicts},
 		{"GET", "/v1/verdicts/{verdict_id}", roleReader, api.GetVerdict},
 		{"GET", "/v1/verdicts/{verdict_id}/event-log", roleReader, api.GetVerdictEventLog},
 
@@ -104,6 +105,7 @@ func (s *Server) routes() []route {
 		{"DELETE", "/v1/suppression-rules/{rule_id}", roleAdmin, api.DeleteSuppressionRule},
 		{"GET", "/v1/overview", roleReader, api.GetOverview},
 		{"GET", "/v1/fleet/conflicts", roleReader, api.ListFleetConflicts},
+		{"GET", "/v1/overview/series", roleReader, api.GetSeries},
 		{"GET", "/v1/reappraisals", roleReader, api.ListReappraisals},
 		{"POST", "/v1/reappraisals", roleAdmin, api.CreateReappraisal},
 		{"GET", "/v1/reappraisals/{reappraisal_id}", roleReader, api.GetReappraisal},

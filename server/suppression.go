@@ -39,7 +39,9 @@ func ruleDTO(r store.SuppressionRule) openapi.SuppressionRule {
 
 // ListSuppressionRules lists the rules.
 func (s *Server) ListSuppressionRules(ctx context.Context, req openapi.ListSuppressionRulesRequestObject) (openapi.ListSuppressionRulesResponseObject, error) {
-	items, next, err := s.store.ListSuppressionRules(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor), s.now())
+	q := req.Params
+	f := store.SuppressionFilter{AlertCode: joined(q.AlertCode), State: joined(q.State)}
+	items, next, err := s.store.ListSuppressionRules(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort), s.now())
 	if err != nil {
 		return nil, err
 	}

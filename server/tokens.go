@@ -23,7 +23,9 @@ func joinTokenDTO(t store.JoinToken) openapi.JoinToken {
 
 // ListJoinTokens lists join tokens, without the tokens themselves.
 func (s *Server) ListJoinTokens(ctx context.Context, req openapi.ListJoinTokensRequestObject) (openapi.ListJoinTokensResponseObject, error) {
-	items, next, err := s.store.ListJoinTokens(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	q := req.Params
+	f := store.TokenFilter{NamePrefix: value(q.Q), ScaleSet: value(q.ScaleSet)}
+	items, next, err := s.store.ListJoinTokens(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +64,9 @@ func (s *Server) CreateJoinToken(ctx context.Context, req openapi.CreateJoinToke
 
 // ListAPITokens lists API tokens, without the tokens themselves.
 func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensRequestObject) (openapi.ListAPITokensResponseObject, error) {
-	items, next, err := s.store.ListAPITokens(ctx, principalOf(ctx).tenant, pageOf(req.Params.Limit, req.Params.Cursor))
+	q := req.Params
+	f := store.TokenFilter{NamePrefix: value(q.Q), Role: joined(q.Role)}
+	items, next, err := s.store.ListAPITokens(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,8 @@ func anchorDTO(a store.TrustAnchor) openapi.TrustAnchor {
 // ListTrustAnchors lists the anchors, for one purpose or all.
 func (s *Server) ListTrustAnchors(ctx context.Context, req openapi.ListTrustAnchorsRequestObject) (openapi.ListTrustAnchorsResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant, store.TrustAnchorFilter{Purpose: text(q.Purpose), Enabled: q.Enabled}, pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListTrustAnchors(ctx, principalOf(ctx).tenant,
+		store.TrustAnchorFilter{Purpose: joined(q.Purpose), Enabled: q.Enabled, NamePrefix: value(q.Q)}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func restingDTO(m store.RestingMachine) openapi.RestingMachine {
 
 // ListTrustAnchorMachines lists the machines that rest on an anchor.
 func (s *Server) ListTrustAnchorMachines(ctx context.Context, req openapi.ListTrustAnchorMachinesRequestObject) (openapi.ListTrustAnchorMachinesResponseObject, error) {
-	items, next, err := s.store.MachinesRestingOn(ctx, principalOf(ctx).tenant, req.AnchorID, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.MachinesRestingOn(ctx, principalOf(ctx).tenant, req.AnchorID, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}

@@ -102,12 +102,21 @@ func (s *Server) ListMachineVerdicts(ctx context.Context, req openapi.ListMachin
 	if _, err := s.store.GetMachine(ctx, p.tenant, req.MachineID); err != nil {
 		return nil, err
 	}
-	f := store.VerdictFilter{MachineID: &req.MachineID, Status: text(q.Status), Reason: text(q.Reason), Since: q.Since, Until: q.Until}
-	items, next, err := s.store.ListVerdicts(ctx, p.tenant, f, pageOf(q.Limit, q.Cursor))
-	if err != nil {
-		return nil, err
-	}
-	return jsonAnswer{http.StatusOK, verdictList{Items: each(items, storedVerdict), NextCursor: nextCursor(next)}}, nil
+	f := store.VerdictFilter{MachineID: &req.MachineID, Status: joined(q.Status), Reason: joined(q.Reason), Assurance: joined(q.Assurance), Since: q.Since, Until: q.Until}
+	return s.listVerdicts(ctx, f, pageOf(q.Limit, q.Cursor, q.Sort))
+}
+
+// ListVerdicts lists the changes of judgement of the fleet.
+func (s *Server) ListVerdicts(ctx context.Context, req openapi.ListVerdictsRequestObject) (openapi.ListVerdictsResponseObject, error) {
+	q := req.Params
+	f := store.VerdictFilter{MachineID: q.MachineID, Status: joined(q.Status), Reason: joined(q.Reason), Assurance: joined(q.Assurance),
+		ScaleSet: value(q.ScaleSet), Since: q.Since, Until: q.Until}
+	return s.listVerdicts(ctx, f, pageOf(q.Limit, q.Cursor, q.Sort))
+}
+
+func (s *Server) listVerdicts(ctx context.Context, f store.VerdictFilter, page store.Page) (jsonAnswer, error) {
+	items, next, err := s.store.ListVerdicts(ctx, principalOf(ctx).tenant, f, page)
+	return jsonAnswer{http.StatusOK, verdictList{Items: each(items, storedVerdict), NextCursor: nextCursor(next)}}, err
 }
 
 // GetVerdict answers one verdict.

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,36 +39,39 @@ func scanAlert(row pgx.Row, more ...any) (Alert, error) {
 	return a, err
 }
 
+var alertList = listing[Alert]{
+	name: "alerts", columns: alertColumns, scan: scanAlert, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":         ids("a.alert_id"),
+		"severity":   byNumber(severityRank("a.severity"), ids("a.alert_id")...),
+		"status":     byText("a.status", ids("a.alert_id")...),
+		"code":       byText("a.code", ids("a.alert_id")...),
+		"updated_at": byTime("a.updated_at", ids("a.alert_id")...),
+	},
+}
+
 // ListAlerts lists alerts, newest first.
 func (s *Store) ListAlerts(ctx context.Context, tenant uuid.UUID, f AlertFilter, page Page, now time.Time) (items []Alert, next string, err error) {
-	before, err := page.beforeID("alerts")
-	if err != nil {
-		return nil, "", err
+	return alertList.page(ctx, s.pool, alertQuery(tenant, f, now), page)
+}
+
+func alertQuery(tenant uuid.UUID, f AlertFilter, now time.Time) *query {
+	q := newQuery(alertTables, tenant, now)
+	q.id("a.machine_id = ?", f.MachineID)
+	q.oneOf("a.code", f.Code)
+	q.oneOf("a.status", f.Status)
+	if f.Status != "" && !strings.Contains(f.Status, "dismissed") && !strings.Contains(f.Status, "resolved") {
+		q.plain("a.status IN ('active', 'in_progress')") // the condition of the partial indexes
 	}
-	q := newQuery(`SELECT `+alertColumns+alertTables, tenant)
-	q.args = append(q.args, now)
-	if f.MachineID != nil {
-		q.and("a.machine_id = ?", pgUUID(*f.MachineID))
-	}
-	q.text("a.code = ?", f.Code)
-	q.text("a.status = ?", f.Status)
-	if f.Status == "active" || f.Status == "in_progress" {
-		q.sql.WriteString(" AND a.status IN ('active', 'in_progress')") // the condition of the partial index
-	}
-	q.text("a.severity = ?", f.Severity)
-	q.text("a.reason = ?", f.Reason)
+	q.oneOf("a.severity", f.Severity)
+	q.oneOf("a.reason", f.Reason)
 	q.text("m.scale_set = ?", f.ScaleSet)
+	q.at("a.first_seen_at >= ?", f.Since)
+	q.at("a.first_seen_at < ?", f.Until)
 	if !f.IncludeSuppressed {
-		q.sql.WriteString(" AND NOT " + isSuppressed)
+		q.plain("NOT " + isSuppressed)
 	}
-	q.page("a.alert_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Alert, error) { return scanAlert(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list alerts: %w", err)
-	}
-	items, next = cut(items, page, "alerts", func(a Alert) []string { return []string{a.ID.String()} })
-	return items, next, nil
+	return q
 }
 
 const selectAlert = `SELECT ` + alertColumns + alertTables + `AND a.alert_id = $3`

@@ -32,7 +32,9 @@ const ReferenceAnchor = "reference_values"
 type TrustAnchorFilter struct {
 	Purpose string
 	Enabled *bool
-	id      pgtype.UUID
+	// NamePrefix is of lists only; there Purpose may hold several values with commas between them.
+	NamePrefix string
+	ids        []pgtype.UUID // no others; nil: all
 }
 
 // CreateTrustAnchor stores an anchor of the tenant's own with its certificates, enabled; the id, and who and when, are
@@ -88,35 +90,47 @@ func (a *TrustAnchor) fingerprints() []string {
 
 // ListTrustAnchors lists anchors, newest first, with their certificates.
 func (s *Store) ListTrustAnchors(ctx context.Context, tenant uuid.UUID, f TrustAnchorFilter, page Page) (items []TrustAnchor, next string, err error) {
-	before, err := page.beforeID("trust_anchors")
-	if err != nil {
+	q := newQuery(` FROM trust_anchors a WHERE a.tenant_id = $1`, tenant)
+	q.oneOf("a.purpose", f.Purpose)
+	q.prefix("a.name", f.NamePrefix)
+	if f.Enabled != nil {
+		q.and("a.enabled = ?", *f.Enabled)
+	}
+	chosen, next, err := anchorList.page(ctx, s.pool, q, page)
+	if err != nil || len(chosen) == 0 {
 		return nil, "", err
 	}
-	items, err = readTrustAnchors(ctx, s.pool, tenant, f, before, pgtype.Int8{Int64: int64(page.limit()) + 1, Valid: true})
-	if err != nil {
+	if items, err = readTrustAnchors(ctx, s.pool, tenant, TrustAnchorFilter{ids: chosen}); err != nil {
 		return nil, "", fmt.Errorf("list trust anchors: %w", err)
 	}
-	items, next = cut(items, page, "trust_anchors", func(a TrustAnchor) []string { return []string{a.ID.String()} })
-	return items, next, nil
+	return inOrder(chosen, items, func(a TrustAnchor) uuid.UUID { return a.ID }), next, nil
+}
+
+var anchorList = listing[pgtype.UUID]{
+	name: "trust_anchors", columns: "a.anchor_id", scan: scanID, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":      ids("a.anchor_id"),
+		"name":    byText(named("a.name"), ids("a.anchor_id")...),
+		"purpose": byText("a.purpose", ids("a.anchor_id")...),
+	},
 }
 
 // TrustAnchorsFor reads all enabled anchors of a purpose with their certificates: what a chain may end in.
 func (s *Store) TrustAnchorsFor(ctx context.Context, tenant uuid.UUID, purpose string) ([]TrustAnchor, error) {
 	enabled := true
-	all, err := readTrustAnchors(ctx, s.pool, tenant, TrustAnchorFilter{Purpose: purpose, Enabled: &enabled}, pgtype.UUID{}, pgtype.Int8{})
+	all, err := readTrustAnchors(ctx, s.pool, tenant, TrustAnchorFilter{Purpose: purpose, Enabled: &enabled})
 	if err != nil {
 		return nil, fmt.Errorf("read trust anchors for %s: %w", purpose, err)
 	}
 	return all, nil
 }
 
-// readTrustAnchors reads up to limit anchors (NULL: all) that are older than before (NULL: from the newest).
-func readTrustAnchors(ctx context.Context, db querier, tenant uuid.UUID, f TrustAnchorFilter, before pgtype.UUID, limit pgtype.Int8) ([]TrustAnchor, error) {
+// readTrustAnchors reads anchors with their certificates, newest first.
+func readTrustAnchors(ctx context.Context, db querier, tenant uuid.UUID, f TrustAnchorFilter) ([]TrustAnchor, error) {
 	rows, err := db.Query(ctx, `SELECT a.anchor_id, a.name, a.purpose, a.origin, a.enabled, a.source, a.created_by, a.created_at, c.kind, c.der, c.subject, c.fingerprint, c.not_after
-		FROM (SELECT * FROM trust_anchors WHERE tenant_id = $1 AND ($2 = '' OR purpose = $2) AND ($3::boolean IS NULL OR enabled = $3) AND ($4::uuid IS NULL OR anchor_id < $4)
-			AND ($6::uuid IS NULL OR anchor_id = $6) ORDER BY anchor_id DESC LIMIT $5) a
-		LEFT JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
-		ORDER BY a.anchor_id DESC, c.position`, tenant, f.Purpose, f.Enabled, before, limit, f.id)
+		FROM trust_anchors a LEFT JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
+		WHERE a.tenant_id = $1 AND ($2 = '' OR a.purpose = $2) AND ($3::boolean IS NULL OR a.enabled = $3) AND ($4::uuid[] IS NULL OR a.anchor_id = ANY($4))
+		ORDER BY a.anchor_id DESC, c.position`, tenant, f.Purpose, f.Enabled, f.ids)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +162,7 @@ func (s *Store) GetTrustAnchor(ctx context.Context, tenant, id uuid.UUID) (Trust
 }
 
 func getAnchor(ctx context.Context, db querier, tenant, id uuid.UUID) (TrustAnchor, error) {
-	found, err := readTrustAnchors(ctx, db, tenant, TrustAnchorFilter{id: pgUUID(id)}, pgtype.UUID{}, pgtype.Int8{})
+	found, err := readTrustAnchors(ctx, db, tenant, TrustAnchorFilter{ids: []pgtype.UUID{pgUUID(id)}})
 	if err != nil {
 		return TrustAnchor{}, fmt.Errorf("read trust anchor %s: %w", id, err)
 	}
@@ -259,7 +273,7 @@ func (s *Store) SyncShippedAnchors(ctx context.Context, tenant uuid.UUID, shippe
 		if err := lockConfig(ctx, tx, tenant); err != nil {
 			return err
 		}
-		all, err := readTrustAnchors(ctx, tx, tenant, TrustAnchorFilter{}, pgtype.UUID{}, pgtype.Int8{})
+		all, err := readTrustAnchors(ctx, tx, tenant, TrustAnchorFilter{})
 		if err != nil {
 			return err
 		}
@@ -336,37 +350,30 @@ const restingMachines = ` FROM (
 		UNION SELECT m.machine_id, '` + RestsByReport + `' FROM machines m JOIN trust_anchor_certificates c ON c.tenant_id = m.tenant_id AND c.fingerprint = m.platform_root
 			WHERE m.tenant_id = $1 AND m.platform_root <> '' AND c.anchor_id = $2) r `
 
+var restingList = listing[RestingMachine]{
+	name: "resting", columns: "r.machine_id, m.name, r.how", initial: "machine_id",
+	scan: func(row pgx.Row) (RestingMachine, error) {
+		var m RestingMachine
+		err := row.Scan(&m.MachineID, &m.Name, &m.How)
+		return m, err
+	},
+	sorts: map[string][]sortKey{
+		"machine_id": {{"r.machine_id", keyID}, {"r.how", keyText}},
+		"name":       {{named("m.name"), keyText}, {"r.machine_id", keyID}, {"r.how", keyText}},
+	},
+}
+
 // MachinesRestingOn lists the machines whose trust ends in a certificate of the anchor: by the proof of their active
 // key, by the hardware evidence of their last verdict, or by both (two items). ErrNotFound: no such anchor.
 func (s *Store) MachinesRestingOn(ctx context.Context, tenant, anchorID uuid.UUID, page Page) (items []RestingMachine, next string, err error) {
-	after, err := decodeCursor("resting", page.Cursor, 2)
-	if err != nil {
+	if err := restingList.check(page); err != nil {
 		return nil, "", err
-	}
-	var last pgtype.UUID
-	how := ""
-	if after != nil {
-		id, err := uuid.Parse(after[0])
-		if err != nil {
-			return nil, "", ErrInvalidCursor
-		}
-		last, how = pgUUID(id), after[1]
 	}
 	if _, err := s.GetTrustAnchor(ctx, tenant, anchorID); err != nil {
 		return nil, "", err
 	}
-	rows, _ := s.pool.Query(ctx, `SELECT r.machine_id, m.name, r.how`+restingMachines+`JOIN machines m ON m.tenant_id = $1 AND m.machine_id = r.machine_id
-		WHERE $3::uuid IS NULL OR (r.machine_id, r.how) > ($3, $4) ORDER BY r.machine_id, r.how LIMIT $5`, tenant, anchorID, last, how, page.limit()+1)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (RestingMachine, error) {
-		var m RestingMachine
-		err := row.Scan(&m.MachineID, &m.Name, &m.How)
-		return m, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list the machines that rest on anchor %s: %w", anchorID, err)
-	}
-	items, next = cut(items, page, "resting", func(m RestingMachine) []string { return []string{m.MachineID.String(), m.How} })
-	return items, next, nil
+	q := newQuery(restingMachines+`JOIN machines m ON m.tenant_id = $1 AND m.machine_id = r.machine_id WHERE true`, tenant, pgUUID(anchorID))
+	return restingList.page(ctx, s.pool, q, page)
 }
 
 // CountMachinesRestingOn counts the machines that MachinesRestingOn lists, each once.

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -259,15 +261,18 @@ func (s *Store) GetBaseline(ctx context.Context, tenant, id uuid.UUID) (Baseline
 }
 
 // ListBaselines lists baselines, newest first, with their versions but without reference values.
-func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, page Page) (items []Baseline, next string, err error) {
-	before, err := page.beforeID("baselines")
-	if err != nil {
+func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, f BaselineFilter, page Page) (items []Baseline, next string, err error) {
+	q := newQuery(" FROM baselines b WHERE b.tenant_id = $1", tenant)
+	q.prefix("b.name", f.NamePrefix)
+	if f.State != "" {
+		q.and("EXISTS (SELECT FROM baseline_versions v WHERE v.tenant_id = b.tenant_id AND v.baseline_id = b.baseline_id AND v.state = ANY(?))", strings.Split(f.State, ","))
+	}
+	chosen, next, err := baselineList.page(ctx, s.pool, q, page)
+	if err != nil || len(chosen) == 0 {
 		return nil, "", err
 	}
 	rows, _ := s.pool.Query(ctx, `SELECT `+versionColumns+`, b.created_at, b.updated_at `+versionTables+`
-		WHERE b.tenant_id = $1 AND b.baseline_id IN (SELECT baseline_id FROM baselines WHERE tenant_id = $1 AND ($2::uuid IS NULL OR baseline_id < $2)
-			ORDER BY baseline_id DESC LIMIT $3)
-		ORDER BY b.baseline_id DESC, v.version DESC`, tenant, before, page.limit()+1)
+		WHERE b.tenant_id = $1 AND b.baseline_id = ANY($2) ORDER BY b.baseline_id, v.version DESC`, pgUUID(tenant), chosen)
 	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
 		var created, updated time.Time
 		v, err := scanVersion(row, &created, &updated)
@@ -284,6 +289,33 @@ func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, page Page) 
 	if err != nil {
 		return nil, "", fmt.Errorf("list baselines: %w", err)
 	}
-	items, next = cut(items, page, "baselines", func(b Baseline) []string { return []string{b.ID.String()} })
-	return items, next, nil
+	return inOrder(chosen, items, func(b Baseline) uuid.UUID { return b.ID }), next, nil
+}
+
+// BaselineFilter narrows ListBaselines. State may hold several values with commas between them; a baseline fits that has a
+// version in one of them.
+type BaselineFilter struct{ NamePrefix, State string }
+
+var baselineList = listing[pgtype.UUID]{
+	name: "baselines", columns: "b.baseline_id", scan: scanID, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":         ids("b.baseline_id"),
+		"name":       byText(named("b.name"), ids("b.baseline_id")...),
+		"updated_at": byTime("b.updated_at", ids("b.baseline_id")...),
+	},
+}
+
+var versionList = listing[BaselineVersion]{
+	name: "versions", columns: versionColumns, initial: "-version",
+	scan:  func(row pgx.Row) (BaselineVersion, error) { return scanVersion(row) },
+	sorts: map[string][]sortKey{"version": byNumber("v.version")},
+}
+
+// ListBaselineVersions lists the versions of a baseline, newest first, without reference values. state may hold several
+// states with commas between them. ErrNotFound is for the caller to tell: a baseline that does not exist has no version.
+func (s *Store) ListBaselineVersions(ctx context.Context, tenant, baselineID uuid.UUID, state string, page Page) (items []BaselineVersion, next string, err error) {
+	q := newQuery(" "+versionTables+"WHERE b.tenant_id = $1", tenant)
+	q.and("b.baseline_id = ?", pgUUID(baselineID))
+	q.oneOf("v.state", state)
+	return versionList.page(ctx, s.pool, q, page)
 }

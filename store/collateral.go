@@ -232,36 +232,29 @@ func (s *Store) GetCollateral(ctx context.Context, tenant uuid.UUID, kind tee.Ki
 	return c, nil
 }
 
-// ListCollateral lists what is held, by kind and name, without bodies.
-func (s *Store) ListCollateral(ctx context.Context, tenant uuid.UUID, f CollateralFilter, page Page) (items []StoredCollateral, next string, err error) {
-	after, err := decodeCursor("collateral", page.Cursor, 2)
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT kind, name, sha256(body), not_before, not_after, source, created_at, created_by FROM collateral WHERE tenant_id = $1`, tenant)
-	q.text("kind = ?", string(f.Kind))
-	q.text("name = ?", f.Name)
-	if f.ExpiringBefore != nil {
-		q.and("not_after < ?", *f.ExpiringBefore)
-	}
-	if after != nil {
-		q.and("(kind, name) > ((?::text[])[1], (?::text[])[2])", after)
-	}
-	q.sql.WriteString(" ORDER BY kind, name")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (StoredCollateral, error) {
+var collateralList = listing[StoredCollateral]{
+	name: "collateral", columns: "kind, name, sha256(body), not_before, not_after, source, created_at, created_by", initial: "kind",
+	scan: func(row pgx.Row) (StoredCollateral, error) {
 		var c StoredCollateral
 		var digest []byte
 		err := row.Scan(&c.Kind, &c.Name, &digest, &c.NotBefore, &c.NotAfter, &c.Source, &c.CreatedAt, &c.CreatedBy)
 		copy(c.SHA256[:], digest)
 		return c, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list collateral: %w", err)
-	}
-	items, next = cut(items, page, "collateral", func(c StoredCollateral) []string { return []string{string(c.Kind), c.Name} })
-	return items, next, nil
+	},
+	sorts: map[string][]sortKey{
+		"kind":       {{"kind", keyText}, {"name", keyText}},
+		"not_after":  {{"not_after", keyTime}, {"kind", keyText}, {"name", keyText}},
+		"created_at": {{"created_at", keyTime}, {"kind", keyText}, {"name", keyText}},
+	},
+}
+
+// ListCollateral lists what is held, by kind and name, without bodies.
+func (s *Store) ListCollateral(ctx context.Context, tenant uuid.UUID, f CollateralFilter, page Page) (items []StoredCollateral, next string, err error) {
+	q := newQuery(" FROM collateral WHERE tenant_id = $1", tenant)
+	q.oneOf("kind", string(f.Kind))
+	q.text("name = ?", f.Name)
+	q.at("not_after < ?", f.ExpiringBefore)
+	return collateralList.page(ctx, s.pool, q, page)
 }
 
 // platformTypesOf are the types of hardware evidence that collateral of a kind is checked with (the same as in putCollateral).

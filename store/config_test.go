@@ -100,9 +100,9 @@ func TestBaselineVersions(t *testing.T) {
 	if _, err := s.GetBaselineVersion(ctx, tenant, v1.BaselineID, 9); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)
 	}
-	list, next, err := s.ListBaselines(ctx, tenant, store.Page{Limit: 3})
+	list, next, err := s.ListBaselines(ctx, tenant, store.BaselineFilter{}, store.Page{Limit: 3})
 	must0(t, err)
-	more, end, err := s.ListBaselines(ctx, tenant, store.Page{Limit: 3, Cursor: next})
+	more, end, err := s.ListBaselines(ctx, tenant, store.BaselineFilter{}, store.Page{Limit: 3, Cursor: next})
 	must0(t, err)
 	versions := 0
 	for _, b := range append(list, more...) {
@@ -161,7 +161,7 @@ func TestConfigurationReachesOtherReplicas(t *testing.T) {
 	}
 	got := must[store.PolicyVersion](t)(two.GetPolicy(t.Context(), tenant, "b-web"))
 	all := allOf(t, func(p store.Page) ([]store.PolicyVersion, string, error) {
-		return two.ListPolicies(t.Context(), tenant, p)
+		return two.ListPolicies(t.Context(), tenant, "", p)
 	})
 	if got.Policy.AttestationIntervalSeconds != 80 || len(all) != 4 || all[0].Name != "a-platform" {
 		t.Errorf("policies %+v", all)
@@ -187,14 +187,14 @@ func TestTokensAndKeys(t *testing.T) {
 			t.Errorf("%s token: %v", story, err)
 		}
 	}
-	if list, _, err := s.ListAPITokens(ctx, tenant, store.Page{}); err != nil || len(list) != 1 || list[0].ID != tok.ID {
+	if list, _, err := s.ListAPITokens(ctx, tenant, store.TokenFilter{}, store.Page{}); err != nil || len(list) != 1 || list[0].ID != tok.ID {
 		t.Errorf("tokens %+v, %v", list, err)
 	}
 	joinToken(t, s, "j", 2)
 	if _, j, err := s.LookupJoinToken(ctx, hash("j"), t0); err != nil || j.UsesLeft != 2 {
 		t.Errorf("join token %+v, %v", j, err)
 	}
-	if list, _, err := s.ListJoinTokens(ctx, tenant, store.Page{}); err != nil || len(list) != 1 {
+	if list, _, err := s.ListJoinTokens(ctx, tenant, store.TokenFilter{}, store.Page{}); err != nil || len(list) != 1 {
 		t.Errorf("join tokens %+v, %v", list, err)
 	}
 

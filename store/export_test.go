@@ -2,27 +2,81 @@ package store
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Raise raises alerts in a transaction of its own.
-func (s *Store) Raise(ctx context.Context, tenant uuid.UUID, now time.Time, raised ...RaisedAlert) (opened []uuid.UUID, err error) {
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		opened, err = s.raiseAlerts(ctx, tx, tenant, now, raised)
-		return err
-	})
-	return opened, err
+// explained is a list of which one page is explained: its statement by sort.
+type explained struct {
+	name      string
+	sorts     []string
+	statement func(sort string) (string, []any, error)
 }
 
-// End ends the alerts of machines, and those of scopes, in a transaction of its own.
-func (s *Store) End(ctx context.Context, tenant uuid.UUID, now time.Time, code string, machines []uuid.UUID, scopes []string) error {
-	return s.inTx(ctx, func(tx pgx.Tx) error {
-		if err := s.endAlerts(ctx, tx, tenant, now, code, machines); err != nil {
-			return err
+func explainable[T any](l *listing[T], q func() *query, without ...string) explained {
+	e := explained{name: l.name, statement: func(sort string) (string, []any, error) {
+		sql, args, _, err := l.statement(q(), Page{Sort: sort})
+		return sql, args, err
+	}}
+	for sort := range l.sorts {
+		if !strings.Contains(strings.Join(without, " "), sort) {
+			e.sorts = append(e.sorts, sort, "-"+sort)
 		}
-		return s.endScopes(ctx, tx, tenant, now, code, scopes)
-	})
+	}
+	return e
+}
+
+// ExplainLists asks Postgres how it would read a page of each list that may be large, in each of its orders and with each
+// of these filters, and calls plan with the answer. It is for TestOrdersHaveIndexes, whose database is filled.
+func ExplainLists(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, now time.Time, plan func(name, plan string)) error {
+	since := now.Add(-time.Hour)
+	for _, e := range []explained{
+		explainable(&machineList, func() *query { return machineQuery(tenant, MachineFilter{}) }, "last_seen_at"),
+		explainable(&machineList, func() *query { return machineQuery(tenant, MachineFilter{Status: "contraindicated"}) }, "last_seen_at"),
+		explainable(&verdictList, func() *query { return verdictQuery(tenant, VerdictFilter{}) }),
+		explainable(&verdictList, func() *query { return verdictQuery(tenant, VerdictFilter{Status: "contraindicated"}) }),
+		explainable(&verdictList, func() *query { return verdictQuery(tenant, VerdictFilter{Since: &since}) }),
+		explainable(&alertList, func() *query { return alertQuery(tenant, AlertFilter{IncludeSuppressed: true}, now) }),
+		explainable(&alertList, func() *query { return alertQuery(tenant, AlertFilter{Status: "active"}, now) }),
+		explainable(&recommendationList, func() *query { return recommendationQuery(tenant, RecommendationFilter{}, now) }),
+		explainable(&assessmentList, func() *query { return assessmentQuery(tenant, AssessmentFilter{}) }),
+		explainable(&assessmentList, func() *query { return assessmentQuery(tenant, AssessmentFilter{Status: "Unhealthy"}) }),
+	} {
+		for _, sort := range e.sorts {
+			sql, args, err := e.statement(sort)
+			if err != nil {
+				return err
+			}
+			rows, _ := pool.Query(ctx, "EXPLAIN "+sql, args...)
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				return err
+			}
+			plan(e.name+" by "+sort, strings.Join(lines, "\n"))
+		}
+	}
+	return nil
+}
+
+// PoolOf is the pool that lists are read by.
+func PoolOf(s *Store) *pgxpool.Pool { return s.pool }
+
+// SortsOf are the orders of the lists that may be large.
+func SortsOf() map[string][]string {
+	out := map[string][]string{}
+	add := func(name string, sorts map[string][]sortKey) {
+		for sort := range sorts {
+			out[name] = append(out[name], sort, "-"+sort)
+		}
+	}
+	add("machines", machineList.sorts)
+	add("verdicts", verdictList.sorts)
+	add("alerts", alertList.sorts)
+	add("recommendations", recommendationList.sorts)
+	add("assessments", assessmentList.sorts)
+	return out
 }

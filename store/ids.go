@@ -2,9 +2,7 @@ package store
 
 import (
 	"crypto/rand"
-	"encoding/base64"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -69,49 +67,6 @@ func (p Page) limit() int {
 		return 500
 	}
 	return p.Limit
-}
-
-// cursor is where a page ended: the list that it is of, and the key of its last row.
-func encodeCursor(list string, key ...string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(list + "\x00" + strings.Join(key, "\x00")))
-}
-
-// decodeCursor gives the n parts of a cursor's key, or nil for no cursor.
-func decodeCursor(list, cursor string, n int) ([]string, error) {
-	if cursor == "" {
-		return nil, nil
-	}
-	b, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil {
-		return nil, ErrInvalidCursor
-	}
-	parts := strings.Split(string(b), "\x00")
-	if len(parts) != n+1 || parts[0] != list {
-		return nil, ErrInvalidCursor
-	}
-	return parts[1:], nil
-}
-
-// beforeID is the exclusive upper bound of a list ordered by id, newest first: NULL on its first page.
-func (p Page) beforeID(list string) (pgtype.UUID, error) {
-	key, err := decodeCursor(list, p.Cursor, 1)
-	if err != nil || key == nil {
-		return pgtype.UUID{}, err
-	}
-	id, err := uuid.Parse(key[0])
-	if err != nil {
-		return pgtype.UUID{}, ErrInvalidCursor
-	}
-	return pgUUID(id), nil
-}
-
-// cut takes the row too many off a page that was read with limit+1, and makes the next cursor of its last row.
-func cut[T any](items []T, p Page, list string, key func(T) []string) ([]T, string) {
-	if len(items) <= p.limit() {
-		return items, ""
-	}
-	items = items[:p.limit()]
-	return items, encodeCursor(list, key(items[len(items)-1])...)
 }
 
 // String is kind:id, as columns created_by hold it.

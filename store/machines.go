@@ -103,26 +103,42 @@ func (s *Store) GetMachine(ctx context.Context, tenant, machineID uuid.UUID) (Ma
 	return m, nil
 }
 
+var machineList = listing[Machine]{
+	name: "machines", columns: machineColumns, scan: scanMachine, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":        ids("m.machine_id"),
+		"name":      byText(named("m.name"), ids("m.machine_id")...),
+		"scale_set": byText("m.scale_set", ids("m.machine_id")...),
+		"status":    byText("m.status", ids("m.machine_id")...),
+		"platform":  byText("m.platform", ids("m.machine_id")...),
+		// The only order without an index: one over a column that each attestation changes would cost every one of them its
+		// heap-only update. It is a scan of the tenant's hot rows, of which the page's are kept.
+		"last_seen_at": byTime("coalesce(st.last_seen_at, timestamptz '0001-01-01 00:00:00+00')", ids("m.machine_id")...),
+	},
+}
+
 // ListMachines lists machines, newest first.
 func (s *Store) ListMachines(ctx context.Context, tenant uuid.UUID, f MachineFilter, page Page) (items []Machine, next string, err error) {
-	before, err := page.beforeID("machines")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+machineColumns+machineTables+`WHERE m.tenant_id = $1`, tenant)
+	return machineList.page(ctx, s.pool, machineQuery(tenant, f), page)
+}
+
+func machineQuery(tenant uuid.UUID, f MachineFilter) *query {
+	q := newQuery(machineTables+`WHERE m.tenant_id = $1`, tenant)
 	q.text("m.name = ?", f.Name)
+	q.prefix("m.name", f.NamePrefix)
 	q.text("m.scale_set = ?", f.ScaleSet)
-	q.text("m.platform = ?", f.Platform)
-	q.text("m.os = ?", f.OS)
-	q.text("m.security_type = ?", f.SecurityType)
-	q.text("m.status = ?", f.Status)
-	if key, value, both := strings.Cut(f.Label, "="); both {
-		q.and("m.labels @> ?", map[string]string{key: value})
-	} else if key != "" {
-		q.and("jsonb_exists(m.labels, ?)", key)
-	}
-	if f.SeenBefore != nil {
-		q.and("(st.last_seen_at IS NULL OR st.last_seen_at < ?)", *f.SeenBefore)
+	q.oneOf("m.platform", f.Platform)
+	q.oneOf("m.os", f.OS)
+	q.oneOf("m.security_type", f.SecurityType)
+	q.oneOf("m.status", f.Status)
+	q.oneOf("m.assurance", f.Assurance)
+	q.oneOf("m.state", f.State)
+	for _, label := range append(f.Labels, f.Label) {
+		if key, value, both := strings.Cut(label, "="); both {
+			q.and("m.labels @> ?", map[string]string{key: value})
+		} else if key != "" {
+			q.and("jsonb_exists(m.labels, ?)", key)
+		}
 	}
 	if f.Stale != nil {
 		q.and("(st.stale_at IS NOT NULL) = ?", *f.Stale)
@@ -134,14 +150,9 @@ func (s *Store) ListMachines(ctx context.Context, tenant uuid.UUID, f MachineFil
 		q.and(`EXISTS (SELECT FROM silent_machines x JOIN silences s ON s.tenant_id = x.tenant_id AND s.silence_id = x.silence_id
 			WHERE x.tenant_id = m.tenant_id AND x.machine_id = m.machine_id AND s.alert_id = ?)`, pgUUID(*f.SilenceAlert))
 	}
-	q.page("m.machine_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Machine, error) { return scanMachine(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list machines: %w", err)
-	}
-	items, next = cut(items, page, "machines", func(m Machine) []string { return []string{m.ID.String()} })
-	return items, next, nil
+	q.at("(st.last_seen_at IS NULL OR st.last_seen_at < ?)", f.SeenBefore)
+	q.at("st.next_due_at < ?", f.DueBefore)
+	return q
 }
 
 // UpsertMachines registers machines or updates what the inventory says of them, all in one transaction. A

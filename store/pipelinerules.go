@@ -25,7 +25,7 @@ type PipelineRule struct {
 
 const pipelineRuleColumns = `rule_id, provider_id, name, body, created_at, created_by, updated_at`
 
-func scanPipelineRule(row pgx.CollectableRow) (PipelineRule, error) {
+func scanPipelineRule(row pgx.Row) (PipelineRule, error) {
 	var r PipelineRule
 	err := row.Scan(&r.ID, &r.ProviderID, &r.Name, &r.Body, &r.CreatedAt, &r.CreatedBy, &r.UpdatedAt)
 	return r, err
@@ -93,7 +93,7 @@ func (s *Store) UpdatePipelineRule(ctx context.Context, tenant uuid.UUID, r Pipe
 
 func readPipelineRule(ctx context.Context, db querier, tenant, id uuid.UUID, lock string) (PipelineRule, error) {
 	rows, _ := db.Query(ctx, `SELECT `+pipelineRuleColumns+` FROM pipeline_rules WHERE tenant_id = $1 AND rule_id = $2`+lock, tenant, id)
-	r, err := pgx.CollectExactlyOneRow(rows, scanPipelineRule)
+	r, err := pgx.CollectExactlyOneRow(rows, collected(scanPipelineRule))
 	if err != nil {
 		return PipelineRule{}, notFound(err, "pipeline rule", id)
 	}
@@ -106,25 +106,28 @@ func (s *Store) GetPipelineRule(ctx context.Context, tenant, id uuid.UUID) (Pipe
 }
 
 // ListPipelineRules lists rules, newest first.
-func (s *Store) ListPipelineRules(ctx context.Context, tenant uuid.UUID, page Page) (items []PipelineRule, next string, err error) {
-	before, err := page.beforeID("pipeline_rules")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+pipelineRuleColumns+` FROM pipeline_rules WHERE tenant_id = $1`, tenant)
-	q.page("rule_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	if items, err = pgx.CollectRows(rows, scanPipelineRule); err != nil {
-		return nil, "", fmt.Errorf("list pipeline rules: %w", err)
-	}
-	items, next = cut(items, page, "pipeline_rules", func(r PipelineRule) []string { return []string{r.ID.String()} })
-	return items, next, nil
+func (s *Store) ListPipelineRules(ctx context.Context, tenant uuid.UUID, f PipelineRuleFilter, page Page) (items []PipelineRule, next string, err error) {
+	q := newQuery(" FROM pipeline_rules WHERE tenant_id = $1", tenant)
+	q.prefix("name", f.NamePrefix)
+	q.id("provider_id = ?", f.ProviderID)
+	return pipelineRuleList.page(ctx, s.pool, q, page)
+}
+
+// PipelineRuleFilter narrows ListPipelineRules.
+type PipelineRuleFilter struct {
+	NamePrefix string
+	ProviderID *uuid.UUID
+}
+
+var pipelineRuleList = listing[PipelineRule]{
+	name: "pipeline_rules", columns: pipelineRuleColumns, scan: scanPipelineRule, initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("rule_id"), "name": byText(named("name"), ids("rule_id")...)},
 }
 
 // PipelineRulesOf reads all rules about a provider's identities, oldest first.
 func (s *Store) PipelineRulesOf(ctx context.Context, tenant, providerID uuid.UUID) ([]PipelineRule, error) {
 	rows, _ := s.pool.Query(ctx, `SELECT `+pipelineRuleColumns+` FROM pipeline_rules WHERE tenant_id = $1 AND provider_id = $2 ORDER BY rule_id`, tenant, providerID)
-	all, err := pgx.CollectRows(rows, scanPipelineRule)
+	all, err := pgx.CollectRows(rows, collected(scanPipelineRule))
 	if err != nil {
 		return nil, fmt.Errorf("read the pipeline rules of identity provider %s: %w", providerID, err)
 	}

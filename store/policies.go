@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -26,58 +24,35 @@ func (s *Store) GetPolicy(ctx context.Context, tenant uuid.UUID, name string) (P
 	return p, nil
 }
 
-// ListPolicies lists the current versions of policies by name.
-func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID, page Page) (items []PolicyVersion, next string, err error) {
-	key, err := decodeCursor("policies", page.Cursor, 1)
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1`, tenant)
-	if key != nil {
-		if !utf8.ValidString(key[0]) {
-			return nil, "", ErrInvalidCursor
-		}
-		q.and("p.name > ?", key[0])
-	}
-	q.sql.WriteString(" ORDER BY p.name")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list policies: %w", err)
-	}
-	items, next = cut(items, page, "policies", func(p PolicyVersion) []string { return []string{p.Name} })
-	return items, next, nil
+var policyList = listing[PolicyVersion]{
+	name: "policies", columns: policyColumns, scan: scanPolicy, initial: "name",
+	sorts: map[string][]sortKey{
+		"name":       byText("p.name"), // unique in the tenant
+		"created_at": byTime("v.created_at", ids("p.policy_id")...),
+	},
+}
+
+// ListPolicies lists the current versions of policies by name. prefix, where it is not empty, is how the name begins.
+func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID, prefix string, page Page) (items []PolicyVersion, next string, err error) {
+	q := newQuery(currentPolicies+`WHERE p.tenant_id = $1`, tenant)
+	q.prefix("p.name", prefix)
+	return policyList.page(ctx, s.pool, q, page)
+}
+
+var policyVersionList = listing[PolicyVersion]{
+	name: "policy-versions", columns: policyColumns, scan: scanPolicy, initial: "-version",
+	sorts: map[string][]sortKey{"version": byNumber("v.version")},
 }
 
 // ListPolicyVersions lists the versions of a named policy, newest first. ErrNotFound.
 func (s *Store) ListPolicyVersions(ctx context.Context, tenant uuid.UUID, name string, page Page) (items []PolicyVersion, next string, err error) {
-	key, err := decodeCursor("policy-versions", page.Cursor, 1)
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+policyColumns+` FROM policies p JOIN policy_versions v ON v.tenant_id = p.tenant_id AND v.policy_id = p.policy_id
+	q := newQuery(` FROM policies p JOIN policy_versions v ON v.tenant_id = p.tenant_id AND v.policy_id = p.policy_id
 		WHERE p.tenant_id = $1`, tenant)
 	q.and("p.name = ?", name)
-	if key != nil {
-		before, err := strconv.ParseInt(key[0], 10, 32)
-		if err != nil {
-			return nil, "", ErrInvalidCursor
-		}
-		q.and("v.version < ?", before)
-	}
-	q.sql.WriteString(" ORDER BY v.version DESC")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (PolicyVersion, error) { return scanPolicy(row) })
-	switch {
-	case err != nil:
-		return nil, "", fmt.Errorf("list versions of policy %s: %w", name, err)
-	case len(items) == 0 && key == nil:
+	if items, next, err = policyVersionList.page(ctx, s.pool, q, page); err == nil && len(items) == 0 && page.Cursor == "" {
 		return nil, "", notFound(pgx.ErrNoRows, "policy", name)
 	}
-	items, next = cut(items, page, "policy-versions", func(p PolicyVersion) []string { return []string{strconv.Itoa(p.Version)} })
-	return items, next, nil
+	return items, next, err
 }
 
 // PutPolicy makes the next version of a named policy, or the policy with version 1.

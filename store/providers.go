@@ -43,7 +43,7 @@ const providerColumns = `p.provider_id, p.name, p.issuer, p.algorithms, p.max_to
 	p.created_at, p.created_by, p.updated_at,
 	ARRAY(SELECT a.audience FROM identity_provider_audiences a WHERE a.tenant_id = p.tenant_id AND a.provider_id = p.provider_id ORDER BY a.audience COLLATE "C")`
 
-func scanProvider(row pgx.CollectableRow) (IdentityProvider, error) {
+func scanProvider(row pgx.Row) (IdentityProvider, error) {
 	var p IdentityProvider
 	var seconds int
 	var jwks []byte
@@ -155,7 +155,7 @@ func (s *Store) UpdateIdentityProvider(ctx context.Context, tenant uuid.UUID, p 
 
 func readProvider(ctx context.Context, db querier, tenant, id uuid.UUID, lock string) (IdentityProvider, error) {
 	rows, _ := db.Query(ctx, `SELECT `+providerColumns+` FROM identity_providers p WHERE p.tenant_id = $1 AND p.provider_id = $2`+lock, tenant, id)
-	p, err := pgx.CollectExactlyOneRow(rows, scanProvider)
+	p, err := pgx.CollectExactlyOneRow(rows, collected(scanProvider))
 	if err != nil {
 		return IdentityProvider{}, notFound(err, "identity provider", id)
 	}
@@ -168,25 +168,31 @@ func (s *Store) GetIdentityProvider(ctx context.Context, tenant, id uuid.UUID) (
 }
 
 // ListIdentityProviders lists providers, newest first.
-func (s *Store) ListIdentityProviders(ctx context.Context, tenant uuid.UUID, page Page) (items []IdentityProvider, next string, err error) {
-	before, err := page.beforeID("identity_providers")
-	if err != nil {
-		return nil, "", err
+func (s *Store) ListIdentityProviders(ctx context.Context, tenant uuid.UUID, f ProviderFilter, page Page) (items []IdentityProvider, next string, err error) {
+	q := newQuery(" FROM identity_providers p WHERE p.tenant_id = $1", tenant)
+	q.prefix("p.name", f.NamePrefix)
+	q.text("p.issuer = ?", f.Issuer)
+	if f.Enabled != nil {
+		q.and("p.enabled = ?", *f.Enabled)
 	}
-	q := newQuery(`SELECT `+providerColumns+` FROM identity_providers p WHERE p.tenant_id = $1`, tenant)
-	q.page("p.provider_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	if items, err = pgx.CollectRows(rows, scanProvider); err != nil {
-		return nil, "", fmt.Errorf("list identity providers: %w", err)
-	}
-	items, next = cut(items, page, "identity_providers", func(p IdentityProvider) []string { return []string{p.ID.String()} })
-	return items, next, nil
+	return providerList.page(ctx, s.pool, q, page)
+}
+
+// ProviderFilter narrows ListIdentityProviders.
+type ProviderFilter struct {
+	NamePrefix, Issuer string
+	Enabled            *bool
+}
+
+var providerList = listing[IdentityProvider]{
+	name: "identity_providers", columns: providerColumns, scan: scanProvider, initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("p.provider_id"), "name": byText(named("p.name"), ids("p.provider_id")...)},
 }
 
 // ProvidersOf reads the tenant's enabled providers of an issuer with their keys.
 func (s *Store) ProvidersOf(ctx context.Context, tenant uuid.UUID, issuer string) ([]IdentityProvider, error) {
 	rows, _ := s.pool.Query(ctx, `SELECT `+providerColumns+` FROM identity_providers p WHERE p.tenant_id = $1 AND p.issuer = $2 AND p.enabled ORDER BY p.provider_id`, tenant, issuer)
-	all, err := pgx.CollectRows(rows, scanProvider)
+	all, err := pgx.CollectRows(rows, collected(scanProvider))
 	if err != nil {
 		return nil, fmt.Errorf("read identity providers of an issuer: %w", err)
 	}

@@ -1,23 +1,26 @@
 package store
 
 import (
+	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// query is a SELECT whose conditions are known only when it is run. Each set of filters is a statement of
-// its own, so that Postgres plans it for the indexes that fit.
+// query is the part of a SELECT from FROM on, whose conditions are known only when it is run. Each set of filters is a
+// statement of its own, so that Postgres plans it for the indexes that fit.
 type query struct {
-	sql  strings.Builder
-	args []any
+	sql     strings.Builder
+	filters strings.Builder // the conditions with their values, for cursors
+	args    []any
 }
 
-// newQuery begins with "SELECT … WHERE x.tenant_id = $1".
-func newQuery(sql string, tenant uuid.UUID) *query {
-	q := &query{args: []any{pgUUID(tenant)}}
+// newQuery begins with "FROM … WHERE x.tenant_id = $1"; args are $2 and on, and no filters.
+func newQuery(sql string, tenant uuid.UUID, args ...any) *query {
+	q := &query{args: append([]any{pgUUID(tenant)}, args...)}
 	q.sql.WriteString(sql)
 	return q
 }
@@ -26,6 +29,17 @@ func newQuery(sql string, tenant uuid.UUID) *query {
 func (q *query) and(cond string, arg any) {
 	q.args = append(q.args, arg)
 	q.sql.WriteString(" AND " + strings.ReplaceAll(cond, "?", "$"+strconv.Itoa(len(q.args))))
+	value, err := json.Marshal(arg)
+	if err != nil { // what Postgres takes and JSON does not would only make two cursors alike
+		value = fmt.Append(nil, err)
+	}
+	fmt.Fprintf(&q.filters, "%s\x00%s\x00", cond, value)
+}
+
+// plain adds a condition without a value.
+func (q *query) plain(cond string) {
+	q.sql.WriteString(" AND " + cond)
+	q.filters.WriteString(cond + "\x00")
 }
 
 // text adds a condition where value is not empty.
@@ -35,17 +49,34 @@ func (q *query) text(cond, value string) {
 	}
 }
 
-// page adds order and limit of a list by id, newest first, from where the cursor points.
-func (q *query) page(id string, before pgtype.UUID, p Page) {
-	if before.Valid {
-		q.and(id+" < ?", before)
+// oneOf asks that expr is one of the values, which commas part; no value is no condition.
+func (q *query) oneOf(expr, values string) {
+	switch list := strings.Split(values, ","); {
+	case values == "":
+	case len(list) == 1: // an equality leaves the index its order
+		q.and(expr+" = ?", values)
+	default:
+		q.and(expr+" = ANY(?)", list)
 	}
-	q.sql.WriteString(" ORDER BY " + id + " DESC")
-	q.limit(p)
 }
 
-// limit asks for one row more than the page holds, to know whether there is a next page.
-func (q *query) limit(p Page) {
-	q.args = append(q.args, p.limit()+1)
-	q.sql.WriteString(" LIMIT $" + strconv.Itoa(len(q.args)))
+// id adds a condition where id is given.
+func (q *query) id(cond string, id *uuid.UUID) {
+	if id != nil {
+		q.and(cond, pgUUID(*id))
+	}
+}
+
+// at adds a condition where the time is given.
+func (q *query) at(cond string, at *time.Time) {
+	if at != nil {
+		q.and(cond, *at)
+	}
+}
+
+// prefix asks that a name begins with text, byte by byte: the index over the name in the collation "C" serves it.
+func (q *query) prefix(column, text string) {
+	if text != "" {
+		q.and(named(column)+" ^@ ?", text)
+	}
 }

@@ -126,21 +126,24 @@ func (s *Store) RequestReappraisal(ctx context.Context, tenant uuid.UUID, select
 }
 
 // ListReappraisals lists reappraisals, newest first.
-func (s *Store) ListReappraisals(ctx context.Context, tenant uuid.UUID, state string, page Page) (items []Reappraisal, next string, err error) {
-	before, err := page.beforeID("reappraisals")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+reappraisalColumns+` FROM reappraisals WHERE tenant_id = $1`, tenant)
-	q.text("state = ?", state)
-	q.page("reappraisal_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Reappraisal, error) { return scanReappraisal(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list reappraisals: %w", err)
-	}
-	items, next = cut(items, page, "reappraisals", func(r Reappraisal) []string { return []string{r.ID.String()} })
-	return items, next, nil
+func (s *Store) ListReappraisals(ctx context.Context, tenant uuid.UUID, f ReappraisalFilter, page Page) (items []Reappraisal, next string, err error) {
+	q := newQuery(" FROM reappraisals WHERE tenant_id = $1", tenant)
+	q.oneOf("state", f.State)
+	q.oneOf("cause_kind", f.CauseKind)
+	q.at("requested_at >= ?", f.Since)
+	q.at("requested_at < ?", f.Until)
+	return reappraisalList.page(ctx, s.pool, q, page)
+}
+
+// ReappraisalFilter narrows ListReappraisals; State and CauseKind may hold several values with commas between them.
+type ReappraisalFilter struct {
+	State, CauseKind string
+	Since, Until     *time.Time // of requested_at
+}
+
+var reappraisalList = listing[Reappraisal]{
+	name: "reappraisals", columns: reappraisalColumns, scan: scanReappraisal, initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("reappraisal_id"), "state": byText("state", ids("reappraisal_id")...)},
 }
 
 // GetReappraisal reads one reappraisal. ErrNotFound.
@@ -152,37 +155,35 @@ func (s *Store) GetReappraisal(ctx context.Context, tenant, id uuid.UUID) (Reapp
 	return r, nil
 }
 
-// ListReappraisalMachines lists what a reappraisal changed, by machine id. ErrNotFound: no such reappraisal.
-func (s *Store) ListReappraisalMachines(ctx context.Context, tenant, id uuid.UUID, outcome string, page Page) (items []ReappraisalMachine, next string, err error) {
-	after, err := page.beforeID("reappraisal_machines")
-	if err != nil {
-		return nil, "", err
-	}
-	if _, err := s.GetReappraisal(ctx, tenant, id); err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT r.machine_id, m.name, r.outcome, r.why, r.verdict_id, r.superseded_id, r.status_before, r.status_after, r.reason_after
-		FROM reappraisal_machines r JOIN machines m ON m.tenant_id = r.tenant_id AND m.machine_id = r.machine_id WHERE r.tenant_id = $1`, tenant)
-	q.and("r.reappraisal_id = ?", pgUUID(id))
-	q.text("r.outcome = ?", outcome)
-	if after.Valid {
-		q.and("r.machine_id > ?", after)
-	}
-	q.sql.WriteString(" ORDER BY r.machine_id")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (ReappraisalMachine, error) {
+var reappraisalMachineList = listing[ReappraisalMachine]{
+	name: "reappraisal_machines", initial: "machine_id",
+	columns: "r.machine_id, m.name, r.outcome, r.why, r.verdict_id, r.superseded_id, r.status_before, r.status_after, r.reason_after",
+	scan: func(row pgx.Row) (ReappraisalMachine, error) {
 		var m ReappraisalMachine
 		var verdict, superseded pgtype.UUID
 		err := row.Scan(&m.MachineID, &m.MachineName, &m.Outcome, &m.Why, &verdict, &superseded, &m.StatusBefore, &m.StatusAfter, &m.ReasonAfter)
 		m.VerdictID, m.SupersededID = uuidPtr(verdict), uuidPtr(superseded)
 		return m, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list the machines of reappraisal %s: %w", id, err)
+	},
+	sorts: map[string][]sortKey{
+		"machine_id": ids("r.machine_id"),
+		"name":       byText(named("m.name"), ids("r.machine_id")...),
+		"outcome":    byText("r.outcome", ids("r.machine_id")...),
+	},
+}
+
+// ListReappraisalMachines lists what a reappraisal changed, by machine id. ErrNotFound: no such reappraisal.
+func (s *Store) ListReappraisalMachines(ctx context.Context, tenant, id uuid.UUID, outcome string, page Page) (items []ReappraisalMachine, next string, err error) {
+	if err := reappraisalMachineList.check(page); err != nil {
+		return nil, "", err
 	}
-	items, next = cut(items, page, "reappraisal_machines", func(m ReappraisalMachine) []string { return []string{m.MachineID.String()} })
-	return items, next, nil
+	if _, err := s.GetReappraisal(ctx, tenant, id); err != nil {
+		return nil, "", err
+	}
+	q := newQuery(` FROM reappraisal_machines r JOIN machines m ON m.tenant_id = r.tenant_id AND m.machine_id = r.machine_id WHERE r.tenant_id = $1`, tenant)
+	q.and("r.reappraisal_id = ?", pgUUID(id))
+	q.oneOf("r.outcome", outcome)
+	return reappraisalMachineList.page(ctx, s.pool, q, page)
 }
 
 // ClaimReappraisal takes the oldest reappraisal that nobody is at, for the time of the lease: one that is queued, or one

@@ -16,7 +16,7 @@ import (
 // waiting are the queued reappraisals of a cause.
 func waiting(t testing.TB, s *store.Store, kind string) []store.Reappraisal {
 	t.Helper()
-	items, _, err := s.ListReappraisals(t.Context(), tenant, "queued", store.Page{})
+	items, _, err := s.ListReappraisals(t.Context(), tenant, store.ReappraisalFilter{State: "queued"}, store.Page{})
 	must0(t, err)
 	return slices.DeleteFunc(items, func(r store.Reappraisal) bool { return r.Cause.Kind != kind })
 }

@@ -10,53 +10,50 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// ListAssessments lists assessments by machine, the machine known last first, then by code. (That order
-// does not change while a client pages through it, as an order by time of change would.)
-func (s *Store) ListAssessments(ctx context.Context, tenant uuid.UUID, f AssessmentFilter, page Page) (items []Assessment, next string, err error) {
-	key, err := decodeCursor("assessments", page.Cursor, 2)
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT a.machine_id, m.name, a.code, a.display_name, a.severity, a.status, a.cause, a.description,
-			a.first_evaluated_at, a.status_changed_at, GREATEST(a.evaluated_at, st.run_last_at)
-		FROM assessments a
-		JOIN machines m ON m.tenant_id = a.tenant_id AND m.machine_id = a.machine_id
-		JOIN machine_attestation_state st ON st.tenant_id = a.tenant_id AND st.machine_id = a.machine_id
-		WHERE a.tenant_id = $1`, tenant)
-	if f.MachineID != nil {
-		q.and("a.machine_id = ?", pgUUID(*f.MachineID))
-	}
-	q.text("a.code = ?", f.Code)
-	q.text("a.status = ?", f.Status)
-	q.text("a.severity = ?", f.Severity)
-	q.text("m.scale_set = ?", f.ScaleSet)
-	if key != nil {
-		machine, err := uuid.Parse(key[0])
-		if err != nil {
-			return nil, "", ErrInvalidCursor
-		}
-		q.and("a.machine_id <= ?", pgUUID(machine))
-		q.args = append(q.args, key[1])
-		fmt.Fprintf(&q.sql, " AND (a.machine_id < $%d OR a.code > $%d)", len(q.args)-1, len(q.args))
-	}
-	q.sql.WriteString(" ORDER BY a.machine_id DESC, a.code")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Assessment, error) {
+var assessmentList = listing[Assessment]{
+	name: "assessments", initial: "-machine_id",
+	columns: `a.machine_id, m.name, a.code, a.display_name, a.severity, a.status, a.cause, a.description,
+		a.first_evaluated_at, a.status_changed_at, GREATEST(a.evaluated_at, st.run_last_at)`,
+	scan: func(row pgx.Row) (Assessment, error) {
 		var a Assessment
 		err := row.Scan(&a.MachineID, &a.MachineName, &a.Code, &a.DisplayName, &a.Severity, &a.Status, &a.Cause, &a.Description,
 			&a.FirstEvaluatedAt, &a.StatusChangedAt, &a.EvaluatedAt)
 		return a, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list assessments: %w", err)
-	}
-	items, next = cut(items, page, "assessments", func(a Assessment) []string { return []string{a.MachineID.String(), a.Code} })
-	return items, next, nil
+	},
+	sorts: map[string][]sortKey{
+		"machine_id":        {{"a.machine_id", keyID}, {"a.code", keyText}},
+		"code":              {{"a.code", keyText}, {"a.machine_id", keyID}},
+		"status":            {{"a.status", keyText}, {"a.machine_id", keyID}, {"a.code", keyText}},
+		"severity":          {{severityRank("a.severity"), keyNumber}, {"a.machine_id", keyID}, {"a.code", keyText}},
+		"status_changed_at": {{"a.status_changed_at", keyTime}, {"a.machine_id", keyID}, {"a.code", keyText}},
+	},
+}
+
+// ListAssessments lists assessments by machine, the machine known last first. (That order does not change while a client
+// pages through it, as an order by time of change would.)
+func (s *Store) ListAssessments(ctx context.Context, tenant uuid.UUID, f AssessmentFilter, page Page) (items []Assessment, next string, err error) {
+	return assessmentList.page(ctx, s.pool, assessmentQuery(tenant, f), page)
+}
+
+func assessmentQuery(tenant uuid.UUID, f AssessmentFilter) *query {
+	q := newQuery(` FROM assessments a
+		JOIN machines m ON m.tenant_id = a.tenant_id AND m.machine_id = a.machine_id
+		JOIN machine_attestation_state st ON st.tenant_id = a.tenant_id AND st.machine_id = a.machine_id
+		WHERE a.tenant_id = $1`, tenant)
+	q.id("a.machine_id = ?", f.MachineID)
+	q.oneOf("a.code", f.Code)
+	q.oneOf("a.status", f.Status)
+	q.oneOf("a.severity", f.Severity)
+	q.text("m.scale_set = ?", f.ScaleSet)
+	q.at("a.status_changed_at >= ?", f.Since)
+	q.at("a.status_changed_at < ?", f.Until)
+	return q
 }
 
 // recommendationSelect takes the time as $2: an exemption ends by itself.
-const recommendationSelect = `SELECT * FROM (SELECT r.recommendation_id, r.machine_id, m.name, m.scale_set, r.code, r.display_name, r.severity, r.description, r.remediation_steps,
+const recommendationSelect = `SELECT *` + recommendationTables
+
+const recommendationTables = ` FROM (SELECT r.recommendation_id, r.machine_id, m.name, m.scale_set, r.code, r.display_name, r.severity, r.description, r.remediation_steps,
 		CASE WHEN NOT r.open THEN 'resolved'
 			WHEN r.exemption_reason IS NOT NULL AND (r.exemption_expires_at IS NULL OR r.exemption_expires_at > $2) THEN 'exempt'
 			ELSE 'active' END AS status,
@@ -79,32 +76,34 @@ func scanRecommendation(row pgx.Row) (Recommendation, error) {
 	return r, err
 }
 
+var recommendationList = listing[Recommendation]{
+	name: "recommendations", columns: "r.*", scan: scanRecommendation, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":            ids("r.recommendation_id"),
+		"severity":      byNumber(severityRank("r.severity"), ids("r.recommendation_id")...),
+		"code":          byText("r.code", ids("r.recommendation_id")...),
+		"first_seen_at": byTime("r.first_seen_at", ids("r.recommendation_id")...),
+	},
+}
+
 // ListRecommendations lists recommendations, newest first.
 func (s *Store) ListRecommendations(ctx context.Context, tenant uuid.UUID, f RecommendationFilter, page Page, now time.Time) (items []Recommendation, next string, err error) {
-	before, err := page.beforeID("recommendations")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(recommendationSelect, tenant)
-	q.args = append(q.args, now)
-	if f.MachineID != nil {
-		q.and("r.machine_id = ?", pgUUID(*f.MachineID))
-	}
-	q.text("r.code = ?", f.Code)
-	q.text("r.status = ?", f.Status)
-	q.text("r.severity = ?", f.Severity)
+	return recommendationList.page(ctx, s.pool, recommendationQuery(tenant, f, now), page)
+}
+
+func recommendationQuery(tenant uuid.UUID, f RecommendationFilter, now time.Time) *query {
+	q := newQuery(recommendationTables, tenant, now)
+	q.id("r.machine_id = ?", f.MachineID)
+	q.oneOf("r.code", f.Code)
+	q.oneOf("r.status", f.Status)
+	q.oneOf("r.severity", f.Severity)
 	q.text("r.scale_set = ?", f.ScaleSet)
 	if f.ExemptionEndsBefore != nil {
 		q.and("r.status = 'exempt' AND r.exemption_expires_at < ?", *f.ExemptionEndsBefore)
 	}
-	q.page("r.recommendation_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Recommendation, error) { return scanRecommendation(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list recommendations: %w", err)
-	}
-	items, next = cut(items, page, "recommendations", func(r Recommendation) []string { return []string{r.ID.String()} })
-	return items, next, nil
+	q.at("r.first_seen_at >= ?", f.Since)
+	q.at("r.first_seen_at < ?", f.Until)
+	return q
 }
 
 // GetRecommendation reads one recommendation. ErrNotFound.
@@ -145,55 +144,4 @@ func (s *Store) ExemptRecommendation(ctx context.Context, tenant, id uuid.UUID, 
 		return Recommendation{}, err
 	}
 	return r, nil
-}
-
-// Overview is the fleet in numbers, as of one snapshot.
-func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, now time.Time) (Overview, error) {
-	var o Overview
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		for _, c := range []struct {
-			into *map[string]int64
-			sql  string
-		}{
-			{&o.MachinesByStatus, `SELECT CASE WHEN last_verdict_id IS NULL THEN 'unattested' ELSE status END, count(*) FROM machines WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL GROUP BY 1`},
-			{&o.MachinesByPlatform, `SELECT platform, count(*) FROM machines WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL GROUP BY 1`},
-			{&o.OpenAlertsBySeverity, `SELECT a.severity, count(*)` + openAlerts + `AND NOT ` + isSuppressed + ` GROUP BY 1`},
-			{&o.OpenAlertsByReason, `SELECT a.reason, count(*)` + openAlerts + `AND a.reason <> '' AND NOT ` + isSuppressed + ` GROUP BY 1`},
-			{&o.RecommendationsByCode, `SELECT code, count(*) FROM (` + recommendationSelect + `) x WHERE status = 'active' GROUP BY 1`},
-			{&o.RecommendationsBySev, `SELECT severity, count(*) FROM (` + recommendationSelect + `) x WHERE status = 'active' GROUP BY 1`},
-			{&o.AssessmentsByStatus, `SELECT status, count(*) FROM assessments WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL AND code = 'guest_attestation_healthy' GROUP BY 1`},
-		} {
-			counts := map[string]int64{}
-			rows, _ := tx.Query(ctx, c.sql, pgUUID(tenant), now)
-			var word string
-			var n int64
-			if _, err := pgx.ForEachRow(rows, []any{&word, &n}, func() error { counts[word] = n; return nil }); err != nil {
-				return err
-			}
-			*c.into = counts
-		}
-		for _, n := range o.MachinesByStatus {
-			o.Machines += n
-		}
-		if err := tx.QueryRow(ctx, `SELECT count(*)`+openAlerts+`AND `+isSuppressed, pgUUID(tenant), now).Scan(&o.SuppressedAlerts); err != nil {
-			return err
-		}
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM silent_machines WHERE tenant_id = $1`, pgUUID(tenant)).Scan(&o.StaleMachines); err != nil {
-			return err
-		}
-		rows, _ := tx.Query(ctx, `SELECT st.last_seen_at, st.machine_id FROM machine_attestation_state st JOIN machines m USING (tenant_id, machine_id)
-			WHERE st.tenant_id = $1 AND m.state = 'active' AND st.last_seen_at IS NOT NULL ORDER BY st.last_seen_at LIMIT 1`, pgUUID(tenant))
-		var at time.Time
-		var owner uuid.UUID
-		_, err := pgx.ForEachRow(rows, []any{&at, &owner}, func() error {
-			oldest, machine := at, owner
-			o.OldestAttestation, o.OldestAttestationOwner = &oldest, &machine
-			return nil
-		})
-		return err
-	})
-	if err != nil {
-		return Overview{}, fmt.Errorf("overview: %w", err)
-	}
-	return o, nil
 }

@@ -37,7 +37,7 @@ func TestForeignCursors(t *testing.T) {
 	s, _ := newStore(t)
 	for _, key := range []string{"policies\x00\xff", "policies", "trust_anchors\x00x", "machines\x00" + uuid.NewString()} {
 		page := store.Page{Cursor: base64.RawURLEncoding.EncodeToString([]byte(key))}
-		if _, _, err := s.ListPolicies(t.Context(), tenant, page); !errors.Is(err, store.ErrInvalidCursor) {
+		if _, _, err := s.ListPolicies(t.Context(), tenant, "", page); !errors.Is(err, store.ErrInvalidCursor) {
 			t.Errorf("policies from %q: %v", key, err)
 		}
 		if _, _, err := s.ListTrustAnchors(t.Context(), tenant, store.TrustAnchorFilter{}, page); !errors.Is(err, store.ErrInvalidCursor) {
@@ -122,7 +122,7 @@ func TestRevokeTokens(t *testing.T) {
 	s, conn := newStore(t)
 	ctx := t.Context()
 	token := joinToken(t, s, "j", 99)
-	tokens, _, err := s.ListJoinTokens(ctx, tenant, store.Page{})
+	tokens, _, err := s.ListJoinTokens(ctx, tenant, store.TokenFilter{}, store.Page{})
 	must0(t, err)
 	must0(t, s.RevokeJoinToken(ctx, tenant, tokens[0].ID, t0, system))
 	if _, err := s.CreateEnrollment(ctx, tenant, enrolment(token, store.MachineInput{Name: "a"}, "ek", "ak"), t0, system); !errors.Is(err, store.ErrTokenInvalid) {

@@ -59,13 +59,12 @@ func (g *GraceState) over(attesting int64, now time.Time) bool {
 
 // covered chooses the machines with an attestation key that a selector chooses, with what they have matched of the
 // baseline. Columns and what follows may ask m, st, x (baseline_matches, which may be absent) and $3: a machine whose last
-// genuine evidence is later attests.
+// genuine evidence is later attests. Columns is the SELECT before FROM, or empty for a list.
 func covered(columns string, tenant, baselineID uuid.UUID, s verifier.Selector, now time.Time) *query {
-	q := newQuery(`SELECT `+columns+` FROM machines m
+	q := newQuery(columns+` FROM machines m
 		JOIN machine_attestation_state st ON st.tenant_id = m.tenant_id AND st.machine_id = m.machine_id
 		LEFT JOIN baseline_matches x ON x.tenant_id = m.tenant_id AND x.machine_id = m.machine_id AND x.baseline_id = $2
-		WHERE m.tenant_id = $1 AND m.state = 'active'`, tenant)
-	q.args = append(q.args, pgUUID(baselineID), now.Add(-AttestingWithin))
+		WHERE m.tenant_id = $1 AND m.state = 'active'`, tenant, pgUUID(baselineID), now.Add(-AttestingWithin))
 	if len(s.ScaleSet) > 0 {
 		q.and("m.scale_set = ANY(?)", s.ScaleSet)
 	}
@@ -137,7 +136,7 @@ func readRollout(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID, n
 			byActivation[v.activation] = v
 		}
 	}
-	q := covered(`x.activation, coalesce(x.highest_activation > x.activation, false) AS back,
+	q := covered(`SELECT x.activation, coalesce(x.highest_activation > x.activation, false) AS back,
 		coalesce(st.last_seen_at > $3, false) AS attesting, `+stillAffirmed+` AS affirmed, count(*)`, tenant, baselineID, selector, now)
 	q.sql.WriteString(" GROUP BY 1, 2, 3, 4")
 	rows, _ = tx.Query(ctx, q.sql.String(), q.args...)
@@ -194,11 +193,21 @@ type RolloutMachine struct {
 	LastSeenAt *time.Time
 }
 
+var unmovedList = listing[RolloutMachine]{
+	name: "rollout", initial: "-id",
+	columns: `m.machine_id, m.name, m.scale_set, m.status, x.version, coalesce(x.highest_activation > x.activation, false), st.last_seen_at`,
+	scan: func(row pgx.Row) (RolloutMachine, error) {
+		var m RolloutMachine
+		err := row.Scan(&m.ID, &m.Name, &m.ScaleSet, &m.Status, &m.Version, &m.RolledBack, &m.LastSeenAt)
+		return m, err
+	},
+	sorts: map[string][]sortKey{"id": ids("m.machine_id")},
+}
+
 // ListUnmoved lists the covered, attesting machines that the active version has not affirmed last, or that are not affirmed
 // any more, by machine id, newest first. ErrNotFound.
 func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, page Page, now time.Time) (items []RolloutMachine, next string, err error) {
-	before, err := page.beforeID("rollout")
-	if err != nil {
+	if err := unmovedList.check(page); err != nil {
 		return nil, "", err
 	}
 	var selector verifier.Selector
@@ -209,18 +218,10 @@ func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, p
 	if err != nil {
 		return nil, "", notFound(err, "baseline", baselineID)
 	}
-	q := covered(`m.machine_id, m.name, m.scale_set, m.status, x.version, coalesce(x.highest_activation > x.activation, false), st.last_seen_at`,
-		tenant, baselineID, selector, now)
-	q.sql.WriteString(" AND st.last_seen_at > $3")
+	q := covered("", tenant, baselineID, selector, now)
+	q.plain("st.last_seen_at > $3")
 	q.and("(coalesce(x.activation, 0) < ? OR NOT "+stillAffirmed+")", active)
-	q.page("m.machine_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, pgx.RowToStructByPos[RolloutMachine])
-	if err != nil {
-		return nil, "", fmt.Errorf("list the machines that have not moved: %w", err)
-	}
-	items, next = cut(items, page, "rollout", func(m RolloutMachine) []string { return []string{m.ID.String()} })
-	return items, next, nil
+	return unmovedList.page(ctx, s.pool, q, page)
 }
 
 // Percent is the share of n in the attesting machines, rounded down to a tenth; 0 where there is none.

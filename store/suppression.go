@@ -235,21 +235,26 @@ func (s *Store) GetSuppressionRule(ctx context.Context, tenant, id uuid.UUID, no
 }
 
 // ListSuppressionRules lists rules, newest first.
-func (s *Store) ListSuppressionRules(ctx context.Context, tenant uuid.UUID, page Page, now time.Time) (items []SuppressionRule, next string, err error) {
-	before, err := page.beforeID("suppression_rules")
-	if err != nil {
-		return nil, "", err
+func (s *Store) ListSuppressionRules(ctx context.Context, tenant uuid.UUID, f SuppressionFilter, page Page, now time.Time) (items []SuppressionRule, next string, err error) {
+	q := newQuery(" FROM suppression_rules WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL", tenant, now)
+	q.oneOf("alert_code", f.AlertCode)
+	q.oneOf("CASE WHEN state = 'enabled' AND expires_at <= $2 THEN 'expired' ELSE state END", f.State)
+	items, next, err = suppressionList.page(ctx, s.pool, q, page)
+	for i := range items {
+		items[i] = items[i].expired(now)
 	}
-	q := newQuery(`SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1`, tenant)
-	q.page("rule_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (SuppressionRule, error) {
-		r, err := scanRule(row)
-		return r.expired(now), err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list suppression rules: %w", err)
-	}
-	items, next = cut(items, page, "suppression_rules", func(r SuppressionRule) []string { return []string{r.ID.String()} })
-	return items, next, nil
+	return items, next, err
+}
+
+// SuppressionFilter narrows ListSuppressionRules; both may hold several values with commas between them.
+type SuppressionFilter struct {
+	AlertCode string
+	State     string // enabled, disabled, expired
+}
+
+var suppressionList = listing[SuppressionRule]{
+	name: "suppression_rules", columns: ruleColumns, scan: scanRule, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id": ids("rule_id"), "alert_code": byText("alert_code", ids("rule_id")...), "updated_at": byTime("updated_at", ids("rule_id")...),
+	},
 }

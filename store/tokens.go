@@ -86,19 +86,20 @@ func (s *Store) LookupAPIToken(ctx context.Context, hash []byte, now time.Time) 
 }
 
 // ListAPITokens lists tokens, newest first, expired ones included.
-func (s *Store) ListAPITokens(ctx context.Context, tenant uuid.UUID, page Page) (items []APIToken, next string, err error) {
-	before, err := page.beforeID("api_tokens")
-	if err != nil {
-		return nil, "", err
-	}
-	rows, _ := s.pool.Query(ctx, `SELECT `+apiTokenColumns+` FROM api_tokens
-		WHERE tenant_id = $1 AND ($2::uuid IS NULL OR token_id < $2) ORDER BY token_id DESC LIMIT $3`, tenant, before, page.limit()+1)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (APIToken, error) { return scanAPIToken(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list API tokens: %w", err)
-	}
-	items, next = cut(items, page, "api_tokens", func(t APIToken) []string { return []string{t.ID.String()} })
-	return items, next, nil
+func (s *Store) ListAPITokens(ctx context.Context, tenant uuid.UUID, f TokenFilter, page Page) (items []APIToken, next string, err error) {
+	q := newQuery(" FROM api_tokens WHERE tenant_id = $1", tenant)
+	q.prefix("name", f.NamePrefix)
+	q.oneOf("role", f.Role)
+	return apiTokenList.page(ctx, s.pool, q, page)
+}
+
+// TokenFilter narrows ListAPITokens and ListJoinTokens; Role is of API tokens, ScaleSet of join tokens.
+type TokenFilter struct{ NamePrefix, Role, ScaleSet string }
+
+var apiTokenList = listing[APIToken]{
+	name: "api_tokens", columns: apiTokenColumns, initial: "-id",
+	scan:  func(row pgx.Row) (APIToken, error) { return scanAPIToken(row) },
+	sorts: map[string][]sortKey{"id": ids("token_id"), "name": byText(named("name"), ids("token_id")...), "role": byText("role", ids("token_id")...)},
 }
 
 // CreateJoinToken stores a join token by its SHA-256. t.ID is kept where it is set, else made from t.CreatedAt.
@@ -151,17 +152,17 @@ func (s *Store) LookupJoinToken(ctx context.Context, hash []byte, now time.Time)
 }
 
 // ListJoinTokens lists tokens, newest first, expired and used ones included.
-func (s *Store) ListJoinTokens(ctx context.Context, tenant uuid.UUID, page Page) (items []JoinToken, next string, err error) {
-	before, err := page.beforeID("join_tokens")
-	if err != nil {
-		return nil, "", err
-	}
-	rows, _ := s.pool.Query(ctx, `SELECT `+joinTokenColumns+` FROM join_tokens
-		WHERE tenant_id = $1 AND ($2::uuid IS NULL OR token_id < $2) ORDER BY token_id DESC LIMIT $3`, tenant, before, page.limit()+1)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (JoinToken, error) { return scanJoinToken(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list join tokens: %w", err)
-	}
-	items, next = cut(items, page, "join_tokens", func(t JoinToken) []string { return []string{t.ID.String()} })
-	return items, next, nil
+func (s *Store) ListJoinTokens(ctx context.Context, tenant uuid.UUID, f TokenFilter, page Page) (items []JoinToken, next string, err error) {
+	q := newQuery(" FROM join_tokens WHERE tenant_id = $1", tenant)
+	q.prefix("name", f.NamePrefix)
+	q.text("scale_set = ?", f.ScaleSet)
+	return joinTokenList.page(ctx, s.pool, q, page)
+}
+
+var joinTokenList = listing[JoinToken]{
+	name: "join_tokens", columns: joinTokenColumns, initial: "-id",
+	scan: func(row pgx.Row) (JoinToken, error) { return scanJoinToken(row) },
+	sorts: map[string][]sortKey{
+		"id": ids("token_id"), "name": byText(named("name"), ids("token_id")...), "expires_at": byTime("expires_at", ids("token_id")...),
+	},
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,15 +25,21 @@ var (
 	ErrTokenInvalid     = errors.New("the token is unknown, expired or used up")
 	ErrAttemptUsed      = errors.New("the enrolment's one activation attempt has been used")
 	ErrInvalidCursor    = errors.New("the cursor is not one of ours")
+	ErrOtherCursor      = fmt.Errorf("the cursor is of another sort or of other filters: %w", ErrInvalidCursor)
+	ErrInvalidSort      = errors.New("the list has no such sort")
 )
 
 // DefaultTenant is the tenant of a single-tenant service. Every method takes the tenant explicitly.
 var DefaultTenant = uuid.MustParse("01900000-0000-7000-8000-000000000001")
 
-// Page asks for part of a list. Cursor is what an earlier answer gave as next cursor (opaque, keyset).
+// Page asks for part of a list. Cursor is what an earlier answer gave as next cursor (opaque, keyset); it is good for the
+// same sort and the same filters only. Sort is one of the list's orders, with "-" before it for the other way round; empty
+// is the list's own. A row that does not change while somebody walks the pages is in exactly one of them; one that comes,
+// or whose sort keys change, may be in none or in two.
 type Page struct {
 	Limit  int // 1 to 500; 0 means 50
 	Cursor string
+	Sort   string
 }
 
 // Actor says who changes something, for the audit record: "admin:<id of the token>", "machine:<id>", "system:<job>".
@@ -123,9 +130,14 @@ type MachineInput struct {
 }
 
 // MachineFilter narrows ListMachines. Empty fields do not restrict; Label is "key=value" or "key".
+// Platform, OS, SecurityType, Status and Assurance may hold several values with commas between them.
 type MachineFilter struct {
 	Name, ScaleSet, Platform, OS, SecurityType, Label, Status string
-	SeenBefore                                                *time.Time
+
+	Assurance, State      string
+	NamePrefix            string
+	Labels                []string // as Label; all must hold
+	SeenBefore, DueBefore *time.Time
 	Stale                                                     *bool // silent past their deadline, or not
 	// SilenceAlert is the alert of a mass silence that silent machines are part of.
 	SilenceAlert *uuid.UUID
@@ -382,10 +394,12 @@ type Verdict struct {
 }
 
 // VerdictFilter narrows ListVerdicts.
+// Status, Reason and Assurance may hold several values with commas between them.
 type VerdictFilter struct {
-	MachineID      *uuid.UUID
-	Status, Reason string
-	Since, Until   *time.Time
+	MachineID           *uuid.UUID
+	Status, Reason      string
+	Assurance, ScaleSet string
+	Since, Until        *time.Time
 }
 
 // StoredEvidence is the raw evidence behind a verdict.
@@ -406,9 +420,11 @@ type Assessment struct {
 }
 
 // AssessmentFilter narrows ListAssessments.
+// Code, Status and Severity may hold several values with commas between them.
 type AssessmentFilter struct {
 	MachineID                        *uuid.UUID
 	Code, Status, ScaleSet, Severity string
+	Since, Until                     *time.Time // of the last change of status
 }
 
 // Recommendation is one row of recommendations.
@@ -433,10 +449,12 @@ type Exemption struct {
 }
 
 // RecommendationFilter narrows ListRecommendations.
+// Code, Status and Severity may hold several values with commas between them.
 type RecommendationFilter struct {
 	MachineID                        *uuid.UUID
 	Code, Status, Severity, ScaleSet string
 	ExemptionEndsBefore              *time.Time // exempt now, and no more at that time
+	Since, Until                     *time.Time // of first_seen_at
 }
 
 // Alert is one row of alerts. One alert per machine (or scope) and code is open (active or in_progress) at a time;
@@ -469,6 +487,7 @@ type AlertFilter struct {
 	MachineID                                *uuid.UUID
 	Code, Status, Severity, Reason, ScaleSet string
 	IncludeSuppressed                        bool
+	Since, Until                             *time.Time // of first_seen_at
 }
 
 // SuppressionRule hides alerts of a scope.
@@ -535,6 +554,18 @@ type Overview struct {
 	OldestAttestation      *time.Time       // least recent last_seen_at of active machines
 	OldestAttestationOwner *uuid.UUID
 	StaleMachines          int64 // silent past their deadline
+
+	MachinesByAssurance    map[string]int64 // without those that have no key
+	MachinesBySecurityType map[string]int64
+	MachinesOverdue        int64            // active, and their next evidence was due before now
+	FailingScaleSets       map[string]int64 // contraindicated machines of the ten scale sets that have most
+	OpenAlertsByCode       map[string]int64
+	OldestOpenAlert        *time.Time // first_seen_at, suppressed ones left out
+	RecommendationsExempt  int64
+	Since                  time.Time        // begin of what the following count: the hour 24 hours ago
+	RecentVerdicts         map[string]int64 // recorded since then, by status
+	RecentAlertsOpened     map[string]int64 // by severity
+	RecentAlertsClosed     map[string]int64
 }
 
 // IdempotentResponse is a stored answer to a write that carried an Idempotency-Key.

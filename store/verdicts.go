@@ -50,35 +50,37 @@ func (s *Store) GetVerdict(ctx context.Context, tenant, id uuid.UUID) (Verdict, 
 	return v, nil
 }
 
+var verdictList = listing[Verdict]{
+	name: "verdicts", columns: verdictColumns, scan: scanVerdict, initial: "-id",
+	sorts: map[string][]sortKey{
+		"id":         ids("v.verdict_id"),
+		"first_at":   ids("v.verdict_id"), // the id is made of that time
+		"status":     byText("v.status", ids("v.verdict_id")...),
+		"machine_id": ids("v.machine_id", "v.verdict_id"),
+	},
+}
+
 // ListVerdicts lists verdicts, newest first. Since and Until choose the runs that touch that time.
 func (s *Store) ListVerdicts(ctx context.Context, tenant uuid.UUID, f VerdictFilter, page Page) (items []Verdict, next string, err error) {
-	before, err := page.beforeID("verdicts")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+verdictColumns+verdictTables+`WHERE v.tenant_id = $1`, tenant)
-	if f.MachineID != nil {
-		q.and("v.machine_id = ?", pgUUID(*f.MachineID))
-	}
-	q.text("v.status = ?", f.Status)
+	return verdictList.page(ctx, s.pool, verdictQuery(tenant, f), page)
+}
+
+func verdictQuery(tenant uuid.UUID, f VerdictFilter) *query {
+	q := newQuery(verdictTables+`WHERE v.tenant_id = $1`, tenant)
+	q.id("v.machine_id = ?", f.MachineID)
+	q.oneOf("v.status", f.Status)
+	q.oneOf("v.reason", f.Reason)
 	if f.Reason != "" {
-		q.and("v.reason = ? AND v.reason <> ''", f.Reason) // the second half is the partial index's
+		q.plain("v.reason <> ''") // the partial index's
 	}
+	q.oneOf("v.assurance", f.Assurance)
+	q.text("m.scale_set = ?", f.ScaleSet)
 	if f.Until != nil {
 		q.and("v.first_at <= ?", *f.Until)
 		q.and("v.verdict_id < ?", pgUUID(idBound(f.Until.UnixMilli()+1))) // the same, in terms of the index and the partitions
 	}
-	if f.Since != nil {
-		q.and("(v.last_at >= ? OR st.verdict_id = v.verdict_id AND st.run_last_at >= ?)", *f.Since)
-	}
-	q.page("v.verdict_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Verdict, error) { return scanVerdict(row) })
-	if err != nil {
-		return nil, "", fmt.Errorf("list verdicts: %w", err)
-	}
-	items, next = cut(items, page, "verdicts", func(v Verdict) []string { return []string{v.ID.String()} })
-	return items, next, nil
+	q.at("(v.last_at >= ? OR st.verdict_id = v.verdict_id AND st.run_last_at >= ?)", f.Since)
+	return q
 }
 
 // idBound is the smallest UUIDv7 of a millisecond.

@@ -45,8 +45,8 @@ func (c *AlertsList) Run(a *app) error {
 	}
 	items, all, err := fetchList[client.Alert](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		params := &client.ListAlertsParams{
-			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.AlertStatus](c.Status),
-			Severity: optionalAs[client.Severity](c.Severity), Reason: optionalAs[client.FilterReason](c.Reason),
+			Limit: limit, Cursor: cursor, Code: several[client.FilterCode](c.Code), Status: several[client.AlertStatus](c.Status),
+			Severity: several[client.Severity](c.Severity), Reason: several[client.FilterReason](c.Reason),
 			MachineID: machine, ScaleSet: optional(c.ScaleSet),
 		}
 		if c.IncludeSuppressed {

@@ -8,7 +8,7 @@ type CLI struct {
 	OIDC      string `name:"oidc" env:"ASSAY_OIDC" placeholder:"github|env:VAR|FILE" help:"Identity token of a pipeline in place of an API token: github asks GitHub Actions for one (permissions: id-token: write), env:VAR takes it from a variable (GitLab's id_tokens), FILE from a file."`
 	Audience  string `name:"oidc-audience" env:"ASSAY_OIDC_AUDIENCE" placeholder:"AUDIENCE" help:"Whom the token that GitHub is asked for is made out to; the address of the service otherwise."`
 	CA        string `name:"ca" env:"ASSAY_CA" placeholder:"PEM" help:"Certificates of the CA that the service's certificate must chain to, in place of the system's."`
-	Output    string `short:"o" enum:"human,json" default:"human" env:"ASSAY_OUTPUT" help:"human or json. JSON is the API's own, with RFC 3339 times; errors are then problem documents on standard error."`
+	Output    string `short:"o" enum:"human,json,csv,ndjson" default:"human" env:"ASSAY_OUTPUT" help:"human, json, or, for lists with --all, csv or ndjson, streamed. JSON is the API's own, with RFC 3339 times; errors are then problem documents on standard error."`
 
 	Overview        OverviewCommand        `cmd:"" group:"findings" help:"The fleet in numbers."`
 	Machines        MachinesCommand        `cmd:"" group:"findings" help:"The inventory, and what is known of each machine."`

@@ -43,7 +43,7 @@ func (a *app) collateral(params client.ListCollateralParams, paging Paging) ([]c
 
 // Run lists it.
 func (c *CollateralList) Run(a *app) error {
-	items, all, err := a.collateral(client.ListCollateralParams{Kind: optionalAs[client.CollateralKind](c.Kind), ExpiringBefore: optionalTime(c.ExpiringBefore)}, c.Paging)
+	items, all, err := a.collateral(client.ListCollateralParams{Kind: several[client.CollateralKind](c.Kind), ExpiringBefore: optionalTime(c.ExpiringBefore)}, c.Paging)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (c *CollateralShow) Run(a *app) error {
 		_, err = a.stdout.Write(body.Bytes())
 		return err
 	}
-	kind := client.CollateralKind(c.Kind)
+	kind := []client.CollateralKind{client.CollateralKind(c.Kind)}
 	items, all, err := a.collateral(client.ListCollateralParams{Kind: &kind, Name: &c.Name}, Paging{Limit: 1})
 	if err != nil {
 		return err

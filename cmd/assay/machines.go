@@ -25,7 +25,8 @@ type MachinesList struct {
 	Platform     string    `help:"azure, gcp, aws, vmware, qemu, physical or other."`
 	OS           string    `name:"os" help:"linux or windows."`
 	SecurityType string    `help:"confidential_snp, confidential_tdx, trusted_launch, standard or physical."`
-	Label        string    `placeholder:"KEY[=VALUE]" help:"Machines with this label."`
+	Label        []string  `sep:"none" placeholder:"KEY[=VALUE]" help:"Machines with this label; repeated: with all of them."`
+	Prefix       string    `help:"Names that begin with this."`
 	Status       string    `help:"Last verdict: affirming, warning, contraindicated or none."`
 	SeenBefore   time.Time `placeholder:"TIME" help:"Last evidence is older than this (RFC 3339)."`
 	Stale        bool      `help:"Only machines that are silent past their deadline."`
@@ -49,10 +50,10 @@ func (c *MachinesList) Run(a *app) error {
 	}
 	items, all, err := fetchList[client.Machine](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListMachinesWithResponse(a.ctx, &client.ListMachinesParams{
-			Limit: limit, Cursor: cursor, Name: optional(c.Name), ScaleSet: optional(c.ScaleSet),
-			Platform: optionalAs[client.Platform](c.Platform), Os: optionalAs[client.OperatingSystem](c.OS),
-			SecurityType: optionalAs[client.SecurityType](c.SecurityType), Label: optional(c.Label),
-			Status: optionalAs[client.VerdictStatus](c.Status), SeenBefore: optionalTime(c.SeenBefore),
+			Limit: limit, Cursor: cursor, Name: optional(c.Name), Q: optional(c.Prefix), ScaleSet: optional(c.ScaleSet),
+			Platform: several[client.Platform](c.Platform), Os: several[client.OperatingSystem](c.OS),
+			SecurityType: several[client.SecurityType](c.SecurityType), Label: labelsOf(c.Label),
+			Status: several[client.VerdictStatus](c.Status), SeenBefore: optionalTime(c.SeenBefore),
 			Stale: stale, SilenceAlertID: silence,
 		})
 	})
@@ -70,6 +71,13 @@ func (p *printer) machines(list []client.Machine) {
 			plain(dash(m.SecurityType)), plain(dash(m.ScaleSet)), plain(dash(m.Platform)), plain(p.agoPtr(m.LastSeenAt)), {m.ID.String(), dim}}
 	}
 	p.table([]string{"NAME", "STATUS", "REASON", "ASSURANCE", "SECURITY TYPE", "SCALE SET", "PLATFORM", "LAST SEEN", "ID"}, rows)
+}
+
+func labelsOf(labels []string) *[]client.FilterText {
+	if len(labels) == 0 {
+		return nil
+	}
+	return &labels
 }
 
 func machineStatus(m *client.Machine) string {
@@ -137,7 +145,7 @@ func (a *app) printFindings(id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	active := client.RecommendationStatus("active")
+	active := []client.RecommendationStatus{"active"}
 	recommendations, _, err := fetchList[client.Recommendation](a, every, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListRecommendationsWithResponse(a.ctx, &client.ListRecommendationsParams{Limit: limit, Cursor: cursor, MachineID: &id, Status: &active})
 	})

@@ -27,7 +27,7 @@ type ReappraisalsList struct {
 // Run lists them.
 func (c *ReappraisalsList) Run(a *app) error {
 	items, all, err := fetchList[client.Reappraisal](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
-		return api.ListReappraisalsWithResponse(a.ctx, &client.ListReappraisalsParams{Limit: limit, Cursor: cursor, State: optionalAs[client.ReappraisalState](c.State)})
+		return api.ListReappraisalsWithResponse(a.ctx, &client.ListReappraisalsParams{Limit: limit, Cursor: cursor, State: several[client.ReappraisalState](c.State)})
 	})
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (c *ReappraisalShow) Run(a *app) error {
 		return err
 	}
 	items, all, err := fetchList[client.ReappraisalMachine](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
-		return api.ListReappraisalMachinesWithResponse(a.ctx, c.ID, &client.ListReappraisalMachinesParams{Limit: limit, Cursor: cursor, Outcome: optionalAs[client.ReappraisalOutcome](c.Outcome)})
+		return api.ListReappraisalMachinesWithResponse(a.ctx, c.ID, &client.ListReappraisalMachinesParams{Limit: limit, Cursor: cursor, Outcome: several[client.ReappraisalOutcome](c.Outcome)})
 	})
 	if err != nil {
 		return err

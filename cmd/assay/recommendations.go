@@ -35,8 +35,8 @@ func (c *RecommendationsList) Run(a *app) error {
 	}
 	items, all, err := fetchList[client.Recommendation](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListRecommendationsWithResponse(a.ctx, &client.ListRecommendationsParams{
-			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.RecommendationStatus](c.Status),
-			Severity: optionalAs[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
+			Limit: limit, Cursor: cursor, Code: several[client.FilterCode](c.Code), Status: several[client.RecommendationStatus](c.Status),
+			Severity: several[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
 			ExemptionEndsBefore: a.after(c.ExemptionEndsIn),
 		})
 	})
@@ -169,8 +169,8 @@ func (c *AssessmentsList) Run(a *app) error {
 	}
 	items, all, err := fetchList[client.Assessment](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListAssessmentsWithResponse(a.ctx, &client.ListAssessmentsParams{
-			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.AssessmentStatus](c.Status),
-			Severity: optionalAs[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
+			Limit: limit, Cursor: cursor, Code: several[client.FilterCode](c.Code), Status: several[client.AssessmentStatus](c.Status),
+			Severity: several[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
 		})
 	})
 	if err != nil {

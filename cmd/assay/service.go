@@ -124,7 +124,7 @@ func (d *patientDoer) Do(req *http.Request) (*http.Response, error) {
 		resp, err := d.http.Do(req) //nolint:gosec // the user says which service to ask
 		if req.Method != http.MethodGet || attempt == maxAttempts || !passing(resp, err) || req.Context().Err() != nil {
 			if resp != nil {
-				resp.Body = bounded{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+				resp.Body = bounded{io.LimitReader(resp.Body, maxAnswer), resp.Body, resp.Body}
 			}
 			return resp, err
 		}
@@ -148,6 +148,7 @@ func (d *patientDoer) Do(req *http.Request) (*http.Response, error) {
 type bounded struct {
 	io.Reader
 	io.Closer
+	whole io.ReadCloser
 }
 
 // passing tells whether the same request may well succeed a moment later. A certificate that does not
@@ -264,14 +265,32 @@ type Paging struct {
 	Limit  int    `default:"50" help:"Show at most this many."`
 	All    bool   `help:"Show all, page by page."`
 	Cursor string `placeholder:"CURSOR" help:"Go on where an earlier list ended."`
+	Sort   string `placeholder:"[-]FIELD" help:"Order; \"-\" turns it round. An unknown one is answered with those that the list has."`
+	// Listed is true on every command line: what a command looks up for itself is no list that it was asked for.
+	Listed bool `hidden:"" default:"true"`
+}
+
+// order puts the order into a request for a list.
+func (p *Paging) order(_ context.Context, req *http.Request) error {
+	if p.Sort != "" {
+		query := req.URL.Query()
+		query.Set("sort", p.Sort)
+		req.URL.RawQuery = query.Encode()
+	}
+	return nil
 }
 
 const maxPage = 500
 
 // fetchList asks for pages until there are enough items, and gives them as T and as the JSON to print.
 func fetchList[T any](a *app, p Paging, ask func(c *client.ClientWithResponses, limit *int, cursor *string) (reply, error)) ([]T, page, error) {
-	c, err := a.api()
+	c, exports, err := a.listing(p)
 	if err != nil {
+		return nil, page{}, err
+	}
+	if exports {
+		resp, err := ask(c, nil, nil)
+		_, _, err = answer[page](a, resp, err)
 		return nil, page{}, err
 	}
 	if p.Limit < 1 && !p.All {
@@ -307,6 +326,9 @@ func fetchList[T any](a *app, p Paging, ask func(c *client.ClientWithResponses, 
 
 // printList prints the list as JSON, or with show for people, saying where it goes on.
 func printList[T any](a *app, items []T, all page, empty string, show func([]T)) error {
+	if _, exported := exportTypes[a.cli.Output]; exported {
+		return nil // it was written as it came
+	}
 	if a.json {
 		return a.printJSON(all)
 	}
@@ -331,6 +353,18 @@ func optional[S ~string](s S) *S {
 
 // optionalAs is optional for a flag whose type the client has a name for.
 func optionalAs[T ~string](s string) *T { return optional(T(s)) }
+
+// several is optionalAs for a flag that may hold several values with commas between them.
+func several[T ~string](s string) *[]T {
+	if s == "" {
+		return nil
+	}
+	var values []T
+	for _, v := range strings.Split(s, ",") {
+		values = append(values, T(strings.TrimSpace(v)))
+	}
+	return &values
+}
 
 func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {

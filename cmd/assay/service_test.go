@@ -139,6 +139,10 @@ func TestAgainstService(t *testing.T) {
 	anchors := writeFile(t, append(root, intermediate...))
 	s.wants(0, []string{"vendor: 2 certificates trusted for ek"}, "trust-anchors", "add", "--name", "vendor", "--purpose", "ek", anchors)
 	s.wants(0, []string{"vendor", "ek"}, "trust-anchors")
+	s.wants(0, []string{"id,name,purpose", ",vendor,ek,", "\n#complete,"}, "trust-anchors", "--all", "--output", "csv", "--sort=-name")
+	s.wants(0, []string{`"name":"vendor"`, `{"complete":true,"count":`}, "trust-anchors", "--all", "--output", "ndjson")
+	s.wants(2, []string{"add --all"}, "trust-anchors", "--output", "csv")
+	s.wants(1, []string{"sort"}, "trust-anchors", "--sort", "nonsense")
 
 	join := strings.TrimSpace(s.run(0, "join-tokens", "create", "--name", "fleet", "--uses", "5", "--label", "env=prod"))
 	if !strings.HasPrefix(join, "assay_join_") || strings.ContainsAny(join, " \n") {

@@ -36,7 +36,7 @@ func (a *app) trustAnchors(c TrustAnchorsList) ([]client.TrustAnchor, page, erro
 	}
 	return fetchList[client.TrustAnchor](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListTrustAnchorsWithResponse(a.ctx, &client.ListTrustAnchorsParams{Limit: limit, Cursor: cursor, Enabled: enabled,
-			Purpose: optionalAs[client.TrustPurpose](c.Purpose)})
+			Purpose: several[client.TrustPurpose](c.Purpose)})
 	})
 }
 

@@ -18,26 +18,27 @@ type VerdictsCommand struct {
 	Show VerdictsShow `cmd:"" help:"Show a verdict: its checks, what deviates, what is claimed."`
 }
 
-// VerdictsList lists the verdicts of one machine.
+// VerdictsList lists verdicts.
 type VerdictsList struct {
-	Machine string    `required:"" placeholder:"ID|NAME" help:"Whose verdicts."`
-	Status  string    `help:"affirming, warning, contraindicated or none."`
-	Reason  string    `help:"origin_unverified or baseline_deviation."`
-	Since   time.Time `placeholder:"TIME" help:"Not older than this (RFC 3339)."`
-	Until   time.Time `placeholder:"TIME" help:"Older than this (RFC 3339)."`
-	Paging  `embed:""`
+	Machine  string    `placeholder:"ID|NAME" help:"Of this machine; without it the fleet's."`
+	ScaleSet string    `help:"Of the machines of this scale set."`
+	Status   string    `help:"affirming, warning, contraindicated or none."`
+	Reason   string    `help:"origin_unverified or baseline_deviation."`
+	Since    time.Time `placeholder:"TIME" help:"Not older than this (RFC 3339)."`
+	Until    time.Time `placeholder:"TIME" help:"Older than this (RFC 3339)."`
+	Paging   `embed:""`
 }
 
 // Run lists them.
 func (c *VerdictsList) Run(a *app) error {
-	id, err := a.machineID(c.Machine)
+	machine, err := a.optionalMachine(c.Machine)
 	if err != nil {
 		return err
 	}
 	items, all, err := fetchList[verdictView](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
-		return api.ListMachineVerdictsWithResponse(a.ctx, id, &client.ListMachineVerdictsParams{
-			Limit: limit, Cursor: cursor, Status: optionalAs[client.VerdictStatus](c.Status),
-			Reason: optionalAs[client.FilterReason](c.Reason), Since: optionalTime(c.Since), Until: optionalTime(c.Until),
+		return api.ListVerdictsWithResponse(a.ctx, &client.ListVerdictsParams{
+			Limit: limit, Cursor: cursor, MachineID: machine, ScaleSet: optional(c.ScaleSet), Status: several[client.VerdictStatus](c.Status),
+			Reason: several[client.FilterReason](c.Reason), Since: optionalTime(c.Since), Until: optionalTime(c.Until),
 		})
 	})
 	if err != nil {
@@ -52,9 +53,9 @@ func (c *VerdictsList) Run(a *app) error {
 				last = *v.LastAt
 			}
 			rows[i] = []cell{plain(v.ReceivedAt.UTC().Format(time.RFC3339)), status(v.Status), plain(dash(v.Reason)), plain(dash(v.Trigger)),
-				plain(strconv.FormatInt(max(v.Count, 1), 10)), plain(a.print.ago(last)), plain(strconv.Itoa(len(v.Deviations))), {v.ID, dim}}
+				plain(strconv.FormatInt(max(v.Count, 1), 10)), plain(a.print.ago(last)), plain(strconv.Itoa(len(v.Deviations))), plain(v.MachineName), {v.ID, dim}}
 		}
-		a.print.table([]string{"FROM", "STATUS", "REASON", "AFTER", "TIMES", "LAST", "DEVIATIONS", "ID"}, rows)
+		a.print.table([]string{"FROM", "STATUS", "REASON", "AFTER", "TIMES", "LAST", "DEVIATIONS", "MACHINE", "ID"}, rows)
 	})
 }
 

@@ -39,6 +39,7 @@ func (w *worker) jobs() []schedule.Job {
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
 		schedule.Deadlines(st, store.DefaultTenant, w.silence.limits(), time.Now),
+		schedule.Rollups(st, time.Now),
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
 		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
 		schedule.EndExemptions(st, store.DefaultTenant, time.Now),

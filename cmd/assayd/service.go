@@ -158,7 +158,9 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, t
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	pages, err := newPages(c, st, attestation, log)
+	var srv *server.Server // the pages ask it, once it is there
+	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { srv.Inner().ServeHTTP(w, r) })
+	pages, err := newPages(c, st, attestation, api, log)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -166,7 +168,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, t
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	srv, err := server.New(server.Config{
+	srv, err = server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
 		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
@@ -188,11 +190,11 @@ func newAttestation(ctx context.Context, st *store.Store, issuer string, results
 }
 
 // newPages makes the web pages. They take API tokens, as the API does.
-func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
+func newPages(c *Config, st *store.Store, attestation *attest.Service, api http.Handler, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
 		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, PreviewApproval: attestation.PreviewApproval,
 		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion,
-		Now: time.Now, Version: version, Logger: log,
+		API: api, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))

@@ -36,6 +36,11 @@ func (f *fleet) queries(ctx context.Context, r *report) error {
 		{"reason": {"baseline_deviation"}},
 		{"since": {time.Now().Add(-24 * time.Hour).UTC().Format(time.RFC3339)}},
 		{"until": {time.Now().Add(-24 * time.Hour).UTC().Format(time.RFC3339)}, "status": {"affirming"}},
+		{"sort": {"first_at"}},
+		{"sort": {"-status"}},
+		{"sort": {"status"}, "fleet": {"1"}},
+		{"sort": {"machine_id"}, "fleet": {"1"}},
+		{"status": {"affirming,contraindicated"}, "fleet": {"1"}},
 	}
 	var database, api []float64
 	for i := range 400 {
@@ -44,6 +49,10 @@ func (f *fleet) queries(ctx context.Context, r *report) error {
 			values[k] = v
 		}
 		path := "/v1/machines/" + f.machines[i*7919%len(f.machines)].id + "/verdicts?"
+		if values.Has("fleet") { // of all machines
+			values.Del("fleet")
+			path = "/v1/verdicts?"
+		}
 		for range 2 { // the first page and the next
 			before, err := f.s.counted.usage()
 			if err != nil {

@@ -1266,6 +1266,57 @@ func (e SecurityType) Valid() bool {
 	}
 }
 
+// Defines values for SeriesMetric.
+const (
+	SeriesMetricAlertsClosed     SeriesMetric = "alerts_closed"
+	SeriesMetricAlertsOpened     SeriesMetric = "alerts_opened"
+	SeriesMetricMachinesByStatus SeriesMetric = "machines_by_status"
+	SeriesMetricTimeToAttest     SeriesMetric = "time_to_attest"
+	SeriesMetricVerdictsByStatus SeriesMetric = "verdicts_by_status"
+)
+
+// Valid indicates whether the value is a known member of the SeriesMetric enum.
+func (e SeriesMetric) Valid() bool {
+	switch e {
+	case SeriesMetricAlertsClosed:
+		return true
+	case SeriesMetricAlertsOpened:
+		return true
+	case SeriesMetricMachinesByStatus:
+		return true
+	case SeriesMetricTimeToAttest:
+		return true
+	case SeriesMetricVerdictsByStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SeriesStep.
+const (
+	SeriesStepN1D SeriesStep = "1d"
+	SeriesStepN1H SeriesStep = "1h"
+	SeriesStepN6H SeriesStep = "6h"
+	SeriesStepN7D SeriesStep = "7d"
+)
+
+// Valid indicates whether the value is a known member of the SeriesStep enum.
+func (e SeriesStep) Valid() bool {
+	switch e {
+	case SeriesStepN1D:
+		return true
+	case SeriesStepN1H:
+		return true
+	case SeriesStepN6H:
+		return true
+	case SeriesStepN7D:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Severity.
 const (
 	High   Severity = "high"
@@ -1602,6 +1653,168 @@ func (e VersionApprovalStatus) Valid() bool {
 	}
 }
 
+// Defines values for ListAlertsParamsSort.
+const (
+	ListAlertsParamsSortCode           ListAlertsParamsSort = "code"
+	ListAlertsParamsSortID             ListAlertsParamsSort = "id"
+	ListAlertsParamsSortMinusCode      ListAlertsParamsSort = "-code"
+	ListAlertsParamsSortMinusID        ListAlertsParamsSort = "-id"
+	ListAlertsParamsSortMinusSeverity  ListAlertsParamsSort = "-severity"
+	ListAlertsParamsSortMinusStatus    ListAlertsParamsSort = "-status"
+	ListAlertsParamsSortMinusUpdatedAt ListAlertsParamsSort = "-updated_at"
+	ListAlertsParamsSortSeverity       ListAlertsParamsSort = "severity"
+	ListAlertsParamsSortStatus         ListAlertsParamsSort = "status"
+	ListAlertsParamsSortUpdatedAt      ListAlertsParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertsParamsSort enum.
+func (e ListAlertsParamsSort) Valid() bool {
+	switch e {
+	case ListAlertsParamsSortCode:
+		return true
+	case ListAlertsParamsSortID:
+		return true
+	case ListAlertsParamsSortMinusCode:
+		return true
+	case ListAlertsParamsSortMinusID:
+		return true
+	case ListAlertsParamsSortMinusSeverity:
+		return true
+	case ListAlertsParamsSortMinusStatus:
+		return true
+	case ListAlertsParamsSortMinusUpdatedAt:
+		return true
+	case ListAlertsParamsSortSeverity:
+		return true
+	case ListAlertsParamsSortStatus:
+		return true
+	case ListAlertsParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAPITokensParamsSort.
+const (
+	ListAPITokensParamsSortID        ListAPITokensParamsSort = "id"
+	ListAPITokensParamsSortMinusID   ListAPITokensParamsSort = "-id"
+	ListAPITokensParamsSortMinusName ListAPITokensParamsSort = "-name"
+	ListAPITokensParamsSortMinusRole ListAPITokensParamsSort = "-role"
+	ListAPITokensParamsSortName      ListAPITokensParamsSort = "name"
+	ListAPITokensParamsSortRole      ListAPITokensParamsSort = "role"
+)
+
+// Valid indicates whether the value is a known member of the ListAPITokensParamsSort enum.
+func (e ListAPITokensParamsSort) Valid() bool {
+	switch e {
+	case ListAPITokensParamsSortID:
+		return true
+	case ListAPITokensParamsSortMinusID:
+		return true
+	case ListAPITokensParamsSortMinusName:
+		return true
+	case ListAPITokensParamsSortMinusRole:
+		return true
+	case ListAPITokensParamsSortName:
+		return true
+	case ListAPITokensParamsSortRole:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAPITokensParamsRole.
+const (
+	ListAPITokensParamsRoleAdmin  ListAPITokensParamsRole = "admin"
+	ListAPITokensParamsRoleReader ListAPITokensParamsRole = "reader"
+)
+
+// Valid indicates whether the value is a known member of the ListAPITokensParamsRole enum.
+func (e ListAPITokensParamsRole) Valid() bool {
+	switch e {
+	case ListAPITokensParamsRoleAdmin:
+		return true
+	case ListAPITokensParamsRoleReader:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAssessmentsParamsSort.
+const (
+	ListAssessmentsParamsSortCode                 ListAssessmentsParamsSort = "code"
+	ListAssessmentsParamsSortMachineID            ListAssessmentsParamsSort = "machine_id"
+	ListAssessmentsParamsSortMinusCode            ListAssessmentsParamsSort = "-code"
+	ListAssessmentsParamsSortMinusMachineID       ListAssessmentsParamsSort = "-machine_id"
+	ListAssessmentsParamsSortMinusSeverity        ListAssessmentsParamsSort = "-severity"
+	ListAssessmentsParamsSortMinusStatus          ListAssessmentsParamsSort = "-status"
+	ListAssessmentsParamsSortMinusStatusChangedAt ListAssessmentsParamsSort = "-status_changed_at"
+	ListAssessmentsParamsSortSeverity             ListAssessmentsParamsSort = "severity"
+	ListAssessmentsParamsSortStatus               ListAssessmentsParamsSort = "status"
+	ListAssessmentsParamsSortStatusChangedAt      ListAssessmentsParamsSort = "status_changed_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAssessmentsParamsSort enum.
+func (e ListAssessmentsParamsSort) Valid() bool {
+	switch e {
+	case ListAssessmentsParamsSortCode:
+		return true
+	case ListAssessmentsParamsSortMachineID:
+		return true
+	case ListAssessmentsParamsSortMinusCode:
+		return true
+	case ListAssessmentsParamsSortMinusMachineID:
+		return true
+	case ListAssessmentsParamsSortMinusSeverity:
+		return true
+	case ListAssessmentsParamsSortMinusStatus:
+		return true
+	case ListAssessmentsParamsSortMinusStatusChangedAt:
+		return true
+	case ListAssessmentsParamsSortSeverity:
+		return true
+	case ListAssessmentsParamsSortStatus:
+		return true
+	case ListAssessmentsParamsSortStatusChangedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListBaselinesParamsSort.
+const (
+	ListBaselinesParamsSortID             ListBaselinesParamsSort = "id"
+	ListBaselinesParamsSortMinusID        ListBaselinesParamsSort = "-id"
+	ListBaselinesParamsSortMinusName      ListBaselinesParamsSort = "-name"
+	ListBaselinesParamsSortMinusUpdatedAt ListBaselinesParamsSort = "-updated_at"
+	ListBaselinesParamsSortName           ListBaselinesParamsSort = "name"
+	ListBaselinesParamsSortUpdatedAt      ListBaselinesParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListBaselinesParamsSort enum.
+func (e ListBaselinesParamsSort) Valid() bool {
+	switch e {
+	case ListBaselinesParamsSortID:
+		return true
+	case ListBaselinesParamsSortMinusID:
+		return true
+	case ListBaselinesParamsSortMinusName:
+		return true
+	case ListBaselinesParamsSortMinusUpdatedAt:
+		return true
+	case ListBaselinesParamsSortName:
+		return true
+	case ListBaselinesParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ImportBaselineParamsState.
 const (
 	ImportBaselineParamsStateActive ImportBaselineParamsState = "active"
@@ -1614,6 +1827,24 @@ func (e ImportBaselineParamsState) Valid() bool {
 	case ImportBaselineParamsStateActive:
 		return true
 	case ImportBaselineParamsStateDraft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListBaselineVersionsParamsSort.
+const (
+	ListBaselineVersionsParamsSortMinusVersion ListBaselineVersionsParamsSort = "-version"
+	ListBaselineVersionsParamsSortVersion      ListBaselineVersionsParamsSort = "version"
+)
+
+// Valid indicates whether the value is a known member of the ListBaselineVersionsParamsSort enum.
+func (e ListBaselineVersionsParamsSort) Valid() bool {
+	switch e {
+	case ListBaselineVersionsParamsSortMinusVersion:
+		return true
+	case ListBaselineVersionsParamsSortVersion:
 		return true
 	default:
 		return false
@@ -1662,6 +1893,555 @@ func (e ListCatalogParamsPlatform) Valid() bool {
 	case ListCatalogParamsPlatformQemu:
 		return true
 	case ListCatalogParamsPlatformVmware:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListCollateralParamsSort.
+const (
+	ListCollateralParamsSortCreatedAt      ListCollateralParamsSort = "created_at"
+	ListCollateralParamsSortKind           ListCollateralParamsSort = "kind"
+	ListCollateralParamsSortMinusCreatedAt ListCollateralParamsSort = "-created_at"
+	ListCollateralParamsSortMinusKind      ListCollateralParamsSort = "-kind"
+	ListCollateralParamsSortMinusNotAfter  ListCollateralParamsSort = "-not_after"
+	ListCollateralParamsSortNotAfter       ListCollateralParamsSort = "not_after"
+)
+
+// Valid indicates whether the value is a known member of the ListCollateralParamsSort enum.
+func (e ListCollateralParamsSort) Valid() bool {
+	switch e {
+	case ListCollateralParamsSortCreatedAt:
+		return true
+	case ListCollateralParamsSortKind:
+		return true
+	case ListCollateralParamsSortMinusCreatedAt:
+		return true
+	case ListCollateralParamsSortMinusKind:
+		return true
+	case ListCollateralParamsSortMinusNotAfter:
+		return true
+	case ListCollateralParamsSortNotAfter:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIdentityProvidersParamsSort.
+const (
+	ListIdentityProvidersParamsSortID        ListIdentityProvidersParamsSort = "id"
+	ListIdentityProvidersParamsSortMinusID   ListIdentityProvidersParamsSort = "-id"
+	ListIdentityProvidersParamsSortMinusName ListIdentityProvidersParamsSort = "-name"
+	ListIdentityProvidersParamsSortName      ListIdentityProvidersParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListIdentityProvidersParamsSort enum.
+func (e ListIdentityProvidersParamsSort) Valid() bool {
+	switch e {
+	case ListIdentityProvidersParamsSortID:
+		return true
+	case ListIdentityProvidersParamsSortMinusID:
+		return true
+	case ListIdentityProvidersParamsSortMinusName:
+		return true
+	case ListIdentityProvidersParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListJoinTokensParamsSort.
+const (
+	ListJoinTokensParamsSortExpiresAt      ListJoinTokensParamsSort = "expires_at"
+	ListJoinTokensParamsSortID             ListJoinTokensParamsSort = "id"
+	ListJoinTokensParamsSortMinusExpiresAt ListJoinTokensParamsSort = "-expires_at"
+	ListJoinTokensParamsSortMinusID        ListJoinTokensParamsSort = "-id"
+	ListJoinTokensParamsSortMinusName      ListJoinTokensParamsSort = "-name"
+	ListJoinTokensParamsSortName           ListJoinTokensParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListJoinTokensParamsSort enum.
+func (e ListJoinTokensParamsSort) Valid() bool {
+	switch e {
+	case ListJoinTokensParamsSortExpiresAt:
+		return true
+	case ListJoinTokensParamsSortID:
+		return true
+	case ListJoinTokensParamsSortMinusExpiresAt:
+		return true
+	case ListJoinTokensParamsSortMinusID:
+		return true
+	case ListJoinTokensParamsSortMinusName:
+		return true
+	case ListJoinTokensParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachinesParamsSort.
+const (
+	ListMachinesParamsSortID              ListMachinesParamsSort = "id"
+	ListMachinesParamsSortLastSeenAt      ListMachinesParamsSort = "last_seen_at"
+	ListMachinesParamsSortMinusID         ListMachinesParamsSort = "-id"
+	ListMachinesParamsSortMinusLastSeenAt ListMachinesParamsSort = "-last_seen_at"
+	ListMachinesParamsSortMinusName       ListMachinesParamsSort = "-name"
+	ListMachinesParamsSortMinusPlatform   ListMachinesParamsSort = "-platform"
+	ListMachinesParamsSortMinusScaleSet   ListMachinesParamsSort = "-scale_set"
+	ListMachinesParamsSortMinusStatus     ListMachinesParamsSort = "-status"
+	ListMachinesParamsSortName            ListMachinesParamsSort = "name"
+	ListMachinesParamsSortPlatform        ListMachinesParamsSort = "platform"
+	ListMachinesParamsSortScaleSet        ListMachinesParamsSort = "scale_set"
+	ListMachinesParamsSortStatus          ListMachinesParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListMachinesParamsSort enum.
+func (e ListMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListMachinesParamsSortID:
+		return true
+	case ListMachinesParamsSortLastSeenAt:
+		return true
+	case ListMachinesParamsSortMinusID:
+		return true
+	case ListMachinesParamsSortMinusLastSeenAt:
+		return true
+	case ListMachinesParamsSortMinusName:
+		return true
+	case ListMachinesParamsSortMinusPlatform:
+		return true
+	case ListMachinesParamsSortMinusScaleSet:
+		return true
+	case ListMachinesParamsSortMinusStatus:
+		return true
+	case ListMachinesParamsSortName:
+		return true
+	case ListMachinesParamsSortPlatform:
+		return true
+	case ListMachinesParamsSortScaleSet:
+		return true
+	case ListMachinesParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachinesParamsState.
+const (
+	ListMachinesParamsStateActive     ListMachinesParamsState = "active"
+	ListMachinesParamsStateEnrolling  ListMachinesParamsState = "enrolling"
+	ListMachinesParamsStateRegistered ListMachinesParamsState = "registered"
+)
+
+// Valid indicates whether the value is a known member of the ListMachinesParamsState enum.
+func (e ListMachinesParamsState) Valid() bool {
+	switch e {
+	case ListMachinesParamsStateActive:
+		return true
+	case ListMachinesParamsStateEnrolling:
+		return true
+	case ListMachinesParamsStateRegistered:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListMachineVerdictsParamsSort.
+const (
+	ListMachineVerdictsParamsSortFirstAt      ListMachineVerdictsParamsSort = "first_at"
+	ListMachineVerdictsParamsSortID           ListMachineVerdictsParamsSort = "id"
+	ListMachineVerdictsParamsSortMinusFirstAt ListMachineVerdictsParamsSort = "-first_at"
+	ListMachineVerdictsParamsSortMinusID      ListMachineVerdictsParamsSort = "-id"
+	ListMachineVerdictsParamsSortMinusStatus  ListMachineVerdictsParamsSort = "-status"
+	ListMachineVerdictsParamsSortStatus       ListMachineVerdictsParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListMachineVerdictsParamsSort enum.
+func (e ListMachineVerdictsParamsSort) Valid() bool {
+	switch e {
+	case ListMachineVerdictsParamsSortFirstAt:
+		return true
+	case ListMachineVerdictsParamsSortID:
+		return true
+	case ListMachineVerdictsParamsSortMinusFirstAt:
+		return true
+	case ListMachineVerdictsParamsSortMinusID:
+		return true
+	case ListMachineVerdictsParamsSortMinusStatus:
+		return true
+	case ListMachineVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSeriesParamsMetric.
+const (
+	GetSeriesParamsMetricAlertsClosed     GetSeriesParamsMetric = "alerts_closed"
+	GetSeriesParamsMetricAlertsOpened     GetSeriesParamsMetric = "alerts_opened"
+	GetSeriesParamsMetricMachinesByStatus GetSeriesParamsMetric = "machines_by_status"
+	GetSeriesParamsMetricTimeToAttest     GetSeriesParamsMetric = "time_to_attest"
+	GetSeriesParamsMetricVerdictsByStatus GetSeriesParamsMetric = "verdicts_by_status"
+)
+
+// Valid indicates whether the value is a known member of the GetSeriesParamsMetric enum.
+func (e GetSeriesParamsMetric) Valid() bool {
+	switch e {
+	case GetSeriesParamsMetricAlertsClosed:
+		return true
+	case GetSeriesParamsMetricAlertsOpened:
+		return true
+	case GetSeriesParamsMetricMachinesByStatus:
+		return true
+	case GetSeriesParamsMetricTimeToAttest:
+		return true
+	case GetSeriesParamsMetricVerdictsByStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSeriesParamsStep.
+const (
+	GetSeriesParamsStepN1D GetSeriesParamsStep = "1d"
+	GetSeriesParamsStepN1H GetSeriesParamsStep = "1h"
+	GetSeriesParamsStepN6H GetSeriesParamsStep = "6h"
+	GetSeriesParamsStepN7D GetSeriesParamsStep = "7d"
+)
+
+// Valid indicates whether the value is a known member of the GetSeriesParamsStep enum.
+func (e GetSeriesParamsStep) Valid() bool {
+	switch e {
+	case GetSeriesParamsStepN1D:
+		return true
+	case GetSeriesParamsStepN1H:
+		return true
+	case GetSeriesParamsStepN6H:
+		return true
+	case GetSeriesParamsStepN7D:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPipelineRulesParamsSort.
+const (
+	ListPipelineRulesParamsSortID        ListPipelineRulesParamsSort = "id"
+	ListPipelineRulesParamsSortMinusID   ListPipelineRulesParamsSort = "-id"
+	ListPipelineRulesParamsSortMinusName ListPipelineRulesParamsSort = "-name"
+	ListPipelineRulesParamsSortName      ListPipelineRulesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListPipelineRulesParamsSort enum.
+func (e ListPipelineRulesParamsSort) Valid() bool {
+	switch e {
+	case ListPipelineRulesParamsSortID:
+		return true
+	case ListPipelineRulesParamsSortMinusID:
+		return true
+	case ListPipelineRulesParamsSortMinusName:
+		return true
+	case ListPipelineRulesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPoliciesParamsSort.
+const (
+	ListPoliciesParamsSortCreatedAt      ListPoliciesParamsSort = "created_at"
+	ListPoliciesParamsSortMinusCreatedAt ListPoliciesParamsSort = "-created_at"
+	ListPoliciesParamsSortMinusName      ListPoliciesParamsSort = "-name"
+	ListPoliciesParamsSortName           ListPoliciesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListPoliciesParamsSort enum.
+func (e ListPoliciesParamsSort) Valid() bool {
+	switch e {
+	case ListPoliciesParamsSortCreatedAt:
+		return true
+	case ListPoliciesParamsSortMinusCreatedAt:
+		return true
+	case ListPoliciesParamsSortMinusName:
+		return true
+	case ListPoliciesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListPolicyVersionsParamsSort.
+const (
+	ListPolicyVersionsParamsSortMinusVersion ListPolicyVersionsParamsSort = "-version"
+	ListPolicyVersionsParamsSortVersion      ListPolicyVersionsParamsSort = "version"
+)
+
+// Valid indicates whether the value is a known member of the ListPolicyVersionsParamsSort enum.
+func (e ListPolicyVersionsParamsSort) Valid() bool {
+	switch e {
+	case ListPolicyVersionsParamsSortMinusVersion:
+		return true
+	case ListPolicyVersionsParamsSortVersion:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListReappraisalsParamsSort.
+const (
+	ListReappraisalsParamsSortID         ListReappraisalsParamsSort = "id"
+	ListReappraisalsParamsSortMinusID    ListReappraisalsParamsSort = "-id"
+	ListReappraisalsParamsSortMinusState ListReappraisalsParamsSort = "-state"
+	ListReappraisalsParamsSortState      ListReappraisalsParamsSort = "state"
+)
+
+// Valid indicates whether the value is a known member of the ListReappraisalsParamsSort enum.
+func (e ListReappraisalsParamsSort) Valid() bool {
+	switch e {
+	case ListReappraisalsParamsSortID:
+		return true
+	case ListReappraisalsParamsSortMinusID:
+		return true
+	case ListReappraisalsParamsSortMinusState:
+		return true
+	case ListReappraisalsParamsSortState:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListReappraisalMachinesParamsSort.
+const (
+	ListReappraisalMachinesParamsSortMachineID      ListReappraisalMachinesParamsSort = "machine_id"
+	ListReappraisalMachinesParamsSortMinusMachineID ListReappraisalMachinesParamsSort = "-machine_id"
+	ListReappraisalMachinesParamsSortMinusName      ListReappraisalMachinesParamsSort = "-name"
+	ListReappraisalMachinesParamsSortMinusOutcome   ListReappraisalMachinesParamsSort = "-outcome"
+	ListReappraisalMachinesParamsSortName           ListReappraisalMachinesParamsSort = "name"
+	ListReappraisalMachinesParamsSortOutcome        ListReappraisalMachinesParamsSort = "outcome"
+)
+
+// Valid indicates whether the value is a known member of the ListReappraisalMachinesParamsSort enum.
+func (e ListReappraisalMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListReappraisalMachinesParamsSortMachineID:
+		return true
+	case ListReappraisalMachinesParamsSortMinusMachineID:
+		return true
+	case ListReappraisalMachinesParamsSortMinusName:
+		return true
+	case ListReappraisalMachinesParamsSortMinusOutcome:
+		return true
+	case ListReappraisalMachinesParamsSortName:
+		return true
+	case ListReappraisalMachinesParamsSortOutcome:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListRecommendationsParamsSort.
+const (
+	ListRecommendationsParamsSortCode             ListRecommendationsParamsSort = "code"
+	ListRecommendationsParamsSortFirstSeenAt      ListRecommendationsParamsSort = "first_seen_at"
+	ListRecommendationsParamsSortID               ListRecommendationsParamsSort = "id"
+	ListRecommendationsParamsSortMinusCode        ListRecommendationsParamsSort = "-code"
+	ListRecommendationsParamsSortMinusFirstSeenAt ListRecommendationsParamsSort = "-first_seen_at"
+	ListRecommendationsParamsSortMinusID          ListRecommendationsParamsSort = "-id"
+	ListRecommendationsParamsSortMinusSeverity    ListRecommendationsParamsSort = "-severity"
+	ListRecommendationsParamsSortSeverity         ListRecommendationsParamsSort = "severity"
+)
+
+// Valid indicates whether the value is a known member of the ListRecommendationsParamsSort enum.
+func (e ListRecommendationsParamsSort) Valid() bool {
+	switch e {
+	case ListRecommendationsParamsSortCode:
+		return true
+	case ListRecommendationsParamsSortFirstSeenAt:
+		return true
+	case ListRecommendationsParamsSortID:
+		return true
+	case ListRecommendationsParamsSortMinusCode:
+		return true
+	case ListRecommendationsParamsSortMinusFirstSeenAt:
+		return true
+	case ListRecommendationsParamsSortMinusID:
+		return true
+	case ListRecommendationsParamsSortMinusSeverity:
+		return true
+	case ListRecommendationsParamsSortSeverity:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListSuppressionRulesParamsSort.
+const (
+	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
+	ListSuppressionRulesParamsSortID             ListSuppressionRulesParamsSort = "id"
+	ListSuppressionRulesParamsSortMinusAlertCode ListSuppressionRulesParamsSort = "-alert_code"
+	ListSuppressionRulesParamsSortMinusID        ListSuppressionRulesParamsSort = "-id"
+	ListSuppressionRulesParamsSortMinusUpdatedAt ListSuppressionRulesParamsSort = "-updated_at"
+	ListSuppressionRulesParamsSortUpdatedAt      ListSuppressionRulesParamsSort = "updated_at"
+)
+
+// Valid indicates whether the value is a known member of the ListSuppressionRulesParamsSort enum.
+func (e ListSuppressionRulesParamsSort) Valid() bool {
+	switch e {
+	case ListSuppressionRulesParamsSortAlertCode:
+		return true
+	case ListSuppressionRulesParamsSortID:
+		return true
+	case ListSuppressionRulesParamsSortMinusAlertCode:
+		return true
+	case ListSuppressionRulesParamsSortMinusID:
+		return true
+	case ListSuppressionRulesParamsSortMinusUpdatedAt:
+		return true
+	case ListSuppressionRulesParamsSortUpdatedAt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListSuppressionRulesParamsState.
+const (
+	ListSuppressionRulesParamsStateDisabled ListSuppressionRulesParamsState = "disabled"
+	ListSuppressionRulesParamsStateEnabled  ListSuppressionRulesParamsState = "enabled"
+	ListSuppressionRulesParamsStateExpired  ListSuppressionRulesParamsState = "expired"
+)
+
+// Valid indicates whether the value is a known member of the ListSuppressionRulesParamsState enum.
+func (e ListSuppressionRulesParamsState) Valid() bool {
+	switch e {
+	case ListSuppressionRulesParamsStateDisabled:
+		return true
+	case ListSuppressionRulesParamsStateEnabled:
+		return true
+	case ListSuppressionRulesParamsStateExpired:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorsParamsSort.
+const (
+	ListTrustAnchorsParamsSortID           ListTrustAnchorsParamsSort = "id"
+	ListTrustAnchorsParamsSortMinusID      ListTrustAnchorsParamsSort = "-id"
+	ListTrustAnchorsParamsSortMinusName    ListTrustAnchorsParamsSort = "-name"
+	ListTrustAnchorsParamsSortMinusPurpose ListTrustAnchorsParamsSort = "-purpose"
+	ListTrustAnchorsParamsSortName         ListTrustAnchorsParamsSort = "name"
+	ListTrustAnchorsParamsSortPurpose      ListTrustAnchorsParamsSort = "purpose"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorsParamsSort enum.
+func (e ListTrustAnchorsParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorsParamsSortID:
+		return true
+	case ListTrustAnchorsParamsSortMinusID:
+		return true
+	case ListTrustAnchorsParamsSortMinusName:
+		return true
+	case ListTrustAnchorsParamsSortMinusPurpose:
+		return true
+	case ListTrustAnchorsParamsSortName:
+		return true
+	case ListTrustAnchorsParamsSortPurpose:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorBaselinesParamsSort.
+const (
+	ListTrustAnchorBaselinesParamsSortBaselineID      ListTrustAnchorBaselinesParamsSort = "baseline_id"
+	ListTrustAnchorBaselinesParamsSortMinusBaselineID ListTrustAnchorBaselinesParamsSort = "-baseline_id"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorBaselinesParamsSort enum.
+func (e ListTrustAnchorBaselinesParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorBaselinesParamsSortBaselineID:
+		return true
+	case ListTrustAnchorBaselinesParamsSortMinusBaselineID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTrustAnchorMachinesParamsSort.
+const (
+	ListTrustAnchorMachinesParamsSortMachineID      ListTrustAnchorMachinesParamsSort = "machine_id"
+	ListTrustAnchorMachinesParamsSortMinusMachineID ListTrustAnchorMachinesParamsSort = "-machine_id"
+	ListTrustAnchorMachinesParamsSortMinusName      ListTrustAnchorMachinesParamsSort = "-name"
+	ListTrustAnchorMachinesParamsSortName           ListTrustAnchorMachinesParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListTrustAnchorMachinesParamsSort enum.
+func (e ListTrustAnchorMachinesParamsSort) Valid() bool {
+	switch e {
+	case ListTrustAnchorMachinesParamsSortMachineID:
+		return true
+	case ListTrustAnchorMachinesParamsSortMinusMachineID:
+		return true
+	case ListTrustAnchorMachinesParamsSortMinusName:
+		return true
+	case ListTrustAnchorMachinesParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListVerdictsParamsSort.
+const (
+	ListVerdictsParamsSortFirstAt        ListVerdictsParamsSort = "first_at"
+	ListVerdictsParamsSortID             ListVerdictsParamsSort = "id"
+	ListVerdictsParamsSortMachineID      ListVerdictsParamsSort = "machine_id"
+	ListVerdictsParamsSortMinusFirstAt   ListVerdictsParamsSort = "-first_at"
+	ListVerdictsParamsSortMinusID        ListVerdictsParamsSort = "-id"
+	ListVerdictsParamsSortMinusMachineID ListVerdictsParamsSort = "-machine_id"
+	ListVerdictsParamsSortMinusStatus    ListVerdictsParamsSort = "-status"
+	ListVerdictsParamsSortStatus         ListVerdictsParamsSort = "status"
+)
+
+// Valid indicates whether the value is a known member of the ListVerdictsParamsSort enum.
+func (e ListVerdictsParamsSort) Valid() bool {
+	switch e {
+	case ListVerdictsParamsSortFirstAt:
+		return true
+	case ListVerdictsParamsSortID:
+		return true
+	case ListVerdictsParamsSortMachineID:
+		return true
+	case ListVerdictsParamsSortMinusFirstAt:
+		return true
+	case ListVerdictsParamsSortMinusID:
+		return true
+	case ListVerdictsParamsSortMinusMachineID:
+		return true
+	case ListVerdictsParamsSortMinusStatus:
+		return true
+	case ListVerdictsParamsSortStatus:
 		return true
 	default:
 		return false
@@ -2202,6 +2982,9 @@ type BaselineVersionList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
+// CSVExport A header, one record an item, and `#complete` with their number. Nested values are JSON.
+type CSVExport = string
+
 // CaptureRequest defines model for CaptureRequest.
 type CaptureRequest struct {
 	// IncludeIma Also take the files, keys and buffers that the machine's IMA list proves.
@@ -2670,6 +3453,9 @@ type ExternalID = string
 
 // FileDigest Algorithm and hex; `verity:` before it for a digest of fs-verity.
 type FileDigest = string
+
+// FilterCode defines model for FilterCode.
+type FilterCode = string
 
 // FilterReason defines model for FilterReason.
 type FilterReason string
@@ -3218,6 +4004,9 @@ type Match struct {
 	Pattern *string `json:"pattern,omitempty"`
 }
 
+// NDJSONExport One item a line, and `{"complete": true, "count": n}` as the last.
+type NDJSONExport = string
+
 // Name Example: web-1
 type Name = string
 
@@ -3240,17 +4029,36 @@ type OperatingSystem string
 // Overview defines model for Overview.
 type Overview struct {
 	AssessmentsByStatus Counts `json:"assessments_by_status"`
-	Machines            int64  `json:"machines"`
-	MachinesByPlatform  Counts `json:"machines_by_platform"`
-	MachinesByStatus    Counts `json:"machines_by_status"`
+	FailingScaleSets    Counts `json:"failing_scale_sets"`
+
+	// LastDay What was counted since the full hour 24 hours ago.
+	LastDay struct {
+		AlertsClosed     Counts    `json:"alerts_closed"`
+		AlertsOpened     Counts    `json:"alerts_opened"`
+		Since            time.Time `json:"since"`
+		VerdictsByStatus Counts    `json:"verdicts_by_status"`
+	} `json:"last_day"`
+	Machines               int64  `json:"machines"`
+	MachinesByAssurance    Counts `json:"machines_by_assurance"`
+	MachinesByPlatform     Counts `json:"machines_by_platform"`
+	MachinesBySecurityType Counts `json:"machines_by_security_type"`
+	MachinesByStatus       Counts `json:"machines_by_status"`
+
+	// MachinesOverdue Active machines whose next evidence was due before now.
+	MachinesOverdue int64 `json:"machines_overdue"`
 
 	// OldestAttestationAt Least recent attestation among active machines.
 	OldestAttestationAt        *time.Time          `json:"oldest_attestation_at"`
 	OldestAttestationMachineID *openapi_types.UUID `json:"oldest_attestation_machine_id"`
-	OpenAlertsByReason         Counts              `json:"open_alerts_by_reason"`
-	OpenAlertsBySeverity       Counts              `json:"open_alerts_by_severity"`
-	RecommendationsByCode      Counts              `json:"recommendations_by_code"`
-	RecommendationsBySeverity  Counts              `json:"recommendations_by_severity"`
+
+	// OldestOpenAlertAt When the oldest open alert that no rule hides was opened.
+	OldestOpenAlertAt         *time.Time `json:"oldest_open_alert_at"`
+	OpenAlertsByCode          Counts     `json:"open_alerts_by_code"`
+	OpenAlertsByReason        Counts     `json:"open_alerts_by_reason"`
+	OpenAlertsBySeverity      Counts     `json:"open_alerts_by_severity"`
+	RecommendationsByCode     Counts     `json:"recommendations_by_code"`
+	RecommendationsBySeverity Counts     `json:"recommendations_by_severity"`
+	RecommendationsExempt     int64      `json:"recommendations_exempt"`
 
 	// StaleMachines Machines that are silent past their deadline.
 	StaleMachines    int64 `json:"stale_machines"`
@@ -4100,6 +4908,31 @@ type Selector struct {
 	ScaleSet   *[]Name               `json:"scale_set,omitempty"`
 }
 
+// Series defines model for Series.
+type Series struct {
+	// Keys The keys of `counts`, in the order to show them. Of `time_to_attest` each is the upper bound of a bucket in seconds (`inf`: above all bounds), and its count is of that bucket alone.
+	Keys   []string      `json:"keys"`
+	Metric SeriesMetric  `json:"metric"`
+	Points []SeriesPoint `json:"points"`
+	Step   SeriesStep    `json:"step"`
+}
+
+// SeriesMetric defines model for Series.Metric.
+type SeriesMetric string
+
+// SeriesStep defines model for Series.Step.
+type SeriesStep string
+
+// SeriesPoint defines model for SeriesPoint.
+type SeriesPoint struct {
+	// At Begin of the step.
+	At     time.Time `json:"at"`
+	Counts Counts    `json:"counts"`
+
+	// QuantileSeconds Of `time_to_attest`: the upper bound of the bucket that holds the quantile, for `p50`, `p90` and `p99`; absent where it is above all bounds or nothing was counted.
+	QuantileSeconds *map[string]int64 `json:"quantile_seconds,omitempty"`
+}
+
 // Severity defines model for Severity.
 type Severity string
 
@@ -4778,14 +5611,26 @@ type ListAlertsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor            *Cursor             `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code              *FilterText         `form:"code,omitempty" json:"code,omitempty"`
-	Status            *AlertStatus        `form:"status,omitempty" json:"status,omitempty"`
-	Severity          *Severity           `form:"severity,omitempty" json:"severity,omitempty"`
-	Reason            *FilterReason       `form:"reason,omitempty" json:"reason,omitempty"`
+	Code              *[]FilterCode       `form:"code,omitempty" json:"code,omitempty"`
+	Status            *[]AlertStatus      `form:"status,omitempty" json:"status,omitempty"`
+	Severity          *[]Severity         `form:"severity,omitempty" json:"severity,omitempty"`
+	Reason            *[]FilterReason     `form:"reason,omitempty" json:"reason,omitempty"`
 	MachineID         *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet          *FilterText         `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 	IncludeSuppressed *bool               `form:"include_suppressed,omitempty" json:"include_suppressed,omitempty"`
+
+	// Sort Order; `-` turns it round. `updated_at` is the last change of status.
+	Sort *ListAlertsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `first_seen_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `first_seen_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListAlertsParamsSort defines parameters for ListAlerts.
+type ListAlertsParamsSort string
 
 // ActivateAlertParams defines parameters for ActivateAlert.
 type ActivateAlertParams struct {
@@ -4865,7 +5710,20 @@ type ListAPITokensParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAPITokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q    *FilterText                `form:"q,omitempty" json:"q,omitempty"`
+	Role *[]ListAPITokensParamsRole `form:"role,omitempty" json:"role,omitempty"`
 }
+
+// ListAPITokensParamsSort defines parameters for ListAPITokens.
+type ListAPITokensParamsSort string
+
+// ListAPITokensParamsRole defines parameters for ListAPITokens.
+type ListAPITokensParamsRole string
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
@@ -4886,12 +5744,24 @@ type ListAssessmentsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor    *Cursor             `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code      *FilterText         `form:"code,omitempty" json:"code,omitempty"`
-	Status    *AssessmentStatus   `form:"status,omitempty" json:"status,omitempty"`
+	Code      *[]FilterCode       `form:"code,omitempty" json:"code,omitempty"`
+	Status    *[]AssessmentStatus `form:"status,omitempty" json:"status,omitempty"`
 	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet  *FilterText         `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Severity  *Severity           `form:"severity,omitempty" json:"severity,omitempty"`
+	Severity  *[]Severity         `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAssessmentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `status_changed_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `status_changed_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListAssessmentsParamsSort defines parameters for ListAssessments.
+type ListAssessmentsParamsSort string
 
 // ListBaselinesParams defines parameters for ListBaselines.
 type ListBaselinesParams struct {
@@ -4900,7 +5770,19 @@ type ListBaselinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListBaselinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// State Only baselines with a version in one of these states.
+	State *[]BaselineState `form:"state,omitempty" json:"state,omitempty"`
 }
+
+// ListBaselinesParamsSort defines parameters for ListBaselines.
+type ListBaselinesParamsSort string
 
 // CreateBaselineParams defines parameters for CreateBaseline.
 type CreateBaselineParams struct {
@@ -4952,6 +5834,22 @@ type GetBaselineRolloutParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
+
+// ListBaselineVersionsParams defines parameters for ListBaselineVersions.
+type ListBaselineVersionsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort  *ListBaselineVersionsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	State *[]BaselineState                `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// ListBaselineVersionsParamsSort defines parameters for ListBaselineVersions.
+type ListBaselineVersionsParamsSort string
 
 // CreateBaselineVersionParams defines parameters for CreateBaselineVersion.
 type CreateBaselineVersionParams struct {
@@ -5023,13 +5921,19 @@ type ListCollateralParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Kind   *CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
-	Name   *CollateralName `form:"name,omitempty" json:"name,omitempty"`
+	Cursor *Cursor           `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Kind   *[]CollateralKind `form:"kind,omitempty" json:"kind,omitempty"`
+	Name   *CollateralName   `form:"name,omitempty" json:"name,omitempty"`
 
 	// ExpiringBefore Only what is valid no longer than until then.
 	ExpiringBefore *time.Time `form:"expiring_before,omitempty" json:"expiring_before,omitempty"`
+
+	// Sort Order; `-` turns it round. `kind` is by kind and name.
+	Sort *ListCollateralParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListCollateralParamsSort defines parameters for ListCollateral.
+type ListCollateralParamsSort string
 
 // PutCollateralJSONBody defines parameters for PutCollateral.
 type PutCollateralJSONBody = interface{}
@@ -5095,7 +5999,20 @@ type ListIdentityProvidersParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListIdentityProvidersParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// Issuer Exact issuer.
+	Issuer  *FilterText `form:"issuer,omitempty" json:"issuer,omitempty"`
+	Enabled *bool       `form:"enabled,omitempty" json:"enabled,omitempty"`
 }
+
+// ListIdentityProvidersParamsSort defines parameters for ListIdentityProviders.
+type ListIdentityProvidersParamsSort string
 
 // CreateIdentityProviderParams defines parameters for CreateIdentityProvider.
 type CreateIdentityProviderParams struct {
@@ -5174,7 +6091,19 @@ type ListJoinTokensParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListJoinTokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// ScaleSet Exact scale set.
+	ScaleSet *FilterText `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 }
+
+// ListJoinTokensParamsSort defines parameters for ListJoinTokens.
+type ListJoinTokensParamsSort string
 
 // CreateJoinTokenParams defines parameters for CreateJoinToken.
 type CreateJoinTokenParams struct {
@@ -5200,16 +6129,16 @@ type ListMachinesParams struct {
 	Name *FilterText `form:"name,omitempty" json:"name,omitempty"`
 
 	// ScaleSet Exact scale set.
-	ScaleSet     *FilterText      `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Platform     *Platform        `form:"platform,omitempty" json:"platform,omitempty"`
-	Os           *OperatingSystem `form:"os,omitempty" json:"os,omitempty"`
-	SecurityType *SecurityType    `form:"security_type,omitempty" json:"security_type,omitempty"`
+	ScaleSet     *FilterText        `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+	Platform     *[]Platform        `form:"platform,omitempty" json:"platform,omitempty"`
+	Os           *[]OperatingSystem `form:"os,omitempty" json:"os,omitempty"`
+	SecurityType *[]SecurityType    `form:"security_type,omitempty" json:"security_type,omitempty"`
 
 	// Label `key=value`, or `key` alone for any value.
-	Label *FilterText `form:"label,omitempty" json:"label,omitempty"`
+	Label *[]FilterText `form:"label,omitempty" json:"label,omitempty"`
 
 	// Status Status of the last verdict.
-	Status *VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
+	Status *[]VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
 
 	// SeenBefore Only machines whose last evidence is older than this, or that never sent any.
 	SeenBefore *time.Time `form:"seen_before,omitempty" json:"seen_before,omitempty"`
@@ -5219,7 +6148,26 @@ type ListMachinesParams struct {
 
 	// SilenceAlertID Only machines that are silent now, and that this alert `attestation_missing` of many machines stands for.
 	SilenceAlertID *openapi_types.UUID `form:"silence_alert_id,omitempty" json:"silence_alert_id,omitempty"`
+
+	// Sort Order; `-` turns it round. `last_seen_at` takes machines that were never seen as the oldest; it is the only order without an index, because of what one would cost each attestation.
+	Sort *ListMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
+
+	// Assurance Of the last verdict or of the active key.
+	Assurance *[]Assurance               `form:"assurance,omitempty" json:"assurance,omitempty"`
+	State     *[]ListMachinesParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// DueBefore Only machines whose next evidence was expected before this.
+	DueBefore *time.Time `form:"due_before,omitempty" json:"due_before,omitempty"`
 }
+
+// ListMachinesParamsSort defines parameters for ListMachines.
+type ListMachinesParamsSort string
+
+// ListMachinesParamsState defines parameters for ListMachines.
+type ListMachinesParamsState string
 
 // UpsertMachineParams defines parameters for UpsertMachine.
 type UpsertMachineParams struct {
@@ -5281,16 +6229,43 @@ type ListMachineVerdictsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Status *VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
-	Reason *FilterReason  `form:"reason,omitempty" json:"reason,omitempty"`
+	Cursor *Cursor          `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Status *[]VerdictStatus `form:"status,omitempty" json:"status,omitempty"`
+	Reason *[]FilterReason  `form:"reason,omitempty" json:"reason,omitempty"`
 
 	// Since Not older than this.
 	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
 
 	// Until Older than this.
 	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+
+	// Sort Order; `-` turns it round. `id` and `first_at` are the same order.
+	Sort      *ListMachineVerdictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Assurance *[]Assurance                   `form:"assurance,omitempty" json:"assurance,omitempty"`
 }
+
+// ListMachineVerdictsParamsSort defines parameters for ListMachineVerdicts.
+type ListMachineVerdictsParamsSort string
+
+// GetSeriesParams defines parameters for GetSeries.
+type GetSeriesParams struct {
+	Metric GetSeriesParamsMetric `form:"metric" json:"metric"`
+
+	// Since By default 24 hours before `until`.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until By default now.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+
+	// Step `1h` and `6h` go back 92 days. At most 1000 steps.
+	Step *GetSeriesParamsStep `form:"step,omitempty" json:"step,omitempty"`
+}
+
+// GetSeriesParamsMetric defines parameters for GetSeries.
+type GetSeriesParamsMetric string
+
+// GetSeriesParamsStep defines parameters for GetSeries.
+type GetSeriesParamsStep string
 
 // ListPipelineRulesParams defines parameters for ListPipelineRules.
 type ListPipelineRulesParams struct {
@@ -5299,7 +6274,17 @@ type ListPipelineRulesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPipelineRulesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q          *FilterText         `form:"q,omitempty" json:"q,omitempty"`
+	ProviderID *openapi_types.UUID `form:"provider_id,omitempty" json:"provider_id,omitempty"`
 }
+
+// ListPipelineRulesParamsSort defines parameters for ListPipelineRules.
+type ListPipelineRulesParamsSort string
 
 // CreatePipelineRuleParams defines parameters for CreatePipelineRule.
 type CreatePipelineRuleParams struct {
@@ -5332,7 +6317,16 @@ type ListPoliciesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPoliciesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
 }
+
+// ListPoliciesParamsSort defines parameters for ListPolicies.
+type ListPoliciesParamsSort string
 
 // TestPolicyParams defines parameters for TestPolicy.
 type TestPolicyParams struct {
@@ -5353,7 +6347,13 @@ type ListPolicyVersionsParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListPolicyVersionsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListPolicyVersionsParamsSort defines parameters for ListPolicyVersions.
+type ListPolicyVersionsParamsSort string
 
 // ListReappraisalsParams defines parameters for ListReappraisals.
 type ListReappraisalsParams struct {
@@ -5364,8 +6364,21 @@ type ListReappraisalsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
 	// State Of this state alone.
-	State *ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+	State *[]ReappraisalState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort      *ListReappraisalsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	CauseKind *[]FilterCode               `form:"cause_kind,omitempty" json:"cause_kind,omitempty"`
+
+	// Since Only those whose `requested_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `requested_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 }
+
+// ListReappraisalsParamsSort defines parameters for ListReappraisals.
+type ListReappraisalsParamsSort string
 
 // CreateReappraisalParams defines parameters for CreateReappraisal.
 type CreateReappraisalParams struct {
@@ -5382,8 +6395,14 @@ type ListReappraisalMachinesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
 	// Outcome Of this outcome alone.
-	Outcome *ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+	Outcome *[]ReappraisalOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListReappraisalMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListReappraisalMachinesParamsSort defines parameters for ListReappraisalMachines.
+type ListReappraisalMachinesParamsSort string
 
 // ListRecommendationsParams defines parameters for ListRecommendations.
 type ListRecommendationsParams struct {
@@ -5391,16 +6410,28 @@ type ListRecommendationsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor    *Cursor               `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Code      *FilterText           `form:"code,omitempty" json:"code,omitempty"`
-	Status    *RecommendationStatus `form:"status,omitempty" json:"status,omitempty"`
-	MachineID *openapi_types.UUID   `form:"machine_id,omitempty" json:"machine_id,omitempty"`
-	ScaleSet  *FilterText           `form:"scale_set,omitempty" json:"scale_set,omitempty"`
-	Severity  *Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+	Cursor    *Cursor                 `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Code      *[]FilterCode           `form:"code,omitempty" json:"code,omitempty"`
+	Status    *[]RecommendationStatus `form:"status,omitempty" json:"status,omitempty"`
+	MachineID *openapi_types.UUID     `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+	ScaleSet  *FilterText             `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+	Severity  *[]Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRecommendationsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Since Only those whose `first_seen_at` is not before this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Only those whose `first_seen_at` is before this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
 
 	// ExemptionEndsBefore Only those that are exempt now, and no more at that time.
 	ExemptionEndsBefore *time.Time `form:"exemption_ends_before,omitempty" json:"exemption_ends_before,omitempty"`
 }
+
+// ListRecommendationsParamsSort defines parameters for ListRecommendations.
+type ListRecommendationsParamsSort string
 
 // ExemptRecommendationParams defines parameters for ExemptRecommendation.
 type ExemptRecommendationParams struct {
@@ -5457,7 +6488,18 @@ type ListSuppressionRulesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort      *ListSuppressionRulesParamsSort    `form:"sort,omitempty" json:"sort,omitempty"`
+	AlertCode *[]FilterCode                      `form:"alert_code,omitempty" json:"alert_code,omitempty"`
+	State     *[]ListSuppressionRulesParamsState `form:"state,omitempty" json:"state,omitempty"`
 }
+
+// ListSuppressionRulesParamsSort defines parameters for ListSuppressionRules.
+type ListSuppressionRulesParamsSort string
+
+// ListSuppressionRulesParamsState defines parameters for ListSuppressionRules.
+type ListSuppressionRulesParamsState string
 
 // CreateSuppressionRuleParams defines parameters for CreateSuppressionRule.
 type CreateSuppressionRuleParams struct {
@@ -5489,12 +6531,21 @@ type ListTrustAnchorsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor  *Cursor       `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Purpose *TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
+	Cursor  *Cursor         `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Purpose *[]TrustPurpose `form:"purpose,omitempty" json:"purpose,omitempty"`
 
 	// Enabled Only those that are enabled, or only those that are not.
 	Enabled *bool `form:"enabled,omitempty" json:"enabled,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q *FilterText `form:"q,omitempty" json:"q,omitempty"`
 }
+
+// ListTrustAnchorsParamsSort defines parameters for ListTrustAnchors.
+type ListTrustAnchorsParamsSort string
 
 // CreateTrustAnchorParams defines parameters for CreateTrustAnchor.
 type CreateTrustAnchorParams struct {
@@ -5515,7 +6566,13 @@ type ListTrustAnchorBaselinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorBaselinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListTrustAnchorBaselinesParamsSort defines parameters for ListTrustAnchorBaselines.
+type ListTrustAnchorBaselinesParamsSort string
 
 // DisableTrustAnchorParams defines parameters for DisableTrustAnchor.
 type DisableTrustAnchorParams struct {
@@ -5536,7 +6593,41 @@ type ListTrustAnchorMachinesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListTrustAnchorMachinesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListTrustAnchorMachinesParamsSort defines parameters for ListTrustAnchorMachines.
+type ListTrustAnchorMachinesParamsSort string
+
+// ListVerdictsParams defines parameters for ListVerdicts.
+type ListVerdictsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round. `id` and `first_at` are the same order.
+	Sort      *ListVerdictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Status    *[]VerdictStatus        `form:"status,omitempty" json:"status,omitempty"`
+	Reason    *[]FilterReason         `form:"reason,omitempty" json:"reason,omitempty"`
+	Assurance *[]Assurance            `form:"assurance,omitempty" json:"assurance,omitempty"`
+	MachineID *openapi_types.UUID     `form:"machine_id,omitempty" json:"machine_id,omitempty"`
+
+	// ScaleSet Exact scale set of the machine.
+	ScaleSet *FilterText `form:"scale_set,omitempty" json:"scale_set,omitempty"`
+
+	// Since Not older than this.
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Older than this.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListVerdictsParamsSort defines parameters for ListVerdicts.
+type ListVerdictsParamsSort string
 
 // ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
 type ActivateAlertJSONRequestBody = AlertNote
@@ -6293,10 +7384,10 @@ type ClientInterface interface {
 
 	// ListBaselineVersions List a baseline's versions
 	//
-	// Newest first, reference values left out, all on one page.
+	// Newest first, reference values left out.
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions (the `ListBaselineVersions` operationId).
-	ListBaselineVersions(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListBaselineVersions(ctx context.Context, baselineID BaselineID, params *ListBaselineVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateBaselineVersionWithBody Add a version
 	//
@@ -6862,6 +7953,20 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
 	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetSeries A time series for a chart
+	//
+	// Read from counts that are kept by hour for 92 days and by day for three years, and are exact at any time. Steps are
+	// whole ones in UTC (a week begins on Monday) and touch the time from `since` until before `until`.
+	// * `verdicts_by_status`: verdicts recorded in the step, by status: changes of judgement, not attestations.
+	// * `alerts_opened`, `alerts_closed`: alerts that were opened (again), dismissed or resolved in the step, by severity;
+	//   suppressed ones too.
+	// * `machines_by_status`: machines at the end of the step by the status of their last verdict, `unattested` before the first.
+	// * `time_to_attest`: machines whose first verdict came in the step, by the time since they became known (enrolled, or listed
+	//   in the inventory), as a histogram.
+	//
+	// Corresponds with GET /v1/overview/series (the `GetSeries` operationId).
+	GetSeries(ctx context.Context, params *GetSeriesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListPipelineRules List pipeline rules
 	//
 	// Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
@@ -7326,6 +8431,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
 	ListTrustAnchorMachines(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListVerdicts List the fleet's verdicts
+	//
+	// As the list of one machine, over all of them.
+	//
+	// Corresponds with GET /v1/verdicts (the `ListVerdicts` operationId).
+	ListVerdicts(ctx context.Context, params *ListVerdictsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVerdict Get a verdict
 	//
@@ -8009,11 +9121,11 @@ func (c *Client) GetBaselineRollout(ctx context.Context, baselineID BaselineID, 
 
 // ListBaselineVersions List a baseline's versions
 //
-// Newest first, reference values left out, all on one page.
+// Newest first, reference values left out.
 //
 // Corresponds with GET /v1/baselines/{baseline_id}/versions (the `ListBaselineVersions` operationId).
-func (c *Client) ListBaselineVersions(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListBaselineVersionsRequest(c.Server, baselineID)
+func (c *Client) ListBaselineVersions(ctx context.Context, baselineID BaselineID, params *ListBaselineVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBaselineVersionsRequest(c.Server, baselineID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -9238,6 +10350,30 @@ func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn)
 	return c.Client.Do(req)
 }
 
+// GetSeries A time series for a chart
+//
+// Read from counts that are kept by hour for 92 days and by day for three years, and are exact at any time. Steps are
+// whole ones in UTC (a week begins on Monday) and touch the time from `since` until before `until`.
+//   - `verdicts_by_status`: verdicts recorded in the step, by status: changes of judgement, not attestations.
+//   - `alerts_opened`, `alerts_closed`: alerts that were opened (again), dismissed or resolved in the step, by severity;
+//     suppressed ones too.
+//   - `machines_by_status`: machines at the end of the step by the status of their last verdict, `unattested` before the first.
+//   - `time_to_attest`: machines whose first verdict came in the step, by the time since they became known (enrolled, or listed
+//     in the inventory), as a histogram.
+//
+// Corresponds with GET /v1/overview/series (the `GetSeries` operationId).
+func (c *Client) GetSeries(ctx context.Context, params *GetSeriesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSeriesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListPipelineRules List pipeline rules
 //
 // Corresponds with GET /v1/pipeline-rules (the `ListPipelineRules` operationId).
@@ -10273,6 +11409,23 @@ func (c *Client) ListTrustAnchorMachines(ctx context.Context, anchorID AnchorID,
 	return c.Client.Do(req)
 }
 
+// ListVerdicts List the fleet's verdicts
+//
+// As the list of one machine, over all of them.
+//
+// Corresponds with GET /v1/verdicts (the `ListVerdicts` operationId).
+func (c *Client) ListVerdicts(ctx context.Context, params *ListVerdictsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListVerdictsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetVerdict Get a verdict
 //
 // Corresponds with GET /v1/verdicts/{verdict_id} (the `GetVerdict` operationId).
@@ -10467,7 +11620,7 @@ func NewListAlertsRequest(server string, params *ListAlertsParams) (*http.Reques
 
 		if params.Code != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -10479,7 +11632,7 @@ func NewListAlertsRequest(server string, params *ListAlertsParams) (*http.Reques
 
 		if params.Status != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -10491,7 +11644,7 @@ func NewListAlertsRequest(server string, params *ListAlertsParams) (*http.Reques
 
 		if params.Severity != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -10503,7 +11656,7 @@ func NewListAlertsRequest(server string, params *ListAlertsParams) (*http.Reques
 
 		if params.Reason != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -10540,6 +11693,42 @@ func NewListAlertsRequest(server string, params *ListAlertsParams) (*http.Reques
 		if params.IncludeSuppressed != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_suppressed", *params.IncludeSuppressed, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11314,6 +12503,42 @@ func NewListAPITokensRequest(server string, params *ListAPITokensParams) (*http.
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Role != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "role", *params.Role, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -11486,7 +12711,7 @@ func NewListAssessmentsRequest(server string, params *ListAssessmentsParams) (*h
 
 		if params.Code != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11498,7 +12723,7 @@ func NewListAssessmentsRequest(server string, params *ListAssessmentsParams) (*h
 
 		if params.Status != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11534,7 +12759,43 @@ func NewListAssessmentsRequest(server string, params *ListAssessmentsParams) (*h
 
 		if params.Severity != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11601,6 +12862,42 @@ func NewListBaselinesRequest(server string, params *ListBaselinesParams) (*http.
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11961,7 +13258,7 @@ func NewGetBaselineRolloutRequest(server string, baselineID BaselineID, params *
 }
 
 // NewListBaselineVersionsRequest constructs an http.Request for the ListBaselineVersions method
-func NewListBaselineVersionsRequest(server string, baselineID BaselineID) (*http.Request, error) {
+func NewListBaselineVersionsRequest(server string, baselineID BaselineID, params *ListBaselineVersionsParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -11984,6 +13281,69 @@ func NewListBaselineVersionsRequest(server string, baselineID BaselineID) (*http
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -12725,7 +14085,7 @@ func NewListCollateralRequest(server string, params *ListCollateralParams) (*htt
 
 		if params.Kind != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -12750,6 +14110,18 @@ func NewListCollateralRequest(server string, params *ListCollateralParams) (*htt
 		if params.ExpiringBefore != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "expiring_before", *params.ExpiringBefore, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -13238,6 +14610,54 @@ func NewListIdentityProvidersRequest(server string, params *ListIdentityProvider
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Issuer != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "issuer", *params.Issuer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Enabled != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "enabled", *params.Enabled, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14006,6 +15426,42 @@ func NewListJoinTokensRequest(server string, params *ListJoinTokensParams) (*htt
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ScaleSet != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "scale_set", *params.ScaleSet, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -14202,7 +15658,7 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 
 		if params.Platform != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "platform", *params.Platform, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "platform", *params.Platform, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14214,7 +15670,7 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 
 		if params.Os != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "os", *params.Os, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "os", *params.Os, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14226,7 +15682,7 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 
 		if params.SecurityType != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "security_type", *params.SecurityType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "security_type", *params.SecurityType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14238,7 +15694,7 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 
 		if params.Label != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "label", *params.Label, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "label", *params.Label, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14250,7 +15706,7 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 
 		if params.Status != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14287,6 +15743,66 @@ func NewListMachinesRequest(server string, params *ListMachinesParams) (*http.Re
 		if params.SilenceAlertID != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "silence_alert_id", *params.SilenceAlertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Assurance != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "assurance", *params.Assurance, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.DueBefore != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "due_before", *params.DueBefore, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14919,7 +16435,7 @@ func NewListMachineVerdictsRequest(server string, machineID MachineID, params *L
 
 		if params.Status != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14931,7 +16447,7 @@ func NewListMachineVerdictsRequest(server string, machineID MachineID, params *L
 
 		if params.Reason != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14956,6 +16472,30 @@ func NewListMachineVerdictsRequest(server string, machineID MachineID, params *L
 		if params.Until != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Assurance != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "assurance", *params.Assurance, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14996,6 +16536,92 @@ func NewGetOverviewRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetSeriesRequest constructs an http.Request for the GetSeries method
+func NewGetSeriesRequest(server string, params *GetSeriesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/overview/series")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "metric", params.Metric, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Step != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "step", *params.Step, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -15049,6 +16675,42 @@ func NewListPipelineRulesRequest(server string, params *ListPipelineRulesParams)
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ProviderID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider_id", *params.ProviderID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -15379,6 +17041,30 @@ func NewListPoliciesRequest(server string, params *ListPoliciesParams) (*http.Re
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -15603,6 +17289,18 @@ func NewListPolicyVersionsRequest(server string, name PolicyName, params *ListPo
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -15698,7 +17396,55 @@ func NewListReappraisalsRequest(server string, params *ListReappraisalsParams) (
 
 		if params.State != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.CauseKind != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "cause_kind", *params.CauseKind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -15872,7 +17618,19 @@ func NewListReappraisalMachinesRequest(server string, reappraisalID ReappraisalI
 
 		if params.Outcome != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -15950,7 +17708,7 @@ func NewListRecommendationsRequest(server string, params *ListRecommendationsPar
 
 		if params.Code != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -15962,7 +17720,7 @@ func NewListRecommendationsRequest(server string, params *ListRecommendationsPar
 
 		if params.Status != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -15998,7 +17756,43 @@ func NewListRecommendationsRequest(server string, params *ListRecommendationsPar
 
 		if params.Severity != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -16639,6 +18433,42 @@ func NewListSuppressionRulesRequest(server string, params *ListSuppressionRulesP
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.AlertCode != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "alert_code", *params.AlertCode, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -16962,7 +18792,7 @@ func NewListTrustAnchorsRequest(server string, params *ListTrustAnchorsParams) (
 
 		if params.Purpose != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "purpose", *params.Purpose, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "purpose", *params.Purpose, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -16975,6 +18805,30 @@ func NewListTrustAnchorsRequest(server string, params *ListTrustAnchorsParams) (
 		if params.Enabled != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "enabled", *params.Enabled, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -17161,6 +19015,18 @@ func NewListTrustAnchorBaselinesRequest(server string, anchorID AnchorID, params
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -17323,6 +19189,180 @@ func NewListTrustAnchorMachinesRequest(server string, anchorID AnchorID, params 
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListVerdictsRequest constructs an http.Request for the ListVerdicts method
+func NewListVerdictsRequest(server string, params *ListVerdictsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/verdicts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Assurance != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "assurance", *params.Assurance, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.MachineID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "machine_id", *params.MachineID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ScaleSet != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "scale_set", *params.ScaleSet, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -17797,12 +19837,12 @@ type ClientWithResponsesInterface interface {
 
 	// ListBaselineVersionsWithResponse List a baseline's versions
 	//
-	// Newest first, reference values left out, all on one page.
+	// Newest first, reference values left out.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/baselines/{baseline_id}/versions (the `ListBaselineVersions` operationId).
-	ListBaselineVersionsWithResponse(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*ListBaselineVersionsResponse, error)
+	ListBaselineVersionsWithResponse(ctx context.Context, baselineID BaselineID, params *ListBaselineVersionsParams, reqEditors ...RequestEditorFn) (*ListBaselineVersionsResponse, error)
 
 	// CreateBaselineVersionWithBodyWithResponse Add a version
 	//
@@ -18416,6 +20456,22 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
 	GetOverviewWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOverviewResponse, error)
 
+	// GetSeriesWithResponse A time series for a chart
+	//
+	// Read from counts that are kept by hour for 92 days and by day for three years, and are exact at any time. Steps are
+	// whole ones in UTC (a week begins on Monday) and touch the time from `since` until before `until`.
+	// * `verdicts_by_status`: verdicts recorded in the step, by status: changes of judgement, not attestations.
+	// * `alerts_opened`, `alerts_closed`: alerts that were opened (again), dismissed or resolved in the step, by severity;
+	//   suppressed ones too.
+	// * `machines_by_status`: machines at the end of the step by the status of their last verdict, `unattested` before the first.
+	// * `time_to_attest`: machines whose first verdict came in the step, by the time since they became known (enrolled, or listed
+	//   in the inventory), as a histogram.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/overview/series (the `GetSeries` operationId).
+	GetSeriesWithResponse(ctx context.Context, params *GetSeriesParams, reqEditors ...RequestEditorFn) (*GetSeriesResponse, error)
+
 	// ListPipelineRulesWithResponse List pipeline rules
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -18930,6 +20986,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/trust-anchors/{anchor_id}/machines (the `ListTrustAnchorMachines` operationId).
 	ListTrustAnchorMachinesWithResponse(ctx context.Context, anchorID AnchorID, params *ListTrustAnchorMachinesParams, reqEditors ...RequestEditorFn) (*ListTrustAnchorMachinesResponse, error)
+
+	// ListVerdictsWithResponse List the fleet's verdicts
+	//
+	// As the list of one machine, over all of them.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/verdicts (the `ListVerdicts` operationId).
+	ListVerdictsWithResponse(ctx context.Context, params *ListVerdictsParams, reqEditors ...RequestEditorFn) (*ListVerdictsResponse, error)
 
 	// GetVerdictWithResponse Get a verdict
 	//
@@ -22369,6 +24434,54 @@ func (r GetOverviewResponse) ContentType() string {
 	return ""
 }
 
+type GetSeriesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Series
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSeriesResponse) GetJSON200() *Series {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetSeriesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSeriesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSeriesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSeriesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSeriesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListPipelineRulesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -24316,6 +26429,54 @@ func (r ListTrustAnchorMachinesResponse) ContentType() string {
 	return ""
 }
 
+type ListVerdictsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *VerdictList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListVerdictsResponse) GetJSON200() *VerdictList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListVerdictsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListVerdictsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListVerdictsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListVerdictsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListVerdictsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetVerdictResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -24967,13 +27128,13 @@ func (c *ClientWithResponses) GetBaselineRolloutWithResponse(ctx context.Context
 
 // ListBaselineVersionsWithResponse List a baseline's versions
 //
-// Newest first, reference values left out, all on one page.
+// Newest first, reference values left out.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/baselines/{baseline_id}/versions (the `ListBaselineVersions` operationId).
-func (c *ClientWithResponses) ListBaselineVersionsWithResponse(ctx context.Context, baselineID BaselineID, reqEditors ...RequestEditorFn) (*ListBaselineVersionsResponse, error) {
-	rsp, err := c.ListBaselineVersions(ctx, baselineID, reqEditors...)
+func (c *ClientWithResponses) ListBaselineVersionsWithResponse(ctx context.Context, baselineID BaselineID, params *ListBaselineVersionsParams, reqEditors ...RequestEditorFn) (*ListBaselineVersionsResponse, error) {
+	rsp, err := c.ListBaselineVersions(ctx, baselineID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -25982,6 +28143,28 @@ func (c *ClientWithResponses) GetOverviewWithResponse(ctx context.Context, reqEd
 	return ParseGetOverviewResponse(rsp)
 }
 
+// GetSeriesWithResponse A time series for a chart
+//
+// Read from counts that are kept by hour for 92 days and by day for three years, and are exact at any time. Steps are
+// whole ones in UTC (a week begins on Monday) and touch the time from `since` until before `until`.
+//   - `verdicts_by_status`: verdicts recorded in the step, by status: changes of judgement, not attestations.
+//   - `alerts_opened`, `alerts_closed`: alerts that were opened (again), dismissed or resolved in the step, by severity;
+//     suppressed ones too.
+//   - `machines_by_status`: machines at the end of the step by the status of their last verdict, `unattested` before the first.
+//   - `time_to_attest`: machines whose first verdict came in the step, by the time since they became known (enrolled, or listed
+//     in the inventory), as a histogram.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/overview/series (the `GetSeries` operationId).
+func (c *ClientWithResponses) GetSeriesWithResponse(ctx context.Context, params *GetSeriesParams, reqEditors ...RequestEditorFn) (*GetSeriesResponse, error) {
+	rsp, err := c.GetSeries(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSeriesResponse(rsp)
+}
+
 // ListPipelineRulesWithResponse List pipeline rules
 //
 // Returns a wrapper object for the known response body format(s).
@@ -26839,6 +29022,21 @@ func (c *ClientWithResponses) ListTrustAnchorMachinesWithResponse(ctx context.Co
 	return ParseListTrustAnchorMachinesResponse(rsp)
 }
 
+// ListVerdictsWithResponse List the fleet's verdicts
+//
+// As the list of one machine, over all of them.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/verdicts (the `ListVerdicts` operationId).
+func (c *ClientWithResponses) ListVerdictsWithResponse(ctx context.Context, params *ListVerdictsParams, reqEditors ...RequestEditorFn) (*ListVerdictsResponse, error) {
+	rsp, err := c.ListVerdicts(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListVerdictsResponse(rsp)
+}
+
 // GetVerdictWithResponse Get a verdict
 //
 // Returns a wrapper object for the known response body format(s).
@@ -27029,6 +29227,9 @@ func ParseListAlertsResponse(rsp *http.Response) (*ListAlertsResponse, error) {
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -27426,6 +29627,9 @@ func ParseListAPITokensResponse(rsp *http.Response) (*ListAPITokensResponse, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -27521,6 +29725,9 @@ func ParseListAssessmentsResponse(rsp *http.Response) (*ListAssessmentsResponse,
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -27553,6 +29760,9 @@ func ParseListBaselinesResponse(rsp *http.Response) (*ListBaselinesResponse, err
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -27754,6 +29964,9 @@ func ParseListBaselineVersionsResponse(rsp *http.Response) (*ListBaselineVersion
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -28124,6 +30337,9 @@ func ParseListCollateralResponse(rsp *http.Response) (*ListCollateralResponse, e
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -28360,6 +30576,9 @@ func ParseListIdentityProvidersResponse(rsp *http.Response) (*ListIdentityProvid
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -28753,6 +30972,9 @@ func ParseListJoinTokensResponse(rsp *http.Response) (*ListJoinTokensResponse, e
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -28847,6 +31069,9 @@ func ParseListMachinesResponse(rsp *http.Response) (*ListMachinesResponse, error
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -29203,6 +31428,9 @@ func ParseListMachineVerdictsResponse(rsp *http.Response) (*ListMachineVerdictsR
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -29224,6 +31452,39 @@ func ParseGetOverviewResponse(rsp *http.Response) (*GetOverviewResponse, error) 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Overview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetSeriesResponse parses an HTTP response from a GetSeriesWithResponse call
+func ParseGetSeriesResponse(rsp *http.Response) (*GetSeriesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSeriesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Series
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -29268,6 +31529,9 @@ func ParseListPipelineRulesResponse(rsp *http.Response) (*ListPipelineRulesRespo
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -29463,6 +31727,9 @@ func ParseListPoliciesResponse(rsp *http.Response) (*ListPoliciesResponse, error
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -29598,6 +31865,9 @@ func ParseListPolicyVersionsResponse(rsp *http.Response) (*ListPolicyVersionsRes
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -29663,6 +31933,9 @@ func ParseListReappraisalsResponse(rsp *http.Response) (*ListReappraisalsRespons
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -29763,6 +32036,9 @@ func ParseListReappraisalMachinesResponse(rsp *http.Response) (*ListReappraisalM
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -29795,6 +32071,9 @@ func ParseListRecommendationsResponse(rsp *http.Response) (*ListRecommendationsR
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -30192,6 +32471,9 @@ func ParseListSuppressionRulesResponse(rsp *http.Response) (*ListSuppressionRule
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -30386,6 +32668,9 @@ func ParseListTrustAnchorsResponse(rsp *http.Response) (*ListTrustAnchorsRespons
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -30480,6 +32765,9 @@ func ParseListTrustAnchorBaselinesResponse(rsp *http.Response) (*ListTrustAnchor
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -30579,6 +32867,45 @@ func ParseListTrustAnchorMachinesResponse(rsp *http.Response) (*ListTrustAnchorM
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseListVerdictsResponse parses an HTTP response from a ListVerdictsWithResponse call
+func ParseListVerdictsResponse(rsp *http.Response) (*ListVerdictsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListVerdictsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest VerdictList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 

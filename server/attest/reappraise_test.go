@@ -24,7 +24,7 @@ func (b *bench) reappraise() store.Reappraisal {
 	if _, err := b.Reappraise(b.ctx, b.tenant); err != nil {
 		b.t.Fatal(err)
 	}
-	list, _, err := b.store.ListReappraisals(b.ctx, b.tenant, "", store.Page{})
+	list, _, err := b.store.ListReappraisals(b.ctx, b.tenant, store.ReappraisalFilter{}, store.Page{})
 	if err != nil || len(list) == 0 {
 		b.t.Fatalf("%d reappraisals, %v", len(list), err)
 	}
@@ -636,7 +636,7 @@ func TestTwoReappraisersAtOnce(t *testing.T) {
 	if err := errors.Join(failed...); err != nil {
 		t.Fatal(err)
 	}
-	list, _, err := b.store.ListReappraisals(b.ctx, b.tenant, "done", store.Page{})
+	list, _, err := b.store.ListReappraisals(b.ctx, b.tenant, store.ReappraisalFilter{State: "done"}, store.Page{})
 	if err != nil || len(list) != 4 {
 		t.Fatalf("%d done, %v", len(list), err)
 	}

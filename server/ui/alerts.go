@@ -18,6 +18,10 @@ type alertsView struct {
 	Reasons    []choice
 	Filtered   bool
 	Paging     paging
+	Sort       map[string]sortLink
+	SortName   string
+
+	Since, Until string
 }
 
 // alerts lists active alerts unless another state, or "all", is asked for.
@@ -35,6 +39,13 @@ func (h *handler) alerts(w http.ResponseWriter, r *http.Request, s session) erro
 		return err
 	}
 	f.IncludeSuppressed = suppressed != ""
+	var since, until string
+	if f.Since, since, err = queryDay(r, "since"); err != nil {
+		return err
+	}
+	if f.Until, until, err = queryDay(r, "until"); err != nil {
+		return err
+	}
 	tab := f.Status
 	switch f.Status {
 	case "":
@@ -46,13 +57,21 @@ func (h *handler) alerts(w http.ResponseWriter, r *http.Request, s session) erro
 	if err != nil {
 		return err
 	}
+	page := pagingOf(r, next)
+	hidden := ""
+	if f.IncludeSuppressed {
+		hidden = "true"
+	}
+	page.Export = h.exportLink("alerts", "status", f.Status, "severity", f.Severity, "reason", f.Reason, "code", f.Code, "scale_set", f.ScaleSet,
+		"machine_id", idText(f.MachineID), "include_suppressed", hidden, "since", dayText(f.Since), "until", dayText(f.Until), "sort", pageOf(r).Sort)
 	h.render(w, r, s, http.StatusOK, "alerts", "Alerts", alertsView{
-		Items: items, Filter: f,
+		Items: items, Filter: f, Since: since, Until: until, SortName: pageOf(r).Sort,
+		Sort:       sortLinks(r, "-id", "severity", "Severity", "code", "Alert", "status", "State", "id", "First seen"),
 		Tabs:       tabs(r, tab, "active", "in_progress", "dismissed", "resolved", "all"),
 		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
 		Reasons:    choices("Any reason", f.Reason, anyText(reasonWord), string(verifier.OriginUnverified), string(verifier.BaselineDeviation)),
 		Filtered:   filtered(r) || tab != "active",
-		Paging:     pagingOf(r, next),
+		Paging:     page,
 	})
 	return nil
 }

@@ -25,11 +25,16 @@ type baselinesView struct {
 }
 
 func (h *handler) baselines(w http.ResponseWriter, r *http.Request, s session) error {
-	items, next, err := h.Store.ListBaselines(r.Context(), s.Tenant, pageOf(r))
+	var f store.BaselineFilter
+	if err := filterValues(r, map[string]*string{"q": &f.NamePrefix, "state": &f.State}); err != nil {
+		return err
+	}
+	items, next, err := h.Store.ListBaselines(r.Context(), s.Tenant, f, pageOf(r))
 	if err != nil {
 		return err
 	}
 	view := baselinesView{Paging: pagingOf(r, next)}
+	view.Paging.Export = h.exportLink("baselines", "q", f.NamePrefix, "state", f.State, "sort", pageOf(r).Sort)
 	for _, b := range items {
 		view.Items = append(view.Items, rowOf(b))
 	}

@@ -3,9 +3,11 @@ package ui_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +140,12 @@ func TestEveryPageInABrowser(t *testing.T) {
 		t.Errorf("only %d requests were seen", count)
 	}
 	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines")))
+	noErrors(t, ctx, console)
+}
+
+// noErrors fails where a page has said something on the console.
+func noErrors[M any](t *testing.T, ctx context.Context, console iter.Seq2[M, error]) {
+	t.Helper()
 	_ = evaluate[bool](t, ctx, `console.log("the end"), true`)
 	for m, err := range console {
 		must(t, err)
@@ -242,4 +250,35 @@ func TestLinkFromAnotherSite(t *testing.T) {
 	if where != target {
 		t.Errorf("the link leads to %s", where)
 	}
+}
+
+// The charts are drawn from their tables, whose range and order are chosen by links; without a script the tables are all.
+func TestCharts(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	ctx := chromium(t)
+	console := chromedp.Console(ctx)
+	open(t, ctx, site, f.admin)
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/?range=7d"), chromedp.WaitVisible(chromedp.CSS(".chart.drawn canvas"))))
+	if n := evaluate[float64](t, ctx, `document.querySelectorAll(".chart.drawn canvas").length`); n != 4 {
+		t.Errorf("%v charts are drawn", n)
+	}
+	rows := evaluate[float64](t, ctx, `document.querySelectorAll("#chart-machines tbody tr").length`)
+	machines := evaluate[float64](t, ctx, `[...document.querySelectorAll("#chart-machines tbody tr:last-child td")].reduce((sum, td) => sum + Number(td.dataset.n), 0)`)
+	if rows < 28 || machines != float64(len(f.machines)) {
+		t.Errorf("%v steps, and at the end %v machines", rows, machines)
+	}
+	// By keyboard: the summary opens the table, the link of another range is followed.
+	must(t, chromedp.Do(ctx, chromedp.Focus(chromedp.CSS("#chart-alerts summary")), chromedp.SendKeys(chromedp.CSS("#chart-alerts summary"), "\n"),
+		chromedp.WaitVisible(chromedp.CSS("#chart-alerts table"))))
+	must(t, chromedp.Do(ctx, chromedp.Focus(chromedp.CSS(`.tabs a[href*="range=30d"]`)), chromedp.SendKeys(chromedp.CSS(`.tabs a[href*="range=30d"]`), "\n"),
+		chromedp.WaitVisible(chromedp.CSS(`.tabs a[href*="range=30d"][aria-current]`)), chromedp.WaitVisible(chromedp.CSS(".chart.drawn canvas"))))
+	must(t, chromedp.Do(ctx, chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible(chromedp.CSS("thead th a")),
+		chromedp.Focus(chromedp.CSS("thead th:first-child a")), chromedp.SendKeys(chromedp.CSS("thead th:first-child a"), "\n"),
+		chromedp.WaitVisible(chromedp.CSS(`thead th[aria-sort="ascending"]`))))
+	names := evaluate[[]string](t, ctx, `[...document.querySelectorAll("tbody tr td:first-child")].map((td) => td.textContent.trim())`)
+	if !slices.IsSorted(names) || len(names) < 2 {
+		t.Errorf("by name: %q", names)
+	}
+	noErrors(t, ctx, console)
 }

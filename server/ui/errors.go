@@ -58,6 +58,8 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, s session, err er
 		known = &pageError{http.StatusConflict, "This cannot be approved", refused.Detail + "."}
 	case errors.Is(err, store.ErrNotFound):
 		known = errNoPage
+	case errors.Is(err, store.ErrInvalidSort):
+		known = errBadFilter
 	case errors.Is(err, store.ErrInvalidCursor):
 		known = errCursor
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -54,7 +55,7 @@ func filterValues(r *http.Request, fields map[string]*string) error {
 }
 
 func pageOf(r *http.Request) store.Page {
-	return store.Page{Limit: pageSize, Cursor: r.URL.Query().Get("cursor")}
+	return store.Page{Limit: pageSize, Cursor: r.URL.Query().Get("cursor"), Sort: r.URL.Query().Get("sort")}
 }
 
 // withQuery is the request's address with some query values replaced; an empty value removes one.
@@ -75,8 +76,9 @@ func withQuery(r *http.Request, pairs ...string) string {
 
 // paging is what the foot of a list needs: keyset pages go forward, and back to the first.
 type paging struct {
-	Next  string
-	First string
+	Next   string
+	First  string
+	Export string // the list as CSV; empty where there is none
 }
 
 func pagingOf(r *http.Request, next string) paging {
@@ -93,7 +95,7 @@ func pagingOf(r *http.Request, next string) paging {
 // filtered tells whether a list is narrowed, so that an empty one can say why it is empty.
 func filtered(r *http.Request) bool {
 	for name, values := range r.URL.Query() {
-		if name != "cursor" && name != "status" && len(values) > 0 && values[0] != "" {
+		if name != "cursor" && name != "sort" && name != "status" && len(values) > 0 && values[0] != "" {
 			return true
 		}
 	}
@@ -120,4 +122,62 @@ func queryID(r *http.Request, name string) (*uuid.UUID, error) {
 		return nil, errBadFilter
 	}
 	return &id, nil
+}
+
+// sortLink is the heading of a column that the list can be ordered by.
+type sortLink struct {
+	Label string
+	Link  string
+	Aria  string // the value of aria-sort; empty where the list is in another order
+}
+
+// sortLinks are the headings of sortable columns, by the name of the order. What is chosen again is turned round.
+func sortLinks(r *http.Request, initial string, pairs ...string) map[string]sortLink {
+	now := r.URL.Query().Get("sort")
+	if now == "" {
+		now = initial
+	}
+	out := make(map[string]sortLink, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name := pairs[i]
+		l := sortLink{Label: pairs[i+1], Link: withQuery(r, "sort", name, "cursor", "")}
+		switch now {
+		case name:
+			l.Aria, l.Link = "ascending", withQuery(r, "sort", "-"+name, "cursor", "")
+		case "-" + name:
+			l.Aria = "descending"
+		}
+		out[name] = l
+	}
+	return out
+}
+
+// queryDay reads an optional day, or a time, of the query; a day begins in UTC.
+func queryDay(r *http.Request, name string) (*time.Time, string, error) {
+	v := r.URL.Query().Get(name)
+	if v == "" {
+		return nil, "", nil
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if at, err := time.Parse(layout, v); err == nil {
+			return &at, v, nil
+		}
+	}
+	return nil, "", errBadFilter
+}
+
+// dayText is a day as the API takes it.
+func dayText(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return at.UTC().Format(time.RFC3339)
+}
+
+// idText is an optional id as the API takes it.
+func idText(id *uuid.UUID) string {
+	if id == nil {
+		return ""
+	}
+	return id.String()
 }

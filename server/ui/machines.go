@@ -23,12 +23,14 @@ type machinesView struct {
 	Stale         []choice
 	Filtered      bool
 	Paging        paging
+	Sort          map[string]sortLink
+	SortName      string
 }
 
 func (h *handler) machines(w http.ResponseWriter, r *http.Request, s session) error {
 	var f store.MachineFilter
 	if err := filterValues(r, map[string]*string{
-		"name": &f.Name, "scale_set": &f.ScaleSet, "platform": &f.Platform, "os": &f.OS,
+		"name": &f.Name, "q": &f.NamePrefix, "scale_set": &f.ScaleSet, "platform": &f.Platform, "os": &f.OS,
 		"security_type": &f.SecurityType, "label": &f.Label, "status": &f.Status,
 	}); err != nil {
 		return err
@@ -51,15 +53,19 @@ func (h *handler) machines(w http.ResponseWriter, r *http.Request, s session) er
 	if err != nil {
 		return err
 	}
+	page := pagingOf(r, next)
+	page.Export = h.exportLink("machines", "name", f.Name, "q", f.NamePrefix, "scale_set", f.ScaleSet, "platform", f.Platform, "os", f.OS,
+		"security_type", f.SecurityType, "label", f.Label, "status", f.Status, "sort", pageOf(r).Sort)
 	h.render(w, r, s, http.StatusOK, "machines", "Machines", machinesView{
-		Items: items, Filter: f,
+		Items: items, Filter: f, SortName: pageOf(r).Sort,
+		Sort:          sortLinks(r, "-id", "name", "Name", "status", "Status", "scale_set", "Scale set", "platform", "Platform", "last_seen_at", "Last seen"),
 		Statuses:      choices("Any status", f.Status, anyText(statusWord), "affirming", "warning", "contraindicated", "none"),
 		Platforms:     choices("Any platform", f.Platform, platformName, "azure", "gcp", "aws", "vmware", "qemu", "physical", "other"),
 		SecurityTypes: choices("Any security type", f.SecurityType, securityTypeName, "confidential_snp", "confidential_tdx", "trusted_launch", "standard", "physical"),
 		Systems:       choices("Any system", f.OS, platformName, "linux", "windows"),
 		Stale:         choices("Heard or silent", stale, anyText(silenceWord), "true", "false"),
 		Filtered:      filtered(r) || f.Status != "",
-		Paging:        pagingOf(r, next),
+		Paging:        page,
 	})
 	return nil
 }
@@ -163,19 +169,32 @@ type verdictsView struct {
 	Reasons  []choice
 	Filtered bool
 	Paging   paging
+	Sort     map[string]sortLink
+	SortName string
+
+	Since, Until, ScaleSet string
 }
 
 // verdicts is the history of one machine, or of the fleet.
 func (h *handler) verdicts(w http.ResponseWriter, r *http.Request, s session) error {
 	var f store.VerdictFilter
-	err := filterValues(r, map[string]*string{"status": &f.Status, "reason": &f.Reason})
+	err := filterValues(r, map[string]*string{"status": &f.Status, "reason": &f.Reason, "scale_set": &f.ScaleSet})
 	if err != nil {
 		return err
 	}
 	if f.MachineID, err = queryID(r, "machine"); err != nil {
 		return err
 	}
+	var since, until string
+	if f.Since, since, err = queryDay(r, "since"); err != nil {
+		return err
+	}
+	if f.Until, until, err = queryDay(r, "until"); err != nil {
+		return err
+	}
 	view := verdictsView{
+		Since: since, Until: until, ScaleSet: f.ScaleSet, SortName: pageOf(r).Sort,
+		Sort:     sortLinks(r, "-id", "status", "Verdict", "first_at", "First"),
 		Statuses: choices("Any status", f.Status, anyText(statusWord), "affirming", "warning", "contraindicated", "none"),
 		Reasons:  choices("Any reason", f.Reason, anyText(reasonWord), string(verifier.OriginUnverified), string(verifier.BaselineDeviation)),
 		Filtered: filtered(r) || f.Status != "",
@@ -193,6 +212,8 @@ func (h *handler) verdicts(w http.ResponseWriter, r *http.Request, s session) er
 		return err
 	}
 	view.Items, view.Paging = items, pagingOf(r, next)
+	view.Paging.Export = h.exportLink("verdicts", "status", f.Status, "reason", f.Reason, "machine_id", idText(f.MachineID), "scale_set", f.ScaleSet,
+		"since", dayText(f.Since), "until", dayText(f.Until), "sort", pageOf(r).Sort)
 	h.render(w, r, s, http.StatusOK, "verdicts", title, view)
 	return nil
 }

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"net/http"
+	"net/url"
 	"sort"
 
 	"github.com/assay-verifier/assay/store"
@@ -32,10 +33,21 @@ type overviewView struct {
 	OpenAlerts      int64
 	Alerts          []store.Alert
 	Oldest          *store.Machine
+	ScaleSets       []slice
+	Charts          []chart
+	Ranges          []choice
+	Assets          chartAssets
 }
+
+// chartAssets are the files that charts need.
+type chartAssets struct{ Library, Style, Script string }
 
 func (h *handler) overview(w http.ResponseWriter, r *http.Request, s session) error {
 	now := h.now()
+	since, ranges, err := rangeOf(r)
+	if err != nil {
+		return err
+	}
 	o, err := h.Store.Overview(r.Context(), s.Tenant, now)
 	if err != nil {
 		return err
@@ -47,12 +59,22 @@ func (h *handler) overview(w http.ResponseWriter, r *http.Request, s session) er
 		Severities:      slices(o.OpenAlertsBySeverity, []string{"high", "medium", "low"}, anyText(words), "/ui/alerts?severity="),
 		Reasons:         slices(o.OpenAlertsByReason, []string{"origin_unverified", "baseline_deviation"}, anyText(reasonWord), "/ui/alerts?reason="),
 		Recommendations: slices(o.RecommendationsByCode, nil, recommendationName, "/ui/recommendations?code="),
+		ScaleSets:       slices(o.FailingScaleSets, nil, func(s string) string { return s }, ""),
+		Ranges:          ranges,
+		Assets:          chartAssets{assetURL("uplot.js"), assetURL("uplot.css"), assetURL("charts.js")},
 		Assessments:     slices(o.AssessmentsByStatus, []string{"Healthy", "Unhealthy", "NotApplicable"}, assessmentWord, ""),
 	}
 	for i, part := range view.Statuses {
 		if part.Key == unattested { // the store lists them with those that have no verdict to tell
 			view.Statuses[i].Link = "/ui/machines?status=none"
 		}
+	}
+	for i := range view.ScaleSets {
+		view.ScaleSets[i].Link = "/ui/machines?" + url.Values{"status": {"contraindicated"}, "scale_set": {view.ScaleSets[i].Key}}.Encode()
+		view.ScaleSets[i].Key = "contraindicated" // the colour
+	}
+	if view.Charts, err = h.charts(r.Context(), s.Tenant, since, now); err != nil {
+		return err
 	}
 	for _, part := range view.Severities {
 		view.OpenAlerts += part.Count

@@ -15,6 +15,8 @@ type recommendationsView struct {
 	Codes      []choice
 	Filtered   bool
 	Paging     paging
+	Sort       []choice
+	SortName   string
 }
 
 // recommendations lists active ones unless another state, or "all", is asked for.
@@ -38,13 +40,19 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 	if err != nil {
 		return err
 	}
+	page := pagingOf(r, next)
+	page.Export = h.exportLink("recommendations", "status", f.Status, "severity", f.Severity, "code", f.Code, "scale_set", f.ScaleSet,
+		"machine_id", idText(f.MachineID), "sort", pageOf(r).Sort)
 	h.render(w, r, s, http.StatusOK, "recommendations", "Recommendations", recommendationsView{
 		Items: items, Filter: f,
 		Tabs:       tabs(r, tab, "active", "exempt", "resolved", "all"),
 		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
 		Codes:      choices("Any recommendation", f.Code, recommendationName, recommendationCodes()...),
-		Filtered:   filtered(r) || tab != "active",
-		Paging:     pagingOf(r, next),
+		Filtered: filtered(r) || tab != "active",
+		Paging:   page,
+		Sort: choices("Newest first", pageOf(r).Sort, func(s string) string {
+			return map[string]string{"-severity": "Most severe first", "code": "By recommendation", "first_seen_at": "Longest open first"}[s]
+		}, "-severity", "code", "first_seen_at"),
 	})
 	return nil
 }

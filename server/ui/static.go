@@ -18,11 +18,14 @@ type asset struct {
 	version     string // of the content, so that an address always means the same bytes
 }
 
-// assets are the three files that pages refer to.
+// assets are the files that pages refer to.
 var assets = map[string]asset{
-	"app.css":  loadAsset("app.css", "text/css; charset=utf-8"),
-	"app.js":   loadAsset("app.js", "text/javascript; charset=utf-8"),
-	"icon.svg": loadAsset("icon.svg", "image/svg+xml"),
+	"charts.js": loadAsset("charts.js", "text/javascript; charset=utf-8"),
+	"uplot.js":  loadAsset("uplot.js", "text/javascript; charset=utf-8"),
+	"uplot.css": loadAsset("uplot.css", "text/css; charset=utf-8"),
+	"app.css":   loadAsset("app.css", "text/css; charset=utf-8"),
+	"app.js":    loadAsset("app.js", "text/javascript; charset=utf-8"),
+	"icon.svg":  loadAsset("icon.svg", "image/svg+xml"),
 }
 
 func loadAsset(name, contentType string) asset {

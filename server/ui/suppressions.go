@@ -106,11 +106,12 @@ func suppressionOf(r *http.Request) (suppressionForm, store.SuppressionRule, err
 }
 
 func (h *handler) showSuppressions(w http.ResponseWriter, r *http.Request, s session, form suppressionForm, x *store.Simulation) error {
-	items, next, err := h.Store.ListSuppressionRules(r.Context(), s.Tenant, pageOf(r), h.now())
+	items, next, err := h.Store.ListSuppressionRules(r.Context(), s.Tenant, store.SuppressionFilter{}, pageOf(r), h.now())
 	if err != nil {
 		return err
 	}
 	view := suppressionsView{Paging: pagingOf(r, next), Form: form, Simulation: x}
+	view.Paging.Export = h.exportLink("suppression-rules", "sort", pageOf(r).Sort)
 	for _, rule := range items {
 		view.Items = append(view.Items, suppressionRow{rule, conditionsOf(rule.Scope)})
 	}

@@ -37,6 +37,9 @@ type Config struct {
 	RefuseAlert     func(ctx context.Context, tenant, alertID uuid.UUID, comment string, verdictID *uuid.UUID, actor store.Actor) error
 	DiffVersion     func(ctx context.Context, tenant, baselineID uuid.UUID, n, from int) (attest.VersionDiff, error)
 
+	// API is asked for lists as CSV, with the token of whoever is signed in. Without it the pages offer no download.
+	API http.Handler
+
 	// Now is the clock: times are shown relative to it.
 	Now func() time.Time
 
@@ -115,6 +118,7 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
 	mux.HandleFunc("POST /ui/suppressions", h.change(h.makeSuppression))
 	mux.HandleFunc("POST /ui/suppressions/simulate", h.change(h.simulateSuppression))
+	mux.HandleFunc("GET /ui/export/{list}", h.page(h.export))
 	mux.HandleFunc("GET /ui/", h.page(func(http.ResponseWriter, *http.Request, session) error { return errNoPage }))
 
 	guard := http.NewCrossOriginProtection()
