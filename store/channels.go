@@ -63,11 +63,10 @@ type ChannelFilter struct {
 
 // ChannelConfig is the receiver; which members count depends on the kind. Nothing in it is secret.
 type ChannelConfig struct {
-	URL      string   `json:"url,omitempty"`     // webhook
-	Address  string   `json:"address,omitempty"` // syslog and smtp: host:port
-	Network  string   `json:"network,omitempty"` // syslog: tls, tcp or udp
-	TLS      string   `json:"tls,omitempty"`     // smtp: implicit, starttls or none
-	CAPEM    string   `json:"ca_pem,omitempty"`  // roots in the place of the system's
+	URL      string   `json:"url,omitempty"`      // webhook
+	Address  string   `json:"address,omitempty"`  // syslog and smtp: host:port
+	Security string   `json:"security,omitempty"` // syslog and smtp: tls, starttls (smtp) or none
+	CAPEM    string   `json:"ca_pem,omitempty"`   // roots in the place of the system's
 	Username string   `json:"username,omitempty"`
 	From     string   `json:"from,omitempty"`
 	To       []string `json:"to,omitempty"`

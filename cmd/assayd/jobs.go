@@ -28,6 +28,7 @@ func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig) []schedu
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
 		schedule.Reappraise(attestation, store.DefaultTenant),
+		schedule.EndDeliveries(st, time.Now),
 	}
 }
 

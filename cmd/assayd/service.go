@@ -16,6 +16,7 @@ import (
 
 	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/notify"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
@@ -75,7 +76,15 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
 		return err
 	}
-	srv, attestation, err := newServer(p.ctx, c, st, traces, log)
+	metrics, err := server.NewMetrics()
+	if err != nil {
+		return err
+	}
+	notifications, err := newNotify(p.ctx, c, st, metrics, log)
+	if err != nil {
+		return err
+	}
+	srv, attestation, err := newServer(p.ctx, c, st, notifications, metrics, traces, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +99,7 @@ func serve(p *process, c *Config, announce func(url, newToken string)) (err erro
 	if err != nil {
 		return err
 	}
-	closers = append(closers, func() error { stopJobs(); return nil })
+	closers = append(closers, func() error { stopJobs(); return nil }, startNotify(p.ctx, notifications))
 
 	warnOfPlainText(c, public, log)
 	ready = true
@@ -153,11 +162,7 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 }
 
 // newServer wires the use cases, the pages and the HTTP layer.
-func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, error) {
-	metrics, err := server.NewMetrics()
-	if err != nil {
-		return nil, nil, err
-	}
+func newServer(ctx context.Context, c *Config, st *store.Store, notifications *notify.Service, metrics *server.Metrics, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, error) {
 	tokens, attestation, err := newAttestation(ctx, st, c.PublicURL, log, metrics.Appraisal)
 	if err != nil {
 		return nil, nil, err
@@ -171,19 +176,44 @@ func newServer(ctx context.Context, c *Config, st *store.Store, traces trace.Tra
 		return nil, nil, err
 	}
 	srv, err := server.New(server.Config{
-		Store: st, Attest: attestation, Token: tokens, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Store: st, Attest: attestation, Token: tokens, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
 		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, err
 }
 
-// newAttestation makes the use cases, with the service's keys.
-func newAttestation(ctx context.Context, st *store.Store, publicURL string, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+// keysOf gives the service's keys.
+func keysOf(st *store.Store) func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+	return func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
 		return st.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
 	}
-	tokens, err := token.New(ctx, keys, rand.Reader, time.Now)
+}
+
+// newNotify makes what delivers notifications.
+func newNotify(ctx context.Context, c *Config, st *store.Store, metrics *server.Metrics, log *slog.Logger) (*notify.Service, error) {
+	rules, err := c.Notify.reach()
+	if err != nil {
+		return nil, err
+	}
+	return notify.New(ctx, notify.Config{Store: st, Keys: keysOf(st), Logger: log, Reach: rules, AllowHTTP: c.Notify.NotifyAllowHTTP,
+		Version: version, PublicURL: strings.TrimRight(c.PublicURL, "/"), Observe: metrics.Delivery, Stats: metrics.Deliveries})
+}
+
+// startNotify delivers until ctx ends or stop is called, which returns when nothing is under way.
+func startNotify(ctx context.Context, s *notify.Service) (stop func() error) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	return func() error {
+		cancel()
+		return <-ended
+	}
+}
+
+// newAttestation makes the use cases, with the service's keys.
+func newAttestation(ctx context.Context, st *store.Store, publicURL string, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
+	tokens, err := token.New(ctx, keysOf(st), rand.Reader, time.Now)
 	if err != nil {
 		return nil, nil, err
 	}
