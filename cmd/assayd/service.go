@@ -167,7 +167,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, notifications *n
 	if err != nil {
 		return nil, nil, err
 	}
-	pages, err := newPages(c, st, attestation, log)
+	pages, err := newPages(c, st, attestation, notifications, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -225,10 +225,10 @@ func newAttestation(ctx context.Context, st *store.Store, publicURL string, log 
 }
 
 // newPages makes the web pages. They take API tokens, as the API does.
-func newPages(c *Config, st *store.Store, attestation *attest.Service, log *slog.Logger) (http.Handler, error) {
+func newPages(c *Config, st *store.Store, attestation *attest.Service, notifications *notify.Service, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
 		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, PreviewApproval: attestation.PreviewApproval,
-		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion,
+		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion, TestChannel: notifications.Test,
 		Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {

@@ -37,6 +37,9 @@ type Config struct {
 	RefuseAlert     func(ctx context.Context, tenant, alertID uuid.UUID, comment string, verdictID *uuid.UUID, actor store.Actor) error
 	DiffVersion     func(ctx context.Context, tenant, baselineID uuid.UUID, n, from int) (attest.VersionDiff, error)
 
+	// TestChannel is that of notify.Service. Without it the pages offer no test.
+	TestChannel func(ctx context.Context, tenant, channel uuid.UUID, actor store.Actor) (store.ClaimedDelivery, store.AttemptResult, error)
+
 	// Now is the clock: times are shown relative to it.
 	Now func() time.Time
 
@@ -107,6 +110,9 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/dry-run", h.page(h.dryRun))
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/{action}", h.change(h.changeVersion))
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
+	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
+	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(h.changeChannel))
+	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(h.replayDelivery))
 	mux.HandleFunc("GET /ui/", h.page(func(http.ResponseWriter, *http.Request, session) error { return errNoPage }))
 
 	guard := http.NewCrossOriginProtection()
