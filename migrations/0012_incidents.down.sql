@@ -2,6 +2,8 @@ DELETE FROM outbox WHERE kind NOT IN ('alert.opened', 'alert.resolved', 'alert.s
 ALTER TABLE outbox DROP CONSTRAINT outbox_kind_check;
 ALTER TABLE outbox ADD CONSTRAINT outbox_kind_check CHECK (kind IN ('alert.opened', 'alert.resolved', 'alert.status_changed'));
 COMMENT ON COLUMN outbox.subject_id IS 'The alert that it happened to.';
+DROP INDEX recommendations_exemption;
+DROP TABLE recommendation_events;
 DROP TABLE incident_touches;
 DROP TABLE incident_members;
 DROP TABLE incidents;

@@ -100,6 +100,7 @@ CREATE TABLE incidents (
     all_members        bigint NOT NULL,
     told_members       bigint NOT NULL,
     scale_sets         jsonb NOT NULL,
+    of_scope           boolean NOT NULL,
     updated_at         timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, incident_id),
     CONSTRAINT incidents_group UNIQUE (tenant_id, group_key)
@@ -126,6 +127,7 @@ COMMENT ON COLUMN incidents.episode_members IS 'Its alerts since opened_at, clos
 COMMENT ON COLUMN incidents.all_members IS 'Its alerts ever.';
 COMMENT ON COLUMN incidents.told_members IS 'The number of members that receivers were told last: 1, 10, 100, and so on.';
 COMMENT ON COLUMN incidents.scale_sets IS 'Open members by scale set, the largest twenty; machines without one are under an empty name.';
+COMMENT ON COLUMN incidents.of_scope IS 'Its alerts are of many machines each, not of one.';
 COMMENT ON COLUMN incidents.updated_at IS 'Last change of the row.';
 
 CREATE TABLE incident_members (
@@ -170,6 +172,34 @@ COMMENT ON COLUMN incident_touches.title IS 'What alerts of the cause share, in 
 INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
     SELECT DISTINCT ON (tenant_id, group_key) tenant_id, alert_id, group_key, code, display_name, severity, reason, display_name
     FROM alerts WHERE status IN ('active', 'in_progress') ORDER BY tenant_id, group_key, alert_id;
+
+CREATE TABLE recommendation_events (
+    tenant_id         uuid NOT NULL,
+    recommendation_id uuid NOT NULL,
+    event_id          uuid NOT NULL,
+    at                timestamptz NOT NULL,
+    kind              text NOT NULL CHECK (kind IN ('exempted', 'unexempted', 'exemption_ended')),
+    actor             text NOT NULL,
+    reason            text NOT NULL DEFAULT '',
+    comment           text NOT NULL DEFAULT '',
+    expires_at        timestamptz,
+    PRIMARY KEY (tenant_id, recommendation_id, event_id),
+    FOREIGN KEY (tenant_id, recommendation_id) REFERENCES recommendations ON DELETE CASCADE
+);
+COMMENT ON TABLE recommendation_events IS 'The history of the exemptions of a recommendation. Append-only.';
+COMMENT ON COLUMN recommendation_events.tenant_id IS 'Owner.';
+COMMENT ON COLUMN recommendation_events.recommendation_id IS 'The recommendation.';
+COMMENT ON COLUMN recommendation_events.event_id IS 'UUIDv7 of at.';
+COMMENT ON COLUMN recommendation_events.at IS 'When.';
+COMMENT ON COLUMN recommendation_events.kind IS 'What happened.';
+COMMENT ON COLUMN recommendation_events.actor IS 'Who (kind:id).';
+COMMENT ON COLUMN recommendation_events.reason IS 'Of an exemption: waiver or mitigated; else empty.';
+COMMENT ON COLUMN recommendation_events.comment IS 'Of the actor.';
+COMMENT ON COLUMN recommendation_events.expires_at IS 'End of the exemption; null for none.';
+INSERT INTO recommendation_events (tenant_id, recommendation_id, event_id, at, kind, actor, reason, comment, expires_at)
+    SELECT tenant_id, recommendation_id, recommendation_id, exemption_at, 'exempted', exemption_by, exemption_reason, exemption_comment, exemption_expires_at
+    FROM recommendations WHERE exemption_reason IS NOT NULL AND exemption_at IS NOT NULL;
+CREATE INDEX recommendations_exemption ON recommendations (tenant_id, exemption_expires_at) WHERE exemption_expires_at IS NOT NULL;
 
 ALTER TABLE outbox DROP CONSTRAINT outbox_kind_check;
 ALTER TABLE outbox ADD CONSTRAINT outbox_kind_check CHECK (kind IN ('alert.opened', 'alert.reopened', 'alert.resolved', 'alert.status_changed',

@@ -105,6 +105,36 @@ func (e AlertDecisionDecision) Valid() bool {
 	}
 }
 
+// Defines values for AlertEventKind.
+const (
+	AlertEventKindApproved      AlertEventKind = "approved"
+	AlertEventKindCommented     AlertEventKind = "commented"
+	AlertEventKindOpened        AlertEventKind = "opened"
+	AlertEventKindRefused       AlertEventKind = "refused"
+	AlertEventKindReopened      AlertEventKind = "reopened"
+	AlertEventKindStatusChanged AlertEventKind = "status_changed"
+)
+
+// Valid indicates whether the value is a known member of the AlertEventKind enum.
+func (e AlertEventKind) Valid() bool {
+	switch e {
+	case AlertEventKindApproved:
+		return true
+	case AlertEventKindCommented:
+		return true
+	case AlertEventKindOpened:
+		return true
+	case AlertEventKindRefused:
+		return true
+	case AlertEventKindReopened:
+		return true
+	case AlertEventKindStatusChanged:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AlertStatus.
 const (
 	AlertStatusActive     AlertStatus = "active"
@@ -609,6 +639,27 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for IncidentMemberLeftAs.
+const (
+	IncidentMemberLeftAsChanged   IncidentMemberLeftAs = "changed"
+	IncidentMemberLeftAsDismissed IncidentMemberLeftAs = "dismissed"
+	IncidentMemberLeftAsResolved  IncidentMemberLeftAs = "resolved"
+)
+
+// Valid indicates whether the value is a known member of the IncidentMemberLeftAs enum.
+func (e IncidentMemberLeftAs) Valid() bool {
+	switch e {
+	case IncidentMemberLeftAsChanged:
+		return true
+	case IncidentMemberLeftAsDismissed:
+		return true
+	case IncidentMemberLeftAsResolved:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MachineState.
 const (
 	MachineStateActive     MachineState = "active"
@@ -981,6 +1032,45 @@ func (e ReappraisalState) Valid() bool {
 	case Queued:
 		return true
 	case Running:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RecommendationEventKind.
+const (
+	Exempted       RecommendationEventKind = "exempted"
+	ExemptionEnded RecommendationEventKind = "exemption_ended"
+	Unexempted     RecommendationEventKind = "unexempted"
+)
+
+// Valid indicates whether the value is a known member of the RecommendationEventKind enum.
+func (e RecommendationEventKind) Valid() bool {
+	switch e {
+	case Exempted:
+		return true
+	case ExemptionEnded:
+		return true
+	case Unexempted:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RecommendationEventReason.
+const (
+	RecommendationEventReasonMitigated RecommendationEventReason = "mitigated"
+	RecommendationEventReasonWaiver    RecommendationEventReason = "waiver"
+)
+
+// Valid indicates whether the value is a known member of the RecommendationEventReason enum.
+func (e RecommendationEventReason) Valid() bool {
+	switch e {
+	case RecommendationEventReasonMitigated:
+		return true
+	case RecommendationEventReasonWaiver:
 		return true
 	default:
 		return false
@@ -1494,7 +1584,10 @@ type Alert struct {
 	DisplayName string             `json:"display_name"`
 	FirstSeenAt time.Time          `json:"first_seen_at"`
 	ID          openapi_types.UUID `json:"id"`
-	LastSeenAt  time.Time          `json:"last_seen_at"`
+
+	// IncidentID The incident that it belongs to; null in the moment before it is counted, and left out of lists.
+	IncidentID *openapi_types.UUID `json:"incident_id,omitempty"`
+	LastSeenAt time.Time           `json:"last_seen_at"`
 
 	// MachineID The machine; null for an alert of many machines.
 	MachineID *openapi_types.UUID `json:"machine_id"`
@@ -1548,12 +1641,80 @@ type AlertDecision struct {
 // AlertDecisionDecision defines model for AlertDecision.Decision.
 type AlertDecisionDecision string
 
+// AlertEvent defines model for AlertEvent.
+type AlertEvent struct {
+	Assignee *string   `json:"assignee"`
+	At       time.Time `json:"at"`
+
+	// By Who (kind:id); `system:alerts` where it happened by itself.
+	//
+	// Example: admin:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	By      string `json:"by"`
+	Comment string `json:"comment"`
+
+	// From The status before; null where it did not change or began.
+	From *string            `json:"from"`
+	ID   openapi_types.UUID `json:"id"`
+	Kind AlertEventKind     `json:"kind"`
+
+	// To The status after; null where it did not change.
+	To *string `json:"to"`
+}
+
+// AlertEventKind defines model for AlertEvent.Kind.
+type AlertEventKind string
+
+// AlertEventList defines model for AlertEventList.
+type AlertEventList struct {
+	Items []AlertEvent `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // AlertList defines model for AlertList.
 type AlertList struct {
 	Items []Alert `json:"items"`
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// AlertNote defines model for AlertNote.
+type AlertNote struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+}
+
+// AlertOccurrence defines model for AlertOccurrence.
+type AlertOccurrence struct {
+	Count   int64     `json:"count"`
+	FirstAt time.Time `json:"first_at"`
+	LastAt  time.Time `json:"last_at"`
+
+	// VerdictID The verdict; null where none raised it.
+	VerdictID *openapi_types.UUID `json:"verdict_id"`
+}
+
+// AlertOccurrenceList defines model for AlertOccurrenceList.
+type AlertOccurrenceList struct {
+	Items []AlertOccurrence `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// AlertProgress defines model for AlertProgress.
+type AlertProgress struct {
+	// Assignee Who works on it.
+	Assignee *string `json:"assignee,omitempty"`
+
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
 }
 
 // AlertStatus defines model for AlertStatus.
@@ -1978,6 +2139,14 @@ type CollateralSource string
 //
 // Example: Kernel rollout 6.12
 type Comment = string
+
+// CommentRequest defines model for CommentRequest.
+type CommentRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Asked the owner; it is the new boot loader
+	Comment string `json:"comment"`
+}
 
 // Counts defines model for Counts.
 type Counts map[string]int64
@@ -2423,6 +2592,84 @@ type ImportedDocument struct {
 	Unsigned bool `json:"unsigned"`
 }
 
+// Incident defines model for Incident.
+type Incident struct {
+	// Alerts Since `opened_at`, closed ones included.
+	Alerts int64 `json:"alerts"`
+
+	// AllAlerts Ever.
+	AllAlerts int64 `json:"all_alerts"`
+
+	// ClosedAt When its last open alert was closed; null while one is open.
+	ClosedAt *time.Time `json:"closed_at"`
+
+	// Code Example: attestation_failed
+	Code        string `json:"code"`
+	DisplayName string `json:"display_name"`
+
+	// FirstSeenAt When its first alert ever joined.
+	FirstSeenAt  time.Time          `json:"first_seen_at"`
+	ID           openapi_types.UUID `json:"id"`
+	LastJoinedAt time.Time          `json:"last_joined_at"`
+	OpenAlerts   int64              `json:"open_alerts"`
+
+	// OpenedAt When it was opened the last time.
+	OpenedAt time.Time `json:"opened_at"`
+
+	// Reason `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	Reason        *VerdictReason `json:"reason"`
+	ReopenedCount int            `json:"reopened_count"`
+	ScaleSets     Counts         `json:"scale_sets"`
+	Severity      Severity       `json:"severity"`
+	Status        AlertStatus    `json:"status"`
+
+	// Summary Example: grubx64.efi changed on 312 machines of scale set web since 2026-11-23 14:02 UTC
+	Summary string `json:"summary"`
+
+	// SuppressedAlerts Of the open ones, those that a suppression rule hides.
+	SuppressedAlerts int64 `json:"suppressed_alerts"`
+
+	// Title Example: grubx64.efi changed
+	Title string `json:"title"`
+}
+
+// IncidentChange defines model for IncidentChange.
+type IncidentChange struct {
+	// Alerts How many alerts changed.
+	Alerts int `json:"alerts"`
+}
+
+// IncidentList defines model for IncidentList.
+type IncidentList struct {
+	Items []Incident `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// IncidentMember defines model for IncidentMember.
+type IncidentMember struct {
+	Alert    Alert     `json:"alert"`
+	JoinedAt time.Time `json:"joined_at"`
+
+	// LeftAs How it left; `changed`: it is of another cause now.
+	LeftAs *IncidentMemberLeftAs `json:"left_as"`
+	LeftAt *time.Time            `json:"left_at"`
+}
+
+// IncidentMemberLeftAs How it left; `changed`: it is of another cause now.
+type IncidentMemberLeftAs string
+
+// IncidentMemberList defines model for IncidentMemberList.
+type IncidentMemberList struct {
+	Items []IncidentMember `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
 
@@ -2760,6 +3007,7 @@ type NotificationEvent struct {
 		Machines    int64              `json:"machines"`
 		Severity    Severity           `json:"severity"`
 		Status      string             `json:"status"`
+		Suppressed  bool               `json:"suppressed"`
 		Title       string             `json:"title"`
 	} `json:"incident,omitempty"`
 
@@ -3369,6 +3617,33 @@ type Recommendation struct {
 	Status           RecommendationStatus `json:"status"`
 }
 
+// RecommendationEvent defines model for RecommendationEvent.
+type RecommendationEvent struct {
+	At time.Time `json:"at"`
+
+	// By Who (kind:id).
+	By        string                     `json:"by"`
+	Comment   string                     `json:"comment"`
+	ExpiresAt *time.Time                 `json:"expires_at"`
+	ID        openapi_types.UUID         `json:"id"`
+	Kind      RecommendationEventKind    `json:"kind"`
+	Reason    *RecommendationEventReason `json:"reason"`
+}
+
+// RecommendationEventKind defines model for RecommendationEvent.Kind.
+type RecommendationEventKind string
+
+// RecommendationEventReason defines model for RecommendationEvent.Reason.
+type RecommendationEventReason string
+
+// RecommendationEventList defines model for RecommendationEventList.
+type RecommendationEventList struct {
+	Items []RecommendationEvent `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // RecommendationList defines model for RecommendationList.
 type RecommendationList struct {
 	Items []Recommendation `json:"items"`
@@ -3734,6 +4009,50 @@ type SuppressionRulePatchState string
 // SuppressionScope All conditions must hold; an empty list is every machine.
 type SuppressionScope struct {
 	AllOf []SuppressionCondition `json:"all_of"`
+}
+
+// SuppressionSimulation defines model for SuppressionSimulation.
+type SuppressionSimulation struct {
+	// Alerts That were looked at: all of the code that were seen since then.
+	Alerts int64 `json:"alerts"`
+
+	// AlreadySuppressed Of those hidden, hidden by a rule that is in force.
+	AlreadySuppressed int64 `json:"already_suppressed"`
+
+	// Complete False where there were more than 100,000 alerts, of which the newest were looked at.
+	Complete bool `json:"complete"`
+
+	// DismissedByHand Of those hidden, dismissed by somebody.
+	DismissedByHand int64 `json:"dismissed_by_hand"`
+
+	// Items Those hidden, newest first, at most 100.
+	Items []Alert `json:"items"`
+
+	// Machines Whose alerts it would have hidden.
+	Machines int64 `json:"machines"`
+
+	// Open Of those hidden, open now.
+	Open int64 `json:"open"`
+
+	// ResolvedByHand Of those hidden, resolved by somebody: work that the rule would have hidden.
+	ResolvedByHand int64 `json:"resolved_by_hand"`
+
+	// ResolvedByItself Of those hidden, resolved because the cause was found gone.
+	ResolvedByItself int64     `json:"resolved_by_itself"`
+	Since            time.Time `json:"since"`
+	WouldHide        int64     `json:"would_hide"`
+}
+
+// SuppressionSimulationRequest defines model for SuppressionSimulationRequest.
+type SuppressionSimulationRequest struct {
+	// AlertCode A code, or `*` for all.
+	//
+	// Example: attestation_failed
+	AlertCode string `json:"alert_code"`
+	Days      *int   `json:"days,omitempty"`
+
+	// Scope All conditions must hold; an empty list is every machine.
+	Scope SuppressionScope `json:"scope"`
 }
 
 // SwitchedTrustAnchor defines model for SwitchedTrustAnchor.
@@ -4259,6 +4578,9 @@ type DeliveryID = openapi_types.UUID
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IncidentID defines model for IncidentID.
+type IncidentID = openapi_types.UUID
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -4331,16 +4653,40 @@ type ApproveAlertParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// CommentAlertParams defines parameters for CommentAlert.
+type CommentAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DismissAlertParams defines parameters for DismissAlert.
 type DismissAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListAlertHistoryParams defines parameters for ListAlertHistory.
+type ListAlertHistoryParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListAlertOccurrencesParams defines parameters for ListAlertOccurrences.
+type ListAlertOccurrencesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // RefuseAlertParams defines parameters for RefuseAlert.
@@ -4510,6 +4856,58 @@ type DeleteIdentityProviderParams struct {
 
 // PutIdentityProviderParams defines parameters for PutIdentityProvider.
 type PutIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListIncidentsParams defines parameters for ListIncidents.
+type ListIncidentsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor      `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Status *AlertStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Open Only those with open alerts.
+	Open     *bool         `form:"open,omitempty" json:"open,omitempty"`
+	Code     *FilterText   `form:"code,omitempty" json:"code,omitempty"`
+	Severity *Severity     `form:"severity,omitempty" json:"severity,omitempty"`
+	Reason   *FilterReason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// CommentIncidentParams defines parameters for CommentIncident.
+type CommentIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DismissIncidentParams defines parameters for DismissIncident.
+type DismissIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ProgressIncidentParams defines parameters for ProgressIncident.
+type ProgressIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListIncidentMembersParams defines parameters for ListIncidentMembers.
+type ListIncidentMembersParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Open Only those that are open.
+	Open *bool `form:"open,omitempty" json:"open,omitempty"`
+}
+
+// ResolveIncidentParams defines parameters for ResolveIncident.
+type ResolveIncidentParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4756,10 +5154,28 @@ type ListRecommendationsParams struct {
 	MachineID *openapi_types.UUID   `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet  *FilterText           `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 	Severity  *Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// ExemptionEndsBefore Only those that are exempt now, and no more at that time.
+	ExemptionEndsBefore *time.Time `form:"exemption_ends_before,omitempty" json:"exemption_ends_before,omitempty"`
 }
 
 // ExemptRecommendationParams defines parameters for ExemptRecommendation.
 type ExemptRecommendationParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListRecommendationHistoryParams defines parameters for ListRecommendationHistory.
+type ListRecommendationHistoryParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// UnexemptRecommendationParams defines parameters for UnexemptRecommendation.
+type UnexemptRecommendationParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4775,6 +5191,12 @@ type ListSuppressionRulesParams struct {
 
 // CreateSuppressionRuleParams defines parameters for CreateSuppressionRule.
 type CreateSuppressionRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// SimulateSuppressionRuleParams defines parameters for SimulateSuppressionRule.
+type SimulateSuppressionRuleParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4885,11 +5307,26 @@ type TestWebhookParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
+type ActivateAlertJSONRequestBody = AlertNote
+
 // ApproveAlertJSONRequestBody defines body for ApproveAlert for application/json ContentType.
 type ApproveAlertJSONRequestBody = ApproveRequest
 
+// CommentAlertJSONRequestBody defines body for CommentAlert for application/json ContentType.
+type CommentAlertJSONRequestBody = CommentRequest
+
+// DismissAlertJSONRequestBody defines body for DismissAlert for application/json ContentType.
+type DismissAlertJSONRequestBody = AlertNote
+
+// ProgressAlertJSONRequestBody defines body for ProgressAlert for application/json ContentType.
+type ProgressAlertJSONRequestBody = AlertProgress
+
 // RefuseAlertJSONRequestBody defines body for RefuseAlert for application/json ContentType.
 type RefuseAlertJSONRequestBody = RefuseRequest
+
+// ResolveAlertJSONRequestBody defines body for ResolveAlert for application/json ContentType.
+type ResolveAlertJSONRequestBody = AlertNote
 
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
 type CreateAPITokenJSONRequestBody = APITokenInput
@@ -4917,6 +5354,18 @@ type CreateIdentityProviderJSONRequestBody = IdentityProviderInput
 
 // PutIdentityProviderJSONRequestBody defines body for PutIdentityProvider for application/json ContentType.
 type PutIdentityProviderJSONRequestBody = IdentityProviderInput
+
+// CommentIncidentJSONRequestBody defines body for CommentIncident for application/json ContentType.
+type CommentIncidentJSONRequestBody = CommentRequest
+
+// DismissIncidentJSONRequestBody defines body for DismissIncident for application/json ContentType.
+type DismissIncidentJSONRequestBody = AlertNote
+
+// ProgressIncidentJSONRequestBody defines body for ProgressIncident for application/json ContentType.
+type ProgressIncidentJSONRequestBody = AlertProgress
+
+// ResolveIncidentJSONRequestBody defines body for ResolveIncident for application/json ContentType.
+type ResolveIncidentJSONRequestBody = AlertNote
 
 // CreateJoinTokenJSONRequestBody defines body for CreateJoinToken for application/json ContentType.
 type CreateJoinTokenJSONRequestBody = JoinTokenInput
@@ -4957,8 +5406,14 @@ type CreateReappraisalJSONRequestBody = ReappraisalInput
 // ExemptRecommendationJSONRequestBody defines body for ExemptRecommendation for application/json ContentType.
 type ExemptRecommendationJSONRequestBody = ExemptionRequest
 
+// UnexemptRecommendationJSONRequestBody defines body for UnexemptRecommendation for application/json ContentType.
+type UnexemptRecommendationJSONRequestBody = AlertNote
+
 // CreateSuppressionRuleJSONRequestBody defines body for CreateSuppressionRule for application/json ContentType.
 type CreateSuppressionRuleJSONRequestBody = SuppressionRuleInput
+
+// SimulateSuppressionRuleJSONRequestBody defines body for SimulateSuppressionRule for application/json ContentType.
+type SimulateSuppressionRuleJSONRequestBody = SuppressionSimulationRequest
 
 // UpdateSuppressionRuleJSONRequestBody defines body for UpdateSuppressionRule for application/json ContentType.
 type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
@@ -4998,12 +5453,21 @@ type ServerInterface interface {
 	// ApproveAlert Approve what an alert is about into a new baseline version
 	// (POST /v1/alerts/{alert_id}/approve)
 	ApproveAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ApproveAlertParams)
+	// CommentAlert Comment on an alert
+	// (POST /v1/alerts/{alert_id}/comments)
+	CommentAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params CommentAlertParams)
 	// DismissAlert Dismiss an alert
 	// (POST /v1/alerts/{alert_id}/dismiss)
 	DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams)
+	// ListAlertHistory List what happened to an alert
+	// (GET /v1/alerts/{alert_id}/history)
+	ListAlertHistory(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertHistoryParams)
 	// ProgressAlert Mark an alert as being worked on
 	// (POST /v1/alerts/{alert_id}/in-progress)
 	ProgressAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ProgressAlertParams)
+	// ListAlertOccurrences List the verdicts behind an alert
+	// (GET /v1/alerts/{alert_id}/occurrences)
+	ListAlertOccurrences(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertOccurrencesParams)
 	// RefuseAlert Refuse what an alert is about
 	// (POST /v1/alerts/{alert_id}/refuse)
 	RefuseAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params RefuseAlertParams)
@@ -5085,6 +5549,27 @@ type ServerInterface interface {
 	// PutIdentityProvider Change an identity provider
 	// (PUT /v1/identity-providers/{provider_id})
 	PutIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params PutIdentityProviderParams)
+	// ListIncidents List incidents
+	// (GET /v1/incidents)
+	ListIncidents(w http.ResponseWriter, r *http.Request, params ListIncidentsParams)
+	// GetIncident Get an incident
+	// (GET /v1/incidents/{incident_id})
+	GetIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID)
+	// CommentIncident Comment on all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/comments)
+	CommentIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params CommentIncidentParams)
+	// DismissIncident Dismiss all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/dismiss)
+	DismissIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params DismissIncidentParams)
+	// ProgressIncident Mark all active alerts of an incident as being worked on
+	// (POST /v1/incidents/{incident_id}/in-progress)
+	ProgressIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ProgressIncidentParams)
+	// ListIncidentMembers List the alerts of an incident
+	// (GET /v1/incidents/{incident_id}/members)
+	ListIncidentMembers(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ListIncidentMembersParams)
+	// ResolveIncident Resolve all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/resolve)
+	ResolveIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ResolveIncidentParams)
 	// ListJoinTokens List join tokens
 	// (GET /v1/join-tokens)
 	ListJoinTokens(w http.ResponseWriter, r *http.Request, params ListJoinTokensParams)
@@ -5199,6 +5684,12 @@ type ServerInterface interface {
 	// ExemptRecommendation Exempt a machine from a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/exempt)
 	ExemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ExemptRecommendationParams)
+	// ListRecommendationHistory List the exemptions of a recommendation
+	// (GET /v1/recommendations/{recommendation_id}/history)
+	ListRecommendationHistory(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ListRecommendationHistoryParams)
+	// UnexemptRecommendation End the exemption of a recommendation
+	// (POST /v1/recommendations/{recommendation_id}/unexempt)
+	UnexemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params UnexemptRecommendationParams)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(w http.ResponseWriter, r *http.Request)
@@ -5211,6 +5702,9 @@ type ServerInterface interface {
 	// CreateSuppressionRule Suppress alerts of a scope
 	// (POST /v1/suppression-rules)
 	CreateSuppressionRule(w http.ResponseWriter, r *http.Request, params CreateSuppressionRuleParams)
+	// SimulateSuppressionRule Say what a suppression rule would have hidden
+	// (POST /v1/suppression-rules/simulate)
+	SimulateSuppressionRule(w http.ResponseWriter, r *http.Request, params SimulateSuppressionRuleParams)
 	// DeleteSuppressionRule Delete a suppression rule
 	// (DELETE /v1/suppression-rules/{rule_id})
 	DeleteSuppressionRule(w http.ResponseWriter, r *http.Request, ruleID RuleID, params DeleteSuppressionRuleParams)
@@ -5316,15 +5810,33 @@ func (_ Unimplemented) ApproveAlert(w http.ResponseWriter, r *http.Request, aler
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// CommentAlert Comment on an alert
+// (POST /v1/alerts/{alert_id}/comments)
+func (_ Unimplemented) CommentAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params CommentAlertParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // DismissAlert Dismiss an alert
 // (POST /v1/alerts/{alert_id}/dismiss)
 func (_ Unimplemented) DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListAlertHistory List what happened to an alert
+// (GET /v1/alerts/{alert_id}/history)
+func (_ Unimplemented) ListAlertHistory(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertHistoryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ProgressAlert Mark an alert as being worked on
 // (POST /v1/alerts/{alert_id}/in-progress)
 func (_ Unimplemented) ProgressAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ProgressAlertParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListAlertOccurrences List the verdicts behind an alert
+// (GET /v1/alerts/{alert_id}/occurrences)
+func (_ Unimplemented) ListAlertOccurrences(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertOccurrencesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -5487,6 +5999,48 @@ func (_ Unimplemented) GetIdentityProvider(w http.ResponseWriter, r *http.Reques
 // PutIdentityProvider Change an identity provider
 // (PUT /v1/identity-providers/{provider_id})
 func (_ Unimplemented) PutIdentityProvider(w http.ResponseWriter, r *http.Request, providerID ProviderID, params PutIdentityProviderParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListIncidents List incidents
+// (GET /v1/incidents)
+func (_ Unimplemented) ListIncidents(w http.ResponseWriter, r *http.Request, params ListIncidentsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetIncident Get an incident
+// (GET /v1/incidents/{incident_id})
+func (_ Unimplemented) GetIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CommentIncident Comment on all open alerts of an incident
+// (POST /v1/incidents/{incident_id}/comments)
+func (_ Unimplemented) CommentIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params CommentIncidentParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DismissIncident Dismiss all open alerts of an incident
+// (POST /v1/incidents/{incident_id}/dismiss)
+func (_ Unimplemented) DismissIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params DismissIncidentParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ProgressIncident Mark all active alerts of an incident as being worked on
+// (POST /v1/incidents/{incident_id}/in-progress)
+func (_ Unimplemented) ProgressIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ProgressIncidentParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListIncidentMembers List the alerts of an incident
+// (GET /v1/incidents/{incident_id}/members)
+func (_ Unimplemented) ListIncidentMembers(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ListIncidentMembersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ResolveIncident Resolve all open alerts of an incident
+// (POST /v1/incidents/{incident_id}/resolve)
+func (_ Unimplemented) ResolveIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ResolveIncidentParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -5718,6 +6272,18 @@ func (_ Unimplemented) ExemptRecommendation(w http.ResponseWriter, r *http.Reque
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListRecommendationHistory List the exemptions of a recommendation
+// (GET /v1/recommendations/{recommendation_id}/history)
+func (_ Unimplemented) ListRecommendationHistory(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ListRecommendationHistoryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// UnexemptRecommendation End the exemption of a recommendation
+// (POST /v1/recommendations/{recommendation_id}/unexempt)
+func (_ Unimplemented) UnexemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params UnexemptRecommendationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListRevocations List what is known to be bad
 // (GET /v1/revocations)
 func (_ Unimplemented) ListRevocations(w http.ResponseWriter, r *http.Request) {
@@ -5739,6 +6305,12 @@ func (_ Unimplemented) ListSuppressionRules(w http.ResponseWriter, r *http.Reque
 // CreateSuppressionRule Suppress alerts of a scope
 // (POST /v1/suppression-rules)
 func (_ Unimplemented) CreateSuppressionRule(w http.ResponseWriter, r *http.Request, params CreateSuppressionRuleParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SimulateSuppressionRule Say what a suppression rule would have hidden
+// (POST /v1/suppression-rules/simulate)
+func (_ Unimplemented) SimulateSuppressionRule(w http.ResponseWriter, r *http.Request, params SimulateSuppressionRuleParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -6224,6 +6796,56 @@ func (siw *ServerInterfaceWrapper) ApproveAlert(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// CommentAlert operation middleware
+func (siw *ServerInterfaceWrapper) CommentAlert(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CommentAlertParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CommentAlert(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DismissAlert operation middleware
 func (siw *ServerInterfaceWrapper) DismissAlert(w http.ResponseWriter, r *http.Request) {
 
@@ -6274,6 +6896,61 @@ func (siw *ServerInterfaceWrapper) DismissAlert(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListAlertHistory operation middleware
+func (siw *ServerInterfaceWrapper) ListAlertHistory(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAlertHistoryParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAlertHistory(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ProgressAlert operation middleware
 func (siw *ServerInterfaceWrapper) ProgressAlert(w http.ResponseWriter, r *http.Request) {
 
@@ -6315,6 +6992,61 @@ func (siw *ServerInterfaceWrapper) ProgressAlert(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ProgressAlert(w, r, alertID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAlertOccurrences operation middleware
+func (siw *ServerInterfaceWrapper) ListAlertOccurrences(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "alert_id" -------------
+	var alertID AlertID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "alert_id", chi.URLParam(r, "alert_id"), &alertID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "alert_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAlertOccurrencesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAlertOccurrences(w, r, alertID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -7679,6 +8411,411 @@ func (siw *ServerInterfaceWrapper) PutIdentityProvider(w http.ResponseWriter, r 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutIdentityProvider(w, r, providerID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListIncidents operation middleware
+func (siw *ServerInterfaceWrapper) ListIncidents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListIncidentsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "open" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "open", r.URL.Query(), &params.Open, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "open"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "open", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "code"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "code", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "severity" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "severity", r.URL.Query(), &params.Severity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "severity"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "severity", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListIncidents(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetIncident operation middleware
+func (siw *ServerInterfaceWrapper) GetIncident(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetIncident(w, r, incidentID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CommentIncident operation middleware
+func (siw *ServerInterfaceWrapper) CommentIncident(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CommentIncidentParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CommentIncident(w, r, incidentID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DismissIncident operation middleware
+func (siw *ServerInterfaceWrapper) DismissIncident(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DismissIncidentParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DismissIncident(w, r, incidentID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ProgressIncident operation middleware
+func (siw *ServerInterfaceWrapper) ProgressIncident(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ProgressIncidentParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ProgressIncident(w, r, incidentID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListIncidentMembers operation middleware
+func (siw *ServerInterfaceWrapper) ListIncidentMembers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListIncidentMembersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "open" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "open", r.URL.Query(), &params.Open, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "open"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "open", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListIncidentMembers(w, r, incidentID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResolveIncident operation middleware
+func (siw *ServerInterfaceWrapper) ResolveIncident(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "incident_id" -------------
+	var incidentID IncidentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "incident_id", chi.URLParam(r, "incident_id"), &incidentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "incident_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ResolveIncidentParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResolveIncident(w, r, incidentID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9469,6 +10606,19 @@ func (siw *ServerInterfaceWrapper) ListRecommendations(w http.ResponseWriter, r 
 		return
 	}
 
+	// ------------- Optional query parameter "exemption_ends_before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "exemption_ends_before", r.URL.Query(), &params.ExemptionEndsBefore, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "exemption_ends_before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "exemption_ends_before", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListRecommendations(w, r, params)
 	}))
@@ -9547,6 +10697,111 @@ func (siw *ServerInterfaceWrapper) ExemptRecommendation(w http.ResponseWriter, r
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ExemptRecommendation(w, r, recommendationID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListRecommendationHistory operation middleware
+func (siw *ServerInterfaceWrapper) ListRecommendationHistory(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "recommendation_id" -------------
+	var recommendationID RecommendationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "recommendation_id", chi.URLParam(r, "recommendation_id"), &recommendationID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "recommendation_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListRecommendationHistoryParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRecommendationHistory(w, r, recommendationID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UnexemptRecommendation operation middleware
+func (siw *ServerInterfaceWrapper) UnexemptRecommendation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "recommendation_id" -------------
+	var recommendationID RecommendationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "recommendation_id", chi.URLParam(r, "recommendation_id"), &recommendationID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "recommendation_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UnexemptRecommendationParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UnexemptRecommendation(w, r, recommendationID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9674,6 +10929,47 @@ func (siw *ServerInterfaceWrapper) CreateSuppressionRule(w http.ResponseWriter, 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CreateSuppressionRule(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SimulateSuppressionRule operation middleware
+func (siw *ServerInterfaceWrapper) SimulateSuppressionRule(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SimulateSuppressionRuleParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SimulateSuppressionRule(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -10709,6 +12005,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/recommendations/{recommendation_id}/exempt", wrapper.ExemptRecommendation)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/recommendations/{recommendation_id}/unexempt", wrapper.UnexemptRecommendation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/recommendations/{recommendation_id}/history", wrapper.ListRecommendationHistory)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/alerts", wrapper.ListAlerts)
 	})
 	r.Group(func(r chi.Router) {
@@ -10736,10 +12038,43 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/alerts/{alert_id}/refuse", wrapper.RefuseAlert)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/alerts/{alert_id}/occurrences", wrapper.ListAlertOccurrences)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/alerts/{alert_id}/history", wrapper.ListAlertHistory)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/alerts/{alert_id}/comments", wrapper.CommentAlert)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/incidents", wrapper.ListIncidents)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/incidents/{incident_id}", wrapper.GetIncident)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/incidents/{incident_id}/members", wrapper.ListIncidentMembers)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/incidents/{incident_id}/dismiss", wrapper.DismissIncident)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/incidents/{incident_id}/resolve", wrapper.ResolveIncident)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/incidents/{incident_id}/in-progress", wrapper.ProgressIncident)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/incidents/{incident_id}/comments", wrapper.CommentIncident)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/suppression-rules", wrapper.ListSuppressionRules)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/suppression-rules", wrapper.CreateSuppressionRule)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/suppression-rules/simulate", wrapper.SimulateSuppressionRule)
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/suppression-rules/{rule_id}", wrapper.DeleteSuppressionRule)
@@ -11121,6 +12456,7 @@ func (response GetAlertdefaultApplicationProblemPlusJSONResponse) VisitGetAlertR
 type ActivateAlertRequestObject struct {
 	AlertID AlertID `json:"alert_id"`
 	Params  ActivateAlertParams
+	Body    *ActivateAlertJSONRequestBody
 }
 
 type ActivateAlertResponseObject interface {
@@ -11239,9 +12575,51 @@ func (response ApproveAlertdefaultApplicationProblemPlusJSONResponse) VisitAppro
 	return err
 }
 
+type CommentAlertRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  CommentAlertParams
+	Body    *CommentAlertJSONRequestBody
+}
+
+type CommentAlertResponseObject interface {
+	VisitCommentAlertResponse(w http.ResponseWriter) error
+}
+
+type CommentAlert201JSONResponse AlertEvent
+
+func (response CommentAlert201JSONResponse) VisitCommentAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CommentAlertdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CommentAlertdefaultApplicationProblemPlusJSONResponse) VisitCommentAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DismissAlertRequestObject struct {
 	AlertID AlertID `json:"alert_id"`
 	Params  DismissAlertParams
+	Body    *DismissAlertJSONRequestBody
 }
 
 type DismissAlertResponseObject interface {
@@ -11279,9 +12657,50 @@ func (response DismissAlertdefaultApplicationProblemPlusJSONResponse) VisitDismi
 	return err
 }
 
+type ListAlertHistoryRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  ListAlertHistoryParams
+}
+
+type ListAlertHistoryResponseObject interface {
+	VisitListAlertHistoryResponse(w http.ResponseWriter) error
+}
+
+type ListAlertHistory200JSONResponse AlertEventList
+
+func (response ListAlertHistory200JSONResponse) VisitListAlertHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAlertHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListAlertHistorydefaultApplicationProblemPlusJSONResponse) VisitListAlertHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ProgressAlertRequestObject struct {
 	AlertID AlertID `json:"alert_id"`
 	Params  ProgressAlertParams
+	Body    *ProgressAlertJSONRequestBody
 }
 
 type ProgressAlertResponseObject interface {
@@ -11308,6 +12727,46 @@ type ProgressAlertdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ProgressAlertdefaultApplicationProblemPlusJSONResponse) VisitProgressAlertResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAlertOccurrencesRequestObject struct {
+	AlertID AlertID `json:"alert_id"`
+	Params  ListAlertOccurrencesParams
+}
+
+type ListAlertOccurrencesResponseObject interface {
+	VisitListAlertOccurrencesResponse(w http.ResponseWriter) error
+}
+
+type ListAlertOccurrences200JSONResponse AlertOccurrenceList
+
+func (response ListAlertOccurrences200JSONResponse) VisitListAlertOccurrencesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAlertOccurrencesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListAlertOccurrencesdefaultApplicationProblemPlusJSONResponse) VisitListAlertOccurrencesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -11363,6 +12822,7 @@ func (response RefuseAlertdefaultApplicationProblemPlusJSONResponse) VisitRefuse
 type ResolveAlertRequestObject struct {
 	AlertID AlertID `json:"alert_id"`
 	Params  ResolveAlertParams
+	Body    *ResolveAlertJSONRequestBody
 }
 
 type ResolveAlertResponseObject interface {
@@ -12377,6 +13837,288 @@ type PutIdentityProviderdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutIdentityProviderdefaultApplicationProblemPlusJSONResponse) VisitPutIdentityProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIncidentsRequestObject struct {
+	Params ListIncidentsParams
+}
+
+type ListIncidentsResponseObject interface {
+	VisitListIncidentsResponse(w http.ResponseWriter) error
+}
+
+type ListIncidents200JSONResponse IncidentList
+
+func (response ListIncidents200JSONResponse) VisitListIncidentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIncidentsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListIncidentsdefaultApplicationProblemPlusJSONResponse) VisitListIncidentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetIncidentRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+}
+
+type GetIncidentResponseObject interface {
+	VisitGetIncidentResponse(w http.ResponseWriter) error
+}
+
+type GetIncident200JSONResponse Incident
+
+func (response GetIncident200JSONResponse) VisitGetIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetIncidentdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetIncidentdefaultApplicationProblemPlusJSONResponse) VisitGetIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CommentIncidentRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+	Params     CommentIncidentParams
+	Body       *CommentIncidentJSONRequestBody
+}
+
+type CommentIncidentResponseObject interface {
+	VisitCommentIncidentResponse(w http.ResponseWriter) error
+}
+
+type CommentIncident200JSONResponse IncidentChange
+
+func (response CommentIncident200JSONResponse) VisitCommentIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CommentIncidentdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CommentIncidentdefaultApplicationProblemPlusJSONResponse) VisitCommentIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DismissIncidentRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+	Params     DismissIncidentParams
+	Body       *DismissIncidentJSONRequestBody
+}
+
+type DismissIncidentResponseObject interface {
+	VisitDismissIncidentResponse(w http.ResponseWriter) error
+}
+
+type DismissIncident200JSONResponse IncidentChange
+
+func (response DismissIncident200JSONResponse) VisitDismissIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DismissIncidentdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DismissIncidentdefaultApplicationProblemPlusJSONResponse) VisitDismissIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProgressIncidentRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+	Params     ProgressIncidentParams
+	Body       *ProgressIncidentJSONRequestBody
+}
+
+type ProgressIncidentResponseObject interface {
+	VisitProgressIncidentResponse(w http.ResponseWriter) error
+}
+
+type ProgressIncident200JSONResponse IncidentChange
+
+func (response ProgressIncident200JSONResponse) VisitProgressIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProgressIncidentdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ProgressIncidentdefaultApplicationProblemPlusJSONResponse) VisitProgressIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIncidentMembersRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+	Params     ListIncidentMembersParams
+}
+
+type ListIncidentMembersResponseObject interface {
+	VisitListIncidentMembersResponse(w http.ResponseWriter) error
+}
+
+type ListIncidentMembers200JSONResponse IncidentMemberList
+
+func (response ListIncidentMembers200JSONResponse) VisitListIncidentMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIncidentMembersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListIncidentMembersdefaultApplicationProblemPlusJSONResponse) VisitListIncidentMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveIncidentRequestObject struct {
+	IncidentID IncidentID `json:"incident_id"`
+	Params     ResolveIncidentParams
+	Body       *ResolveIncidentJSONRequestBody
+}
+
+type ResolveIncidentResponseObject interface {
+	VisitResolveIncidentResponse(w http.ResponseWriter) error
+}
+
+type ResolveIncident200JSONResponse IncidentChange
+
+func (response ResolveIncident200JSONResponse) VisitResolveIncidentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveIncidentdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ResolveIncidentdefaultApplicationProblemPlusJSONResponse) VisitResolveIncidentResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -13873,6 +15615,87 @@ func (response ExemptRecommendationdefaultApplicationProblemPlusJSONResponse) Vi
 	return err
 }
 
+type ListRecommendationHistoryRequestObject struct {
+	RecommendationID RecommendationID `json:"recommendation_id"`
+	Params           ListRecommendationHistoryParams
+}
+
+type ListRecommendationHistoryResponseObject interface {
+	VisitListRecommendationHistoryResponse(w http.ResponseWriter) error
+}
+
+type ListRecommendationHistory200JSONResponse RecommendationEventList
+
+func (response ListRecommendationHistory200JSONResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UnexemptRecommendationRequestObject struct {
+	RecommendationID RecommendationID `json:"recommendation_id"`
+	Params           UnexemptRecommendationParams
+	Body             *UnexemptRecommendationJSONRequestBody
+}
+
+type UnexemptRecommendationResponseObject interface {
+	VisitUnexemptRecommendationResponse(w http.ResponseWriter) error
+}
+
+type UnexemptRecommendation200JSONResponse Recommendation
+
+func (response UnexemptRecommendation200JSONResponse) VisitUnexemptRecommendationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UnexemptRecommendationdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response UnexemptRecommendationdefaultApplicationProblemPlusJSONResponse) VisitUnexemptRecommendationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRevocationsRequestObject struct {
 }
 
@@ -14018,6 +15841,46 @@ type CreateSuppressionRuledefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response CreateSuppressionRuledefaultApplicationProblemPlusJSONResponse) VisitCreateSuppressionRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SimulateSuppressionRuleRequestObject struct {
+	Params SimulateSuppressionRuleParams
+	Body   *SimulateSuppressionRuleJSONRequestBody
+}
+
+type SimulateSuppressionRuleResponseObject interface {
+	VisitSimulateSuppressionRuleResponse(w http.ResponseWriter) error
+}
+
+type SimulateSuppressionRule200JSONResponse SuppressionSimulation
+
+func (response SimulateSuppressionRule200JSONResponse) VisitSimulateSuppressionRuleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SimulateSuppressionRuledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SimulateSuppressionRuledefaultApplicationProblemPlusJSONResponse) VisitSimulateSuppressionRuleResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -14791,12 +16654,21 @@ type StrictServerInterface interface {
 	// ApproveAlert Approve what an alert is about into a new baseline version
 	// (POST /v1/alerts/{alert_id}/approve)
 	ApproveAlert(ctx context.Context, request ApproveAlertRequestObject) (ApproveAlertResponseObject, error)
+	// CommentAlert Comment on an alert
+	// (POST /v1/alerts/{alert_id}/comments)
+	CommentAlert(ctx context.Context, request CommentAlertRequestObject) (CommentAlertResponseObject, error)
 	// DismissAlert Dismiss an alert
 	// (POST /v1/alerts/{alert_id}/dismiss)
 	DismissAlert(ctx context.Context, request DismissAlertRequestObject) (DismissAlertResponseObject, error)
+	// ListAlertHistory List what happened to an alert
+	// (GET /v1/alerts/{alert_id}/history)
+	ListAlertHistory(ctx context.Context, request ListAlertHistoryRequestObject) (ListAlertHistoryResponseObject, error)
 	// ProgressAlert Mark an alert as being worked on
 	// (POST /v1/alerts/{alert_id}/in-progress)
 	ProgressAlert(ctx context.Context, request ProgressAlertRequestObject) (ProgressAlertResponseObject, error)
+	// ListAlertOccurrences List the verdicts behind an alert
+	// (GET /v1/alerts/{alert_id}/occurrences)
+	ListAlertOccurrences(ctx context.Context, request ListAlertOccurrencesRequestObject) (ListAlertOccurrencesResponseObject, error)
 	// RefuseAlert Refuse what an alert is about
 	// (POST /v1/alerts/{alert_id}/refuse)
 	RefuseAlert(ctx context.Context, request RefuseAlertRequestObject) (RefuseAlertResponseObject, error)
@@ -14878,6 +16750,27 @@ type StrictServerInterface interface {
 	// PutIdentityProvider Change an identity provider
 	// (PUT /v1/identity-providers/{provider_id})
 	PutIdentityProvider(ctx context.Context, request PutIdentityProviderRequestObject) (PutIdentityProviderResponseObject, error)
+	// ListIncidents List incidents
+	// (GET /v1/incidents)
+	ListIncidents(ctx context.Context, request ListIncidentsRequestObject) (ListIncidentsResponseObject, error)
+	// GetIncident Get an incident
+	// (GET /v1/incidents/{incident_id})
+	GetIncident(ctx context.Context, request GetIncidentRequestObject) (GetIncidentResponseObject, error)
+	// CommentIncident Comment on all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/comments)
+	CommentIncident(ctx context.Context, request CommentIncidentRequestObject) (CommentIncidentResponseObject, error)
+	// DismissIncident Dismiss all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/dismiss)
+	DismissIncident(ctx context.Context, request DismissIncidentRequestObject) (DismissIncidentResponseObject, error)
+	// ProgressIncident Mark all active alerts of an incident as being worked on
+	// (POST /v1/incidents/{incident_id}/in-progress)
+	ProgressIncident(ctx context.Context, request ProgressIncidentRequestObject) (ProgressIncidentResponseObject, error)
+	// ListIncidentMembers List the alerts of an incident
+	// (GET /v1/incidents/{incident_id}/members)
+	ListIncidentMembers(ctx context.Context, request ListIncidentMembersRequestObject) (ListIncidentMembersResponseObject, error)
+	// ResolveIncident Resolve all open alerts of an incident
+	// (POST /v1/incidents/{incident_id}/resolve)
+	ResolveIncident(ctx context.Context, request ResolveIncidentRequestObject) (ResolveIncidentResponseObject, error)
 	// ListJoinTokens List join tokens
 	// (GET /v1/join-tokens)
 	ListJoinTokens(ctx context.Context, request ListJoinTokensRequestObject) (ListJoinTokensResponseObject, error)
@@ -14992,6 +16885,12 @@ type StrictServerInterface interface {
 	// ExemptRecommendation Exempt a machine from a recommendation
 	// (POST /v1/recommendations/{recommendation_id}/exempt)
 	ExemptRecommendation(ctx context.Context, request ExemptRecommendationRequestObject) (ExemptRecommendationResponseObject, error)
+	// ListRecommendationHistory List the exemptions of a recommendation
+	// (GET /v1/recommendations/{recommendation_id}/history)
+	ListRecommendationHistory(ctx context.Context, request ListRecommendationHistoryRequestObject) (ListRecommendationHistoryResponseObject, error)
+	// UnexemptRecommendation End the exemption of a recommendation
+	// (POST /v1/recommendations/{recommendation_id}/unexempt)
+	UnexemptRecommendation(ctx context.Context, request UnexemptRecommendationRequestObject) (UnexemptRecommendationResponseObject, error)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(ctx context.Context, request ListRevocationsRequestObject) (ListRevocationsResponseObject, error)
@@ -15004,6 +16903,9 @@ type StrictServerInterface interface {
 	// CreateSuppressionRule Suppress alerts of a scope
 	// (POST /v1/suppression-rules)
 	CreateSuppressionRule(ctx context.Context, request CreateSuppressionRuleRequestObject) (CreateSuppressionRuleResponseObject, error)
+	// SimulateSuppressionRule Say what a suppression rule would have hidden
+	// (POST /v1/suppression-rules/simulate)
+	SimulateSuppressionRule(ctx context.Context, request SimulateSuppressionRuleRequestObject) (SimulateSuppressionRuleResponseObject, error)
 	// DeleteSuppressionRule Delete a suppression rule
 	// (DELETE /v1/suppression-rules/{rule_id})
 	DeleteSuppressionRule(ctx context.Context, request DeleteSuppressionRuleRequestObject) (DeleteSuppressionRuleResponseObject, error)
@@ -15209,6 +17111,16 @@ func (sh *strictHandler) ActivateAlert(w http.ResponseWriter, r *http.Request, a
 	request.AlertID = alertID
 	request.Params = params
 
+	var body ActivateAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ActivateAlert(ctx, request.(ActivateAlertRequestObject))
 	}
@@ -15290,12 +17202,56 @@ func (sh *strictHandler) ApproveAlert(w http.ResponseWriter, r *http.Request, al
 	}
 }
 
+// CommentAlert operation middleware
+func (sh *strictHandler) CommentAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params CommentAlertParams) {
+	var request CommentAlertRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	var body CommentAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CommentAlert(ctx, request.(CommentAlertRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CommentAlert")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CommentAlertResponseObject); ok {
+		if err := validResponse.VisitCommentAlertResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DismissAlert operation middleware
 func (sh *strictHandler) DismissAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params DismissAlertParams) {
 	var request DismissAlertRequestObject
 
 	request.AlertID = alertID
 	request.Params = params
+
+	var body DismissAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.DismissAlert(ctx, request.(DismissAlertRequestObject))
@@ -15317,12 +17273,49 @@ func (sh *strictHandler) DismissAlert(w http.ResponseWriter, r *http.Request, al
 	}
 }
 
+// ListAlertHistory operation middleware
+func (sh *strictHandler) ListAlertHistory(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertHistoryParams) {
+	var request ListAlertHistoryRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAlertHistory(ctx, request.(ListAlertHistoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAlertHistory")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAlertHistoryResponseObject); ok {
+		if err := validResponse.VisitListAlertHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ProgressAlert operation middleware
 func (sh *strictHandler) ProgressAlert(w http.ResponseWriter, r *http.Request, alertID AlertID, params ProgressAlertParams) {
 	var request ProgressAlertRequestObject
 
 	request.AlertID = alertID
 	request.Params = params
+
+	var body ProgressAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ProgressAlert(ctx, request.(ProgressAlertRequestObject))
@@ -15337,6 +17330,33 @@ func (sh *strictHandler) ProgressAlert(w http.ResponseWriter, r *http.Request, a
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ProgressAlertResponseObject); ok {
 		if err := validResponse.VisitProgressAlertResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListAlertOccurrences operation middleware
+func (sh *strictHandler) ListAlertOccurrences(w http.ResponseWriter, r *http.Request, alertID AlertID, params ListAlertOccurrencesParams) {
+	var request ListAlertOccurrencesRequestObject
+
+	request.AlertID = alertID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAlertOccurrences(ctx, request.(ListAlertOccurrencesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAlertOccurrences")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAlertOccurrencesResponseObject); ok {
+		if err := validResponse.VisitListAlertOccurrencesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -15384,6 +17404,16 @@ func (sh *strictHandler) ResolveAlert(w http.ResponseWriter, r *http.Request, al
 
 	request.AlertID = alertID
 	request.Params = params
+
+	var body ResolveAlertJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ResolveAlert(ctx, request.(ResolveAlertRequestObject))
@@ -16136,6 +18166,230 @@ func (sh *strictHandler) PutIdentityProvider(w http.ResponseWriter, r *http.Requ
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutIdentityProviderResponseObject); ok {
 		if err := validResponse.VisitPutIdentityProviderResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListIncidents operation middleware
+func (sh *strictHandler) ListIncidents(w http.ResponseWriter, r *http.Request, params ListIncidentsParams) {
+	var request ListIncidentsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListIncidents(ctx, request.(ListIncidentsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListIncidents")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListIncidentsResponseObject); ok {
+		if err := validResponse.VisitListIncidentsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetIncident operation middleware
+func (sh *strictHandler) GetIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID) {
+	var request GetIncidentRequestObject
+
+	request.IncidentID = incidentID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetIncident(ctx, request.(GetIncidentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetIncident")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetIncidentResponseObject); ok {
+		if err := validResponse.VisitGetIncidentResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CommentIncident operation middleware
+func (sh *strictHandler) CommentIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params CommentIncidentParams) {
+	var request CommentIncidentRequestObject
+
+	request.IncidentID = incidentID
+	request.Params = params
+
+	var body CommentIncidentJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CommentIncident(ctx, request.(CommentIncidentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CommentIncident")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CommentIncidentResponseObject); ok {
+		if err := validResponse.VisitCommentIncidentResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DismissIncident operation middleware
+func (sh *strictHandler) DismissIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params DismissIncidentParams) {
+	var request DismissIncidentRequestObject
+
+	request.IncidentID = incidentID
+	request.Params = params
+
+	var body DismissIncidentJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DismissIncident(ctx, request.(DismissIncidentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DismissIncident")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DismissIncidentResponseObject); ok {
+		if err := validResponse.VisitDismissIncidentResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ProgressIncident operation middleware
+func (sh *strictHandler) ProgressIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ProgressIncidentParams) {
+	var request ProgressIncidentRequestObject
+
+	request.IncidentID = incidentID
+	request.Params = params
+
+	var body ProgressIncidentJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ProgressIncident(ctx, request.(ProgressIncidentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ProgressIncident")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ProgressIncidentResponseObject); ok {
+		if err := validResponse.VisitProgressIncidentResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListIncidentMembers operation middleware
+func (sh *strictHandler) ListIncidentMembers(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ListIncidentMembersParams) {
+	var request ListIncidentMembersRequestObject
+
+	request.IncidentID = incidentID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListIncidentMembers(ctx, request.(ListIncidentMembersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListIncidentMembers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListIncidentMembersResponseObject); ok {
+		if err := validResponse.VisitListIncidentMembersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ResolveIncident operation middleware
+func (sh *strictHandler) ResolveIncident(w http.ResponseWriter, r *http.Request, incidentID IncidentID, params ResolveIncidentParams) {
+	var request ResolveIncidentRequestObject
+
+	request.IncidentID = incidentID
+	request.Params = params
+
+	var body ResolveIncidentJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ResolveIncident(ctx, request.(ResolveIncidentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResolveIncident")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ResolveIncidentResponseObject); ok {
+		if err := validResponse.VisitResolveIncidentResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -17237,6 +19491,70 @@ func (sh *strictHandler) ExemptRecommendation(w http.ResponseWriter, r *http.Req
 	}
 }
 
+// ListRecommendationHistory operation middleware
+func (sh *strictHandler) ListRecommendationHistory(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params ListRecommendationHistoryParams) {
+	var request ListRecommendationHistoryRequestObject
+
+	request.RecommendationID = recommendationID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRecommendationHistory(ctx, request.(ListRecommendationHistoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRecommendationHistory")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRecommendationHistoryResponseObject); ok {
+		if err := validResponse.VisitListRecommendationHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UnexemptRecommendation operation middleware
+func (sh *strictHandler) UnexemptRecommendation(w http.ResponseWriter, r *http.Request, recommendationID RecommendationID, params UnexemptRecommendationParams) {
+	var request UnexemptRecommendationRequestObject
+
+	request.RecommendationID = recommendationID
+	request.Params = params
+
+	var body UnexemptRecommendationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UnexemptRecommendation(ctx, request.(UnexemptRecommendationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UnexemptRecommendation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UnexemptRecommendationResponseObject); ok {
+		if err := validResponse.VisitUnexemptRecommendationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListRevocations operation middleware
 func (sh *strictHandler) ListRevocations(w http.ResponseWriter, r *http.Request) {
 	var request ListRevocationsRequestObject
@@ -17339,6 +19657,39 @@ func (sh *strictHandler) CreateSuppressionRule(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(CreateSuppressionRuleResponseObject); ok {
 		if err := validResponse.VisitCreateSuppressionRuleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SimulateSuppressionRule operation middleware
+func (sh *strictHandler) SimulateSuppressionRule(w http.ResponseWriter, r *http.Request, params SimulateSuppressionRuleParams) {
+	var request SimulateSuppressionRuleRequestObject
+
+	request.Params = params
+
+	var body SimulateSuppressionRuleJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SimulateSuppressionRule(ctx, request.(SimulateSuppressionRuleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SimulateSuppressionRule")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SimulateSuppressionRuleResponseObject); ok {
+		if err := validResponse.VisitSimulateSuppressionRuleResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -56,20 +56,38 @@ func (s *Server) withDecisions(ctx context.Context, a store.Alert) (openapi.Aler
 	}
 	decisions := each(made, decisionDTO)
 	out.Decisions = &decisions
-	return out, nil
+	out.IncidentID, err = s.store.IncidentOf(ctx, principalOf(ctx).tenant, a.ID)
+	return out, err
 }
 
-func (s *Server) setAlert(ctx context.Context, id uuid.UUID, to openapi.AlertStatus) (openapi.Alert, error) {
-	a, err := s.store.SetAlertStatus(ctx, principalOf(ctx).tenant, id, store.AlertChange{To: string(to)}, s.now(), actorOf(ctx))
+func (s *Server) setAlert(ctx context.Context, id uuid.UUID, to openapi.AlertStatus, note *openapi.AlertProgress) (openapi.Alert, error) {
+	a, err := s.store.SetAlertStatus(ctx, principalOf(ctx).tenant, id, changeOf(to, note), s.now(), actorOf(ctx))
 	if err != nil {
 		return openapi.Alert{}, err
 	}
 	return alertDTO(a), nil
 }
 
+// changeOf is what a request asks of alerts; note is nil where it had no body.
+func changeOf(to openapi.AlertStatus, note *openapi.AlertProgress) store.AlertChange {
+	c := store.AlertChange{To: string(to)}
+	if note != nil {
+		c.Comment, c.Assignee = value(note.Comment), value(note.Assignee)
+	}
+	return c
+}
+
+// noteOf is a note without an assignee as one with.
+func noteOf(n *openapi.AlertNote) *openapi.AlertProgress {
+	if n == nil {
+		return nil
+	}
+	return &openapi.AlertProgress{Comment: n.Comment}
+}
+
 // DismissAlert closes an alert that is no concern.
 func (s *Server) DismissAlert(ctx context.Context, req openapi.DismissAlertRequestObject) (openapi.DismissAlertResponseObject, error) {
-	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusDismissed)
+	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusDismissed, noteOf(req.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +96,7 @@ func (s *Server) DismissAlert(ctx context.Context, req openapi.DismissAlertReque
 
 // ResolveAlert closes an alert whose cause was removed.
 func (s *Server) ResolveAlert(ctx context.Context, req openapi.ResolveAlertRequestObject) (openapi.ResolveAlertResponseObject, error) {
-	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusResolved)
+	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusResolved, noteOf(req.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +105,7 @@ func (s *Server) ResolveAlert(ctx context.Context, req openapi.ResolveAlertReque
 
 // ActivateAlert makes an alert active again.
 func (s *Server) ActivateAlert(ctx context.Context, req openapi.ActivateAlertRequestObject) (openapi.ActivateAlertResponseObject, error) {
-	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusActive)
+	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusActive, noteOf(req.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -96,9 +114,43 @@ func (s *Server) ActivateAlert(ctx context.Context, req openapi.ActivateAlertReq
 
 // ProgressAlert marks an alert as being worked on.
 func (s *Server) ProgressAlert(ctx context.Context, req openapi.ProgressAlertRequestObject) (openapi.ProgressAlertResponseObject, error) {
-	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusInProgress)
+	a, err := s.setAlert(ctx, req.AlertID, openapi.AlertStatusInProgress, req.Body)
 	if err != nil {
 		return nil, err
 	}
 	return openapi.ProgressAlert200JSONResponse(a), nil
+}
+
+// ListAlertOccurrences lists the verdicts behind an alert.
+func (s *Server) ListAlertOccurrences(ctx context.Context, req openapi.ListAlertOccurrencesRequestObject) (openapi.ListAlertOccurrencesResponseObject, error) {
+	items, next, err := s.store.AlertOccurrences(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListAlertOccurrences200JSONResponse{NextCursor: nextCursor(next), Items: each(items, func(o store.AlertOccurrence) openapi.AlertOccurrence {
+		return openapi.AlertOccurrence{VerdictID: o.VerdictID, FirstAt: utc(o.FirstAt), LastAt: utc(o.LastAt), Count: o.Count}
+	})}, nil
+}
+
+func alertEventDTO(e store.AlertEvent) openapi.AlertEvent {
+	return openapi.AlertEvent{ID: e.ID, At: utc(e.At), Kind: openapi.AlertEventKind(e.Kind), By: e.Actor, From: textOrNull(e.From), To: textOrNull(e.To),
+		Comment: e.Comment, Assignee: textOrNull(e.Assignee)}
+}
+
+// ListAlertHistory lists what happened to an alert.
+func (s *Server) ListAlertHistory(ctx context.Context, req openapi.ListAlertHistoryRequestObject) (openapi.ListAlertHistoryResponseObject, error) {
+	items, next, err := s.store.AlertHistory(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListAlertHistory200JSONResponse{Items: each(items, alertEventDTO), NextCursor: nextCursor(next)}, nil
+}
+
+// CommentAlert adds a comment to an alert's history.
+func (s *Server) CommentAlert(ctx context.Context, req openapi.CommentAlertRequestObject) (openapi.CommentAlertResponseObject, error) {
+	e, err := s.store.CommentAlert(ctx, principalOf(ctx).tenant, req.AlertID, req.Body.Comment, s.now(), actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.CommentAlert201JSONResponse(alertEventDTO(e)), nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/assay-verifier/assay/server/auth"
+	"github.com/assay-verifier/assay/store"
 )
 
 const nobody = "01900000-0000-7000-8000-0000000000ff"
@@ -354,6 +355,20 @@ func findings(b *bench, m *machine) {
 	if r := b.want(200, "POST", rec+"/exempt", b.admin, `{"reason": "waiver", "comment": "lab", "expires_at": "2099-01-01T00:00:00Z"}`).json(b.t); r["status"] != "exempt" {
 		b.t.Errorf("exempt: %v", r)
 	}
+	soon := b.want(200, "GET", "/v1/recommendations?exemption_ends_before=2100-01-01T00:00:00Z", b.admin, nil).json(b.t)["items"].([]any)
+	if none := b.want(200, "GET", "/v1/recommendations?exemption_ends_before=2098-01-01T00:00:00Z", b.admin, nil).json(b.t)["items"].([]any); len(soon) != 1 || len(none) != 0 {
+		b.t.Errorf("%d and %d exemptions end before", len(soon), len(none))
+	}
+	if r := b.want(200, "POST", rec+"/unexempt", b.admin, `{"comment": "the lab is closed"}`).json(b.t); r["status"] != "active" || r["exemption"] != nil {
+		b.t.Errorf("unexempt: %v", r)
+	}
+	b.refused("conflict", "", "POST", rec+"/unexempt", b.admin, nil)
+	b.refused("not_found", "", "POST", "/v1/recommendations/"+nobody+"/unexempt", b.admin, nil)
+	if events := b.want(200, "GET", rec+"/history", b.admin, nil).json(b.t)["items"].([]any); len(events) != 2 || events[0].(map[string]any)["kind"] != "unexempted" {
+		b.t.Errorf("history of exemptions: %v", events)
+	}
+	b.refused("not_found", "", "GET", "/v1/recommendations/"+nobody+"/history", b.admin, nil)
+	b.want(200, "POST", rec+"/exempt", b.admin, `{"reason": "waiver"}`)
 	b.refused("invalid_field", "/expires_at", "POST", rec+"/exempt", b.admin, `{"reason": "waiver", "expires_at": "2001-01-01T00:00:00Z"}`)
 	b.refused("not_found", "", "GET", "/v1/recommendations/"+nobody, b.admin, nil)
 	b.refused("not_found", "", "POST", "/v1/recommendations/"+nobody+"/exempt", b.admin, `{"reason": "waiver"}`)
@@ -372,7 +387,8 @@ func findings(b *bench, m *machine) {
 	for _, action := range []string{"in-progress", "dismiss", "resolve"} {
 		b.refused("conflict", "", "POST", alert+"/"+action, b.admin, nil)
 	}
-	b.refused("invalid_field", "", "POST", alert+"/dismiss", b.admin, `{"comment": "x"}`)
+	b.refused("unknown_field", "/why", "POST", alert+"/activate", b.admin, `{"why": "x"}`)
+	incidents(b, alert)
 	b.refused("not_found", "", "GET", "/v1/alerts/"+nobody, b.admin, nil)
 	for _, action := range []string{"in-progress", "dismiss", "resolve", "activate"} {
 		b.refused("not_found", "", "POST", "/v1/alerts/"+nobody+"/"+action, b.admin, nil)
@@ -380,10 +396,87 @@ func findings(b *bench, m *machine) {
 	b.want(200, "GET", "/v1/overview", b.admin, nil)
 }
 
+// incidents comes when the alert has been resolved by hand.
+func incidents(b *bench, alert string) {
+	count := func() {
+		b.t.Helper()
+		if _, err := b.server.store.CountIncidents(b.t.Context(), store.DefaultTenant, b.server.now()); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.want(200, "POST", alert+"/activate", b.admin, `{"comment": "it is still there"}`)
+	count()
+	list := b.want(200, "GET", "/v1/incidents?open=true&status=active&code=attestation_failed&severity=medium&reason=baseline_deviation", b.admin, nil).json(b.t)["items"].([]any)
+	if len(list) != 0 {
+		b.t.Errorf("an unlogged extend is of origin, not a deviation: %v", list)
+	}
+	if list = b.want(200, "GET", "/v1/incidents?open=true", b.admin, nil).json(b.t)["items"].([]any); len(list) != 1 {
+		b.t.Fatalf("%d open incidents", len(list))
+	}
+	id := b.want(200, "GET", alert, b.admin, nil).json(b.t)["incident_id"]
+	path := fmt.Sprintf("/v1/incidents/%s", id)
+	if i := b.want(200, "GET", path, b.admin, nil).json(b.t); i["open_alerts"].(float64) != 1 || i["status"] != "active" || i["scale_sets"].(map[string]any)["web"].(float64) != 1 {
+		b.t.Errorf("incident %v", i)
+	}
+	if members := b.want(200, "GET", path+"/members?open=true", b.admin, nil).json(b.t)["items"].([]any); len(members) != 1 {
+		b.t.Errorf("%d members", len(members))
+	}
+	change := func(action, body string) {
+		b.t.Helper()
+		if n := b.want(200, "POST", path+"/"+action, b.admin, body).json(b.t)["alerts"].(float64); n != 1 {
+			b.t.Errorf("%s changed %v alerts", action, n)
+		}
+	}
+	change("comments", `{"comment": "looking"}`)
+	change("in-progress", `{"comment": "mine", "assignee": "alex"}`)
+	b.refused("conflict", "", "POST", path+"/in-progress", b.admin, nil)
+	change("dismiss", `{}`)
+	if i := b.want(200, "GET", path, b.admin, nil).json(b.t); i["open_alerts"].(float64) != 0 || i["status"] != "dismissed" {
+		b.t.Errorf("incident after its alert was dismissed: %v", i)
+	}
+	b.want(200, "POST", alert+"/activate", b.admin, nil)
+	change("resolve", `{"comment": "repaired"}`)
+	for _, action := range []string{"dismiss", "resolve"} {
+		b.refused("conflict", "", "POST", path+"/"+action, b.admin, nil)
+	}
+	b.refused("conflict", "", "POST", path+"/comments", b.admin, `{"comment": "x"}`)
+	for _, action := range []string{"dismiss", "resolve", "in-progress"} {
+		b.refused("not_found", "", "POST", "/v1/incidents/"+nobody+"/"+action, b.admin, nil)
+	}
+	b.refused("not_found", "", "POST", "/v1/incidents/"+nobody+"/comments", b.admin, `{"comment": "x"}`)
+	b.refused("not_found", "", "GET", "/v1/incidents/"+nobody, b.admin, nil)
+	b.refused("not_found", "", "GET", "/v1/incidents/"+nobody+"/members", b.admin, nil)
+
+	if e := b.want(201, "POST", alert+"/comments", b.admin, `{"comment": "line\nbreak"}`).json(b.t); e["kind"] != "commented" || e["comment"] != "line\nbreak" {
+		b.t.Errorf("the comment came back as %v", e)
+	}
+	b.refused("not_found", "", "POST", "/v1/alerts/"+nobody+"/comments", b.admin, `{"comment": "x"}`)
+	b.refused("invalid_field", "/comment", "POST", alert+"/comments", b.admin, `{"comment": ""}`)
+	history := b.want(200, "GET", alert+"/history", b.admin, nil).json(b.t)["items"].([]any)
+	var kinds []string
+	for _, e := range history {
+		kinds = append(kinds, e.(map[string]any)["kind"].(string))
+	}
+	want := "commented status_changed reopened status_changed status_changed commented reopened status_changed reopened status_changed status_changed reopened"
+	if got := strings.Join(kinds, " "); !strings.HasPrefix(got, want) || kinds[len(kinds)-1] != "opened" {
+		b.t.Errorf("history %s, want %s and so on", got, want)
+	}
+	if items := b.want(200, "GET", alert+"/occurrences", b.admin, nil).json(b.t)["items"].([]any); len(items) < 2 || items[0].(map[string]any)["verdict_id"] == items[1].(map[string]any)["verdict_id"] {
+		b.t.Errorf("occurrences %v", items)
+	}
+	b.refused("not_found", "", "GET", "/v1/alerts/"+nobody+"/history", b.admin, nil)
+	b.refused("not_found", "", "GET", "/v1/alerts/"+nobody+"/occurrences", b.admin, nil)
+}
+
 func suppression(b *bench, m *machine) {
 	b.attest(m) // the alert opens again
 	open := b.want(200, "GET", "/v1/alerts?status=active", b.admin, nil).json(b.t)["items"].([]any)
 	b.refused("conflict", "", "POST", "/v1/alerts/"+open[0].(map[string]any)["id"].(string)+"/activate", b.admin, nil)
+	x := b.want(200, "POST", "/v1/suppression-rules/simulate", b.admin, `{"alert_code": "attestation_failed", "days": 7, "scope": {"all_of": [{"field": "machine.scale_set", "in": ["web"]}]}}`).json(b.t)
+	if x["would_hide"].(float64) < 1 || x["open"].(float64) != 1 || len(x["items"].([]any)) < 1 || x["complete"] != true {
+		b.t.Errorf("simulation: %v", x)
+	}
+	b.refused("invalid_field", "/scope/all_of/0", "POST", "/v1/suppression-rules/simulate", b.admin, `{"alert_code": "*", "scope": {"all_of": [{"field": "machine.name"}]}}`)
 	rule := b.want(201, "POST", "/v1/suppression-rules", b.admin, `{"alert_code": "*", "reason": "driver lab", "comment": "line\nbreak",
 		"expires_at": "2099-01-01T00:00:00Z", "scope": {"all_of": [{"field": "machine.scale_set", "in": ["web"]}, {"field": "machine.name", "contains": "web"}]}}`)
 	path := "/v1/suppression-rules/" + rule.text(b.t, "id")

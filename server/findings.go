@@ -44,7 +44,8 @@ func (s *Server) ListAssessments(ctx context.Context, req openapi.ListAssessment
 // ListRecommendations lists recommendations.
 func (s *Server) ListRecommendations(ctx context.Context, req openapi.ListRecommendationsRequestObject) (openapi.ListRecommendationsResponseObject, error) {
 	q := req.Params
-	f := store.RecommendationFilter{MachineID: q.MachineID, Code: value(q.Code), Status: text(q.Status), Severity: text(q.Severity), ScaleSet: value(q.ScaleSet)}
+	f := store.RecommendationFilter{MachineID: q.MachineID, Code: value(q.Code), Status: text(q.Status), Severity: text(q.Severity), ScaleSet: value(q.ScaleSet),
+		ExemptionEndsBefore: q.ExemptionEndsBefore}
 	items, next, err := s.store.ListRecommendations(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor), s.now())
 	if err != nil {
 		return nil, err
@@ -76,6 +77,35 @@ func (s *Server) ExemptRecommendation(ctx context.Context, req openapi.ExemptRec
 		return nil, err
 	}
 	return openapi.ExemptRecommendation200JSONResponse(recommendationDTO(r)), nil
+}
+
+// UnexemptRecommendation ends an exemption by hand.
+func (s *Server) UnexemptRecommendation(ctx context.Context, req openapi.UnexemptRecommendationRequestObject) (openapi.UnexemptRecommendationResponseObject, error) {
+	comment := ""
+	if req.Body != nil {
+		comment = value(req.Body.Comment)
+	}
+	r, err := s.store.UnexemptRecommendation(ctx, principalOf(ctx).tenant, req.RecommendationID, comment, s.now(), actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return openapi.UnexemptRecommendation200JSONResponse(recommendationDTO(r)), nil
+}
+
+// ListRecommendationHistory lists the exemptions of a recommendation, past ones included.
+func (s *Server) ListRecommendationHistory(ctx context.Context, req openapi.ListRecommendationHistoryRequestObject) (openapi.ListRecommendationHistoryResponseObject, error) {
+	items, next, err := s.store.RecommendationHistory(ctx, principalOf(ctx).tenant, req.RecommendationID, pageOf(req.Params.Limit, req.Params.Cursor), s.now())
+	if err != nil {
+		return nil, err
+	}
+	return openapi.ListRecommendationHistory200JSONResponse{NextCursor: nextCursor(next), Items: each(items, func(e store.RecommendationEvent) openapi.RecommendationEvent {
+		out := openapi.RecommendationEvent{ID: e.ID, At: utc(e.At), Kind: openapi.RecommendationEventKind(e.Kind), By: e.Actor, Comment: e.Comment, ExpiresAt: utcOrNull(e.ExpiresAt)}
+		if e.Reason != "" {
+			reason := openapi.RecommendationEventReason(e.Reason)
+			out.Reason = &reason
+		}
+		return out
+	})}, nil
 }
 
 // GetOverview answers the fleet in numbers.

@@ -140,3 +140,25 @@ func (s *Server) DeleteSuppressionRule(ctx context.Context, req openapi.DeleteSu
 	}
 	return openapi.DeleteSuppressionRule204Response{}, nil
 }
+
+// defaultSimulatedDays is how far back a simulation looks where the request does not say.
+const defaultSimulatedDays = 30
+
+// SimulateSuppressionRule says what a rule would have hidden.
+func (s *Server) SimulateSuppressionRule(ctx context.Context, req openapi.SimulateSuppressionRuleRequestObject) (openapi.SimulateSuppressionRuleResponseObject, error) {
+	scope, err := scopeOf(req.Body.Scope)
+	if err != nil {
+		return nil, err
+	}
+	days := value(req.Body.Days)
+	if days == 0 {
+		days = defaultSimulatedDays
+	}
+	now := s.now()
+	x, err := s.store.SimulateSuppression(ctx, principalOf(ctx).tenant, store.SuppressionRule{AlertCode: req.Body.AlertCode, Scope: scope}, now.AddDate(0, 0, -days), now)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.SimulateSuppressionRule200JSONResponse{Since: utc(x.Since), Alerts: x.Alerts, Complete: x.Complete, WouldHide: x.WouldHide, Machines: x.Machines, Open: x.Open,
+		ResolvedByItself: x.ByItself, ResolvedByHand: x.ByHand, DismissedByHand: x.Dismissed, AlreadySuppressed: x.AlreadyHid, Items: each(x.Items, alertDTO)}, nil
+}

@@ -26,12 +26,13 @@ const alertColumns = `a.alert_id, a.machine_id, coalesce(m.name, ''), coalesce(m
 	a.status, a.verdict_id, a.first_seen_at, a.last_seen_at, a.seen_count, CASE WHEN ` + isSuppressed + ` THEN a.suppressed_by END, a.updated_at,
 	a.opened_at, a.reopened_count, a.closed_at, a.closed_by, a.assignee`
 
-func scanAlert(row pgx.Row) (Alert, error) {
+// scanAlert reads alertColumns, and what follows them into more.
+func scanAlert(row pgx.Row, more ...any) (Alert, error) {
 	var a Alert
 	var machine, verdict, hiddenBy pgtype.UUID
-	err := row.Scan(&a.ID, &machine, &a.MachineName, &a.ScaleSet, &a.Scope, &a.Details, &a.Code, &a.DisplayName, &a.Severity, &a.Reason, &a.Description, &a.RemediationSteps,
+	err := row.Scan(append([]any{&a.ID, &machine, &a.MachineName, &a.ScaleSet, &a.Scope, &a.Details, &a.Code, &a.DisplayName, &a.Severity, &a.Reason, &a.Description, &a.RemediationSteps,
 		&a.Status, &verdict, &a.FirstSeenAt, &a.LastSeenAt, &a.Count, &hiddenBy, &a.UpdatedAt,
-		&a.OpenedAt, &a.ReopenedCount, &a.ClosedAt, &a.ClosedBy, &a.Assignee)
+		&a.OpenedAt, &a.ReopenedCount, &a.ClosedAt, &a.ClosedBy, &a.Assignee}, more...)...)
 	a.MachineID, a.VerdictID, a.SuppressedBy = machine.Bytes, verdict.Bytes, uuidPtr(hiddenBy)
 	return a, err
 }

@@ -94,6 +94,9 @@ func (s *Store) ListRecommendations(ctx context.Context, tenant uuid.UUID, f Rec
 	q.text("r.status = ?", f.Status)
 	q.text("r.severity = ?", f.Severity)
 	q.text("r.scale_set = ?", f.ScaleSet)
+	if f.ExemptionEndsBefore != nil {
+		q.and("r.status = 'exempt' AND r.exemption_expires_at < ?", *f.ExemptionEndsBefore)
+	}
 	q.page("r.recommendation_id", before, page)
 	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
 	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Recommendation, error) { return scanRecommendation(row) })
@@ -118,6 +121,10 @@ func (s *Store) GetRecommendation(ctx context.Context, tenant, id uuid.UUID, now
 func (s *Store) ExemptRecommendation(ctx context.Context, tenant, id uuid.UUID, e Exemption, now time.Time, actor Actor) (Recommendation, error) {
 	var r Recommendation
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		was, err := lockRecommendation(ctx, tx, tenant, id, now)
+		if err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `UPDATE recommendations SET exemption_reason = $3, exemption_comment = $4, exemption_expires_at = $5, exemption_by = $6, exemption_at = $7
 			WHERE tenant_id = $1 AND recommendation_id = $2 AND open`, tenant, id, e.Reason, e.Comment, e.ExpiresAt, actor.String(), now)
 		if err != nil {
@@ -127,10 +134,12 @@ func (s *Store) ExemptRecommendation(ctx context.Context, tenant, id uuid.UUID, 
 			return notFound(err, "recommendation", id)
 		}
 		if tag.RowsAffected() == 0 {
-			return fmt.Errorf("recommendation %s is resolved: %w", id, ErrConflict)
+			return &StateError{"the recommendation is resolved"}
 		}
-		return audit(ctx, tx, tenant, now, actor, "recommendation.exempt", "recommendation:"+id.String(), nil,
-			map[string]any{"reason": e.Reason, "comment": e.Comment, "expires_at": e.ExpiresAt})
+		if err := noteExemption(ctx, tx, tenant, id, RecommendationEvent{At: now, Kind: "exempted", Actor: actor.String(), Reason: e.Reason, Comment: e.Comment, ExpiresAt: e.ExpiresAt}); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tenant, now, actor, "recommendation.exempt", "recommendation:"+id.String(), was.Exemption.audited(), e.audited())
 	})
 	if err != nil {
 		return Recommendation{}, err

@@ -413,6 +413,7 @@ type Exemption struct {
 type RecommendationFilter struct {
 	MachineID                        *uuid.UUID
 	Code, Status, Severity, ScaleSet string
+	ExemptionEndsBefore              *time.Time // exempt now, and no more at that time
 }
 
 // Alert is one row of alerts. One alert per machine (or scope) and code is open (active or in_progress) at a time;

@@ -20,6 +20,9 @@ type AlertsCommand struct {
 	InProgress AlertInProgress `cmd:"" help:"Somebody is working on it."`
 	Approve    AlertApprove    `cmd:"" help:"Approve what it is about into a new version of the baseline."`
 	Refuse     AlertRefuse     `cmd:"" help:"Refuse what it is about."`
+	Comment    AlertComment    `cmd:"" help:"Add a comment to its history."`
+	History    AlertHistory    `cmd:"" help:"What happened to it, and who did what."`
+	Verdicts   AlertVerdicts   `cmd:"" help:"The verdicts behind it."`
 }
 
 // AlertsList lists alerts.
@@ -83,6 +86,13 @@ type AlertID struct {
 	Alert string `arg:"" help:"Id of the alert."`
 }
 
+// Note is a comment on a change.
+type Note struct {
+	Comment string `help:"Why. It is kept in the history."`
+}
+
+func (n *Note) note() client.AlertNote { return client.AlertNote{Comment: optional(n.Comment)} }
+
 // AlertsShow shows one alert.
 type AlertsShow struct {
 	AlertID `embed:""`
@@ -98,48 +108,53 @@ func (c *AlertsShow) Run(a *app) error {
 // AlertDismiss dismisses one.
 type AlertDismiss struct {
 	AlertID `embed:""`
+	Note    `embed:""`
 }
 
 // Run dismisses it.
 func (c *AlertDismiss) Run(a *app) error {
 	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
-		return api.DismissAlertWithResponse(a.ctx, id, &client.DismissAlertParams{})
+		return api.DismissAlertWithResponse(a.ctx, id, &client.DismissAlertParams{}, c.note())
 	})
 }
 
 // AlertResolve resolves one.
 type AlertResolve struct {
 	AlertID `embed:""`
+	Note    `embed:""`
 }
 
 // Run resolves it.
 func (c *AlertResolve) Run(a *app) error {
 	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
-		return api.ResolveAlertWithResponse(a.ctx, id, &client.ResolveAlertParams{})
+		return api.ResolveAlertWithResponse(a.ctx, id, &client.ResolveAlertParams{}, c.note())
 	})
 }
 
 // AlertActivate makes one active again.
 type AlertActivate struct {
 	AlertID `embed:""`
+	Note    `embed:""`
 }
 
 // Run activates it.
 func (c *AlertActivate) Run(a *app) error {
 	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
-		return api.ActivateAlertWithResponse(a.ctx, id, &client.ActivateAlertParams{})
+		return api.ActivateAlertWithResponse(a.ctx, id, &client.ActivateAlertParams{}, c.note())
 	})
 }
 
 // AlertInProgress marks one as being worked on.
 type AlertInProgress struct {
-	AlertID `embed:""`
+	AlertID  `embed:""`
+	Note     `embed:""`
+	Assignee string `help:"Who works on it."`
 }
 
 // Run marks it.
 func (c *AlertInProgress) Run(a *app) error {
 	return a.alert(c.AlertID, func(api *client.ClientWithResponses, id uuid.UUID) (reply, error) {
-		return api.ProgressAlertWithResponse(a.ctx, id, &client.ProgressAlertParams{})
+		return api.ProgressAlertWithResponse(a.ctx, id, &client.ProgressAlertParams{}, client.AlertProgress{Comment: optional(c.Comment), Assignee: optional(c.Assignee)})
 	})
 }
 
@@ -175,6 +190,18 @@ func (a *app) alert(which AlertID, call func(*client.ClientWithResponses, uuid.U
 	}
 	p.field("first seen", p.when(x.FirstSeenAt))
 	p.field("last seen", fmt.Sprintf("%s, %s", p.when(x.LastSeenAt), count(int(x.Count), "time")))
+	if x.ReopenedCount > 0 {
+		p.field("opened again", fmt.Sprintf("%s, last %s", count(x.ReopenedCount, "time"), p.when(x.OpenedAt)))
+	}
+	if x.ClosedAt != nil {
+		p.field("closed", clean(fmt.Sprintf("%s by %s", p.when(*x.ClosedAt), textOf(x.ClosedBy))))
+	}
+	if x.Assignee != nil {
+		p.field("assignee", clean(*x.Assignee))
+	}
+	if x.IncidentID != nil {
+		p.field("incident", x.IncidentID.String())
+	}
 	if x.SuppressedBy != nil {
 		p.field("suppressed by", x.SuppressedBy.String())
 	}

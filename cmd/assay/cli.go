@@ -14,6 +14,7 @@ type CLI struct {
 	Machines        MachinesCommand        `cmd:"" group:"findings" help:"The inventory, and what is known of each machine."`
 	Verdicts        VerdictsCommand        `cmd:"" group:"findings" help:"How machines were judged and why."`
 	Alerts          AlertsCommand          `cmd:"" group:"findings" help:"What needs somebody now."`
+	Incidents       IncidentsCommand       `cmd:"" group:"findings" help:"Causes, each with its alerts on however many machines."`
 	Recommendations RecommendationsCommand `cmd:"" group:"findings" help:"What could be better."`
 	Assessments     AssessmentsCommand     `cmd:"" group:"findings" help:"The state of each machine by code."`
 	Reappraisals    ReappraisalsCommand    `cmd:"" group:"findings" help:"Stored evidence that was judged again, and what changed by it."`

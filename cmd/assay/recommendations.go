@@ -11,6 +11,8 @@ type RecommendationsCommand struct {
 	List   RecommendationsList  `cmd:"" default:"withargs" help:"List recommendations (also without \"list\")."`
 	Show   RecommendationShow   `cmd:"" help:"Show a recommendation and what to do."`
 	Exempt RecommendationExempt `cmd:"" help:"State why one does not count for its machine."`
+
+	Unexempt RecommendationUnexempt `cmd:"" help:"End its exemption: it counts again."`
 }
 
 // RecommendationsList lists recommendations.
@@ -20,7 +22,9 @@ type RecommendationsList struct {
 	Severity string `help:"low, medium or high."`
 	Machine  string `placeholder:"ID|NAME" help:"Of this machine."`
 	ScaleSet string `help:"Of this scale set."`
-	Paging   `embed:""`
+
+	ExemptionEndsIn time.Duration `placeholder:"DURATION" help:"Exempt now, and no more after this time, for example 720h."`
+	Paging          `embed:""`
 }
 
 // Run lists them.
@@ -33,6 +37,7 @@ func (c *RecommendationsList) Run(a *app) error {
 		return api.ListRecommendationsWithResponse(a.ctx, &client.ListRecommendationsParams{
 			Limit: limit, Cursor: cursor, Code: optional(c.Code), Status: optionalAs[client.RecommendationStatus](c.Status),
 			Severity: optionalAs[client.Severity](c.Severity), MachineID: machine, ScaleSet: optional(c.ScaleSet),
+			ExemptionEndsBefore: a.after(c.ExemptionEndsIn),
 		})
 	})
 	if err != nil {
@@ -87,6 +92,26 @@ func (c *RecommendationExempt) Run(a *app) error {
 	}
 	body := client.ExemptionRequest{Reason: client.ExemptionRequestReason(c.Reason), Comment: optional(c.Comment), ExpiresAt: a.after(c.ExpiresIn)}
 	resp, err := api.ExemptRecommendationWithResponse(a.ctx, id, &client.ExemptRecommendationParams{}, body)
+	return a.printRecommendation(resp, err)
+}
+
+// RecommendationUnexempt ends an exemption.
+type RecommendationUnexempt struct {
+	ID   string `arg:"" help:"Id of the recommendation."`
+	Note `embed:""`
+}
+
+// Run ends it.
+func (c *RecommendationUnexempt) Run(a *app) error {
+	id, err := parseID("a recommendation", c.ID)
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.UnexemptRecommendationWithResponse(a.ctx, id, &client.UnexemptRecommendationParams{}, c.note())
 	return a.printRecommendation(resp, err)
 }
 

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/cmd/assay-agent/attester"
 	agent "github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
@@ -213,8 +215,14 @@ func TestAgainstService(t *testing.T) {
 	s.wants(0, []string{"What to do", "web-1"}, "alerts", "show", id)
 	s.wants(0, []string{"in_progress"}, "alerts", "in-progress", id)
 	s.wants(0, []string{"active"}, "alerts", "activate", id)
-	s.wants(0, []string{"dismissed"}, "alerts", "dismiss", id)
-	s.wants(0, []string{"active"}, "alerts", "activate", id)
+	s.wants(0, []string{"dismissed", "closed"}, "alerts", "dismiss", id, "--comment", "known since Monday")
+	s.wants(0, []string{"active", "opened again", "1 time"}, "alerts", "activate", id)
+	s.run(0, "alerts", "comment", id, "asked the owner")
+	s.wants(0, []string{"opened", "reopened", "known since Monday", "asked the owner", "system:alerts"}, "alerts", "history", id)
+	s.wants(0, []string{alerts.Items[0].VerdictID}, "alerts", "verdicts", id)
+	s.wants(0, []string{"Would have hidden 1 of 1 alert", "web-1", "resolved by hand"}, "suppressions", "simulate", "--scale-set", "web")
+	s.wants(2, []string{"--everywhere"}, "suppressions", "simulate")
+	testIncident(s, id)
 
 	rule := strings.TrimSpace(s.run(0, "suppressions", "create", "--reason", "lab machines", "--scale-set", "web", "--expires-in", "720h"))
 	s.wants(0, []string{"machine.scale_set in web", "lab machines", "in 30 days"}, "suppressions")
@@ -551,6 +559,35 @@ func collateralCommands(t *testing.T, s *liveService) {
 }
 
 // TestKindOfCollateral: the kind is told by the content.
+// testIncident takes the incident of an active alert through its life, and leaves the alert active.
+func testIncident(s *liveService, alert string) {
+	s.t.Helper()
+	var shown struct {
+		IncidentID *string `json:"incident_id"`
+	}
+	for range 1200 { // the service counts incidents by itself, a moment later
+		if s.json(&shown, "alerts", "show", alert); shown.IncidentID != nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if shown.IncidentID == nil {
+		s.t.Fatal("the alert is of no incident")
+	}
+	id := *shown.IncidentID
+	s.wants(0, []string{id}, "incidents", "--all")
+	s.wants(0, []string{"1 alert"}, "incidents", "comment", id, "hello")
+	s.wants(0, []string{"1 alert"}, "incidents", "in-progress", id, "--assignee", "alex")
+	s.wants(0, []string{"in_progress", "web-1", "on 1 machine of scale set web since"}, "incidents", "show", id)
+	s.wants(0, []string{"1 alert"}, "incidents", "resolve", id, "--comment", "repaired")
+	s.wants(1, []string{"conflict"}, "incidents", "dismiss", id)
+	s.wants(0, []string{"hello", "repaired"}, "alerts", "history", alert)
+	s.run(0, "alerts", "activate", alert)
+	for _, action := range []string{"show", "dismiss", "resolve", "in-progress"} {
+		s.wants(1, []string{"not_found"}, "incidents", action, uuid.NewString())
+	}
+}
+
 func TestKindOfCollateral(t *testing.T) {
 	for file, want := range map[string]string{
 		"snp/vcek.testcer": "vcek", "snp/test-vlek.der": "vlek", "tdx/sample_tcbInfo_response": "tdx_tcb_info",

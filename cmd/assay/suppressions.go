@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +15,8 @@ type SuppressionsCommand struct {
 	List   SuppressionsList  `cmd:"" default:"withargs" help:"List suppression rules (also without \"list\")."`
 	Create SuppressionCreate `cmd:"" help:"Hide alerts of a scope, such as machines whose Secure Boot has to stay off. Verdicts and assessments stay as they are."`
 	Delete SuppressionDelete `cmd:"" help:"Delete a rule; alerts that only it hid are shown again."`
+
+	Simulate SuppressionSimulate `cmd:"" help:"Say what a rule would have hidden. Nothing is changed."`
 }
 
 // SuppressionsList lists rules.
@@ -57,12 +61,9 @@ func scopeText(s client.SuppressionScope) string {
 	return strings.Join(parts, " and ")
 }
 
-// SuppressionCreate creates a rule. What is given must all hold; several values of one flag are alternatives.
-type SuppressionCreate struct {
+// SuppressionScope is which alerts a rule is about. What is given must all hold; several values of one flag are alternatives.
+type SuppressionScope struct {
 	AlertCode   string            `default:"attestation_failed" help:"Code of the alerts to hide, or * for all."`
-	Reason      string            `required:"" help:"Why these alerts are no concern."`
-	Comment     string            `help:"More, for the auditor."`
-	ExpiresIn   time.Duration     `placeholder:"DURATION" help:"The rule ends after this, for example 720h; it does not end otherwise."`
 	Machine     []string          `placeholder:"NAME" help:"Machines with one of these names."`
 	ScaleSet    []string          `placeholder:"NAME" help:"Machines of one of these scale sets."`
 	Label       map[string]string `placeholder:"KEY=VALUE" help:"Machines with this label."`
@@ -70,12 +71,19 @@ type SuppressionCreate struct {
 	Everywhere  bool              `help:"Say that no scope is meant: the rule hides the alert of every machine."`
 }
 
+// SuppressionCreate creates a rule.
+type SuppressionCreate struct {
+	SuppressionScope `embed:""`
+	Reason           string        `required:"" help:"Why these alerts are no concern."`
+	Comment          string        `help:"More, for the auditor."`
+	ExpiresIn        time.Duration `placeholder:"DURATION" help:"The rule ends after this, for example 720h; it does not end otherwise."`
+}
+
 // Run creates it.
 func (c *SuppressionCreate) Run(a *app) error {
-	scope := c.scope()
-	if (len(scope.AllOf) == 0) != c.Everywhere {
-		return &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
-			Detail: "give a scope (--machine, --scale-set, --label, --alert-reason), or --everywhere for every machine"}
+	scope, err := c.checked()
+	if err != nil {
+		return err
 	}
 	api, err := a.api()
 	if err != nil {
@@ -94,7 +102,17 @@ func (c *SuppressionCreate) Run(a *app) error {
 	return nil
 }
 
-func (c *SuppressionCreate) scope() client.SuppressionScope {
+// checked is the scope; none at all has to be said.
+func (c *SuppressionScope) checked() (client.SuppressionScope, error) {
+	scope := c.scope()
+	if (len(scope.AllOf) == 0) != c.Everywhere {
+		return scope, &problem{Title: "The command line cannot be used", Code: "usage", exit: exitBadCall,
+			Detail: "give a scope (--machine, --scale-set, --label, --alert-reason), or --everywhere for every machine"}
+	}
+	return scope, nil
+}
+
+func (c *SuppressionScope) scope() client.SuppressionScope {
 	scope := client.SuppressionScope{AllOf: []client.SuppressionCondition{}}
 	in := func(field string, values []string) {
 		if len(values) > 0 {
@@ -113,6 +131,52 @@ func (c *SuppressionCreate) scope() client.SuppressionScope {
 	}
 	in("alert.reason", c.AlertReason)
 	return scope
+}
+
+// SuppressionSimulate simulates a rule.
+type SuppressionSimulate struct {
+	SuppressionScope `embed:""`
+	Days             int `default:"30" help:"How many days back, 1 to 366."`
+}
+
+// Run simulates it.
+func (c *SuppressionSimulate) Run(a *app) error {
+	scope, err := c.checked()
+	if err != nil {
+		return err
+	}
+	api, err := a.api()
+	if err != nil {
+		return err
+	}
+	resp, err := api.SimulateSuppressionRuleWithResponse(a.ctx, &client.SimulateSuppressionRuleParams{}, client.SuppressionSimulationRequest{AlertCode: c.AlertCode, Scope: scope, Days: &c.Days})
+	x, raw, err := answer[client.SuppressionSimulation](a, resp, err)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(raw)
+	}
+	p := a.print
+	p.line("Would have hidden %d of %s since %s", x.WouldHide, count(int(x.Alerts), "alert"), p.when(x.Since))
+	if !x.Complete {
+		p.line("  There were more alerts; the newest of them were looked at.")
+	}
+	for _, f := range []struct {
+		name string
+		n    int64
+	}{{"machines", x.Machines}, {"open", x.Open}, {"resolved by themselves", x.ResolvedByItself}, {"resolved by hand", x.ResolvedByHand}, {"dismissed by hand", x.DismissedByHand}, {"suppressed already", x.AlreadySuppressed}} {
+		p.field(f.name, strconv.FormatInt(f.n, 10))
+	}
+	rows := make([][]cell, len(x.Items))
+	for i := range x.Items {
+		alert := &x.Items[i]
+		rows[i] = []cell{status(string(alert.Status)), plain(cmp.Or(alert.MachineName, alert.Scope)), plain(alert.DisplayName), plain(p.ago(alert.LastSeenAt)), {alert.ID.String(), dim}}
+	}
+	if len(rows) > 0 {
+		p.table([]string{"STATUS", "MACHINE", "ALERT", "LAST SEEN", "ID"}, rows)
+	}
+	return nil
 }
 
 // SuppressionDelete deletes a rule.

@@ -25,6 +25,8 @@ func jobs(st *store.Store, attestation *attest.Service, f *FetchConfig) []schedu
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
 		schedule.EndGrace(st, store.DefaultTenant, time.Now),
+		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
+		schedule.EndExemptions(st, store.DefaultTenant, time.Now),
 		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
 			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
 		schedule.Reappraise(attestation, store.DefaultTenant),

@@ -105,6 +105,36 @@ func (e AlertDecisionDecision) Valid() bool {
 	}
 }
 
+// Defines values for AlertEventKind.
+const (
+	AlertEventKindApproved      AlertEventKind = "approved"
+	AlertEventKindCommented     AlertEventKind = "commented"
+	AlertEventKindOpened        AlertEventKind = "opened"
+	AlertEventKindRefused       AlertEventKind = "refused"
+	AlertEventKindReopened      AlertEventKind = "reopened"
+	AlertEventKindStatusChanged AlertEventKind = "status_changed"
+)
+
+// Valid indicates whether the value is a known member of the AlertEventKind enum.
+func (e AlertEventKind) Valid() bool {
+	switch e {
+	case AlertEventKindApproved:
+		return true
+	case AlertEventKindCommented:
+		return true
+	case AlertEventKindOpened:
+		return true
+	case AlertEventKindRefused:
+		return true
+	case AlertEventKindReopened:
+		return true
+	case AlertEventKindStatusChanged:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AlertStatus.
 const (
 	AlertStatusActive     AlertStatus = "active"
@@ -609,6 +639,27 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for IncidentMemberLeftAs.
+const (
+	IncidentMemberLeftAsChanged   IncidentMemberLeftAs = "changed"
+	IncidentMemberLeftAsDismissed IncidentMemberLeftAs = "dismissed"
+	IncidentMemberLeftAsResolved  IncidentMemberLeftAs = "resolved"
+)
+
+// Valid indicates whether the value is a known member of the IncidentMemberLeftAs enum.
+func (e IncidentMemberLeftAs) Valid() bool {
+	switch e {
+	case IncidentMemberLeftAsChanged:
+		return true
+	case IncidentMemberLeftAsDismissed:
+		return true
+	case IncidentMemberLeftAsResolved:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MachineState.
 const (
 	MachineStateActive     MachineState = "active"
@@ -981,6 +1032,45 @@ func (e ReappraisalState) Valid() bool {
 	case Queued:
 		return true
 	case Running:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RecommendationEventKind.
+const (
+	Exempted       RecommendationEventKind = "exempted"
+	ExemptionEnded RecommendationEventKind = "exemption_ended"
+	Unexempted     RecommendationEventKind = "unexempted"
+)
+
+// Valid indicates whether the value is a known member of the RecommendationEventKind enum.
+func (e RecommendationEventKind) Valid() bool {
+	switch e {
+	case Exempted:
+		return true
+	case ExemptionEnded:
+		return true
+	case Unexempted:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RecommendationEventReason.
+const (
+	RecommendationEventReasonMitigated RecommendationEventReason = "mitigated"
+	RecommendationEventReasonWaiver    RecommendationEventReason = "waiver"
+)
+
+// Valid indicates whether the value is a known member of the RecommendationEventReason enum.
+func (e RecommendationEventReason) Valid() bool {
+	switch e {
+	case RecommendationEventReasonMitigated:
+		return true
+	case RecommendationEventReasonWaiver:
 		return true
 	default:
 		return false
@@ -1512,7 +1602,10 @@ type Alert struct {
 	DisplayName string             `json:"display_name"`
 	FirstSeenAt time.Time          `json:"first_seen_at"`
 	ID          openapi_types.UUID `json:"id"`
-	LastSeenAt  time.Time          `json:"last_seen_at"`
+
+	// IncidentID The incident that it belongs to; null in the moment before it is counted, and left out of lists.
+	IncidentID *openapi_types.UUID `json:"incident_id,omitempty"`
+	LastSeenAt time.Time           `json:"last_seen_at"`
 
 	// MachineID The machine; null for an alert of many machines.
 	MachineID *openapi_types.UUID `json:"machine_id"`
@@ -1566,12 +1659,80 @@ type AlertDecision struct {
 // AlertDecisionDecision defines model for AlertDecision.Decision.
 type AlertDecisionDecision string
 
+// AlertEvent defines model for AlertEvent.
+type AlertEvent struct {
+	Assignee *string   `json:"assignee"`
+	At       time.Time `json:"at"`
+
+	// By Who (kind:id); `system:alerts` where it happened by itself.
+	//
+	// Example: admin:0198c0de-5a1e-7000-8000-7a6c31d1f001
+	By      string `json:"by"`
+	Comment string `json:"comment"`
+
+	// From The status before; null where it did not change or began.
+	From *string            `json:"from"`
+	ID   openapi_types.UUID `json:"id"`
+	Kind AlertEventKind     `json:"kind"`
+
+	// To The status after; null where it did not change.
+	To *string `json:"to"`
+}
+
+// AlertEventKind defines model for AlertEvent.Kind.
+type AlertEventKind string
+
+// AlertEventList defines model for AlertEventList.
+type AlertEventList struct {
+	Items []AlertEvent `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // AlertList defines model for AlertList.
 type AlertList struct {
 	Items []Alert `json:"items"`
 
 	// NextCursor Null on the last page.
 	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// AlertNote defines model for AlertNote.
+type AlertNote struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
+}
+
+// AlertOccurrence defines model for AlertOccurrence.
+type AlertOccurrence struct {
+	Count   int64     `json:"count"`
+	FirstAt time.Time `json:"first_at"`
+	LastAt  time.Time `json:"last_at"`
+
+	// VerdictID The verdict; null where none raised it.
+	VerdictID *openapi_types.UUID `json:"verdict_id"`
+}
+
+// AlertOccurrenceList defines model for AlertOccurrenceList.
+type AlertOccurrenceList struct {
+	Items []AlertOccurrence `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// AlertProgress defines model for AlertProgress.
+type AlertProgress struct {
+	// Assignee Who works on it.
+	Assignee *string `json:"assignee,omitempty"`
+
+	// Comment Free text, line breaks included.
+	//
+	// Example: Kernel rollout 6.12
+	Comment *Comment `json:"comment,omitempty"`
 }
 
 // AlertStatus defines model for AlertStatus.
@@ -1996,6 +2157,14 @@ type CollateralSource string
 //
 // Example: Kernel rollout 6.12
 type Comment = string
+
+// CommentRequest defines model for CommentRequest.
+type CommentRequest struct {
+	// Comment Free text, line breaks included.
+	//
+	// Example: Asked the owner; it is the new boot loader
+	Comment string `json:"comment"`
+}
 
 // Counts defines model for Counts.
 type Counts map[string]int64
@@ -2441,6 +2610,84 @@ type ImportedDocument struct {
 	Unsigned bool `json:"unsigned"`
 }
 
+// Incident defines model for Incident.
+type Incident struct {
+	// Alerts Since `opened_at`, closed ones included.
+	Alerts int64 `json:"alerts"`
+
+	// AllAlerts Ever.
+	AllAlerts int64 `json:"all_alerts"`
+
+	// ClosedAt When its last open alert was closed; null while one is open.
+	ClosedAt *time.Time `json:"closed_at"`
+
+	// Code Example: attestation_failed
+	Code        string `json:"code"`
+	DisplayName string `json:"display_name"`
+
+	// FirstSeenAt When its first alert ever joined.
+	FirstSeenAt  time.Time          `json:"first_seen_at"`
+	ID           openapi_types.UUID `json:"id"`
+	LastJoinedAt time.Time          `json:"last_joined_at"`
+	OpenAlerts   int64              `json:"open_alerts"`
+
+	// OpenedAt When it was opened the last time.
+	OpenedAt time.Time `json:"opened_at"`
+
+	// Reason `origin_unverified`, `baseline_deviation`, or null.
+	//
+	// Example: baseline_deviation
+	Reason        *VerdictReason `json:"reason"`
+	ReopenedCount int            `json:"reopened_count"`
+	ScaleSets     Counts         `json:"scale_sets"`
+	Severity      Severity       `json:"severity"`
+	Status        AlertStatus    `json:"status"`
+
+	// Summary Example: grubx64.efi changed on 312 machines of scale set web since 2026-11-23 14:02 UTC
+	Summary string `json:"summary"`
+
+	// SuppressedAlerts Of the open ones, those that a suppression rule hides.
+	SuppressedAlerts int64 `json:"suppressed_alerts"`
+
+	// Title Example: grubx64.efi changed
+	Title string `json:"title"`
+}
+
+// IncidentChange defines model for IncidentChange.
+type IncidentChange struct {
+	// Alerts How many alerts changed.
+	Alerts int `json:"alerts"`
+}
+
+// IncidentList defines model for IncidentList.
+type IncidentList struct {
+	Items []Incident `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// IncidentMember defines model for IncidentMember.
+type IncidentMember struct {
+	Alert    Alert     `json:"alert"`
+	JoinedAt time.Time `json:"joined_at"`
+
+	// LeftAs How it left; `changed`: it is of another cause now.
+	LeftAs *IncidentMemberLeftAs `json:"left_as"`
+	LeftAt *time.Time            `json:"left_at"`
+}
+
+// IncidentMemberLeftAs How it left; `changed`: it is of another cause now.
+type IncidentMemberLeftAs string
+
+// IncidentMemberList defines model for IncidentMemberList.
+type IncidentMemberList struct {
+	Items []IncidentMember `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // IssuerChain defines model for IssuerChain.
 type IssuerChain = string
 
@@ -2778,6 +3025,7 @@ type NotificationEvent struct {
 		Machines    int64              `json:"machines"`
 		Severity    Severity           `json:"severity"`
 		Status      string             `json:"status"`
+		Suppressed  bool               `json:"suppressed"`
 		Title       string             `json:"title"`
 	} `json:"incident,omitempty"`
 
@@ -3387,6 +3635,33 @@ type Recommendation struct {
 	Status           RecommendationStatus `json:"status"`
 }
 
+// RecommendationEvent defines model for RecommendationEvent.
+type RecommendationEvent struct {
+	At time.Time `json:"at"`
+
+	// By Who (kind:id).
+	By        string                     `json:"by"`
+	Comment   string                     `json:"comment"`
+	ExpiresAt *time.Time                 `json:"expires_at"`
+	ID        openapi_types.UUID         `json:"id"`
+	Kind      RecommendationEventKind    `json:"kind"`
+	Reason    *RecommendationEventReason `json:"reason"`
+}
+
+// RecommendationEventKind defines model for RecommendationEvent.Kind.
+type RecommendationEventKind string
+
+// RecommendationEventReason defines model for RecommendationEvent.Reason.
+type RecommendationEventReason string
+
+// RecommendationEventList defines model for RecommendationEventList.
+type RecommendationEventList struct {
+	Items []RecommendationEvent `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // RecommendationList defines model for RecommendationList.
 type RecommendationList struct {
 	Items []Recommendation `json:"items"`
@@ -3752,6 +4027,50 @@ type SuppressionRulePatchState string
 // SuppressionScope All conditions must hold; an empty list is every machine.
 type SuppressionScope struct {
 	AllOf []SuppressionCondition `json:"all_of"`
+}
+
+// SuppressionSimulation defines model for SuppressionSimulation.
+type SuppressionSimulation struct {
+	// Alerts That were looked at: all of the code that were seen since then.
+	Alerts int64 `json:"alerts"`
+
+	// AlreadySuppressed Of those hidden, hidden by a rule that is in force.
+	AlreadySuppressed int64 `json:"already_suppressed"`
+
+	// Complete False where there were more than 100,000 alerts, of which the newest were looked at.
+	Complete bool `json:"complete"`
+
+	// DismissedByHand Of those hidden, dismissed by somebody.
+	DismissedByHand int64 `json:"dismissed_by_hand"`
+
+	// Items Those hidden, newest first, at most 100.
+	Items []Alert `json:"items"`
+
+	// Machines Whose alerts it would have hidden.
+	Machines int64 `json:"machines"`
+
+	// Open Of those hidden, open now.
+	Open int64 `json:"open"`
+
+	// ResolvedByHand Of those hidden, resolved by somebody: work that the rule would have hidden.
+	ResolvedByHand int64 `json:"resolved_by_hand"`
+
+	// ResolvedByItself Of those hidden, resolved because the cause was found gone.
+	ResolvedByItself int64     `json:"resolved_by_itself"`
+	Since            time.Time `json:"since"`
+	WouldHide        int64     `json:"would_hide"`
+}
+
+// SuppressionSimulationRequest defines model for SuppressionSimulationRequest.
+type SuppressionSimulationRequest struct {
+	// AlertCode A code, or `*` for all.
+	//
+	// Example: attestation_failed
+	AlertCode string `json:"alert_code"`
+	Days      *int   `json:"days,omitempty"`
+
+	// Scope All conditions must hold; an empty list is every machine.
+	Scope SuppressionScope `json:"scope"`
 }
 
 // SwitchedTrustAnchor defines model for SwitchedTrustAnchor.
@@ -4277,6 +4596,9 @@ type DeliveryID = openapi_types.UUID
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IncidentID defines model for IncidentID.
+type IncidentID = openapi_types.UUID
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -4349,16 +4671,40 @@ type ApproveAlertParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// CommentAlertParams defines parameters for CommentAlert.
+type CommentAlertParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DismissAlertParams defines parameters for DismissAlert.
 type DismissAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListAlertHistoryParams defines parameters for ListAlertHistory.
+type ListAlertHistoryParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListAlertOccurrencesParams defines parameters for ListAlertOccurrences.
+type ListAlertOccurrencesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // RefuseAlertParams defines parameters for RefuseAlert.
@@ -4608,6 +4954,58 @@ type DeleteIdentityProviderParams struct {
 
 // PutIdentityProviderParams defines parameters for PutIdentityProvider.
 type PutIdentityProviderParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListIncidentsParams defines parameters for ListIncidents.
+type ListIncidentsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor      `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Status *AlertStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Open Only those with open alerts.
+	Open     *bool         `form:"open,omitempty" json:"open,omitempty"`
+	Code     *FilterText   `form:"code,omitempty" json:"code,omitempty"`
+	Severity *Severity     `form:"severity,omitempty" json:"severity,omitempty"`
+	Reason   *FilterReason `form:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// CommentIncidentParams defines parameters for CommentIncident.
+type CommentIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DismissIncidentParams defines parameters for DismissIncident.
+type DismissIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ProgressIncidentParams defines parameters for ProgressIncident.
+type ProgressIncidentParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListIncidentMembersParams defines parameters for ListIncidentMembers.
+type ListIncidentMembersParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Open Only those that are open.
+	Open *bool `form:"open,omitempty" json:"open,omitempty"`
+}
+
+// ResolveIncidentParams defines parameters for ResolveIncident.
+type ResolveIncidentParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4872,10 +5270,28 @@ type ListRecommendationsParams struct {
 	MachineID *openapi_types.UUID   `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 	ScaleSet  *FilterText           `form:"scale_set,omitempty" json:"scale_set,omitempty"`
 	Severity  *Severity             `form:"severity,omitempty" json:"severity,omitempty"`
+
+	// ExemptionEndsBefore Only those that are exempt now, and no more at that time.
+	ExemptionEndsBefore *time.Time `form:"exemption_ends_before,omitempty" json:"exemption_ends_before,omitempty"`
 }
 
 // ExemptRecommendationParams defines parameters for ExemptRecommendation.
 type ExemptRecommendationParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListRecommendationHistoryParams defines parameters for ListRecommendationHistory.
+type ListRecommendationHistoryParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// UnexemptRecommendationParams defines parameters for UnexemptRecommendation.
+type UnexemptRecommendationParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -4900,6 +5316,12 @@ type ListSuppressionRulesParams struct {
 
 // CreateSuppressionRuleParams defines parameters for CreateSuppressionRule.
 type CreateSuppressionRuleParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// SimulateSuppressionRuleParams defines parameters for SimulateSuppressionRule.
+type SimulateSuppressionRuleParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -5010,11 +5432,26 @@ type TestWebhookParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
+type ActivateAlertJSONRequestBody = AlertNote
+
 // ApproveAlertJSONRequestBody defines body for ApproveAlert for application/json ContentType.
 type ApproveAlertJSONRequestBody = ApproveRequest
 
+// CommentAlertJSONRequestBody defines body for CommentAlert for application/json ContentType.
+type CommentAlertJSONRequestBody = CommentRequest
+
+// DismissAlertJSONRequestBody defines body for DismissAlert for application/json ContentType.
+type DismissAlertJSONRequestBody = AlertNote
+
+// ProgressAlertJSONRequestBody defines body for ProgressAlert for application/json ContentType.
+type ProgressAlertJSONRequestBody = AlertProgress
+
 // RefuseAlertJSONRequestBody defines body for RefuseAlert for application/json ContentType.
 type RefuseAlertJSONRequestBody = RefuseRequest
+
+// ResolveAlertJSONRequestBody defines body for ResolveAlert for application/json ContentType.
+type ResolveAlertJSONRequestBody = AlertNote
 
 // CreateAPITokenJSONRequestBody defines body for CreateAPIToken for application/json ContentType.
 type CreateAPITokenJSONRequestBody = APITokenInput
@@ -5054,6 +5491,18 @@ type CreateIdentityProviderJSONRequestBody = IdentityProviderInput
 
 // PutIdentityProviderJSONRequestBody defines body for PutIdentityProvider for application/json ContentType.
 type PutIdentityProviderJSONRequestBody = IdentityProviderInput
+
+// CommentIncidentJSONRequestBody defines body for CommentIncident for application/json ContentType.
+type CommentIncidentJSONRequestBody = CommentRequest
+
+// DismissIncidentJSONRequestBody defines body for DismissIncident for application/json ContentType.
+type DismissIncidentJSONRequestBody = AlertNote
+
+// ProgressIncidentJSONRequestBody defines body for ProgressIncident for application/json ContentType.
+type ProgressIncidentJSONRequestBody = AlertProgress
+
+// ResolveIncidentJSONRequestBody defines body for ResolveIncident for application/json ContentType.
+type ResolveIncidentJSONRequestBody = AlertNote
 
 // CreateJoinTokenJSONRequestBody defines body for CreateJoinToken for application/json ContentType.
 type CreateJoinTokenJSONRequestBody = JoinTokenInput
@@ -5100,11 +5549,17 @@ type CreateReappraisalJSONRequestBody = ReappraisalInput
 // ExemptRecommendationJSONRequestBody defines body for ExemptRecommendation for application/json ContentType.
 type ExemptRecommendationJSONRequestBody = ExemptionRequest
 
+// UnexemptRecommendationJSONRequestBody defines body for UnexemptRecommendation for application/json ContentType.
+type UnexemptRecommendationJSONRequestBody = AlertNote
+
 // PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
 type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
 
 // CreateSuppressionRuleJSONRequestBody defines body for CreateSuppressionRule for application/json ContentType.
 type CreateSuppressionRuleJSONRequestBody = SuppressionRuleInput
+
+// SimulateSuppressionRuleJSONRequestBody defines body for SimulateSuppressionRule for application/json ContentType.
+type SimulateSuppressionRuleJSONRequestBody = SuppressionSimulationRequest
 
 // UpdateSuppressionRuleJSONRequestBody defines body for UpdateSuppressionRule for application/json ContentType.
 type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
@@ -5228,10 +5683,19 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/alerts/{alert_id} (the `GetAlert` operationId).
 	GetAlert(ctx context.Context, alertID AlertID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ActivateAlert Make an alert active again
+	// ActivateAlertWithBody Make an alert active again
+	//
+	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
-	ActivateAlert(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ActivateAlertWithBody(ctx context.Context, alertID AlertID, params *ActivateAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ActivateAlert Make an alert active again
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
+	ActivateAlert(ctx context.Context, alertID AlertID, params *ActivateAlertParams, body ActivateAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PreviewApproval What approving an alert would allow
 	//
@@ -5262,17 +5726,69 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
 	ApproveAlert(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DismissAlert Dismiss an alert
+	// CommentAlertWithBody Comment on an alert
 	//
-	// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
+	// The comment is kept in its history. Nothing else changes.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+	CommentAlertWithBody(ctx context.Context, alertID AlertID, params *CommentAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CommentAlert Comment on an alert
+	//
+	// The comment is kept in its history. Nothing else changes.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+	CommentAlert(ctx context.Context, alertID AlertID, params *CommentAlertParams, body CommentAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DismissAlertWithBody Dismiss an alert
+	//
+	// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+	//
+	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
-	DismissAlert(ctx context.Context, alertID AlertID, params *DismissAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DismissAlertWithBody(ctx context.Context, alertID AlertID, params *DismissAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DismissAlert Dismiss an alert
+	//
+	// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
+	DismissAlert(ctx context.Context, alertID AlertID, params *DismissAlertParams, body DismissAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListAlertHistory List what happened to an alert
+	//
+	// Newest first: who did what, what happened by itself, and what was said.
+	//
+	// Corresponds with GET /v1/alerts/{alert_id}/history (the `ListAlertHistory` operationId).
+	ListAlertHistory(ctx context.Context, alertID AlertID, params *ListAlertHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ProgressAlertWithBody Mark an alert as being worked on
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
+	ProgressAlertWithBody(ctx context.Context, alertID AlertID, params *ProgressAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ProgressAlert Mark an alert as being worked on
 	//
+	// Takes a body of the `application/json` content type.
+	//
 	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
-	ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, body ProgressAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListAlertOccurrences List the verdicts behind an alert
+	//
+	// Newest first; consecutive occurrences of one verdict are one entry.
+	//
+	// Corresponds with GET /v1/alerts/{alert_id}/occurrences (the `ListAlertOccurrences` operationId).
+	ListAlertOccurrences(ctx context.Context, alertID AlertID, params *ListAlertOccurrencesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RefuseAlertWithBody Refuse what an alert is about
 	//
@@ -5292,12 +5808,23 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
 	RefuseAlert(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ResolveAlert Resolve an alert
+	// ResolveAlertWithBody Resolve an alert
 	//
-	// Its cause was removed.
+	// Its cause was removed. Where it occurs again within seven days, it is opened again.
+	//
+	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
-	ResolveAlert(ctx context.Context, alertID AlertID, params *ResolveAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ResolveAlertWithBody(ctx context.Context, alertID AlertID, params *ResolveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveAlert Resolve an alert
+	//
+	// Its cause was removed. Where it occurs again within seven days, it is opened again.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
+	ResolveAlert(ctx context.Context, alertID AlertID, params *ResolveAlertParams, body ResolveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListAPITokens List API tokens
 	//
@@ -5709,6 +6236,81 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
 	PutIdentityProvider(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListIncidents List incidents
+	//
+	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+	//
+	// Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
+	ListIncidents(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetIncident Get an incident
+	//
+	// Corresponds with GET /v1/incidents/{incident_id} (the `GetIncident` operationId).
+	GetIncident(ctx context.Context, incidentID IncidentID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CommentIncidentWithBody Comment on all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+	CommentIncidentWithBody(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CommentIncident Comment on all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+	CommentIncident(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, body CommentIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DismissIncidentWithBody Dismiss all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+	DismissIncidentWithBody(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DismissIncident Dismiss all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+	DismissIncident(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, body DismissIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ProgressIncidentWithBody Mark all active alerts of an incident as being worked on
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+	ProgressIncidentWithBody(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ProgressIncident Mark all active alerts of an incident as being worked on
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+	ProgressIncident(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, body ProgressIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListIncidentMembers List the alerts of an incident
+	//
+	// Newest alert first.
+	//
+	// Corresponds with GET /v1/incidents/{incident_id}/members (the `ListIncidentMembers` operationId).
+	ListIncidentMembers(ctx context.Context, incidentID IncidentID, params *ListIncidentMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveIncidentWithBody Resolve all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+	ResolveIncidentWithBody(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveIncident Resolve all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+	ResolveIncident(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, body ResolveIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListJoinTokens List join tokens
 	//
@@ -6160,6 +6762,31 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/exempt (the `ExemptRecommendation` operationId).
 	ExemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *ExemptRecommendationParams, body ExemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListRecommendationHistory List the exemptions of a recommendation
+	//
+	// Newest first: who exempted it and why, and when that ended.
+	//
+	// Corresponds with GET /v1/recommendations/{recommendation_id}/history (the `ListRecommendationHistory` operationId).
+	ListRecommendationHistory(ctx context.Context, recommendationID RecommendationID, params *ListRecommendationHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UnexemptRecommendationWithBody End the exemption of a recommendation
+	//
+	// It counts again from now on.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+	UnexemptRecommendationWithBody(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UnexemptRecommendation End the exemption of a recommendation
+	//
+	// It counts again from now on.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+	UnexemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListRevocations List what is known to be bad
 	//
 	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -6220,6 +6847,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/suppression-rules (the `CreateSuppressionRule` operationId).
 	CreateSuppressionRule(ctx context.Context, params *CreateSuppressionRuleParams, body CreateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SimulateSuppressionRuleWithBody Say what a suppression rule would have hidden
+	//
+	// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+	SimulateSuppressionRuleWithBody(ctx context.Context, params *SimulateSuppressionRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SimulateSuppressionRule Say what a suppression rule would have hidden
+	//
+	// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+	SimulateSuppressionRule(ctx context.Context, params *SimulateSuppressionRuleParams, body SimulateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteSuppressionRule Delete a suppression rule
 	//
@@ -6497,11 +7142,30 @@ func (c *Client) GetAlert(ctx context.Context, alertID AlertID, reqEditors ...Re
 	return c.Client.Do(req)
 }
 
-// ActivateAlert Make an alert active again
+// ActivateAlertWithBody Make an alert active again
+//
+// Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
-func (c *Client) ActivateAlert(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewActivateAlertRequest(c.Server, alertID, params)
+func (c *Client) ActivateAlertWithBody(ctx context.Context, alertID AlertID, params *ActivateAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewActivateAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ActivateAlert Make an alert active again
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
+func (c *Client) ActivateAlert(ctx context.Context, alertID AlertID, params *ActivateAlertParams, body ActivateAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewActivateAlertRequest(c.Server, alertID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -6571,13 +7235,106 @@ func (c *Client) ApproveAlert(ctx context.Context, alertID AlertID, params *Appr
 	return c.Client.Do(req)
 }
 
-// DismissAlert Dismiss an alert
+// CommentAlertWithBody Comment on an alert
 //
-// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
+// The comment is kept in its history. Nothing else changes.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+func (c *Client) CommentAlertWithBody(ctx context.Context, alertID AlertID, params *CommentAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCommentAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CommentAlert Comment on an alert
+//
+// The comment is kept in its history. Nothing else changes.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+func (c *Client) CommentAlert(ctx context.Context, alertID AlertID, params *CommentAlertParams, body CommentAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCommentAlertRequest(c.Server, alertID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DismissAlertWithBody Dismiss an alert
+//
+// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+//
+// Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
-func (c *Client) DismissAlert(ctx context.Context, alertID AlertID, params *DismissAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDismissAlertRequest(c.Server, alertID, params)
+func (c *Client) DismissAlertWithBody(ctx context.Context, alertID AlertID, params *DismissAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDismissAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DismissAlert Dismiss an alert
+//
+// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
+func (c *Client) DismissAlert(ctx context.Context, alertID AlertID, params *DismissAlertParams, body DismissAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDismissAlertRequest(c.Server, alertID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAlertHistory List what happened to an alert
+//
+// Newest first: who did what, what happened by itself, and what was said.
+//
+// Corresponds with GET /v1/alerts/{alert_id}/history (the `ListAlertHistory` operationId).
+func (c *Client) ListAlertHistory(ctx context.Context, alertID AlertID, params *ListAlertHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAlertHistoryRequest(c.Server, alertID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProgressAlertWithBody Mark an alert as being worked on
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
+func (c *Client) ProgressAlertWithBody(ctx context.Context, alertID AlertID, params *ProgressAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProgressAlertRequestWithBody(c.Server, alertID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -6590,9 +7347,28 @@ func (c *Client) DismissAlert(ctx context.Context, alertID AlertID, params *Dism
 
 // ProgressAlert Mark an alert as being worked on
 //
+// Takes a body of the `application/json` content type.
+//
 // Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
-func (c *Client) ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewProgressAlertRequest(c.Server, alertID, params)
+func (c *Client) ProgressAlert(ctx context.Context, alertID AlertID, params *ProgressAlertParams, body ProgressAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProgressAlertRequest(c.Server, alertID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAlertOccurrences List the verdicts behind an alert
+//
+// Newest first; consecutive occurrences of one verdict are one entry.
+//
+// Corresponds with GET /v1/alerts/{alert_id}/occurrences (the `ListAlertOccurrences` operationId).
+func (c *Client) ListAlertOccurrences(ctx context.Context, alertID AlertID, params *ListAlertOccurrencesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAlertOccurrencesRequest(c.Server, alertID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6641,13 +7417,34 @@ func (c *Client) RefuseAlert(ctx context.Context, alertID AlertID, params *Refus
 	return c.Client.Do(req)
 }
 
-// ResolveAlert Resolve an alert
+// ResolveAlertWithBody Resolve an alert
 //
-// Its cause was removed.
+// Its cause was removed. Where it occurs again within seven days, it is opened again.
+//
+// Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
-func (c *Client) ResolveAlert(ctx context.Context, alertID AlertID, params *ResolveAlertParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewResolveAlertRequest(c.Server, alertID, params)
+func (c *Client) ResolveAlertWithBody(ctx context.Context, alertID AlertID, params *ResolveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveAlertRequestWithBody(c.Server, alertID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveAlert Resolve an alert
+//
+// Its cause was removed. Where it occurs again within seven days, it is opened again.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
+func (c *Client) ResolveAlert(ctx context.Context, alertID AlertID, params *ResolveAlertParams, body ResolveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveAlertRequest(c.Server, alertID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -7509,6 +8306,191 @@ func (c *Client) PutIdentityProviderWithBody(ctx context.Context, providerID Pro
 // Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
 func (c *Client) PutIdentityProvider(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutIdentityProviderRequest(c.Server, providerID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListIncidents List incidents
+//
+// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+//
+// Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
+func (c *Client) ListIncidents(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListIncidentsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetIncident Get an incident
+//
+// Corresponds with GET /v1/incidents/{incident_id} (the `GetIncident` operationId).
+func (c *Client) GetIncident(ctx context.Context, incidentID IncidentID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetIncidentRequest(c.Server, incidentID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CommentIncidentWithBody Comment on all open alerts of an incident
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+func (c *Client) CommentIncidentWithBody(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCommentIncidentRequestWithBody(c.Server, incidentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CommentIncident Comment on all open alerts of an incident
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+func (c *Client) CommentIncident(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, body CommentIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCommentIncidentRequest(c.Server, incidentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DismissIncidentWithBody Dismiss all open alerts of an incident
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+func (c *Client) DismissIncidentWithBody(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDismissIncidentRequestWithBody(c.Server, incidentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DismissIncident Dismiss all open alerts of an incident
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+func (c *Client) DismissIncident(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, body DismissIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDismissIncidentRequest(c.Server, incidentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProgressIncidentWithBody Mark all active alerts of an incident as being worked on
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+func (c *Client) ProgressIncidentWithBody(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProgressIncidentRequestWithBody(c.Server, incidentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProgressIncident Mark all active alerts of an incident as being worked on
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+func (c *Client) ProgressIncident(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, body ProgressIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProgressIncidentRequest(c.Server, incidentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListIncidentMembers List the alerts of an incident
+//
+// Newest alert first.
+//
+// Corresponds with GET /v1/incidents/{incident_id}/members (the `ListIncidentMembers` operationId).
+func (c *Client) ListIncidentMembers(ctx context.Context, incidentID IncidentID, params *ListIncidentMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListIncidentMembersRequest(c.Server, incidentID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveIncidentWithBody Resolve all open alerts of an incident
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+func (c *Client) ResolveIncidentWithBody(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveIncidentRequestWithBody(c.Server, incidentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveIncident Resolve all open alerts of an incident
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+func (c *Client) ResolveIncident(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, body ResolveIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveIncidentRequest(c.Server, incidentID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -8529,6 +9511,61 @@ func (c *Client) ExemptRecommendation(ctx context.Context, recommendationID Reco
 	return c.Client.Do(req)
 }
 
+// ListRecommendationHistory List the exemptions of a recommendation
+//
+// Newest first: who exempted it and why, and when that ended.
+//
+// Corresponds with GET /v1/recommendations/{recommendation_id}/history (the `ListRecommendationHistory` operationId).
+func (c *Client) ListRecommendationHistory(ctx context.Context, recommendationID RecommendationID, params *ListRecommendationHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRecommendationHistoryRequest(c.Server, recommendationID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UnexemptRecommendationWithBody End the exemption of a recommendation
+//
+// It counts again from now on.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+func (c *Client) UnexemptRecommendationWithBody(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUnexemptRecommendationRequestWithBody(c.Server, recommendationID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UnexemptRecommendation End the exemption of a recommendation
+//
+// It counts again from now on.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+func (c *Client) UnexemptRecommendation(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUnexemptRecommendationRequest(c.Server, recommendationID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListRevocations List what is known to be bad
 //
 // The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -8650,6 +9687,44 @@ func (c *Client) CreateSuppressionRuleWithBody(ctx context.Context, params *Crea
 // Corresponds with POST /v1/suppression-rules (the `CreateSuppressionRule` operationId).
 func (c *Client) CreateSuppressionRule(ctx context.Context, params *CreateSuppressionRuleParams, body CreateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCreateSuppressionRuleRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SimulateSuppressionRuleWithBody Say what a suppression rule would have hidden
+//
+// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+func (c *Client) SimulateSuppressionRuleWithBody(ctx context.Context, params *SimulateSuppressionRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSimulateSuppressionRuleRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SimulateSuppressionRule Say what a suppression rule would have hidden
+//
+// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+func (c *Client) SimulateSuppressionRule(ctx context.Context, params *SimulateSuppressionRuleParams, body SimulateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSimulateSuppressionRuleRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -9357,8 +10432,19 @@ func NewGetAlertRequest(server string, alertID AlertID) (*http.Request, error) {
 	return req, nil
 }
 
-// NewActivateAlertRequest constructs an http.Request for the ActivateAlert method
-func NewActivateAlertRequest(server string, alertID AlertID, params *ActivateAlertParams) (*http.Request, error) {
+// NewActivateAlertRequest calls the generic ActivateAlert builder with application/json body
+func NewActivateAlertRequest(server string, alertID AlertID, params *ActivateAlertParams, body ActivateAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewActivateAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewActivateAlertRequestWithBody constructs an http.Request for the ActivateAlert method, with any body, and a specified content type
+func NewActivateAlertRequestWithBody(server string, alertID AlertID, params *ActivateAlertParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -9383,10 +10469,12 @@ func NewActivateAlertRequest(server string, alertID AlertID, params *ActivateAle
 		return nil, err
 	}
 
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -9553,8 +10641,81 @@ func NewApproveAlertRequestWithBody(server string, alertID AlertID, params *Appr
 	return req, nil
 }
 
-// NewDismissAlertRequest constructs an http.Request for the DismissAlert method
-func NewDismissAlertRequest(server string, alertID AlertID, params *DismissAlertParams) (*http.Request, error) {
+// NewCommentAlertRequest calls the generic CommentAlert builder with application/json body
+func NewCommentAlertRequest(server string, alertID AlertID, params *CommentAlertParams, body CommentAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCommentAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewCommentAlertRequestWithBody constructs an http.Request for the CommentAlert method, with any body, and a specified content type
+func NewCommentAlertRequestWithBody(server string, alertID AlertID, params *CommentAlertParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/comments", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDismissAlertRequest calls the generic DismissAlert builder with application/json body
+func NewDismissAlertRequest(server string, alertID AlertID, params *DismissAlertParams, body DismissAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDismissAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewDismissAlertRequestWithBody constructs an http.Request for the DismissAlert method, with any body, and a specified content type
+func NewDismissAlertRequestWithBody(server string, alertID AlertID, params *DismissAlertParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -9579,10 +10740,12 @@ func NewDismissAlertRequest(server string, alertID AlertID, params *DismissAlert
 		return nil, err
 	}
 
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -9602,8 +10765,92 @@ func NewDismissAlertRequest(server string, alertID AlertID, params *DismissAlert
 	return req, nil
 }
 
-// NewProgressAlertRequest constructs an http.Request for the ProgressAlert method
-func NewProgressAlertRequest(server string, alertID AlertID, params *ProgressAlertParams) (*http.Request, error) {
+// NewListAlertHistoryRequest constructs an http.Request for the ListAlertHistory method
+func NewListAlertHistoryRequest(server string, alertID AlertID, params *ListAlertHistoryParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/history", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewProgressAlertRequest calls the generic ProgressAlert builder with application/json body
+func NewProgressAlertRequest(server string, alertID AlertID, params *ProgressAlertParams, body ProgressAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewProgressAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewProgressAlertRequestWithBody constructs an http.Request for the ProgressAlert method, with any body, and a specified content type
+func NewProgressAlertRequestWithBody(server string, alertID AlertID, params *ProgressAlertParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -9628,10 +10875,12 @@ func NewProgressAlertRequest(server string, alertID AlertID, params *ProgressAle
 		return nil, err
 	}
 
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -9646,6 +10895,79 @@ func NewProgressAlertRequest(server string, alertID AlertID, params *ProgressAle
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewListAlertOccurrencesRequest constructs an http.Request for the ListAlertOccurrences method
+func NewListAlertOccurrencesRequest(server string, alertID AlertID, params *ListAlertOccurrencesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "alert_id", alertID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/alerts/%s/occurrences", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -9713,8 +11035,19 @@ func NewRefuseAlertRequestWithBody(server string, alertID AlertID, params *Refus
 	return req, nil
 }
 
-// NewResolveAlertRequest constructs an http.Request for the ResolveAlert method
-func NewResolveAlertRequest(server string, alertID AlertID, params *ResolveAlertParams) (*http.Request, error) {
+// NewResolveAlertRequest calls the generic ResolveAlert builder with application/json body
+func NewResolveAlertRequest(server string, alertID AlertID, params *ResolveAlertParams, body ResolveAlertJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResolveAlertRequestWithBody(server, alertID, params, "application/json", bodyReader)
+}
+
+// NewResolveAlertRequestWithBody constructs an http.Request for the ResolveAlert method, with any body, and a specified content type
+func NewResolveAlertRequestWithBody(server string, alertID AlertID, params *ResolveAlertParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -9739,10 +11072,12 @@ func NewResolveAlertRequest(server string, alertID AlertID, params *ResolveAlert
 		return nil, err
 	}
 
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
 
@@ -11845,6 +13180,499 @@ func NewPutIdentityProviderRequestWithBody(server string, providerID ProviderID,
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListIncidentsRequest constructs an http.Request for the ListIncidents method
+func NewListIncidentsRequest(server string, params *ListIncidentsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Open != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "open", *params.Open, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Code != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Severity != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "severity", *params.Severity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetIncidentRequest constructs an http.Request for the GetIncident method
+func NewGetIncidentRequest(server string, incidentID IncidentID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCommentIncidentRequest calls the generic CommentIncident builder with application/json body
+func NewCommentIncidentRequest(server string, incidentID IncidentID, params *CommentIncidentParams, body CommentIncidentJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCommentIncidentRequestWithBody(server, incidentID, params, "application/json", bodyReader)
+}
+
+// NewCommentIncidentRequestWithBody constructs an http.Request for the CommentIncident method, with any body, and a specified content type
+func NewCommentIncidentRequestWithBody(server string, incidentID IncidentID, params *CommentIncidentParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s/comments", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDismissIncidentRequest calls the generic DismissIncident builder with application/json body
+func NewDismissIncidentRequest(server string, incidentID IncidentID, params *DismissIncidentParams, body DismissIncidentJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDismissIncidentRequestWithBody(server, incidentID, params, "application/json", bodyReader)
+}
+
+// NewDismissIncidentRequestWithBody constructs an http.Request for the DismissIncident method, with any body, and a specified content type
+func NewDismissIncidentRequestWithBody(server string, incidentID IncidentID, params *DismissIncidentParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s/dismiss", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewProgressIncidentRequest calls the generic ProgressIncident builder with application/json body
+func NewProgressIncidentRequest(server string, incidentID IncidentID, params *ProgressIncidentParams, body ProgressIncidentJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewProgressIncidentRequestWithBody(server, incidentID, params, "application/json", bodyReader)
+}
+
+// NewProgressIncidentRequestWithBody constructs an http.Request for the ProgressIncident method, with any body, and a specified content type
+func NewProgressIncidentRequestWithBody(server string, incidentID IncidentID, params *ProgressIncidentParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s/in-progress", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListIncidentMembersRequest constructs an http.Request for the ListIncidentMembers method
+func NewListIncidentMembersRequest(server string, incidentID IncidentID, params *ListIncidentMembersParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s/members", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Open != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "open", *params.Open, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResolveIncidentRequest calls the generic ResolveIncident builder with application/json body
+func NewResolveIncidentRequest(server string, incidentID IncidentID, params *ResolveIncidentParams, body ResolveIncidentJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResolveIncidentRequestWithBody(server, incidentID, params, "application/json", bodyReader)
+}
+
+// NewResolveIncidentRequestWithBody constructs an http.Request for the ResolveIncident method, with any body, and a specified content type
+func NewResolveIncidentRequestWithBody(server string, incidentID IncidentID, params *ResolveIncidentParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "incident_id", incidentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/incidents/%s/resolve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -14213,6 +16041,18 @@ func NewListRecommendationsRequest(server string, params *ListRecommendationsPar
 
 		}
 
+		if params.ExemptionEndsBefore != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "exemption_ends_before", *params.ExemptionEndsBefore, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -14289,6 +16129,141 @@ func NewExemptRecommendationRequestWithBody(server string, recommendationID Reco
 	}
 
 	operationPath := fmt.Sprintf("/v1/recommendations/%s/exempt", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListRecommendationHistoryRequest constructs an http.Request for the ListRecommendationHistory method
+func NewListRecommendationHistoryRequest(server string, recommendationID RecommendationID, params *ListRecommendationHistoryParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "recommendation_id", recommendationID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/recommendations/%s/history", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUnexemptRecommendationRequest calls the generic UnexemptRecommendation builder with application/json body
+func NewUnexemptRecommendationRequest(server string, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUnexemptRecommendationRequestWithBody(server, recommendationID, params, "application/json", bodyReader)
+}
+
+// NewUnexemptRecommendationRequestWithBody constructs an http.Request for the UnexemptRecommendation method, with any body, and a specified content type
+func NewUnexemptRecommendationRequestWithBody(server string, recommendationID RecommendationID, params *UnexemptRecommendationParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "recommendation_id", recommendationID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/recommendations/%s/unexempt", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -14533,6 +16508,61 @@ func NewCreateSuppressionRuleRequestWithBody(server string, params *CreateSuppre
 	}
 
 	operationPath := fmt.Sprintf("/v1/suppression-rules")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewSimulateSuppressionRuleRequest calls the generic SimulateSuppressionRule builder with application/json body
+func NewSimulateSuppressionRuleRequest(server string, params *SimulateSuppressionRuleParams, body SimulateSuppressionRuleJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSimulateSuppressionRuleRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewSimulateSuppressionRuleRequestWithBody constructs an http.Request for the SimulateSuppressionRule method, with any body, and a specified content type
+func NewSimulateSuppressionRuleRequestWithBody(server string, params *SimulateSuppressionRuleParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/suppression-rules/simulate")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -15682,12 +17712,19 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/alerts/{alert_id} (the `GetAlert` operationId).
 	GetAlertWithResponse(ctx context.Context, alertID AlertID, reqEditors ...RequestEditorFn) (*GetAlertResponse, error)
 
-	// ActivateAlertWithResponse Make an alert active again
+	// ActivateAlertWithBodyWithResponse Make an alert active again
 	//
-	// Returns a wrapper object for the known response body format(s).
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
-	ActivateAlertWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error)
+	ActivateAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error)
+
+	// ActivateAlertWithResponse Make an alert active again
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
+	ActivateAlertWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, body ActivateAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error)
 
 	// PreviewApprovalWithResponse What approving an alert would allow
 	//
@@ -15720,21 +17757,73 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/approve (the `ApproveAlert` operationId).
 	ApproveAlertWithResponse(ctx context.Context, alertID AlertID, params *ApproveAlertParams, body ApproveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveAlertResponse, error)
 
+	// CommentAlertWithBodyWithResponse Comment on an alert
+	//
+	// The comment is kept in its history. Nothing else changes.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+	CommentAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *CommentAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CommentAlertResponse, error)
+
+	// CommentAlertWithResponse Comment on an alert
+	//
+	// The comment is kept in its history. Nothing else changes.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+	CommentAlertWithResponse(ctx context.Context, alertID AlertID, params *CommentAlertParams, body CommentAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*CommentAlertResponse, error)
+
+	// DismissAlertWithBodyWithResponse Dismiss an alert
+	//
+	// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
+	DismissAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error)
+
 	// DismissAlertWithResponse Dismiss an alert
 	//
-	// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
+	// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
+	DismissAlertWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, body DismissAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error)
+
+	// ListAlertHistoryWithResponse List what happened to an alert
+	//
+	// Newest first: who did what, what happened by itself, and what was said.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
-	DismissAlertWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error)
+	// Corresponds with GET /v1/alerts/{alert_id}/history (the `ListAlertHistory` operationId).
+	ListAlertHistoryWithResponse(ctx context.Context, alertID AlertID, params *ListAlertHistoryParams, reqEditors ...RequestEditorFn) (*ListAlertHistoryResponse, error)
+
+	// ProgressAlertWithBodyWithResponse Mark an alert as being worked on
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
+	ProgressAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error)
 
 	// ProgressAlertWithResponse Mark an alert as being worked on
 	//
-	// Returns a wrapper object for the known response body format(s).
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
-	ProgressAlertWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error)
+	ProgressAlertWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, body ProgressAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error)
+
+	// ListAlertOccurrencesWithResponse List the verdicts behind an alert
+	//
+	// Newest first; consecutive occurrences of one verdict are one entry.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/alerts/{alert_id}/occurrences (the `ListAlertOccurrences` operationId).
+	ListAlertOccurrencesWithResponse(ctx context.Context, alertID AlertID, params *ListAlertOccurrencesParams, reqEditors ...RequestEditorFn) (*ListAlertOccurrencesResponse, error)
 
 	// RefuseAlertWithBodyWithResponse Refuse what an alert is about
 	//
@@ -15754,14 +17843,23 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/alerts/{alert_id}/refuse (the `RefuseAlert` operationId).
 	RefuseAlertWithResponse(ctx context.Context, alertID AlertID, params *RefuseAlertParams, body RefuseAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*RefuseAlertResponse, error)
 
-	// ResolveAlertWithResponse Resolve an alert
+	// ResolveAlertWithBodyWithResponse Resolve an alert
 	//
-	// Its cause was removed.
+	// Its cause was removed. Where it occurs again within seven days, it is opened again.
 	//
-	// Returns a wrapper object for the known response body format(s).
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
-	ResolveAlertWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error)
+	ResolveAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error)
+
+	// ResolveAlertWithResponse Resolve an alert
+	//
+	// Its cause was removed. Where it occurs again within seven days, it is opened again.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
+	ResolveAlertWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, body ResolveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error)
 
 	// ListAPITokensWithResponse List API tokens
 	//
@@ -16213,6 +18311,87 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/identity-providers/{provider_id} (the `PutIdentityProvider` operationId).
 	PutIdentityProviderWithResponse(ctx context.Context, providerID ProviderID, params *PutIdentityProviderParams, body PutIdentityProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*PutIdentityProviderResponse, error)
+
+	// ListIncidentsWithResponse List incidents
+	//
+	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
+	ListIncidentsWithResponse(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*ListIncidentsResponse, error)
+
+	// GetIncidentWithResponse Get an incident
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/incidents/{incident_id} (the `GetIncident` operationId).
+	GetIncidentWithResponse(ctx context.Context, incidentID IncidentID, reqEditors ...RequestEditorFn) (*GetIncidentResponse, error)
+
+	// CommentIncidentWithBodyWithResponse Comment on all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+	CommentIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CommentIncidentResponse, error)
+
+	// CommentIncidentWithResponse Comment on all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+	CommentIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, body CommentIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*CommentIncidentResponse, error)
+
+	// DismissIncidentWithBodyWithResponse Dismiss all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+	DismissIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DismissIncidentResponse, error)
+
+	// DismissIncidentWithResponse Dismiss all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+	DismissIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, body DismissIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*DismissIncidentResponse, error)
+
+	// ProgressIncidentWithBodyWithResponse Mark all active alerts of an incident as being worked on
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+	ProgressIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ProgressIncidentResponse, error)
+
+	// ProgressIncidentWithResponse Mark all active alerts of an incident as being worked on
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+	ProgressIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, body ProgressIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*ProgressIncidentResponse, error)
+
+	// ListIncidentMembersWithResponse List the alerts of an incident
+	//
+	// Newest alert first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/incidents/{incident_id}/members (the `ListIncidentMembers` operationId).
+	ListIncidentMembersWithResponse(ctx context.Context, incidentID IncidentID, params *ListIncidentMembersParams, reqEditors ...RequestEditorFn) (*ListIncidentMembersResponse, error)
+
+	// ResolveIncidentWithBodyWithResponse Resolve all open alerts of an incident
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+	ResolveIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveIncidentResponse, error)
+
+	// ResolveIncidentWithResponse Resolve all open alerts of an incident
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+	ResolveIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, body ResolveIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveIncidentResponse, error)
 
 	// ListJoinTokensWithResponse List join tokens
 	//
@@ -16714,6 +18893,33 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/recommendations/{recommendation_id}/exempt (the `ExemptRecommendation` operationId).
 	ExemptRecommendationWithResponse(ctx context.Context, recommendationID RecommendationID, params *ExemptRecommendationParams, body ExemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*ExemptRecommendationResponse, error)
 
+	// ListRecommendationHistoryWithResponse List the exemptions of a recommendation
+	//
+	// Newest first: who exempted it and why, and when that ended.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/recommendations/{recommendation_id}/history (the `ListRecommendationHistory` operationId).
+	ListRecommendationHistoryWithResponse(ctx context.Context, recommendationID RecommendationID, params *ListRecommendationHistoryParams, reqEditors ...RequestEditorFn) (*ListRecommendationHistoryResponse, error)
+
+	// UnexemptRecommendationWithBodyWithResponse End the exemption of a recommendation
+	//
+	// It counts again from now on.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+	UnexemptRecommendationWithBodyWithResponse(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UnexemptRecommendationResponse, error)
+
+	// UnexemptRecommendationWithResponse End the exemption of a recommendation
+	//
+	// It counts again from now on.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+	UnexemptRecommendationWithResponse(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*UnexemptRecommendationResponse, error)
+
 	// ListRevocationsWithResponse List what is known to be bad
 	//
 	// The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -16780,6 +18986,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/suppression-rules (the `CreateSuppressionRule` operationId).
 	CreateSuppressionRuleWithResponse(ctx context.Context, params *CreateSuppressionRuleParams, body CreateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSuppressionRuleResponse, error)
+
+	// SimulateSuppressionRuleWithBodyWithResponse Say what a suppression rule would have hidden
+	//
+	// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+	SimulateSuppressionRuleWithBodyWithResponse(ctx context.Context, params *SimulateSuppressionRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SimulateSuppressionRuleResponse, error)
+
+	// SimulateSuppressionRuleWithResponse Say what a suppression rule would have hidden
+	//
+	// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+	SimulateSuppressionRuleWithResponse(ctx context.Context, params *SimulateSuppressionRuleParams, body SimulateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*SimulateSuppressionRuleResponse, error)
 
 	// DeleteSuppressionRuleWithResponse Delete a suppression rule
 	//
@@ -17386,6 +19610,54 @@ func (r ApproveAlertResponse) ContentType() string {
 	return ""
 }
 
+type CommentAlertResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *AlertEvent
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CommentAlertResponse) GetJSON201() *AlertEvent {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CommentAlertResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CommentAlertResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CommentAlertResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CommentAlertResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CommentAlertResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type DismissAlertResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -17434,6 +19706,54 @@ func (r DismissAlertResponse) ContentType() string {
 	return ""
 }
 
+type ListAlertHistoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AlertEventList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAlertHistoryResponse) GetJSON200() *AlertEventList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAlertHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAlertHistoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAlertHistoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAlertHistoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAlertHistoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ProgressAlertResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -17476,6 +19796,54 @@ func (r ProgressAlertResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ProgressAlertResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListAlertOccurrencesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AlertOccurrenceList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAlertOccurrencesResponse) GetJSON200() *AlertOccurrenceList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAlertOccurrencesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAlertOccurrencesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAlertOccurrencesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAlertOccurrencesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAlertOccurrencesResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -19142,6 +21510,342 @@ func (r PutIdentityProviderResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutIdentityProviderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListIncidentsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListIncidentsResponse) GetJSON200() *IncidentList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListIncidentsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListIncidentsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListIncidentsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListIncidentsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListIncidentsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetIncidentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Incident
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetIncidentResponse) GetJSON200() *Incident {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetIncidentResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetIncidentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetIncidentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetIncidentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetIncidentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CommentIncidentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentChange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CommentIncidentResponse) GetJSON200() *IncidentChange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CommentIncidentResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CommentIncidentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CommentIncidentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CommentIncidentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CommentIncidentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DismissIncidentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentChange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DismissIncidentResponse) GetJSON200() *IncidentChange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DismissIncidentResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DismissIncidentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DismissIncidentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DismissIncidentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DismissIncidentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ProgressIncidentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentChange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ProgressIncidentResponse) GetJSON200() *IncidentChange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ProgressIncidentResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ProgressIncidentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ProgressIncidentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ProgressIncidentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ProgressIncidentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListIncidentMembersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentMemberList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListIncidentMembersResponse) GetJSON200() *IncidentMemberList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListIncidentMembersResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListIncidentMembersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListIncidentMembersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListIncidentMembersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListIncidentMembersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResolveIncidentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IncidentChange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResolveIncidentResponse) GetJSON200() *IncidentChange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResolveIncidentResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResolveIncidentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResolveIncidentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResolveIncidentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResolveIncidentResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -21081,6 +23785,102 @@ func (r ExemptRecommendationResponse) ContentType() string {
 	return ""
 }
 
+type ListRecommendationHistoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RecommendationEventList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRecommendationHistoryResponse) GetJSON200() *RecommendationEventList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRecommendationHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRecommendationHistoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRecommendationHistoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRecommendationHistoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRecommendationHistoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UnexemptRecommendationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Recommendation
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UnexemptRecommendationResponse) GetJSON200() *Recommendation {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UnexemptRecommendationResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UnexemptRecommendationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UnexemptRecommendationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UnexemptRecommendationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UnexemptRecommendationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRevocationsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -21322,6 +24122,54 @@ func (r CreateSuppressionRuleResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateSuppressionRuleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SimulateSuppressionRuleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SuppressionSimulation
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SimulateSuppressionRuleResponse) GetJSON200() *SuppressionSimulation {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SimulateSuppressionRuleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SimulateSuppressionRuleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SimulateSuppressionRuleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SimulateSuppressionRuleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SimulateSuppressionRuleResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -22292,13 +25140,26 @@ func (c *ClientWithResponses) GetAlertWithResponse(ctx context.Context, alertID 
 	return ParseGetAlertResponse(rsp)
 }
 
-// ActivateAlertWithResponse Make an alert active again
+// ActivateAlertWithBodyWithResponse Make an alert active again
 //
-// Returns a wrapper object for the known response body format(s).
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
-func (c *ClientWithResponses) ActivateAlertWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error) {
-	rsp, err := c.ActivateAlert(ctx, alertID, params, reqEditors...)
+func (c *ClientWithResponses) ActivateAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error) {
+	rsp, err := c.ActivateAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseActivateAlertResponse(rsp)
+}
+
+// ActivateAlertWithResponse Make an alert active again
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/activate (the `ActivateAlert` operationId).
+func (c *ClientWithResponses) ActivateAlertWithResponse(ctx context.Context, alertID AlertID, params *ActivateAlertParams, body ActivateAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ActivateAlertResponse, error) {
+	rsp, err := c.ActivateAlert(ctx, alertID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -22354,32 +25215,120 @@ func (c *ClientWithResponses) ApproveAlertWithResponse(ctx context.Context, aler
 	return ParseApproveAlertResponse(rsp)
 }
 
-// DismissAlertWithResponse Dismiss an alert
+// CommentAlertWithBodyWithResponse Comment on an alert
 //
-// It was looked at and is no concern. A new occurrence after the judgement changed opens a new alert.
+// The comment is kept in its history. Nothing else changes.
 //
-// Returns a wrapper object for the known response body format(s).
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+func (c *ClientWithResponses) CommentAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *CommentAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CommentAlertResponse, error) {
+	rsp, err := c.CommentAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCommentAlertResponse(rsp)
+}
+
+// CommentAlertWithResponse Comment on an alert
+//
+// The comment is kept in its history. Nothing else changes.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/comments (the `CommentAlert` operationId).
+func (c *ClientWithResponses) CommentAlertWithResponse(ctx context.Context, alertID AlertID, params *CommentAlertParams, body CommentAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*CommentAlertResponse, error) {
+	rsp, err := c.CommentAlert(ctx, alertID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCommentAlertResponse(rsp)
+}
+
+// DismissAlertWithBodyWithResponse Dismiss an alert
+//
+// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
-func (c *ClientWithResponses) DismissAlertWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error) {
-	rsp, err := c.DismissAlert(ctx, alertID, params, reqEditors...)
+func (c *ClientWithResponses) DismissAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error) {
+	rsp, err := c.DismissAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseDismissAlertResponse(rsp)
 }
 
-// ProgressAlertWithResponse Mark an alert as being worked on
+// DismissAlertWithResponse Dismiss an alert
+//
+// It was looked at and is no concern. It stays so while the same judgement repeats; an occurrence after the judgement changed opens a new alert.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/dismiss (the `DismissAlert` operationId).
+func (c *ClientWithResponses) DismissAlertWithResponse(ctx context.Context, alertID AlertID, params *DismissAlertParams, body DismissAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*DismissAlertResponse, error) {
+	rsp, err := c.DismissAlert(ctx, alertID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDismissAlertResponse(rsp)
+}
+
+// ListAlertHistoryWithResponse List what happened to an alert
+//
+// Newest first: who did what, what happened by itself, and what was said.
 //
 // Returns a wrapper object for the known response body format(s).
 //
+// Corresponds with GET /v1/alerts/{alert_id}/history (the `ListAlertHistory` operationId).
+func (c *ClientWithResponses) ListAlertHistoryWithResponse(ctx context.Context, alertID AlertID, params *ListAlertHistoryParams, reqEditors ...RequestEditorFn) (*ListAlertHistoryResponse, error) {
+	rsp, err := c.ListAlertHistory(ctx, alertID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAlertHistoryResponse(rsp)
+}
+
+// ProgressAlertWithBodyWithResponse Mark an alert as being worked on
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
 // Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
-func (c *ClientWithResponses) ProgressAlertWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error) {
-	rsp, err := c.ProgressAlert(ctx, alertID, params, reqEditors...)
+func (c *ClientWithResponses) ProgressAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error) {
+	rsp, err := c.ProgressAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseProgressAlertResponse(rsp)
+}
+
+// ProgressAlertWithResponse Mark an alert as being worked on
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/in-progress (the `ProgressAlert` operationId).
+func (c *ClientWithResponses) ProgressAlertWithResponse(ctx context.Context, alertID AlertID, params *ProgressAlertParams, body ProgressAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ProgressAlertResponse, error) {
+	rsp, err := c.ProgressAlert(ctx, alertID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProgressAlertResponse(rsp)
+}
+
+// ListAlertOccurrencesWithResponse List the verdicts behind an alert
+//
+// Newest first; consecutive occurrences of one verdict are one entry.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/alerts/{alert_id}/occurrences (the `ListAlertOccurrences` operationId).
+func (c *ClientWithResponses) ListAlertOccurrencesWithResponse(ctx context.Context, alertID AlertID, params *ListAlertOccurrencesParams, reqEditors ...RequestEditorFn) (*ListAlertOccurrencesResponse, error) {
+	rsp, err := c.ListAlertOccurrences(ctx, alertID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAlertOccurrencesResponse(rsp)
 }
 
 // RefuseAlertWithBodyWithResponse Refuse what an alert is about
@@ -22412,15 +25361,30 @@ func (c *ClientWithResponses) RefuseAlertWithResponse(ctx context.Context, alert
 	return ParseRefuseAlertResponse(rsp)
 }
 
-// ResolveAlertWithResponse Resolve an alert
+// ResolveAlertWithBodyWithResponse Resolve an alert
 //
-// Its cause was removed.
+// Its cause was removed. Where it occurs again within seven days, it is opened again.
 //
-// Returns a wrapper object for the known response body format(s).
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
-func (c *ClientWithResponses) ResolveAlertWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error) {
-	rsp, err := c.ResolveAlert(ctx, alertID, params, reqEditors...)
+func (c *ClientWithResponses) ResolveAlertWithBodyWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error) {
+	rsp, err := c.ResolveAlertWithBody(ctx, alertID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResolveAlertResponse(rsp)
+}
+
+// ResolveAlertWithResponse Resolve an alert
+//
+// Its cause was removed. Where it occurs again within seven days, it is opened again.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/alerts/{alert_id}/resolve (the `ResolveAlert` operationId).
+func (c *ClientWithResponses) ResolveAlertWithResponse(ctx context.Context, alertID AlertID, params *ResolveAlertParams, body ResolveAlertJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveAlertResponse, error) {
+	rsp, err := c.ResolveAlert(ctx, alertID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -23146,6 +26110,153 @@ func (c *ClientWithResponses) PutIdentityProviderWithResponse(ctx context.Contex
 		return nil, err
 	}
 	return ParsePutIdentityProviderResponse(rsp)
+}
+
+// ListIncidentsWithResponse List incidents
+//
+// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
+func (c *ClientWithResponses) ListIncidentsWithResponse(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*ListIncidentsResponse, error) {
+	rsp, err := c.ListIncidents(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListIncidentsResponse(rsp)
+}
+
+// GetIncidentWithResponse Get an incident
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/incidents/{incident_id} (the `GetIncident` operationId).
+func (c *ClientWithResponses) GetIncidentWithResponse(ctx context.Context, incidentID IncidentID, reqEditors ...RequestEditorFn) (*GetIncidentResponse, error) {
+	rsp, err := c.GetIncident(ctx, incidentID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetIncidentResponse(rsp)
+}
+
+// CommentIncidentWithBodyWithResponse Comment on all open alerts of an incident
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+func (c *ClientWithResponses) CommentIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CommentIncidentResponse, error) {
+	rsp, err := c.CommentIncidentWithBody(ctx, incidentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCommentIncidentResponse(rsp)
+}
+
+// CommentIncidentWithResponse Comment on all open alerts of an incident
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/comments (the `CommentIncident` operationId).
+func (c *ClientWithResponses) CommentIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *CommentIncidentParams, body CommentIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*CommentIncidentResponse, error) {
+	rsp, err := c.CommentIncident(ctx, incidentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCommentIncidentResponse(rsp)
+}
+
+// DismissIncidentWithBodyWithResponse Dismiss all open alerts of an incident
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+func (c *ClientWithResponses) DismissIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DismissIncidentResponse, error) {
+	rsp, err := c.DismissIncidentWithBody(ctx, incidentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDismissIncidentResponse(rsp)
+}
+
+// DismissIncidentWithResponse Dismiss all open alerts of an incident
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/dismiss (the `DismissIncident` operationId).
+func (c *ClientWithResponses) DismissIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *DismissIncidentParams, body DismissIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*DismissIncidentResponse, error) {
+	rsp, err := c.DismissIncident(ctx, incidentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDismissIncidentResponse(rsp)
+}
+
+// ProgressIncidentWithBodyWithResponse Mark all active alerts of an incident as being worked on
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+func (c *ClientWithResponses) ProgressIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ProgressIncidentResponse, error) {
+	rsp, err := c.ProgressIncidentWithBody(ctx, incidentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProgressIncidentResponse(rsp)
+}
+
+// ProgressIncidentWithResponse Mark all active alerts of an incident as being worked on
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/in-progress (the `ProgressIncident` operationId).
+func (c *ClientWithResponses) ProgressIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *ProgressIncidentParams, body ProgressIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*ProgressIncidentResponse, error) {
+	rsp, err := c.ProgressIncident(ctx, incidentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProgressIncidentResponse(rsp)
+}
+
+// ListIncidentMembersWithResponse List the alerts of an incident
+//
+// Newest alert first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/incidents/{incident_id}/members (the `ListIncidentMembers` operationId).
+func (c *ClientWithResponses) ListIncidentMembersWithResponse(ctx context.Context, incidentID IncidentID, params *ListIncidentMembersParams, reqEditors ...RequestEditorFn) (*ListIncidentMembersResponse, error) {
+	rsp, err := c.ListIncidentMembers(ctx, incidentID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListIncidentMembersResponse(rsp)
+}
+
+// ResolveIncidentWithBodyWithResponse Resolve all open alerts of an incident
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+func (c *ClientWithResponses) ResolveIncidentWithBodyWithResponse(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResolveIncidentResponse, error) {
+	rsp, err := c.ResolveIncidentWithBody(ctx, incidentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResolveIncidentResponse(rsp)
+}
+
+// ResolveIncidentWithResponse Resolve all open alerts of an incident
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/incidents/{incident_id}/resolve (the `ResolveIncident` operationId).
+func (c *ClientWithResponses) ResolveIncidentWithResponse(ctx context.Context, incidentID IncidentID, params *ResolveIncidentParams, body ResolveIncidentJSONRequestBody, reqEditors ...RequestEditorFn) (*ResolveIncidentResponse, error) {
+	rsp, err := c.ResolveIncident(ctx, incidentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResolveIncidentResponse(rsp)
 }
 
 // ListJoinTokensWithResponse List join tokens
@@ -23984,6 +27095,51 @@ func (c *ClientWithResponses) ExemptRecommendationWithResponse(ctx context.Conte
 	return ParseExemptRecommendationResponse(rsp)
 }
 
+// ListRecommendationHistoryWithResponse List the exemptions of a recommendation
+//
+// Newest first: who exempted it and why, and when that ended.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/recommendations/{recommendation_id}/history (the `ListRecommendationHistory` operationId).
+func (c *ClientWithResponses) ListRecommendationHistoryWithResponse(ctx context.Context, recommendationID RecommendationID, params *ListRecommendationHistoryParams, reqEditors ...RequestEditorFn) (*ListRecommendationHistoryResponse, error) {
+	rsp, err := c.ListRecommendationHistory(ctx, recommendationID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRecommendationHistoryResponse(rsp)
+}
+
+// UnexemptRecommendationWithBodyWithResponse End the exemption of a recommendation
+//
+// It counts again from now on.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+func (c *ClientWithResponses) UnexemptRecommendationWithBodyWithResponse(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UnexemptRecommendationResponse, error) {
+	rsp, err := c.UnexemptRecommendationWithBody(ctx, recommendationID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUnexemptRecommendationResponse(rsp)
+}
+
+// UnexemptRecommendationWithResponse End the exemption of a recommendation
+//
+// It counts again from now on.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/recommendations/{recommendation_id}/unexempt (the `UnexemptRecommendation` operationId).
+func (c *ClientWithResponses) UnexemptRecommendationWithResponse(ctx context.Context, recommendationID RecommendationID, params *UnexemptRecommendationParams, body UnexemptRecommendationJSONRequestBody, reqEditors ...RequestEditorFn) (*UnexemptRecommendationResponse, error) {
+	rsp, err := c.UnexemptRecommendation(ctx, recommendationID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUnexemptRecommendationResponse(rsp)
+}
+
 // ListRevocationsWithResponse List what is known to be bad
 //
 // The data that machines' boots are looked up in, what is shipped first, then what was imported.
@@ -24091,6 +27247,36 @@ func (c *ClientWithResponses) CreateSuppressionRuleWithResponse(ctx context.Cont
 		return nil, err
 	}
 	return ParseCreateSuppressionRuleResponse(rsp)
+}
+
+// SimulateSuppressionRuleWithBodyWithResponse Say what a suppression rule would have hidden
+//
+// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+func (c *ClientWithResponses) SimulateSuppressionRuleWithBodyWithResponse(ctx context.Context, params *SimulateSuppressionRuleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SimulateSuppressionRuleResponse, error) {
+	rsp, err := c.SimulateSuppressionRuleWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSimulateSuppressionRuleResponse(rsp)
+}
+
+// SimulateSuppressionRuleWithResponse Say what a suppression rule would have hidden
+//
+// Changes nothing. Of the alerts that were seen within the last days, those that the rule fits, by what their machines are called and labelled now. The rule's `state` and `expires_at` are not looked at.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/suppression-rules/simulate (the `SimulateSuppressionRule` operationId).
+func (c *ClientWithResponses) SimulateSuppressionRuleWithResponse(ctx context.Context, params *SimulateSuppressionRuleParams, body SimulateSuppressionRuleJSONRequestBody, reqEditors ...RequestEditorFn) (*SimulateSuppressionRuleResponse, error) {
+	rsp, err := c.SimulateSuppressionRule(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSimulateSuppressionRuleResponse(rsp)
 }
 
 // DeleteSuppressionRuleWithResponse Delete a suppression rule
@@ -24721,6 +27907,39 @@ func ParseApproveAlertResponse(rsp *http.Response) (*ApproveAlertResponse, error
 	return response, nil
 }
 
+// ParseCommentAlertResponse parses an HTTP response from a CommentAlertWithResponse call
+func ParseCommentAlertResponse(rsp *http.Response) (*CommentAlertResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CommentAlertResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest AlertEvent
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseDismissAlertResponse parses an HTTP response from a DismissAlertWithResponse call
 func ParseDismissAlertResponse(rsp *http.Response) (*DismissAlertResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -24754,6 +27973,39 @@ func ParseDismissAlertResponse(rsp *http.Response) (*DismissAlertResponse, error
 	return response, nil
 }
 
+// ParseListAlertHistoryResponse parses an HTTP response from a ListAlertHistoryWithResponse call
+func ParseListAlertHistoryResponse(rsp *http.Response) (*ListAlertHistoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAlertHistoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AlertEventList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseProgressAlertResponse parses an HTTP response from a ProgressAlertWithResponse call
 func ParseProgressAlertResponse(rsp *http.Response) (*ProgressAlertResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -24770,6 +28022,39 @@ func ParseProgressAlertResponse(rsp *http.Response) (*ProgressAlertResponse, err
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Alert
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListAlertOccurrencesResponse parses an HTTP response from a ListAlertOccurrencesWithResponse call
+func ParseListAlertOccurrencesResponse(rsp *http.Response) (*ListAlertOccurrencesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAlertOccurrencesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AlertOccurrenceList
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -25932,6 +29217,237 @@ func ParsePutIdentityProviderResponse(rsp *http.Response) (*PutIdentityProviderR
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest IdentityProvider
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListIncidentsResponse parses an HTTP response from a ListIncidentsWithResponse call
+func ParseListIncidentsResponse(rsp *http.Response) (*ListIncidentsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListIncidentsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetIncidentResponse parses an HTTP response from a GetIncidentWithResponse call
+func ParseGetIncidentResponse(rsp *http.Response) (*GetIncidentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetIncidentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Incident
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCommentIncidentResponse parses an HTTP response from a CommentIncidentWithResponse call
+func ParseCommentIncidentResponse(rsp *http.Response) (*CommentIncidentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CommentIncidentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentChange
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDismissIncidentResponse parses an HTTP response from a DismissIncidentWithResponse call
+func ParseDismissIncidentResponse(rsp *http.Response) (*DismissIncidentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DismissIncidentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentChange
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseProgressIncidentResponse parses an HTTP response from a ProgressIncidentWithResponse call
+func ParseProgressIncidentResponse(rsp *http.Response) (*ProgressIncidentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ProgressIncidentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentChange
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListIncidentMembersResponse parses an HTTP response from a ListIncidentMembersWithResponse call
+func ParseListIncidentMembersResponse(rsp *http.Response) (*ListIncidentMembersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListIncidentMembersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentMemberList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResolveIncidentResponse parses an HTTP response from a ResolveIncidentWithResponse call
+func ParseResolveIncidentResponse(rsp *http.Response) (*ResolveIncidentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResolveIncidentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IncidentChange
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -27285,6 +30801,72 @@ func ParseExemptRecommendationResponse(rsp *http.Response) (*ExemptRecommendatio
 	return response, nil
 }
 
+// ParseListRecommendationHistoryResponse parses an HTTP response from a ListRecommendationHistoryWithResponse call
+func ParseListRecommendationHistoryResponse(rsp *http.Response) (*ListRecommendationHistoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRecommendationHistoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RecommendationEventList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUnexemptRecommendationResponse parses an HTTP response from a UnexemptRecommendationWithResponse call
+func ParseUnexemptRecommendationResponse(rsp *http.Response) (*UnexemptRecommendationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UnexemptRecommendationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Recommendation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRevocationsResponse parses an HTTP response from a ListRevocationsWithResponse call
 func ParseListRevocationsResponse(rsp *http.Response) (*ListRevocationsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -27444,6 +31026,39 @@ func ParseCreateSuppressionRuleResponse(rsp *http.Response) (*CreateSuppressionR
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSimulateSuppressionRuleResponse parses an HTTP response from a SimulateSuppressionRuleWithResponse call
+func ParseSimulateSuppressionRuleResponse(rsp *http.Response) (*SimulateSuppressionRuleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SimulateSuppressionRuleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SuppressionSimulation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

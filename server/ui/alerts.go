@@ -104,6 +104,7 @@ type alertView struct {
 	Actions []alertAction
 	Done    string
 
+	alertLife
 	Decisions []store.AlertDecision
 	Approval  *approvalView // nil where the alert is closed or not about a baseline
 }
@@ -142,6 +143,12 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 	}
 	if s.Admin() {
 		view.Actions = nextActions(view.Status)
+	}
+	if view.alertLife, err = h.lifeOf(r, s, id); err != nil {
+		return err
+	}
+	if r.URL.Query().Get("done") == "comments" {
+		view.Done = "The comment is kept."
 	}
 	if view.Decisions, err = h.Store.AlertDecisions(ctx, s.Tenant, id); err != nil {
 		return err

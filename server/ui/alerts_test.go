@@ -132,3 +132,80 @@ func TestTenantsAreApart(t *testing.T) {
 		t.Errorf("another tenant's administrator changes an alert: %s", res.Status)
 	}
 }
+
+// TestIncidentLifecycle: what is done to an incident is done to its open alerts, and each alert's page tells it.
+func TestIncidentLifecycle(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	admin, reader := signIn(t, site, f.admin), signIn(t, site, f.reader)
+	address := site.URL + "/ui/incidents/" + f.incident.String()
+	_, list := get(t, reader, site.URL+"/ui/incidents")
+	contains(t, "/ui/incidents", list, f.incident.String(), "Active", "web 1")
+	_, page := get(t, admin, address)
+	contains(t, address, page, "on 1 machine of scale set web since", "web-3", "Dismiss all", "Open alerts")
+	form := url.Values{"csrf": {csrf(t, page)}, "comment": {"the new command line"}}
+	if _, readers := get(t, reader, address); strings.Contains(readers, "Dismiss all") || !strings.Contains(readers, "may only read") {
+		t.Error("a reader is offered to change the incident")
+	}
+	if res, _ := post(t, admin, address+"/comments", url.Values{"csrf": form["csrf"]}); res.StatusCode != http.StatusBadRequest {
+		t.Errorf("an empty comment: %s", res.Status)
+	}
+	for _, step := range [][2]string{{"comments", "active"}, {"in-progress", "in_progress"}, {"dismiss", "dismissed"}} {
+		res, _ := post(t, admin, address+"/"+step[0], form)
+		if res.StatusCode != http.StatusSeeOther || f.status(t, "web-3") != step[1] {
+			t.Fatalf("%s: %s, the alert is %s", step[0], res.Status, f.status(t, "web-3"))
+		}
+		if _, page := get(t, admin, site.URL+res.Header.Get("Location")); !strings.Contains(page, `role="status"`) {
+			t.Errorf("%s: the page does not say what was done", step[0])
+		}
+	}
+	if res, _ := post(t, admin, address+"/resolve", form); res.StatusCode != http.StatusConflict {
+		t.Errorf("nothing is open, and %s", res.Status)
+	}
+	if res, _ := post(t, admin, address+"/delete", form); res.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown step: %s", res.Status)
+	}
+	alert := site.URL + "/ui/alerts/" + f.alerts["web-3"].ID.String()
+	if res, _ := post(t, admin, alert+"/comments", url.Values{"csrf": form["csrf"], "comment": {"<b>said</b> so"}}); res.StatusCode != http.StatusSeeOther {
+		t.Errorf("a comment: %s", res.Status)
+	}
+	_, page = get(t, admin, alert)
+	contains(t, alert, page, "the new command line", "&lt;b&gt;said&lt;/b&gt; so", "Dismissed", "Opened", "system:alerts", "Occurrences", address[len(site.URL):], f.verdicts["web-3"].String())
+}
+
+// TestSuppressionIsSimulatedBeforeItIsSaved: the form shows what the rule would have hidden, and changes nothing until then.
+func TestSuppressionIsSimulatedBeforeItIsSaved(t *testing.T) {
+	f := newFleet(t)
+	site := f.site(t)
+	admin := signIn(t, site, f.admin)
+	address := site.URL + "/ui/suppressions"
+	_, page := get(t, admin, address)
+	form := url.Values{"csrf": {csrf(t, page)}, "code": {"attestation_failed"}, "reason": {"web is rebuilt"}, "scale_set": {"web"}, "days": {"7"}}
+	res, page := post(t, admin, address+"/simulate", form)
+	if res.StatusCode != http.StatusOK {
+		t.Fatal(res.Status)
+	}
+	contains(t, address, page, "Would have hidden 1 alert of the last 30 days", "on 1 machine", "1 open now", "web-3", `value="web is rebuilt"`)
+	if _, list := get(t, admin, site.URL+"/ui/alerts"); !strings.Contains(list, "web-3") {
+		t.Error("the simulation hides the alert")
+	}
+	if res, _ := post(t, admin, address, form); res.StatusCode != http.StatusSeeOther {
+		t.Fatalf("saved: %s", res.Status)
+	}
+	if _, list := get(t, admin, site.URL+"/ui/alerts"); strings.Contains(list, "web-3") {
+		t.Error("the rule does not hide the alert")
+	}
+	_, page = get(t, admin, address)
+	contains(t, address, page, "web is rebuilt", "scale set is web", "in 7 days")
+	for _, field := range []string{"code", "scale_set", "reason"} {
+		bad := url.Values{"csrf": form["csrf"], "code": form["code"], "reason": form["reason"], "scale_set": form["scale_set"]}
+		bad.Set(field, "")
+		if res, _ := post(t, admin, address, bad); res.StatusCode != http.StatusBadRequest {
+			t.Errorf("without %s: %s", field, res.Status)
+		}
+	}
+	form.Set("scale_set", "web\x00")
+	if res, _ := post(t, admin, address+"/simulate", form); res.StatusCode != http.StatusBadRequest {
+		t.Errorf("a control character: %s", res.Status)
+	}
+}

@@ -197,6 +197,15 @@ func TestWithoutJavaScript(t *testing.T) {
 	if got := f.status(t, "web-3"); got != "dismissed" {
 		t.Errorf("the alert is %s", got)
 	}
+	must(t, chromedp.Do(ctx,
+		chromedp.Navigate(site.URL+"/ui/alerts/"+f.alerts["web-3"].ID.String()),
+		chromedp.SendKeys(chromedp.CSS(`form[action$="/activate"] button`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good")),
+		chromedp.SendKeys(chromedp.CSS("#comment"), "asked the owner"), chromedp.SendKeys(chromedp.CSS(`form[action$="/comments"] button`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good")),
+		chromedp.Navigate(site.URL+"/ui/incidents/"+f.incident.String()),
+		chromedp.SendKeys(chromedp.CSS(`button[formaction$="/resolve"]`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good"))))
+	if got := f.status(t, "web-3"); got != "resolved" {
+		t.Errorf("after its incident was resolved the alert is %s", got)
+	}
 	must(t, chromedp.Do(ctx, chromedp.SendKeys(chromedp.CSS(".who button"), "\n"), chromedp.WaitVisible(chromedp.CSS("#token")), chromedp.Navigate(site.URL+"/ui/machines"), chromedp.WaitVisible(chromedp.CSS("#token"))))
 }
 

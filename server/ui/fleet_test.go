@@ -35,6 +35,7 @@ type fleet struct {
 	machines map[string]uuid.UUID
 	verdicts map[string]uuid.UUID // by machine: the latest
 	alerts   map[string]store.Alert
+	incident uuid.UUID // that of web-3's alert
 	baseline store.BaselineVersion
 	rule     store.SuppressionRule
 	admin    string // tokens
@@ -262,6 +263,11 @@ func newFleet(t testing.TB) *fleet {
 			f.alerts[a.MachineName] = a
 		}
 	}
+	_, err = db.CountIncidents(ctx, f.tenant, now)
+	must(t, err)
+	incident, err := db.IncidentOf(ctx, f.tenant, f.alerts["web-3"].ID)
+	must(t, err)
+	f.incident = *incident
 	return f
 }
 

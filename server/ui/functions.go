@@ -19,6 +19,7 @@ var functions = template.FuncMap{
 	"component":      componentName,
 	"count":          count,
 	"count64":        func(n int, one, many string) string { return count(int64(n), one, many) },
+	"eventText":      eventText,
 	"evidence":       evidenceName,
 	"isDigest":       isDigest,
 	"kinds":          kindWord,

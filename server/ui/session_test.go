@@ -60,6 +60,9 @@ func (f *fleet) paths() []string {
 	for _, a := range f.alerts {
 		out = append(out, "/ui/alerts/"+a.ID.String())
 	}
+	if f.incident != uuid.Nil {
+		out = append(out, "/ui/incidents", "/ui/incidents?status=all", "/ui/incidents/"+f.incident.String())
+	}
 	return out
 }
 

@@ -26,6 +26,7 @@ var attestationFailed = &Rule{
 			return
 		}
 		r.alert(in, out, a.Reason, explain(in, a))
+		out.group(causeOf(a))
 	},
 }
 

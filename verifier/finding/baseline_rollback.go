@@ -41,6 +41,11 @@ var baselineRollback = &Rule{
 			parts[i] = in.Rollbacks[i].text()
 		}
 		r.alert(in, out, verifier.NoReason, in.name()+" had moved on and has gone back: "+strings.Join(parts, "; ")+".")
+		g := Group{Title: fmt.Sprintf("Went back to version %d of baseline %q", in.Rollbacks[0].Now, in.Rollbacks[0].Baseline)}
+		for i := range in.Rollbacks {
+			g.Cause = append(g.Cause, in.Rollbacks[i].Baseline, fmt.Sprint(in.Rollbacks[i].Now))
+		}
+		out.group(g)
 	},
 }
 

@@ -32,6 +32,7 @@ var kernelModuleRefused = &Rule{
 		}
 		r.alert(in, out, verifier.NoReason, in.name()+" tried to load kernel modules that carry no signature, and its kernel enforces signatures: "+
 			strings.Join(shown, ", ")+more+".")
+		out.group(Group{Cause: in.RefusedModules[:1], Title: in.RefusedModules[0] + " refused"})
 	},
 }
 

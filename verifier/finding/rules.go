@@ -83,6 +83,9 @@ func (r *Rule) alert(in *Input, out *Result, reason verifier.Reason, description
 	})
 }
 
+// group says which incident the alert that was raised last belongs to.
+func (out *Result) group(g Group) { out.Alerts[len(out.Alerts)-1].Group = g }
+
 // clear says that what the alert reports is over; an earlier alert is resolved.
 func (r *Rule) clear(out *Result) { out.EvaluatedAlerts = append(out.EvaluatedAlerts, r.Code) }
 
