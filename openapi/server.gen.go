@@ -417,6 +417,48 @@ func (e CatalogKind) Valid() bool {
 	}
 }
 
+// Defines values for ChannelKind.
+const (
+	ChannelKindSMTP    ChannelKind = "smtp"
+	ChannelKindSyslog  ChannelKind = "syslog"
+	ChannelKindWebhook ChannelKind = "webhook"
+)
+
+// Valid indicates whether the value is a known member of the ChannelKind enum.
+func (e ChannelKind) Valid() bool {
+	switch e {
+	case ChannelKindSMTP:
+		return true
+	case ChannelKindSyslog:
+		return true
+	case ChannelKindWebhook:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ChannelSecurity.
+const (
+	SecurityNone     ChannelSecurity = "none"
+	SecurityStartTLS ChannelSecurity = "starttls"
+	SecurityTLS      ChannelSecurity = "tls"
+)
+
+// Valid indicates whether the value is a known member of the ChannelSecurity enum.
+func (e ChannelSecurity) Valid() bool {
+	switch e {
+	case SecurityNone:
+		return true
+	case SecurityStartTLS:
+		return true
+	case SecurityTLS:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckStatus.
 const (
 	CheckStatusFail    CheckStatus = "fail"
@@ -489,6 +531,27 @@ func (e CollateralSource) Valid() bool {
 	case CollateralSourceFetched:
 		return true
 	case CollateralSourceUploaded:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DeliveryState.
+const (
+	DeliveryStateDead      DeliveryState = "dead"
+	DeliveryStateDelivered DeliveryState = "delivered"
+	DeliveryStatePending   DeliveryState = "pending"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryState enum.
+func (e DeliveryState) Valid() bool {
+	switch e {
+	case DeliveryStateDead:
+		return true
+	case DeliveryStateDelivered:
+		return true
+	case DeliveryStatePending:
 		return true
 	default:
 		return false
@@ -762,6 +825,81 @@ func (e MachineState) Valid() bool {
 	case MachineStateEnrolling:
 		return true
 	case MachineStateRegistered:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NotificationFormat.
+const (
+	FormatAssay       NotificationFormat = "assay"
+	FormatCEF         NotificationFormat = "cef"
+	FormatCloudEvents NotificationFormat = "cloudevents"
+	FormatOCSF        NotificationFormat = "ocsf"
+)
+
+// Valid indicates whether the value is a known member of the NotificationFormat enum.
+func (e NotificationFormat) Valid() bool {
+	switch e {
+	case FormatAssay:
+		return true
+	case FormatCEF:
+		return true
+	case FormatCloudEvents:
+		return true
+	case FormatOCSF:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NotificationKind.
+const (
+	AlertOpened                  NotificationKind = "alert.opened"
+	AlertReopened                NotificationKind = "alert.reopened"
+	AlertResolved                NotificationKind = "alert.resolved"
+	AlertStatusChanged           NotificationKind = "alert.status_changed"
+	AssessmentChanged            NotificationKind = "assessment.changed"
+	ChannelDisabled              NotificationKind = "channel.disabled"
+	IncidentGrown                NotificationKind = "incident.grown"
+	IncidentOpened               NotificationKind = "incident.opened"
+	IncidentResolved             NotificationKind = "incident.resolved"
+	RecommendationExemptionEnded NotificationKind = "recommendation.exemption_ended"
+	RecommendationOpened         NotificationKind = "recommendation.opened"
+	RecommendationResolved       NotificationKind = "recommendation.resolved"
+	Test                         NotificationKind = "test"
+)
+
+// Valid indicates whether the value is a known member of the NotificationKind enum.
+func (e NotificationKind) Valid() bool {
+	switch e {
+	case AlertOpened:
+		return true
+	case AlertReopened:
+		return true
+	case AlertResolved:
+		return true
+	case AlertStatusChanged:
+		return true
+	case AssessmentChanged:
+		return true
+	case ChannelDisabled:
+		return true
+	case IncidentGrown:
+		return true
+	case IncidentOpened:
+		return true
+	case IncidentResolved:
+		return true
+	case RecommendationExemptionEnded:
+		return true
+	case RecommendationOpened:
+		return true
+	case RecommendationResolved:
+		return true
+	case Test:
 		return true
 	default:
 		return false
@@ -1695,6 +1833,42 @@ func (e ListAlertsParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListAlertHistoryParamsSort.
+const (
+	ListAlertHistoryParamsSortID      ListAlertHistoryParamsSort = "id"
+	ListAlertHistoryParamsSortMinusID ListAlertHistoryParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertHistoryParamsSort enum.
+func (e ListAlertHistoryParamsSort) Valid() bool {
+	switch e {
+	case ListAlertHistoryParamsSortID:
+		return true
+	case ListAlertHistoryParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAlertOccurrencesParamsSort.
+const (
+	ListAlertOccurrencesParamsSortFirstAt      ListAlertOccurrencesParamsSort = "first_at"
+	ListAlertOccurrencesParamsSortMinusFirstAt ListAlertOccurrencesParamsSort = "-first_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertOccurrencesParamsSort enum.
+func (e ListAlertOccurrencesParamsSort) Valid() bool {
+	switch e {
+	case ListAlertOccurrencesParamsSortFirstAt:
+		return true
+	case ListAlertOccurrencesParamsSortMinusFirstAt:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListAPITokensParamsSort.
 const (
 	ListAPITokensParamsSortID        ListAPITokensParamsSort = "id"
@@ -1911,6 +2085,42 @@ func (e ListCollateralParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListDeliveriesParamsSort.
+const (
+	ListDeliveriesParamsSortID      ListDeliveriesParamsSort = "id"
+	ListDeliveriesParamsSortMinusID ListDeliveriesParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListDeliveriesParamsSort enum.
+func (e ListDeliveriesParamsSort) Valid() bool {
+	switch e {
+	case ListDeliveriesParamsSortID:
+		return true
+	case ListDeliveriesParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListFleetConflictsParamsSort.
+const (
+	ListFleetConflictsParamsSortID      ListFleetConflictsParamsSort = "id"
+	ListFleetConflictsParamsSortMinusID ListFleetConflictsParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListFleetConflictsParamsSort enum.
+func (e ListFleetConflictsParamsSort) Valid() bool {
+	switch e {
+	case ListFleetConflictsParamsSortID:
+		return true
+	case ListFleetConflictsParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListIdentityProvidersParamsSort.
 const (
 	ListIdentityProvidersParamsSortID        ListIdentityProvidersParamsSort = "id"
@@ -1929,6 +2139,54 @@ func (e ListIdentityProvidersParamsSort) Valid() bool {
 	case ListIdentityProvidersParamsSortMinusName:
 		return true
 	case ListIdentityProvidersParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIncidentsParamsSort.
+const (
+	ListIncidentsParamsSortMinusOpen     ListIncidentsParamsSort = "-open"
+	ListIncidentsParamsSortMinusOpenedAt ListIncidentsParamsSort = "-opened_at"
+	ListIncidentsParamsSortMinusSeverity ListIncidentsParamsSort = "-severity"
+	ListIncidentsParamsSortOpen          ListIncidentsParamsSort = "open"
+	ListIncidentsParamsSortOpenedAt      ListIncidentsParamsSort = "opened_at"
+	ListIncidentsParamsSortSeverity      ListIncidentsParamsSort = "severity"
+)
+
+// Valid indicates whether the value is a known member of the ListIncidentsParamsSort enum.
+func (e ListIncidentsParamsSort) Valid() bool {
+	switch e {
+	case ListIncidentsParamsSortMinusOpen:
+		return true
+	case ListIncidentsParamsSortMinusOpenedAt:
+		return true
+	case ListIncidentsParamsSortMinusSeverity:
+		return true
+	case ListIncidentsParamsSortOpen:
+		return true
+	case ListIncidentsParamsSortOpenedAt:
+		return true
+	case ListIncidentsParamsSortSeverity:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIncidentMembersParamsSort.
+const (
+	ListIncidentMembersParamsSortID      ListIncidentMembersParamsSort = "id"
+	ListIncidentMembersParamsSortMinusID ListIncidentMembersParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListIncidentMembersParamsSort enum.
+func (e ListIncidentMembersParamsSort) Valid() bool {
+	switch e {
+	case ListIncidentMembersParamsSortID:
+		return true
+	case ListIncidentMembersParamsSortMinusID:
 		return true
 	default:
 		return false
@@ -2058,6 +2316,30 @@ func (e ListMachineVerdictsParamsSort) Valid() bool {
 	case ListMachineVerdictsParamsSortMinusStatus:
 		return true
 	case ListMachineVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListNotificationChannelsParamsSort.
+const (
+	ListNotificationChannelsParamsSortID        ListNotificationChannelsParamsSort = "id"
+	ListNotificationChannelsParamsSortMinusID   ListNotificationChannelsParamsSort = "-id"
+	ListNotificationChannelsParamsSortMinusName ListNotificationChannelsParamsSort = "-name"
+	ListNotificationChannelsParamsSortName      ListNotificationChannelsParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListNotificationChannelsParamsSort enum.
+func (e ListNotificationChannelsParamsSort) Valid() bool {
+	switch e {
+	case ListNotificationChannelsParamsSortID:
+		return true
+	case ListNotificationChannelsParamsSortMinusID:
+		return true
+	case ListNotificationChannelsParamsSortMinusName:
+		return true
+	case ListNotificationChannelsParamsSortName:
 		return true
 	default:
 		return false
@@ -2271,6 +2553,24 @@ func (e ListRecommendationsParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListRecommendationHistoryParamsSort.
+const (
+	ListRecommendationHistoryParamsSortID      ListRecommendationHistoryParamsSort = "id"
+	ListRecommendationHistoryParamsSortMinusID ListRecommendationHistoryParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListRecommendationHistoryParamsSort enum.
+func (e ListRecommendationHistoryParamsSort) Valid() bool {
+	switch e {
+	case ListRecommendationHistoryParamsSortID:
+		return true
+	case ListRecommendationHistoryParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListSuppressionRulesParamsSort.
 const (
 	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
@@ -2424,6 +2724,30 @@ func (e ListVerdictsParamsSort) Valid() bool {
 	case ListVerdictsParamsSortMinusStatus:
 		return true
 	case ListVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListWebhooksParamsSort.
+const (
+	ListWebhooksParamsSortID        ListWebhooksParamsSort = "id"
+	ListWebhooksParamsSortMinusID   ListWebhooksParamsSort = "-id"
+	ListWebhooksParamsSortMinusName ListWebhooksParamsSort = "-name"
+	ListWebhooksParamsSortName      ListWebhooksParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListWebhooksParamsSort enum.
+func (e ListWebhooksParamsSort) Valid() bool {
+	switch e {
+	case ListWebhooksParamsSortID:
+		return true
+	case ListWebhooksParamsSortMinusID:
+		return true
+	case ListWebhooksParamsSortMinusName:
+		return true
+	case ListWebhooksParamsSortName:
 		return true
 	default:
 		return false
@@ -3074,6 +3398,12 @@ type Challenge struct {
 	PcrSelection PCRSelection `json:"pcr_selection"`
 }
 
+// ChannelKind defines model for ChannelKind.
+type ChannelKind string
+
+// ChannelSecurity How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+type ChannelSecurity string
+
 // Check defines model for Check.
 type Check struct {
 	// Citation The specification that demands it.
@@ -3193,6 +3523,77 @@ type DecodedEvent struct {
 	// Verified The PCR replays to the quoted value and the digest covers the event's data.
 	Verified bool `json:"verified"`
 }
+
+// Delivery defines model for Delivery.
+type Delivery struct {
+	Attempts    int                `json:"attempts"`
+	ChannelID   openapi_types.UUID `json:"channel_id"`
+	ChannelName string             `json:"channel_name"`
+	CreatedAt   time.Time          `json:"created_at"`
+	EventID     openapi_types.UUID `json:"event_id"`
+	FinishedAt  *time.Time         `json:"finished_at"`
+	ID          openapi_types.UUID `json:"id"`
+
+	// Kind What happened.
+	Kind           NotificationKind `json:"kind"`
+	LastError      *string          `json:"last_error"`
+	LastStatusCode *int             `json:"last_status_code"`
+
+	// NextAttemptAt Null while it waits for an earlier event of its subject, and when it is finished.
+	NextAttemptAt *time.Time    `json:"next_attempt_at"`
+	State         DeliveryState `json:"state"`
+
+	// SubjectID The alert or incident that it is about.
+	SubjectID openapi_types.UUID `json:"subject_id"`
+}
+
+// DeliveryAttempt defines model for DeliveryAttempt.
+type DeliveryAttempt struct {
+	At         time.Time `json:"at"`
+	Attempt    int       `json:"attempt"`
+	DurationMs int64     `json:"duration_ms"`
+	Error      *string   `json:"error"`
+	StatusCode *int      `json:"status_code"`
+}
+
+// DeliveryDetail defines model for DeliveryDetail.
+type DeliveryDetail struct {
+	// AttemptList The last hundred, oldest first.
+	AttemptList []DeliveryAttempt  `json:"attempt_list"`
+	Attempts    int                `json:"attempts"`
+	ChannelID   openapi_types.UUID `json:"channel_id"`
+	ChannelName string             `json:"channel_name"`
+	CreatedAt   time.Time          `json:"created_at"`
+
+	// Event What is told, whatever the format: a `NotificationEvent`.
+	Event      json.RawMessage    `json:"event"`
+	EventID    openapi_types.UUID `json:"event_id"`
+	FinishedAt *time.Time         `json:"finished_at"`
+	ID         openapi_types.UUID `json:"id"`
+
+	// Kind What happened.
+	Kind           NotificationKind `json:"kind"`
+	LastError      *string          `json:"last_error"`
+	LastStatusCode *int             `json:"last_status_code"`
+
+	// NextAttemptAt Null while it waits for an earlier event of its subject, and when it is finished.
+	NextAttemptAt *time.Time    `json:"next_attempt_at"`
+	State         DeliveryState `json:"state"`
+
+	// SubjectID The alert or incident that it is about.
+	SubjectID openapi_types.UUID `json:"subject_id"`
+}
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Items []Delivery `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// DeliveryState defines model for DeliveryState.
+type DeliveryState string
 
 // Deviation defines model for Deviation.
 type Deviation struct {
@@ -3995,6 +4396,214 @@ type Name = string
 // NextCursor Null on the last page.
 type NextCursor = string
 
+// NotificationChannel defines model for NotificationChannel.
+type NotificationChannel struct {
+	// Address Host and port; of a webhook the URL.
+	Address             string    `json:"address"`
+	CaPem               *string   `json:"ca_pem"`
+	ConsecutiveFailures int64     `json:"consecutive_failures"`
+	CreatedAt           time.Time `json:"created_at"`
+	CreatedBy           string    `json:"created_by"`
+
+	// DisabledReason `operator`, `gone`, `failing`: why it is not enabled: somebody disabled it, its receiver answered 410, or it failed for days.
+	DisabledReason *string `json:"disabled_reason"`
+	Enabled        bool    `json:"enabled"`
+
+	// FailingSince The first failure since the last delivery.
+	FailingSince *time.Time `json:"failing_since"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter NotificationFilter `json:"filter"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format      NotificationFormat `json:"format"`
+	From        *string            `json:"from"`
+	HasPassword bool               `json:"has_password"`
+	ID          openapi_types.UUID `json:"id"`
+	Kind        ChannelKind        `json:"kind"`
+
+	// LastError Why the last attempt failed; null if it did not.
+	LastError     *string    `json:"last_error"`
+	LastFailureAt *time.Time `json:"last_failure_at"`
+	LastSuccessAt *time.Time `json:"last_success_at"`
+	Name          string     `json:"name"`
+
+	// Security How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+	Security  ChannelSecurity `json:"security"`
+	To        []string        `json:"to"`
+	UpdatedAt time.Time       `json:"updated_at"`
+	Username  *string         `json:"username"`
+}
+
+// NotificationChannelInput defines model for NotificationChannelInput.
+type NotificationChannelInput struct {
+	// Address Host and port of the receiver.
+	//
+	// Example: syslog.example:6514
+	Address string `json:"address"`
+
+	// CaPem Certificates that the receiver's must chain to, in the place of the system's.
+	CaPem   *string `json:"ca_pem,omitempty"`
+	Enabled *bool   `json:"enabled,omitempty"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter *NotificationFilter `json:"filter,omitempty"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format *NotificationFormat `json:"format,omitempty"`
+
+	// From For mail: address of the sender.
+	//
+	// Example: assay@example.org
+	From *string     `json:"from,omitempty"`
+	Kind ChannelKind `json:"kind"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// Password For mail. It is never answered.
+	Password *string `json:"password,omitempty"`
+
+	// Security How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+	Security *ChannelSecurity `json:"security,omitempty"`
+
+	// To For mail: addresses of the recipients.
+	To *[]string `json:"to,omitempty"`
+
+	// Username For mail; empty for no login.
+	Username *string `json:"username,omitempty"`
+}
+
+// NotificationChannelList defines model for NotificationChannelList.
+type NotificationChannelList struct {
+	Items []NotificationChannel `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// NotificationEvent One change, the same for every receiver and at each retry. `schema_version` goes up only where a member changes its meaning or goes away; pass over members that you do not know.
+// What it is not about is left out. Status, severity and reason are those of the moment of the change.
+type NotificationEvent struct {
+	Alert *struct {
+		ChangedBy   *string            `json:"changed_by,omitempty"`
+		Code        string             `json:"code"`
+		Comment     *string            `json:"comment,omitempty"`
+		Count       int64              `json:"count"`
+		Description string             `json:"description"`
+		FirstSeenAt time.Time          `json:"first_seen_at"`
+		ID          openapi_types.UUID `json:"id"`
+		LastSeenAt  time.Time          `json:"last_seen_at"`
+
+		// Previous The status before, where it was changed by hand.
+		Previous *string `json:"previous,omitempty"`
+
+		// Reason `origin_unverified` or `baseline_deviation`, where the code has one.
+		Reason           *string  `json:"reason,omitempty"`
+		RemediationSteps []string `json:"remediation_steps"`
+
+		// Scope Of an alert of many machines: what it is about.
+		Scope      *string     `json:"scope,omitempty"`
+		Severity   Severity    `json:"severity"`
+		Status     AlertStatus `json:"status"`
+		Suppressed bool        `json:"suppressed"`
+		Title      string      `json:"title"`
+	} `json:"alert,omitempty"`
+	Channel *struct {
+		Detail *string            `json:"detail,omitempty"`
+		ID     openapi_types.UUID `json:"id"`
+		Kind   ChannelKind        `json:"kind"`
+		Name   string             `json:"name"`
+	} `json:"channel,omitempty"`
+
+	// Compliance The assessment or recommendation that it is about.
+	Compliance *struct {
+		Cause            *string             `json:"cause,omitempty"`
+		Citations        []string            `json:"citations"`
+		Code             string              `json:"code"`
+		Description      string              `json:"description"`
+		FirstSeenAt      time.Time           `json:"first_seen_at"`
+		ID               *openapi_types.UUID `json:"id,omitempty"`
+		Previous         *string             `json:"previous,omitempty"`
+		RemediationSteps []string            `json:"remediation_steps"`
+		Severity         Severity            `json:"severity"`
+		Status           string              `json:"status"`
+		Title            string              `json:"title"`
+	} `json:"compliance,omitempty"`
+	ID       openapi_types.UUID `json:"id"`
+	Incident *struct {
+		Code        string             `json:"code"`
+		FirstSeenAt time.Time          `json:"first_seen_at"`
+		ID          openapi_types.UUID `json:"id"`
+		LastSeenAt  time.Time          `json:"last_seen_at"`
+		Machines    int64              `json:"machines"`
+		Severity    Severity           `json:"severity"`
+		Status      string             `json:"status"`
+		Suppressed  bool               `json:"suppressed"`
+		Title       string             `json:"title"`
+	} `json:"incident,omitempty"`
+
+	// Kind What happened.
+	Kind NotificationKind `json:"kind"`
+
+	// Link The page about it.
+	Link    *string `json:"link,omitempty"`
+	Machine *struct {
+		ExternalID   *string            `json:"external_id,omitempty"`
+		ID           openapi_types.UUID `json:"id"`
+		Labels       *map[string]string `json:"labels,omitempty"`
+		Name         string             `json:"name"`
+		Os           string             `json:"os"`
+		Platform     string             `json:"platform"`
+		ScaleSet     *string            `json:"scale_set,omitempty"`
+		SecurityType string             `json:"security_type"`
+	} `json:"machine,omitempty"`
+
+	// SchemaVersion Example: 1
+	SchemaVersion int                `json:"schema_version"`
+	TenantID      openapi_types.UUID `json:"tenant_id"`
+
+	// Time When it happened.
+	Time      time.Time           `json:"time"`
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
+// NotificationFilter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+type NotificationFilter struct {
+	AlertCodes *[]string `json:"alert_codes,omitempty"`
+
+	// IncidentsOnly Incidents, and not each alert of theirs.
+	IncidentsOnly *bool `json:"incidents_only,omitempty"`
+
+	// IncludeSuppressed Also alerts that a suppression rule hid when they happened.
+	IncludeSuppressed *bool               `json:"include_suppressed,omitempty"`
+	Kinds             *[]NotificationKind `json:"kinds,omitempty"`
+
+	// Labels Free labels. A key has 1 to 63 characters, a value at most 255.
+	//
+	// Example: {"env":"prod"}
+	Labels      *Labels   `json:"labels,omitempty"`
+	MinSeverity *Severity `json:"min_severity,omitempty"`
+	ScaleSets   *[]string `json:"scale_sets,omitempty"`
+}
+
+// NotificationFormat How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+type NotificationFormat string
+
+// NotificationKind What happened.
+type NotificationKind string
+
+// NotificationPayload The body of a webhook in the format `assay`, after Standard Webhooks.
+type NotificationPayload struct {
+	// Data One change, the same for every receiver and at each retry. `schema_version` goes up only where a member changes its meaning or goes away; pass over members that you do not know.
+	// What it is not about is left out. Status, severity and reason are those of the moment of the change.
+	Data      NotificationEvent `json:"data"`
+	Timestamp time.Time         `json:"timestamp"`
+
+	// Type What happened.
+	Type NotificationKind `json:"type"`
+}
+
 // OpenIDConfiguration defines model for OpenIDConfiguration.
 type OpenIDConfiguration struct {
 	ClaimsSupported                  []string `json:"claims_supported"`
@@ -4624,6 +5233,12 @@ type RefuseRequest struct {
 	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
 }
 
+// Replayed defines model for Replayed.
+type Replayed struct {
+	// Deliveries How many are delivered again.
+	Deliveries int64 `json:"deliveries"`
+}
+
 // RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
 type RestingHow string
 
@@ -4870,6 +5485,12 @@ type RotateRequest struct {
 
 // RotateRequestAlgorithm Of the keys; both where it is absent.
 type RotateRequestAlgorithm string
+
+// RotateSecret defines model for RotateSecret.
+type RotateSecret struct {
+	// OverlapSeconds How long the secret that was good until now signs as well.
+	OverlapSeconds *int `json:"overlap_seconds,omitempty"`
+}
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -5130,6 +5751,17 @@ type TCBVersion struct {
 	Microcode  *int `json:"microcode,omitempty"`
 	Snp        *int `json:"snp,omitempty"`
 	Tee        *int `json:"tee,omitempty"`
+}
+
+// TestResult defines model for TestResult.
+type TestResult struct {
+	Delivered  bool               `json:"delivered"`
+	DeliveryID openapi_types.UUID `json:"delivery_id"`
+	DurationMs int64              `json:"duration_ms"`
+	Error      *string            `json:"error"`
+
+	// StatusCode Of the HTTP answer; null where there was none.
+	StatusCode *int `json:"status_code"`
 }
 
 // TokenAlgorithm defines model for TokenAlgorithm.
@@ -5532,6 +6164,73 @@ type VouchRequest struct {
 	Comment *Comment `json:"comment,omitempty"`
 }
 
+// Webhook defines model for Webhook.
+type Webhook struct {
+	CaPem               *string   `json:"ca_pem"`
+	ConsecutiveFailures int64     `json:"consecutive_failures"`
+	CreatedAt           time.Time `json:"created_at"`
+	CreatedBy           string    `json:"created_by"`
+
+	// DisabledReason `operator`, `gone`, `failing`: why it is not enabled: somebody disabled it, its receiver answered 410, or it failed for days.
+	DisabledReason *string `json:"disabled_reason"`
+	Enabled        bool    `json:"enabled"`
+
+	// FailingSince The first failure since the last delivery.
+	FailingSince *time.Time `json:"failing_since"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter NotificationFilter `json:"filter"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format NotificationFormat `json:"format"`
+	ID     openapi_types.UUID `json:"id"`
+
+	// LastError Why the last attempt failed; null if it did not.
+	LastError     *string    `json:"last_error"`
+	LastFailureAt *time.Time `json:"last_failure_at"`
+	LastSuccessAt *time.Time `json:"last_success_at"`
+	Name          string     `json:"name"`
+
+	// PreviousSecretExpiresAt Until then the secret before the last rotation signs as well.
+	PreviousSecretExpiresAt *time.Time `json:"previous_secret_expires_at"`
+
+	// Secret `whsec_` and base64; only in the answer that makes it.
+	//
+	// Example: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD
+	Secret    *string   `json:"secret,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+	URL       string    `json:"url"`
+}
+
+// WebhookInput defines model for WebhookInput.
+type WebhookInput struct {
+	// CaPem Certificates that the receiver's must chain to, in the place of the system's.
+	CaPem   *string `json:"ca_pem,omitempty"`
+	Enabled *bool   `json:"enabled,omitempty"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter *NotificationFilter `json:"filter,omitempty"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format *NotificationFormat `json:"format,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// URL https, at a public address, unless the operator allows others.
+	//
+	// Example: https://siem.example/assay
+	URL string `json:"url"`
+}
+
+// WebhookList defines model for WebhookList.
+type WebhookList struct {
+	Items []Webhook `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // AlertID defines model for AlertID.
 type AlertID = openapi_types.UUID
 
@@ -5544,8 +6243,14 @@ type BaselineID = openapi_types.UUID
 // CatalogCode defines model for CatalogCode.
 type CatalogCode = string
 
+// ChannelID defines model for ChannelID.
+type ChannelID = openapi_types.UUID
+
 // Cursor defines model for Cursor.
 type Cursor = string
+
+// DeliveryID defines model for DeliveryID.
+type DeliveryID = openapi_types.UUID
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
@@ -5585,6 +6290,9 @@ type VerdictID = openapi_types.UUID
 
 // Version defines model for Version.
 type Version = int
+
+// WebhookID defines model for WebhookID.
+type WebhookID = openapi_types.UUID
 
 // ListAlertsParams defines parameters for ListAlerts.
 type ListAlertsParams struct {
@@ -5656,7 +6364,13 @@ type ListAlertHistoryParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAlertHistoryParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListAlertHistoryParamsSort defines parameters for ListAlertHistory.
+type ListAlertHistoryParamsSort string
 
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
@@ -5671,7 +6385,13 @@ type ListAlertOccurrencesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAlertOccurrencesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListAlertOccurrencesParamsSort defines parameters for ListAlertOccurrences.
+type ListAlertOccurrencesParamsSort string
 
 // RefuseAlertParams defines parameters for RefuseAlert.
 type RefuseAlertParams struct {
@@ -5870,6 +6590,36 @@ type ListCollateralParams struct {
 // ListCollateralParamsSort defines parameters for ListCollateral.
 type ListCollateralParamsSort string
 
+// ListDeliveriesParams defines parameters for ListDeliveries.
+type ListDeliveriesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListDeliveriesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// State State of the delivery.
+	State *DeliveryState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Channel Id of the channel.
+	Channel *openapi_types.UUID `form:"channel,omitempty" json:"channel,omitempty"`
+
+	// Subject Id of the alert or incident that they are about.
+	Subject *openapi_types.UUID `form:"subject,omitempty" json:"subject,omitempty"`
+}
+
+// ListDeliveriesParamsSort defines parameters for ListDeliveries.
+type ListDeliveriesParamsSort string
+
+// ReplayDeliveryParams defines parameters for ReplayDelivery.
+type ReplayDeliveryParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ActivateEnrollmentParams defines parameters for ActivateEnrollment.
 type ActivateEnrollmentParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -5884,6 +6634,9 @@ type ListFleetConflictsParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
+	// Sort Order; `-` turns it round.
+	Sort *ListFleetConflictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
 	// MachineID Of this machine, on either side.
 	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 
@@ -5893,6 +6646,9 @@ type ListFleetConflictsParams struct {
 	// IncludeEnded Also those that are gone.
 	IncludeEnded *bool `form:"include_ended,omitempty" json:"include_ended,omitempty"`
 }
+
+// ListFleetConflictsParamsSort defines parameters for ListFleetConflicts.
+type ListFleetConflictsParamsSort string
 
 // ListIdentityProvidersParams defines parameters for ListIdentityProviders.
 type ListIdentityProvidersParams struct {
@@ -5940,8 +6696,11 @@ type ListIncidentsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor      `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Status *AlertStatus `form:"status,omitempty" json:"status,omitempty"`
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort   *ListIncidentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Status *AlertStatus             `form:"status,omitempty" json:"status,omitempty"`
 
 	// Open Only those with open alerts.
 	Open     *bool         `form:"open,omitempty" json:"open,omitempty"`
@@ -5949,6 +6708,9 @@ type ListIncidentsParams struct {
 	Severity *Severity     `form:"severity,omitempty" json:"severity,omitempty"`
 	Reason   *FilterReason `form:"reason,omitempty" json:"reason,omitempty"`
 }
+
+// ListIncidentsParamsSort defines parameters for ListIncidents.
+type ListIncidentsParamsSort string
 
 // CommentIncidentParams defines parameters for CommentIncident.
 type CommentIncidentParams struct {
@@ -5976,9 +6738,15 @@ type ListIncidentMembersParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
+	// Sort Order; `-` turns it round.
+	Sort *ListIncidentMembersParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
 	// Open Only those that are open.
 	Open *bool `form:"open,omitempty" json:"open,omitempty"`
 }
+
+// ListIncidentMembersParamsSort defines parameters for ListIncidentMembers.
+type ListIncidentMembersParamsSort string
 
 // ResolveIncidentParams defines parameters for ResolveIncident.
 type ResolveIncidentParams struct {
@@ -6136,6 +6904,54 @@ type ListMachineVerdictsParams struct {
 
 // ListMachineVerdictsParamsSort defines parameters for ListMachineVerdicts.
 type ListMachineVerdictsParamsSort string
+
+// ListNotificationChannelsParams defines parameters for ListNotificationChannels.
+type ListNotificationChannelsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListNotificationChannelsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Kind Kind of the channel.
+	Kind *ChannelKind `form:"kind,omitempty" json:"kind,omitempty"`
+}
+
+// ListNotificationChannelsParamsSort defines parameters for ListNotificationChannels.
+type ListNotificationChannelsParamsSort string
+
+// CreateNotificationChannelParams defines parameters for CreateNotificationChannel.
+type CreateNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteNotificationChannelParams defines parameters for DeleteNotificationChannel.
+type DeleteNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutNotificationChannelParams defines parameters for PutNotificationChannel.
+type PutNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ReplayNotificationChannelParams defines parameters for ReplayNotificationChannel.
+type ReplayNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestNotificationChannelParams defines parameters for TestNotificationChannel.
+type TestNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // GetSeriesParams defines parameters for GetSeries.
 type GetSeriesParams struct {
@@ -6330,7 +7146,13 @@ type ListRecommendationHistoryParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRecommendationHistoryParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListRecommendationHistoryParamsSort defines parameters for ListRecommendationHistory.
+type ListRecommendationHistoryParamsSort string
 
 // UnexemptRecommendationParams defines parameters for UnexemptRecommendation.
 type UnexemptRecommendationParams struct {
@@ -6504,6 +7326,51 @@ type ListVerdictsParams struct {
 // ListVerdictsParamsSort defines parameters for ListVerdicts.
 type ListVerdictsParamsSort string
 
+// ListWebhooksParams defines parameters for ListWebhooks.
+type ListWebhooksParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListWebhooksParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+}
+
+// ListWebhooksParamsSort defines parameters for ListWebhooks.
+type ListWebhooksParamsSort string
+
+// CreateWebhookParams defines parameters for CreateWebhook.
+type CreateWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteWebhookParams defines parameters for DeleteWebhook.
+type DeleteWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutWebhookParams defines parameters for PutWebhook.
+type PutWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateWebhookSecretParams defines parameters for RotateWebhookSecret.
+type RotateWebhookSecretParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestWebhookParams defines parameters for TestWebhook.
+type TestWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
 type ActivateAlertJSONRequestBody = AlertNote
 
@@ -6582,6 +7449,12 @@ type CaptureBaselineJSONRequestBody = CaptureRequest
 // CreateResultJSONRequestBody defines body for CreateResult for application/json ContentType.
 type CreateResultJSONRequestBody = ResultRequest
 
+// CreateNotificationChannelJSONRequestBody defines body for CreateNotificationChannel for application/json ContentType.
+type CreateNotificationChannelJSONRequestBody = NotificationChannelInput
+
+// PutNotificationChannelJSONRequestBody defines body for PutNotificationChannel for application/json ContentType.
+type PutNotificationChannelJSONRequestBody = NotificationChannelInput
+
 // CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
 type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
 
@@ -6623,6 +7496,15 @@ type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
 
 // CreateTrustAnchorJSONRequestBody defines body for CreateTrustAnchor for application/json ContentType.
 type CreateTrustAnchorJSONRequestBody = TrustAnchorInput
+
+// CreateWebhookJSONRequestBody defines body for CreateWebhook for application/json ContentType.
+type CreateWebhookJSONRequestBody = WebhookInput
+
+// PutWebhookJSONRequestBody defines body for PutWebhook for application/json ContentType.
+type PutWebhookJSONRequestBody = WebhookInput
+
+// RotateWebhookSecretJSONRequestBody defines body for RotateWebhookSecret for application/json ContentType.
+type RotateWebhookSecretJSONRequestBody = RotateSecret
 
 // Getter for additional properties for Introspection. Returns the specified
 // element and whether it was found
@@ -6956,6 +7838,15 @@ type ServerInterface interface {
 	// ListCollateral List collateral
 	// (GET /v1/collateral)
 	ListCollateral(w http.ResponseWriter, r *http.Request, params ListCollateralParams)
+	// ListDeliveries List deliveries
+	// (GET /v1/deliveries)
+	ListDeliveries(w http.ResponseWriter, r *http.Request, params ListDeliveriesParams)
+	// GetDelivery Get a delivery with its event and attempts
+	// (GET /v1/deliveries/{delivery_id})
+	GetDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID)
+	// ReplayDelivery Deliver again
+	// (POST /v1/deliveries/{delivery_id}/replay)
+	ReplayDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID, params ReplayDeliveryParams)
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams)
@@ -7037,6 +7928,27 @@ type ServerInterface interface {
 	// ListMachineVerdicts List a machine's verdicts
 	// (GET /v1/machines/{machine_id}/verdicts)
 	ListMachineVerdicts(w http.ResponseWriter, r *http.Request, machineID MachineID, params ListMachineVerdictsParams)
+	// ListNotificationChannels List channels of every kind
+	// (GET /v1/notification-channels)
+	ListNotificationChannels(w http.ResponseWriter, r *http.Request, params ListNotificationChannelsParams)
+	// CreateNotificationChannel Tell a syslog receiver or people by mail what happens
+	// (POST /v1/notification-channels)
+	CreateNotificationChannel(w http.ResponseWriter, r *http.Request, params CreateNotificationChannelParams)
+	// DeleteNotificationChannel Delete a channel
+	// (DELETE /v1/notification-channels/{channel_id})
+	DeleteNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params DeleteNotificationChannelParams)
+	// GetNotificationChannel Get a channel
+	// (GET /v1/notification-channels/{channel_id})
+	GetNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID)
+	// PutNotificationChannel Change a channel
+	// (PUT /v1/notification-channels/{channel_id})
+	PutNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params PutNotificationChannelParams)
+	// ReplayNotificationChannel Deliver all dead deliveries of a channel again
+	// (POST /v1/notification-channels/{channel_id}/replay)
+	ReplayNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params ReplayNotificationChannelParams)
+	// TestNotificationChannel Send a test event now
+	// (POST /v1/notification-channels/{channel_id}/test)
+	TestNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params TestNotificationChannelParams)
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(w http.ResponseWriter, r *http.Request)
@@ -7169,6 +8081,27 @@ type ServerInterface interface {
 	// GetVerdictEventLog Get the decoded event log behind a verdict
 	// (GET /v1/verdicts/{verdict_id}/event-log)
 	GetVerdictEventLog(w http.ResponseWriter, r *http.Request, verdictID VerdictID)
+	// ListWebhooks List webhooks
+	// (GET /v1/webhooks)
+	ListWebhooks(w http.ResponseWriter, r *http.Request, params ListWebhooksParams)
+	// CreateWebhook Tell a URL what happens
+	// (POST /v1/webhooks)
+	CreateWebhook(w http.ResponseWriter, r *http.Request, params CreateWebhookParams)
+	// DeleteWebhook Delete a webhook
+	// (DELETE /v1/webhooks/{webhook_id})
+	DeleteWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params DeleteWebhookParams)
+	// GetWebhook Get a webhook
+	// (GET /v1/webhooks/{webhook_id})
+	GetWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID)
+	// PutWebhook Change a webhook
+	// (PUT /v1/webhooks/{webhook_id})
+	PutWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params PutWebhookParams)
+	// RotateWebhookSecret Make a new secret
+	// (POST /v1/webhooks/{webhook_id}/rotate-secret)
+	RotateWebhookSecret(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params RotateWebhookSecretParams)
+	// TestWebhook Send a test event now
+	// (POST /v1/webhooks/{webhook_id}/test)
+	TestWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params TestWebhookParams)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -7373,6 +8306,24 @@ func (_ Unimplemented) ListCollateral(w http.ResponseWriter, r *http.Request, pa
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListDeliveries List deliveries
+// (GET /v1/deliveries)
+func (_ Unimplemented) ListDeliveries(w http.ResponseWriter, r *http.Request, params ListDeliveriesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDelivery Get a delivery with its event and attempts
+// (GET /v1/deliveries/{delivery_id})
+func (_ Unimplemented) GetDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ReplayDelivery Deliver again
+// (POST /v1/deliveries/{delivery_id}/replay)
+func (_ Unimplemented) ReplayDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID, params ReplayDeliveryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ActivateEnrollment Prove the AK by the activated credential
 // (POST /v1/enrollments/{enrollment_id}/activation)
 func (_ Unimplemented) ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams) {
@@ -7532,6 +8483,48 @@ func (_ Unimplemented) CreateResult(w http.ResponseWriter, r *http.Request, mach
 // ListMachineVerdicts List a machine's verdicts
 // (GET /v1/machines/{machine_id}/verdicts)
 func (_ Unimplemented) ListMachineVerdicts(w http.ResponseWriter, r *http.Request, machineID MachineID, params ListMachineVerdictsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListNotificationChannels List channels of every kind
+// (GET /v1/notification-channels)
+func (_ Unimplemented) ListNotificationChannels(w http.ResponseWriter, r *http.Request, params ListNotificationChannelsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateNotificationChannel Tell a syslog receiver or people by mail what happens
+// (POST /v1/notification-channels)
+func (_ Unimplemented) CreateNotificationChannel(w http.ResponseWriter, r *http.Request, params CreateNotificationChannelParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteNotificationChannel Delete a channel
+// (DELETE /v1/notification-channels/{channel_id})
+func (_ Unimplemented) DeleteNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params DeleteNotificationChannelParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetNotificationChannel Get a channel
+// (GET /v1/notification-channels/{channel_id})
+func (_ Unimplemented) GetNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutNotificationChannel Change a channel
+// (PUT /v1/notification-channels/{channel_id})
+func (_ Unimplemented) PutNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params PutNotificationChannelParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ReplayNotificationChannel Deliver all dead deliveries of a channel again
+// (POST /v1/notification-channels/{channel_id}/replay)
+func (_ Unimplemented) ReplayNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params ReplayNotificationChannelParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TestNotificationChannel Send a test event now
+// (POST /v1/notification-channels/{channel_id}/test)
+func (_ Unimplemented) TestNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params TestNotificationChannelParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -7796,6 +8789,48 @@ func (_ Unimplemented) GetVerdict(w http.ResponseWriter, r *http.Request, verdic
 // GetVerdictEventLog Get the decoded event log behind a verdict
 // (GET /v1/verdicts/{verdict_id}/event-log)
 func (_ Unimplemented) GetVerdictEventLog(w http.ResponseWriter, r *http.Request, verdictID VerdictID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListWebhooks List webhooks
+// (GET /v1/webhooks)
+func (_ Unimplemented) ListWebhooks(w http.ResponseWriter, r *http.Request, params ListWebhooksParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateWebhook Tell a URL what happens
+// (POST /v1/webhooks)
+func (_ Unimplemented) CreateWebhook(w http.ResponseWriter, r *http.Request, params CreateWebhookParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteWebhook Delete a webhook
+// (DELETE /v1/webhooks/{webhook_id})
+func (_ Unimplemented) DeleteWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params DeleteWebhookParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetWebhook Get a webhook
+// (GET /v1/webhooks/{webhook_id})
+func (_ Unimplemented) GetWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutWebhook Change a webhook
+// (PUT /v1/webhooks/{webhook_id})
+func (_ Unimplemented) PutWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params PutWebhookParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RotateWebhookSecret Make a new secret
+// (POST /v1/webhooks/{webhook_id}/rotate-secret)
+func (_ Unimplemented) RotateWebhookSecret(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params RotateWebhookSecretParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TestWebhook Send a test event now
+// (POST /v1/webhooks/{webhook_id}/test)
+func (_ Unimplemented) TestWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params TestWebhookParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -8364,6 +9399,19 @@ func (siw *ServerInterfaceWrapper) ListAlertHistory(w http.ResponseWriter, r *ht
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListAlertHistory(w, r, alertID, params)
 	}))
@@ -8465,6 +9513,19 @@ func (siw *ServerInterfaceWrapper) ListAlertOccurrences(w http.ResponseWriter, r
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -9745,6 +10806,180 @@ func (siw *ServerInterfaceWrapper) ListCollateral(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ListDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeliveriesParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "channel" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "channel", r.URL.Query(), &params.Channel, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "channel"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "subject" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "subject", r.URL.Query(), &params.Subject, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "subject"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "subject", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveries(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDelivery operation middleware
+func (siw *ServerInterfaceWrapper) GetDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "delivery_id" -------------
+	var deliveryID DeliveryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "delivery_id", chi.URLParam(r, "delivery_id"), &deliveryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "delivery_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDelivery(w, r, deliveryID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReplayDelivery operation middleware
+func (siw *ServerInterfaceWrapper) ReplayDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "delivery_id" -------------
+	var deliveryID DeliveryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "delivery_id", chi.URLParam(r, "delivery_id"), &deliveryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "delivery_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplayDeliveryParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReplayDelivery(w, r, deliveryID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ActivateEnrollment operation middleware
 func (siw *ServerInterfaceWrapper) ActivateEnrollment(w http.ResponseWriter, r *http.Request) {
 
@@ -9826,6 +11061,19 @@ func (siw *ServerInterfaceWrapper) ListFleetConflicts(w http.ResponseWriter, r *
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -10180,6 +11428,19 @@ func (siw *ServerInterfaceWrapper) ListIncidents(w http.ResponseWriter, r *http.
 		return
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "status" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
@@ -10472,6 +11733,19 @@ func (siw *ServerInterfaceWrapper) ListIncidentMembers(w http.ResponseWriter, r 
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -11449,6 +12723,345 @@ func (siw *ServerInterfaceWrapper) ListMachineVerdicts(w http.ResponseWriter, r 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListMachineVerdicts(w, r, machineID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListNotificationChannels operation middleware
+func (siw *ServerInterfaceWrapper) ListNotificationChannels(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListNotificationChannelsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListNotificationChannels(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) CreateNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateNotificationChannelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateNotificationChannel(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) DeleteNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "channel_id" -------------
+	var channelID ChannelID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "channel_id", chi.URLParam(r, "channel_id"), &channelID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteNotificationChannelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteNotificationChannel(w, r, channelID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) GetNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "channel_id" -------------
+	var channelID ChannelID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "channel_id", chi.URLParam(r, "channel_id"), &channelID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetNotificationChannel(w, r, channelID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) PutNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "channel_id" -------------
+	var channelID ChannelID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "channel_id", chi.URLParam(r, "channel_id"), &channelID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutNotificationChannelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutNotificationChannel(w, r, channelID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReplayNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) ReplayNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "channel_id" -------------
+	var channelID ChannelID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "channel_id", chi.URLParam(r, "channel_id"), &channelID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplayNotificationChannelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReplayNotificationChannel(w, r, channelID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestNotificationChannel operation middleware
+func (siw *ServerInterfaceWrapper) TestNotificationChannel(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "channel_id" -------------
+	var channelID ChannelID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "channel_id", chi.URLParam(r, "channel_id"), &channelID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "channel_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestNotificationChannelParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestNotificationChannel(w, r, channelID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -12605,6 +14218,19 @@ func (siw *ServerInterfaceWrapper) ListRecommendationHistory(w http.ResponseWrit
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
 		}
 		return
 	}
@@ -13776,6 +15402,332 @@ func (siw *ServerInterfaceWrapper) GetVerdictEventLog(w http.ResponseWriter, r *
 	handler.ServeHTTP(w, r)
 }
 
+// ListWebhooks operation middleware
+func (siw *ServerInterfaceWrapper) ListWebhooks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListWebhooksParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListWebhooks(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateWebhook operation middleware
+func (siw *ServerInterfaceWrapper) CreateWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateWebhookParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateWebhook(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteWebhook operation middleware
+func (siw *ServerInterfaceWrapper) DeleteWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook_id" -------------
+	var webhookID WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook_id", chi.URLParam(r, "webhook_id"), &webhookID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteWebhookParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteWebhook(w, r, webhookID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetWebhook operation middleware
+func (siw *ServerInterfaceWrapper) GetWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook_id" -------------
+	var webhookID WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook_id", chi.URLParam(r, "webhook_id"), &webhookID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetWebhook(w, r, webhookID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutWebhook operation middleware
+func (siw *ServerInterfaceWrapper) PutWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook_id" -------------
+	var webhookID WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook_id", chi.URLParam(r, "webhook_id"), &webhookID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutWebhookParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutWebhook(w, r, webhookID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotateWebhookSecret operation middleware
+func (siw *ServerInterfaceWrapper) RotateWebhookSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook_id" -------------
+	var webhookID WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook_id", chi.URLParam(r, "webhook_id"), &webhookID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateWebhookSecretParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateWebhookSecret(w, r, webhookID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestWebhook operation middleware
+func (siw *ServerInterfaceWrapper) TestWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook_id" -------------
+	var webhookID WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook_id", chi.URLParam(r, "webhook_id"), &webhookID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestWebhookParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestWebhook(w, r, webhookID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -14083,6 +16035,57 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/api-tokens/{token_id}", wrapper.RevokeAPIToken)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/webhooks", wrapper.ListWebhooks)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/webhooks", wrapper.CreateWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/webhooks/{webhook_id}", wrapper.DeleteWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/webhooks/{webhook_id}", wrapper.GetWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/webhooks/{webhook_id}", wrapper.PutWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/webhooks/{webhook_id}/test", wrapper.TestWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/webhooks/{webhook_id}/rotate-secret", wrapper.RotateWebhookSecret)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/notification-channels", wrapper.ListNotificationChannels)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/notification-channels", wrapper.CreateNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/notification-channels/{channel_id}", wrapper.DeleteNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/notification-channels/{channel_id}", wrapper.GetNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/notification-channels/{channel_id}", wrapper.PutNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/notification-channels/{channel_id}/test", wrapper.TestNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/notification-channels/{channel_id}/replay", wrapper.ReplayNotificationChannel)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/deliveries", wrapper.ListDeliveries)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/deliveries/{delivery_id}", wrapper.GetDelivery)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/deliveries/{delivery_id}/replay", wrapper.ReplayDelivery)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/identity-providers", wrapper.ListIdentityProviders)
@@ -14696,6 +16699,69 @@ func (response ListAlertHistory200JSONResponse) VisitListAlertHistoryResponse(w 
 	return err
 }
 
+type ListAlertHistory200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlertHistory200ApplicationXNdjsonResponse) VisitListAlertHistoryResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAlertHistory200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlertHistory200TextCsvResponse) VisitListAlertHistoryResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListAlertHistorydefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -14774,6 +16840,69 @@ func (response ListAlertOccurrences200JSONResponse) VisitListAlertOccurrencesRes
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAlertOccurrences200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlertOccurrences200ApplicationXNdjsonResponse) VisitListAlertOccurrencesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAlertOccurrences200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAlertOccurrences200TextCsvResponse) VisitListAlertOccurrencesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -15907,6 +18036,187 @@ func (response ListCollateraldefaultApplicationProblemPlusJSONResponse) VisitLis
 	return err
 }
 
+type ListDeliveriesRequestObject struct {
+	Params ListDeliveriesParams
+}
+
+type ListDeliveriesResponseObject interface {
+	VisitListDeliveriesResponse(w http.ResponseWriter) error
+}
+
+type ListDeliveries200JSONResponse DeliveryList
+
+func (response ListDeliveries200JSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveries200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListDeliveries200ApplicationXNdjsonResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListDeliveries200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListDeliveries200TextCsvResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ListDeliveriesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListDeliveriesdefaultApplicationProblemPlusJSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeliveryRequestObject struct {
+	DeliveryID DeliveryID `json:"delivery_id"`
+}
+
+type GetDeliveryResponseObject interface {
+	VisitGetDeliveryResponse(w http.ResponseWriter) error
+}
+
+type GetDelivery200JSONResponse DeliveryDetail
+
+func (response GetDelivery200JSONResponse) VisitGetDeliveryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeliverydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetDeliverydefaultApplicationProblemPlusJSONResponse) VisitGetDeliveryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeliveryRequestObject struct {
+	DeliveryID DeliveryID `json:"delivery_id"`
+	Params     ReplayDeliveryParams
+}
+
+type ReplayDeliveryResponseObject interface {
+	VisitReplayDeliveryResponse(w http.ResponseWriter) error
+}
+
+type ReplayDelivery200JSONResponse Delivery
+
+func (response ReplayDelivery200JSONResponse) VisitReplayDeliveryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeliverydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplayDeliverydefaultApplicationProblemPlusJSONResponse) VisitReplayDeliveryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ActivateEnrollmentRequestObject struct {
 	EnrollmentID openapi_types.UUID `json:"enrollment_id"`
 	Params       ActivateEnrollmentParams
@@ -15967,6 +18277,69 @@ func (response ListFleetConflicts200JSONResponse) VisitListFleetConflictsRespons
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFleetConflicts200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListFleetConflicts200ApplicationXNdjsonResponse) VisitListFleetConflictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListFleetConflicts200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListFleetConflicts200TextCsvResponse) VisitListFleetConflictsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -16265,6 +18638,69 @@ func (response ListIncidents200JSONResponse) VisitListIncidentsResponse(w http.R
 	return err
 }
 
+type ListIncidents200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIncidents200ApplicationXNdjsonResponse) VisitListIncidentsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListIncidents200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIncidents200TextCsvResponse) VisitListIncidentsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListIncidentsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -16464,6 +18900,69 @@ func (response ListIncidentMembers200JSONResponse) VisitListIncidentMembersRespo
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListIncidentMembers200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIncidentMembers200ApplicationXNdjsonResponse) VisitListIncidentMembersResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListIncidentMembers200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListIncidentMembers200TextCsvResponse) VisitListIncidentMembersResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -17211,6 +19710,342 @@ type ListMachineVerdictsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListMachineVerdictsdefaultApplicationProblemPlusJSONResponse) VisitListMachineVerdictsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListNotificationChannelsRequestObject struct {
+	Params ListNotificationChannelsParams
+}
+
+type ListNotificationChannelsResponseObject interface {
+	VisitListNotificationChannelsResponse(w http.ResponseWriter) error
+}
+
+type ListNotificationChannels200JSONResponse NotificationChannelList
+
+func (response ListNotificationChannels200JSONResponse) VisitListNotificationChannelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListNotificationChannels200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListNotificationChannels200ApplicationXNdjsonResponse) VisitListNotificationChannelsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListNotificationChannels200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListNotificationChannels200TextCsvResponse) VisitListNotificationChannelsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ListNotificationChannelsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListNotificationChannelsdefaultApplicationProblemPlusJSONResponse) VisitListNotificationChannelsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateNotificationChannelRequestObject struct {
+	Params CreateNotificationChannelParams
+	Body   *CreateNotificationChannelJSONRequestBody
+}
+
+type CreateNotificationChannelResponseObject interface {
+	VisitCreateNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type CreateNotificationChannel201JSONResponse NotificationChannel
+
+func (response CreateNotificationChannel201JSONResponse) VisitCreateNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitCreateNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteNotificationChannelRequestObject struct {
+	ChannelID ChannelID `json:"channel_id"`
+	Params    DeleteNotificationChannelParams
+}
+
+type DeleteNotificationChannelResponseObject interface {
+	VisitDeleteNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type DeleteNotificationChannel204Response struct {
+}
+
+func (response DeleteNotificationChannel204Response) VisitDeleteNotificationChannelResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitDeleteNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNotificationChannelRequestObject struct {
+	ChannelID ChannelID `json:"channel_id"`
+}
+
+type GetNotificationChannelResponseObject interface {
+	VisitGetNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type GetNotificationChannel200JSONResponse NotificationChannel
+
+func (response GetNotificationChannel200JSONResponse) VisitGetNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitGetNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutNotificationChannelRequestObject struct {
+	ChannelID ChannelID `json:"channel_id"`
+	Params    PutNotificationChannelParams
+	Body      *PutNotificationChannelJSONRequestBody
+}
+
+type PutNotificationChannelResponseObject interface {
+	VisitPutNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type PutNotificationChannel200JSONResponse NotificationChannel
+
+func (response PutNotificationChannel200JSONResponse) VisitPutNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitPutNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayNotificationChannelRequestObject struct {
+	ChannelID ChannelID `json:"channel_id"`
+	Params    ReplayNotificationChannelParams
+}
+
+type ReplayNotificationChannelResponseObject interface {
+	VisitReplayNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type ReplayNotificationChannel200JSONResponse Replayed
+
+func (response ReplayNotificationChannel200JSONResponse) VisitReplayNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplayNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitReplayNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestNotificationChannelRequestObject struct {
+	ChannelID ChannelID `json:"channel_id"`
+	Params    TestNotificationChannelParams
+}
+
+type TestNotificationChannelResponseObject interface {
+	VisitTestNotificationChannelResponse(w http.ResponseWriter) error
+}
+
+type TestNotificationChannel200JSONResponse TestResult
+
+func (response TestNotificationChannel200JSONResponse) VisitTestNotificationChannelResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestNotificationChanneldefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TestNotificationChanneldefaultApplicationProblemPlusJSONResponse) VisitTestNotificationChannelResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -18404,6 +21239,69 @@ func (response ListRecommendationHistory200JSONResponse) VisitListRecommendation
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRecommendationHistory200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRecommendationHistory200ApplicationXNdjsonResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListRecommendationHistory200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRecommendationHistory200TextCsvResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 
@@ -19622,6 +22520,343 @@ func (response GetVerdictEventLogdefaultApplicationProblemPlusJSONResponse) Visi
 	return err
 }
 
+type ListWebhooksRequestObject struct {
+	Params ListWebhooksParams
+}
+
+type ListWebhooksResponseObject interface {
+	VisitListWebhooksResponse(w http.ResponseWriter) error
+}
+
+type ListWebhooks200JSONResponse WebhookList
+
+func (response ListWebhooks200JSONResponse) VisitListWebhooksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListWebhooks200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListWebhooks200ApplicationXNdjsonResponse) VisitListWebhooksResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListWebhooks200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListWebhooks200TextCsvResponse) VisitListWebhooksResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ListWebhooksdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListWebhooksdefaultApplicationProblemPlusJSONResponse) VisitListWebhooksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateWebhookRequestObject struct {
+	Params CreateWebhookParams
+	Body   *CreateWebhookJSONRequestBody
+}
+
+type CreateWebhookResponseObject interface {
+	VisitCreateWebhookResponse(w http.ResponseWriter) error
+}
+
+type CreateWebhook201JSONResponse Webhook
+
+func (response CreateWebhook201JSONResponse) VisitCreateWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateWebhookdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateWebhookdefaultApplicationProblemPlusJSONResponse) VisitCreateWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteWebhookRequestObject struct {
+	WebhookID WebhookID `json:"webhook_id"`
+	Params    DeleteWebhookParams
+}
+
+type DeleteWebhookResponseObject interface {
+	VisitDeleteWebhookResponse(w http.ResponseWriter) error
+}
+
+type DeleteWebhook204Response struct {
+}
+
+func (response DeleteWebhook204Response) VisitDeleteWebhookResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteWebhookdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteWebhookdefaultApplicationProblemPlusJSONResponse) VisitDeleteWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWebhookRequestObject struct {
+	WebhookID WebhookID `json:"webhook_id"`
+}
+
+type GetWebhookResponseObject interface {
+	VisitGetWebhookResponse(w http.ResponseWriter) error
+}
+
+type GetWebhook200JSONResponse Webhook
+
+func (response GetWebhook200JSONResponse) VisitGetWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWebhookdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetWebhookdefaultApplicationProblemPlusJSONResponse) VisitGetWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutWebhookRequestObject struct {
+	WebhookID WebhookID `json:"webhook_id"`
+	Params    PutWebhookParams
+	Body      *PutWebhookJSONRequestBody
+}
+
+type PutWebhookResponseObject interface {
+	VisitPutWebhookResponse(w http.ResponseWriter) error
+}
+
+type PutWebhook200JSONResponse Webhook
+
+func (response PutWebhook200JSONResponse) VisitPutWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutWebhookdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutWebhookdefaultApplicationProblemPlusJSONResponse) VisitPutWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateWebhookSecretRequestObject struct {
+	WebhookID WebhookID `json:"webhook_id"`
+	Params    RotateWebhookSecretParams
+	Body      *RotateWebhookSecretJSONRequestBody
+}
+
+type RotateWebhookSecretResponseObject interface {
+	VisitRotateWebhookSecretResponse(w http.ResponseWriter) error
+}
+
+type RotateWebhookSecret200JSONResponse Webhook
+
+func (response RotateWebhookSecret200JSONResponse) VisitRotateWebhookSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateWebhookSecretdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateWebhookSecretdefaultApplicationProblemPlusJSONResponse) VisitRotateWebhookSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestWebhookRequestObject struct {
+	WebhookID WebhookID `json:"webhook_id"`
+	Params    TestWebhookParams
+}
+
+type TestWebhookResponseObject interface {
+	VisitTestWebhookResponse(w http.ResponseWriter) error
+}
+
+type TestWebhook200JSONResponse TestResult
+
+func (response TestWebhook200JSONResponse) VisitTestWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestWebhookdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TestWebhookdefaultApplicationProblemPlusJSONResponse) VisitTestWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
@@ -19723,6 +22958,15 @@ type StrictServerInterface interface {
 	// ListCollateral List collateral
 	// (GET /v1/collateral)
 	ListCollateral(ctx context.Context, request ListCollateralRequestObject) (ListCollateralResponseObject, error)
+	// ListDeliveries List deliveries
+	// (GET /v1/deliveries)
+	ListDeliveries(ctx context.Context, request ListDeliveriesRequestObject) (ListDeliveriesResponseObject, error)
+	// GetDelivery Get a delivery with its event and attempts
+	// (GET /v1/deliveries/{delivery_id})
+	GetDelivery(ctx context.Context, request GetDeliveryRequestObject) (GetDeliveryResponseObject, error)
+	// ReplayDelivery Deliver again
+	// (POST /v1/deliveries/{delivery_id}/replay)
+	ReplayDelivery(ctx context.Context, request ReplayDeliveryRequestObject) (ReplayDeliveryResponseObject, error)
 	// ActivateEnrollment Prove the AK by the activated credential
 	// (POST /v1/enrollments/{enrollment_id}/activation)
 	ActivateEnrollment(ctx context.Context, request ActivateEnrollmentRequestObject) (ActivateEnrollmentResponseObject, error)
@@ -19804,6 +23048,27 @@ type StrictServerInterface interface {
 	// ListMachineVerdicts List a machine's verdicts
 	// (GET /v1/machines/{machine_id}/verdicts)
 	ListMachineVerdicts(ctx context.Context, request ListMachineVerdictsRequestObject) (ListMachineVerdictsResponseObject, error)
+	// ListNotificationChannels List channels of every kind
+	// (GET /v1/notification-channels)
+	ListNotificationChannels(ctx context.Context, request ListNotificationChannelsRequestObject) (ListNotificationChannelsResponseObject, error)
+	// CreateNotificationChannel Tell a syslog receiver or people by mail what happens
+	// (POST /v1/notification-channels)
+	CreateNotificationChannel(ctx context.Context, request CreateNotificationChannelRequestObject) (CreateNotificationChannelResponseObject, error)
+	// DeleteNotificationChannel Delete a channel
+	// (DELETE /v1/notification-channels/{channel_id})
+	DeleteNotificationChannel(ctx context.Context, request DeleteNotificationChannelRequestObject) (DeleteNotificationChannelResponseObject, error)
+	// GetNotificationChannel Get a channel
+	// (GET /v1/notification-channels/{channel_id})
+	GetNotificationChannel(ctx context.Context, request GetNotificationChannelRequestObject) (GetNotificationChannelResponseObject, error)
+	// PutNotificationChannel Change a channel
+	// (PUT /v1/notification-channels/{channel_id})
+	PutNotificationChannel(ctx context.Context, request PutNotificationChannelRequestObject) (PutNotificationChannelResponseObject, error)
+	// ReplayNotificationChannel Deliver all dead deliveries of a channel again
+	// (POST /v1/notification-channels/{channel_id}/replay)
+	ReplayNotificationChannel(ctx context.Context, request ReplayNotificationChannelRequestObject) (ReplayNotificationChannelResponseObject, error)
+	// TestNotificationChannel Send a test event now
+	// (POST /v1/notification-channels/{channel_id}/test)
+	TestNotificationChannel(ctx context.Context, request TestNotificationChannelRequestObject) (TestNotificationChannelResponseObject, error)
 	// GetOverview The fleet in numbers
 	// (GET /v1/overview)
 	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
@@ -19936,6 +23201,27 @@ type StrictServerInterface interface {
 	// GetVerdictEventLog Get the decoded event log behind a verdict
 	// (GET /v1/verdicts/{verdict_id}/event-log)
 	GetVerdictEventLog(ctx context.Context, request GetVerdictEventLogRequestObject) (GetVerdictEventLogResponseObject, error)
+	// ListWebhooks List webhooks
+	// (GET /v1/webhooks)
+	ListWebhooks(ctx context.Context, request ListWebhooksRequestObject) (ListWebhooksResponseObject, error)
+	// CreateWebhook Tell a URL what happens
+	// (POST /v1/webhooks)
+	CreateWebhook(ctx context.Context, request CreateWebhookRequestObject) (CreateWebhookResponseObject, error)
+	// DeleteWebhook Delete a webhook
+	// (DELETE /v1/webhooks/{webhook_id})
+	DeleteWebhook(ctx context.Context, request DeleteWebhookRequestObject) (DeleteWebhookResponseObject, error)
+	// GetWebhook Get a webhook
+	// (GET /v1/webhooks/{webhook_id})
+	GetWebhook(ctx context.Context, request GetWebhookRequestObject) (GetWebhookResponseObject, error)
+	// PutWebhook Change a webhook
+	// (PUT /v1/webhooks/{webhook_id})
+	PutWebhook(ctx context.Context, request PutWebhookRequestObject) (PutWebhookResponseObject, error)
+	// RotateWebhookSecret Make a new secret
+	// (POST /v1/webhooks/{webhook_id}/rotate-secret)
+	RotateWebhookSecret(ctx context.Context, request RotateWebhookSecretRequestObject) (RotateWebhookSecretResponseObject, error)
+	// TestWebhook Send a test event now
+	// (POST /v1/webhooks/{webhook_id}/test)
+	TestWebhook(ctx context.Context, request TestWebhookRequestObject) (TestWebhookResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -20965,6 +24251,85 @@ func (sh *strictHandler) ListCollateral(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ListDeliveries operation middleware
+func (sh *strictHandler) ListDeliveries(w http.ResponseWriter, r *http.Request, params ListDeliveriesParams) {
+	var request ListDeliveriesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeliveries(ctx, request.(ListDeliveriesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeliveries")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeliveriesResponseObject); ok {
+		if err := validResponse.VisitListDeliveriesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDelivery operation middleware
+func (sh *strictHandler) GetDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID) {
+	var request GetDeliveryRequestObject
+
+	request.DeliveryID = deliveryID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDelivery(ctx, request.(GetDeliveryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDelivery")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDeliveryResponseObject); ok {
+		if err := validResponse.VisitGetDeliveryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReplayDelivery operation middleware
+func (sh *strictHandler) ReplayDelivery(w http.ResponseWriter, r *http.Request, deliveryID DeliveryID, params ReplayDeliveryParams) {
+	var request ReplayDeliveryRequestObject
+
+	request.DeliveryID = deliveryID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayDelivery(ctx, request.(ReplayDeliveryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayDelivery")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReplayDeliveryResponseObject); ok {
+		if err := validResponse.VisitReplayDeliveryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ActivateEnrollment operation middleware
 func (sh *strictHandler) ActivateEnrollment(w http.ResponseWriter, r *http.Request, enrollmentID openapi_types.UUID, params ActivateEnrollmentParams) {
 	var request ActivateEnrollmentRequestObject
@@ -21781,6 +25146,206 @@ func (sh *strictHandler) ListMachineVerdicts(w http.ResponseWriter, r *http.Requ
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListMachineVerdictsResponseObject); ok {
 		if err := validResponse.VisitListMachineVerdictsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListNotificationChannels operation middleware
+func (sh *strictHandler) ListNotificationChannels(w http.ResponseWriter, r *http.Request, params ListNotificationChannelsParams) {
+	var request ListNotificationChannelsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListNotificationChannels(ctx, request.(ListNotificationChannelsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListNotificationChannels")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListNotificationChannelsResponseObject); ok {
+		if err := validResponse.VisitListNotificationChannelsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateNotificationChannel operation middleware
+func (sh *strictHandler) CreateNotificationChannel(w http.ResponseWriter, r *http.Request, params CreateNotificationChannelParams) {
+	var request CreateNotificationChannelRequestObject
+
+	request.Params = params
+
+	var body CreateNotificationChannelJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateNotificationChannel(ctx, request.(CreateNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitCreateNotificationChannelResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteNotificationChannel operation middleware
+func (sh *strictHandler) DeleteNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params DeleteNotificationChannelParams) {
+	var request DeleteNotificationChannelRequestObject
+
+	request.ChannelID = channelID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteNotificationChannel(ctx, request.(DeleteNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitDeleteNotificationChannelResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetNotificationChannel operation middleware
+func (sh *strictHandler) GetNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID) {
+	var request GetNotificationChannelRequestObject
+
+	request.ChannelID = channelID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetNotificationChannel(ctx, request.(GetNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitGetNotificationChannelResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutNotificationChannel operation middleware
+func (sh *strictHandler) PutNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params PutNotificationChannelParams) {
+	var request PutNotificationChannelRequestObject
+
+	request.ChannelID = channelID
+	request.Params = params
+
+	var body PutNotificationChannelJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutNotificationChannel(ctx, request.(PutNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitPutNotificationChannelResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReplayNotificationChannel operation middleware
+func (sh *strictHandler) ReplayNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params ReplayNotificationChannelParams) {
+	var request ReplayNotificationChannelRequestObject
+
+	request.ChannelID = channelID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayNotificationChannel(ctx, request.(ReplayNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReplayNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitReplayNotificationChannelResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestNotificationChannel operation middleware
+func (sh *strictHandler) TestNotificationChannel(w http.ResponseWriter, r *http.Request, channelID ChannelID, params TestNotificationChannelParams) {
+	var request TestNotificationChannelRequestObject
+
+	request.ChannelID = channelID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TestNotificationChannel(ctx, request.(TestNotificationChannelRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestNotificationChannel")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TestNotificationChannelResponseObject); ok {
+		if err := validResponse.VisitTestNotificationChannelResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -23037,6 +26602,213 @@ func (sh *strictHandler) GetVerdictEventLog(w http.ResponseWriter, r *http.Reque
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetVerdictEventLogResponseObject); ok {
 		if err := validResponse.VisitGetVerdictEventLogResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListWebhooks operation middleware
+func (sh *strictHandler) ListWebhooks(w http.ResponseWriter, r *http.Request, params ListWebhooksParams) {
+	var request ListWebhooksRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListWebhooks(ctx, request.(ListWebhooksRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListWebhooks")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListWebhooksResponseObject); ok {
+		if err := validResponse.VisitListWebhooksResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateWebhook operation middleware
+func (sh *strictHandler) CreateWebhook(w http.ResponseWriter, r *http.Request, params CreateWebhookParams) {
+	var request CreateWebhookRequestObject
+
+	request.Params = params
+
+	var body CreateWebhookJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateWebhook(ctx, request.(CreateWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateWebhookResponseObject); ok {
+		if err := validResponse.VisitCreateWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteWebhook operation middleware
+func (sh *strictHandler) DeleteWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params DeleteWebhookParams) {
+	var request DeleteWebhookRequestObject
+
+	request.WebhookID = webhookID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteWebhook(ctx, request.(DeleteWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteWebhookResponseObject); ok {
+		if err := validResponse.VisitDeleteWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetWebhook operation middleware
+func (sh *strictHandler) GetWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID) {
+	var request GetWebhookRequestObject
+
+	request.WebhookID = webhookID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetWebhook(ctx, request.(GetWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetWebhookResponseObject); ok {
+		if err := validResponse.VisitGetWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutWebhook operation middleware
+func (sh *strictHandler) PutWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params PutWebhookParams) {
+	var request PutWebhookRequestObject
+
+	request.WebhookID = webhookID
+	request.Params = params
+
+	var body PutWebhookJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutWebhook(ctx, request.(PutWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutWebhookResponseObject); ok {
+		if err := validResponse.VisitPutWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateWebhookSecret operation middleware
+func (sh *strictHandler) RotateWebhookSecret(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params RotateWebhookSecretParams) {
+	var request RotateWebhookSecretRequestObject
+
+	request.WebhookID = webhookID
+	request.Params = params
+
+	var body RotateWebhookSecretJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateWebhookSecret(ctx, request.(RotateWebhookSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateWebhookSecret")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateWebhookSecretResponseObject); ok {
+		if err := validResponse.VisitRotateWebhookSecretResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestWebhook operation middleware
+func (sh *strictHandler) TestWebhook(w http.ResponseWriter, r *http.Request, webhookID WebhookID, params TestWebhookParams) {
+	var request TestWebhookRequestObject
+
+	request.WebhookID = webhookID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TestWebhook(ctx, request.(TestWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TestWebhookResponseObject); ok {
+		if err := validResponse.VisitTestWebhookResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -123,7 +123,7 @@ func (s *Server) ProgressAlert(ctx context.Context, req openapi.ProgressAlertReq
 
 // ListAlertOccurrences lists the verdicts behind an alert.
 func (s *Server) ListAlertOccurrences(ctx context.Context, req openapi.ListAlertOccurrencesRequestObject) (openapi.ListAlertOccurrencesResponseObject, error) {
-	items, next, err := s.store.AlertOccurrences(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.AlertOccurrences(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func alertEventDTO(e store.AlertEvent) openapi.AlertEvent {
 
 // ListAlertHistory lists what happened to an alert.
 func (s *Server) ListAlertHistory(ctx context.Context, req openapi.ListAlertHistoryRequestObject) (openapi.ListAlertHistoryResponseObject, error) {
-	items, next, err := s.store.AlertHistory(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor))
+	items, next, err := s.store.AlertHistory(ctx, principalOf(ctx).tenant, req.AlertID, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort))
 	if err != nil {
 		return nil, err
 	}

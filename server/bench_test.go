@@ -25,6 +25,8 @@ import (
 
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/auth"
+	"github.com/assay-verifier/assay/server/notify"
+	"github.com/assay-verifier/assay/server/reach"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
@@ -106,7 +108,14 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Store: b.store, Attest: service, Token: tokens, Metrics: metrics, Issuers: auth.Reach{Insecure: true}, Logger: slog.New(slog.NewJSONHandler(b.logs, nil))}
+	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+		return b.store.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
+	}
+	notifications, err := notify.New(ctx, notify.Config{Store: b.store, Keys: keys, Reach: reach.Rules{Loopback: true}, PublicURL: "https://assay.example", Observe: metrics.Delivery})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Store: b.store, Attest: service, Token: tokens, Notify: notifications, Metrics: metrics, Issuers: auth.Reach{Insecure: true}, Logger: slog.New(slog.NewJSONHandler(b.logs, nil))}
 	if change != nil {
 		change(&cfg)
 	}

@@ -23,15 +23,17 @@ import (
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/auth"
+	"github.com/assay-verifier/assay/server/notify"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
 
-// Config is what a Server is made of. Store, Attest and Token are needed.
+// Config is what a Server is made of. Store, Attest, Token and Notify are needed.
 type Config struct {
 	Store  *store.Store
 	Attest *attest.Service
 	Token  *token.Service
+	Notify *notify.Service
 
 	// Issuer is the URL of this service that results name, as attest.Config has it; empty where they name none.
 	Issuer string
@@ -88,8 +90,8 @@ type Server struct {
 // is not the documented one, a request schema that cannot be enforced), so that nothing is served by
 // accident.
 func New(cfg Config) (*Server, error) {
-	if cfg.Store == nil || cfg.Attest == nil || cfg.Token == nil {
-		return nil, errors.New("server: Store, Attest and Token are needed")
+	if cfg.Store == nil || cfg.Attest == nil || cfg.Token == nil || cfg.Notify == nil {
+		return nil, errors.New("server: Store, Attest, Token and Notify are needed")
 	}
 	if (cfg.TLSCertFile == "") != (cfg.TLSKeyFile == "") {
 		return nil, errors.New("server: TLS needs both a certificate file and a key file")

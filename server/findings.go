@@ -95,7 +95,7 @@ func (s *Server) UnexemptRecommendation(ctx context.Context, req openapi.Unexemp
 
 // ListRecommendationHistory lists the exemptions of a recommendation, past ones included.
 func (s *Server) ListRecommendationHistory(ctx context.Context, req openapi.ListRecommendationHistoryRequestObject) (openapi.ListRecommendationHistoryResponseObject, error) {
-	items, next, err := s.store.RecommendationHistory(ctx, principalOf(ctx).tenant, req.RecommendationID, pageOf(req.Params.Limit, req.Params.Cursor), s.now())
+	items, next, err := s.store.RecommendationHistory(ctx, principalOf(ctx).tenant, req.RecommendationID, pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort), s.now())
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func given[T comparable](v T) *T {
 func (s *Server) ListFleetConflicts(ctx context.Context, req openapi.ListFleetConflictsRequestObject) (openapi.ListFleetConflictsResponseObject, error) {
 	q := req.Params
 	f := store.FleetConflictFilter{MachineID: q.MachineID, Kind: text(q.Kind), IncludeEnded: q.IncludeEnded != nil && *q.IncludeEnded}
-	items, next, err := s.store.ListFleetConflicts(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListFleetConflicts(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func incidentDTO(i store.Incident) openapi.Incident {
 func (s *Server) ListIncidents(ctx context.Context, req openapi.ListIncidentsRequestObject) (openapi.ListIncidentsResponseObject, error) {
 	q := req.Params
 	f := store.IncidentFilter{Status: text(q.Status), Code: value(q.Code), Severity: text(q.Severity), Reason: text(q.Reason), Open: value(q.Open)}
-	items, next, err := s.store.ListIncidents(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor))
+	items, next, err := s.store.ListIncidents(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (s *Server) GetIncident(ctx context.Context, req openapi.GetIncidentRequest
 
 // ListIncidentMembers lists the alerts of an incident.
 func (s *Server) ListIncidentMembers(ctx context.Context, req openapi.ListIncidentMembersRequestObject) (openapi.ListIncidentMembersResponseObject, error) {
-	items, next, err := s.store.IncidentMembers(ctx, principalOf(ctx).tenant, req.IncidentID, value(req.Params.Open), pageOf(req.Params.Limit, req.Params.Cursor), s.now())
+	items, next, err := s.store.IncidentMembers(ctx, principalOf(ctx).tenant, req.IncidentID, value(req.Params.Open), pageOf(req.Params.Limit, req.Params.Cursor, req.Params.Sort), s.now())
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/notify"
 )
 
 // Metrics are the service's numbers, kept with OpenTelemetry and read by Prometheus:
@@ -25,6 +26,10 @@ import (
 //	assay_http_request_duration_seconds{method,route}         time to answer
 //	assay_appraisals_total{status,reason}                     verdicts, repeated ones included
 //	assay_appraisal_duration_seconds{status}                  time to judge and record
+//	assay_notification_attempts_total{channel,state}          attempts to deliver; state: delivered, pending (again later), dead
+//	assay_notification_attempt_duration_seconds{channel}      time of an attempt
+//	assay_notifications{state}                                deliveries that are pending and dead, over all replicas
+//	assay_notifications_oldest_pending_seconds                age of the oldest pending delivery; 0 for none
 //
 // Route is the pattern of the contract, never a path, and no label holds what a client chose.
 type Metrics struct {
@@ -34,6 +39,10 @@ type Metrics struct {
 	requestSeconds   metric.Float64Histogram
 	appraisals       metric.Int64Counter
 	appraisalSeconds metric.Float64Histogram
+	deliveries       metric.Int64Counter
+	deliverySeconds  metric.Float64Histogram
+	standing         metric.Int64Gauge
+	oldest           metric.Float64Gauge
 	sets             sync.Map // label values -> metric.MeasurementOption, so that a request builds none
 }
 
@@ -63,7 +72,38 @@ func NewMetrics() (*Metrics, error) {
 	if m.appraisalSeconds, err = meter.Float64Histogram("assay_appraisal_duration", metric.WithUnit("s"), buckets, metric.WithDescription("Time to judge and record evidence.")); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return m, nil
+	return m, m.addNotifications(meter, buckets)
+}
+
+func (m *Metrics) addNotifications(meter metric.Meter, buckets metric.HistogramOption) (err error) {
+	if m.deliveries, err = meter.Int64Counter("assay_notification_attempts", metric.WithDescription("Attempts to deliver a notification.")); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if m.deliverySeconds, err = meter.Float64Histogram("assay_notification_attempt_duration", metric.WithUnit("s"), buckets, metric.WithDescription("Time of an attempt to deliver a notification.")); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if m.standing, err = meter.Int64Gauge("assay_notifications", metric.WithDescription("Deliveries that are pending and dead.")); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if m.oldest, err = meter.Float64Gauge("assay_notifications_oldest_pending", metric.WithUnit("s"), metric.WithDescription("Age of the oldest pending delivery.")); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}
+
+// Delivery counts one attempt; it is what notify.Config.Observe takes.
+func (m *Metrics) Delivery(o notify.Observation) {
+	ctx := context.Background()
+	m.deliveries.Add(ctx, 1, m.labels("channel", o.ChannelKind, "state", o.State, "", ""))
+	m.deliverySeconds.Record(ctx, o.Duration.Seconds(), m.labels("channel", o.ChannelKind, "", "", "", ""))
+}
+
+// Deliveries keeps how deliveries stand; it is what notify.Config.Stats takes.
+func (m *Metrics) Deliveries(pending, dead int64, oldest time.Duration) {
+	ctx := context.Background()
+	m.standing.Record(ctx, pending, m.labels("state", "pending", "", "", "", ""))
+	m.standing.Record(ctx, dead, m.labels("state", "dead", "", "", "", ""))
+	m.oldest.Record(ctx, oldest.Seconds())
 }
 
 // Appraisal counts one appraisal; it is what attest.Config.Observe takes.

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +38,7 @@ func scanAlert(row pgx.Row, more ...any) (Alert, error) {
 }
 
 var alertList = listing[Alert]{
-	name: "alerts", columns: alertColumns, scan: scanAlert, initial: "-id",
+	name: "alerts", columns: alertColumns, scan: func(row pgx.Row) (Alert, error) { return scanAlert(row) }, initial: "-id",
 	sorts: map[string][]sortKey{
 		"id":         ids("a.alert_id"),
 		"severity":   byNumber(severityRank("a.severity"), ids("a.alert_id")...),

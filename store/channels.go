@@ -63,11 +63,10 @@ type ChannelFilter struct {
 
 // ChannelConfig is the receiver; which members count depends on the kind. Nothing in it is secret.
 type ChannelConfig struct {
-	URL      string   `json:"url,omitempty"`     // webhook
-	Address  string   `json:"address,omitempty"` // syslog and smtp: host:port
-	Network  string   `json:"network,omitempty"` // syslog: tls, tcp or udp
-	TLS      string   `json:"tls,omitempty"`     // smtp: implicit, starttls or none
-	CAPEM    string   `json:"ca_pem,omitempty"`  // roots in the place of the system's
+	URL      string   `json:"url,omitempty"`      // webhook
+	Address  string   `json:"address,omitempty"`  // syslog and smtp: host:port
+	Security string   `json:"security,omitempty"` // syslog and smtp: tls, starttls (smtp) or none
+	CAPEM    string   `json:"ca_pem,omitempty"`   // roots in the place of the system's
 	Username string   `json:"username,omitempty"`
 	From     string   `json:"from,omitempty"`
 	To       []string `json:"to,omitempty"`
@@ -76,7 +75,7 @@ type ChannelConfig struct {
 const channelColumns = `c.channel_id, c.kind, c.name, c.enabled, c.disabled_reason, c.format, c.filter, c.config, c.secrets, c.previous_secret_until,
 	c.last_success_at, c.last_failure_at, c.last_error, c.failing_since, c.consecutive_failures, c.created_by, c.created_at, c.updated_at`
 
-func scanChannel(row pgx.CollectableRow) (Channel, error) {
+func scanChannel(row pgx.Row) (Channel, error) {
 	var c Channel
 	err := row.Scan(&c.ID, &c.Kind, &c.Name, &c.Enabled, &c.DisabledReason, &c.Format, &c.Filter, &c.Config, &c.Secrets, &c.PreviousSecretUntil,
 		&c.LastSuccessAt, &c.LastFailureAt, &c.LastError, &c.FailingSince, &c.ConsecutiveFailures, &c.CreatedBy, &c.CreatedAt, &c.UpdatedAt)
@@ -85,12 +84,12 @@ func scanChannel(row pgx.CollectableRow) (Channel, error) {
 
 func queryChannels(ctx context.Context, db querier, where string, args ...any) ([]Channel, error) {
 	rows, _ := db.Query(ctx, `SELECT `+channelColumns+` FROM notification_channels c `+where, args...)
-	return pgx.CollectRows(rows, scanChannel)
+	return pgx.CollectRows(rows, collected(scanChannel))
 }
 
 func readChannel(ctx context.Context, db querier, tenant, id uuid.UUID, lock string) (Channel, error) {
 	rows, _ := db.Query(ctx, `SELECT `+channelColumns+` FROM notification_channels c WHERE c.tenant_id = $1 AND c.channel_id = $2`+lock, tenant, id)
-	c, err := pgx.CollectExactlyOneRow(rows, scanChannel)
+	c, err := pgx.CollectExactlyOneRow(rows, collected(scanChannel))
 	if err != nil {
 		return Channel{}, notFound(err, "notification channel", id)
 	}
@@ -181,21 +180,16 @@ func (s *Store) GetChannel(ctx context.Context, tenant, id uuid.UUID) (Channel, 
 	return readChannel(ctx, s.pool, tenant, id, "")
 }
 
+var channelList = listing[Channel]{
+	name: "notification_channels", columns: channelColumns, initial: "-id", scan: scanChannel,
+	sorts: map[string][]sortKey{"id": ids("c.channel_id"), "name": byText(named("c.name"), ids("c.channel_id")...)},
+}
+
 // ListChannels lists channels of a kind, or of all for the empty text, newest first.
 func (s *Store) ListChannels(ctx context.Context, tenant uuid.UUID, kind string, page Page) (items []Channel, next string, err error) {
-	before, err := page.beforeID("notification_channels")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+channelColumns+` FROM notification_channels c WHERE c.tenant_id = $1`, tenant)
-	q.text("c.kind = ?", kind)
-	q.page("c.channel_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	if items, err = pgx.CollectRows(rows, scanChannel); err != nil {
-		return nil, "", fmt.Errorf("list notification channels: %w", err)
-	}
-	items, next = cut(items, page, "notification_channels", func(c Channel) []string { return []string{c.ID.String()} })
-	return items, next, nil
+	q := newQuery(` FROM notification_channels c WHERE c.tenant_id = $1`, tenant)
+	q.oneOf("c.kind", kind)
+	return channelList.page(ctx, s.pool, q, page)
 }
 
 // DeleteChannel deletes a channel with its deliveries. ErrNotFound; a channel of another kind than the given one is

@@ -28,31 +28,22 @@ func (d *Delivery) columns() []any {
 		&d.LastStatus, &d.LastError, &d.CreatedAt, &d.FinishedAt}
 }
 
-// ListDeliveries lists deliveries, newest first.
-func (s *Store) ListDeliveries(ctx context.Context, tenant uuid.UUID, f DeliveryFilter, page Page) (items []Delivery, next string, err error) {
-	before, err := page.beforeID("deliveries")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+deliveryColumns+deliveryTables, tenant)
-	if f.ChannelID != nil {
-		q.and("d.channel_id = ?", pgUUID(*f.ChannelID))
-	}
-	if f.SubjectID != nil {
-		q.and("d.subject_id = ?", pgUUID(*f.SubjectID))
-	}
-	q.text("d.state = ?", f.State)
-	q.page("d.delivery_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d Delivery, err error) {
+var deliveryList = listing[Delivery]{
+	name: "deliveries", columns: deliveryColumns, initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("d.delivery_id")},
+	scan: func(row pgx.Row) (d Delivery, err error) {
 		err = row.Scan(d.columns()...)
 		return d, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list deliveries: %w", err)
-	}
-	items, next = cut(items, page, "deliveries", func(d Delivery) []string { return []string{d.ID.String()} })
-	return items, next, nil
+	},
+}
+
+// ListDeliveries lists deliveries, newest first.
+func (s *Store) ListDeliveries(ctx context.Context, tenant uuid.UUID, f DeliveryFilter, page Page) (items []Delivery, next string, err error) {
+	q := newQuery(deliveryTables, tenant)
+	q.id("d.channel_id = ?", f.ChannelID)
+	q.id("d.subject_id = ?", f.SubjectID)
+	q.oneOf("d.state", f.State)
+	return deliveryList.page(ctx, s.pool, q, page)
 }
 
 // GetDelivery reads a delivery, its event as it is told, and its attempts, oldest first (the last 100). ErrNotFound.

@@ -30,25 +30,26 @@ func noteExemption(ctx context.Context, tx pgx.Tx, tenant, id uuid.UUID, e Recom
 	return nil
 }
 
+var recommendationHistoryList = listing[RecommendationEvent]{
+	name: "recommendation_history", columns: "event_id, at, kind, actor, reason, comment, expires_at", initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("event_id")},
+	scan: func(row pgx.Row) (e RecommendationEvent, err error) {
+		err = row.Scan(&e.ID, &e.At, &e.Kind, &e.Actor, &e.Reason, &e.Comment, &e.ExpiresAt)
+		return e, err
+	},
+}
+
 // RecommendationHistory lists what was decided about a recommendation, newest first. ErrNotFound: no such recommendation.
 func (s *Store) RecommendationHistory(ctx context.Context, tenant, id uuid.UUID, page Page, now time.Time) (items []RecommendationEvent, next string, err error) {
-	before, err := page.beforeID("recommendation_history")
-	if err != nil {
+	if err := recommendationHistoryList.check(page); err != nil {
 		return nil, "", err
 	}
 	if _, err := s.GetRecommendation(ctx, tenant, id, now); err != nil {
 		return nil, "", err
 	}
-	q := newQuery(`SELECT event_id, at, kind, actor, reason, comment, expires_at FROM recommendation_events WHERE tenant_id = $1`, tenant)
+	q := newQuery(` FROM recommendation_events WHERE tenant_id = $1`, tenant)
 	q.and("recommendation_id = ?", pgUUID(id))
-	q.page("event_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, pgx.RowToStructByPos[RecommendationEvent])
-	if err != nil {
-		return nil, "", fmt.Errorf("list the history of recommendation %s: %w", id, err)
-	}
-	items, next = cut(items, page, "recommendation_history", func(e RecommendationEvent) []string { return []string{e.ID.String()} })
-	return items, next, nil
+	return recommendationHistoryList.page(ctx, s.pool, q, page)
 }
 
 const clearExemption = `exemption_reason = NULL, exemption_comment = '', exemption_expires_at = NULL, exemption_by = '', exemption_at = NULL`

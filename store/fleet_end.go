@@ -101,35 +101,26 @@ type FleetConflictFilter struct {
 	IncludeEnded bool
 }
 
-// ListFleetConflicts lists conflicts, newest first, and the cursor of the next page; empty after the last.
-func (s *Store) ListFleetConflicts(ctx context.Context, tenant uuid.UUID, f FleetConflictFilter, page Page) (items []FleetConflict, next string, err error) {
-	before, err := page.beforeID("fleet conflicts")
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT c.conflict_id, c.code, c.details, c.first_seen_at, c.last_seen_at, c.seen_count, c.ended_at, c.ended_why
-		FROM fleet_conflicts c WHERE c.tenant_id = $1`, tenant)
-	if !f.IncludeEnded {
-		q.sql.WriteString(` AND c.ended_at IS NULL`)
-	}
-	if f.MachineID != nil {
-		q.and(`? IN (c.machine_id, c.other_id)`, pgUUID(*f.MachineID))
-	}
-	q.text(`c.kind = ?`, f.Kind)
-	q.text(`c.code = ?`, f.Code)
-	q.page("c.conflict_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (FleetConflict, error) {
-		var c FleetConflict
+var conflictList = listing[FleetConflict]{
+	name: "fleet_conflicts", columns: "c.conflict_id, c.code, c.details, c.first_seen_at, c.last_seen_at, c.seen_count, c.ended_at, c.ended_why", initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("c.conflict_id")},
+	scan: func(row pgx.Row) (c FleetConflict, err error) {
 		var details []byte
 		if err := row.Scan(&c.ID, &c.Code, &details, &c.FirstSeenAt, &c.LastSeenAt, &c.Count, &c.EndedAt, &c.EndedWhy); err != nil {
 			return c, err
 		}
 		return c, json.Unmarshal(details, &c.Details)
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list fleet conflicts: %w", err)
+	},
+}
+
+// ListFleetConflicts lists conflicts, newest first, and the cursor of the next page; empty after the last.
+func (s *Store) ListFleetConflicts(ctx context.Context, tenant uuid.UUID, f FleetConflictFilter, page Page) (items []FleetConflict, next string, err error) {
+	q := newQuery(` FROM fleet_conflicts c WHERE c.tenant_id = $1`, tenant)
+	if !f.IncludeEnded {
+		q.plain(`c.ended_at IS NULL`)
 	}
-	items, next = cut(items, page, "fleet conflicts", func(c FleetConflict) []string { return []string{c.ID.String()} })
-	return items, next, nil
+	q.id(`? IN (c.machine_id, c.other_id)`, f.MachineID)
+	q.oneOf(`c.kind`, f.Kind)
+	q.oneOf(`c.code`, f.Code)
+	return conflictList.page(ctx, s.pool, q, page)
 }

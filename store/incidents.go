@@ -45,51 +45,38 @@ type IncidentFilter struct {
 const incidentColumns = `incident_id, code, display_name, severity, reason, title, status, first_seen_at, last_joined_at, opened_at, reopened_count, closed_at,
 	open_members, suppressed_members, episode_members, all_members, scale_sets, of_scope, updated_at`
 
-func scanIncident(row pgx.CollectableRow) (Incident, error) {
-	return pgx.RowToStructByPos[Incident](row)
+func scanIncident(row pgx.Row) (i Incident, err error) {
+	err = row.Scan(&i.ID, &i.Code, &i.DisplayName, &i.Severity, &i.Reason, &i.Title, &i.Status, &i.FirstSeenAt, &i.LastJoinedAt, &i.OpenedAt, &i.ReopenedCount, &i.ClosedAt,
+		&i.Open, &i.Suppressed, &i.Episode, &i.All, &i.ScaleSets, &i.OfScope, &i.UpdatedAt)
+	return i, err
+}
+
+var incidentList = listing[Incident]{
+	name: "incidents", columns: incidentColumns, initial: "-opened_at", scan: scanIncident,
+	sorts: map[string][]sortKey{
+		"opened_at": byTime("opened_at", ids("incident_id")...),
+		"severity":  byNumber(severityRank("severity"), ids("incident_id")...),
+		"open":      byNumber("open_members", ids("incident_id")...),
+	},
 }
 
 // ListIncidents lists incidents, the one that was opened last first.
 func (s *Store) ListIncidents(ctx context.Context, tenant uuid.UUID, f IncidentFilter, page Page) (items []Incident, next string, err error) {
-	key, err := decodeCursor("incidents", page.Cursor, 2)
-	if err != nil {
-		return nil, "", err
-	}
-	q := newQuery(`SELECT `+incidentColumns+` FROM incidents WHERE tenant_id = $1`, tenant)
-	q.text("status = ?", f.Status)
-	q.text("code = ?", f.Code)
-	q.text("severity = ?", f.Severity)
-	q.text("reason = ?", f.Reason)
+	q := newQuery(` FROM incidents WHERE tenant_id = $1`, tenant)
+	q.oneOf("status", f.Status)
+	q.oneOf("code", f.Code)
+	q.oneOf("severity", f.Severity)
+	q.oneOf("reason", f.Reason)
 	if f.Open {
-		q.sql.WriteString(" AND closed_at IS NULL")
+		q.plain("closed_at IS NULL")
 	}
-	if key != nil {
-		at, err := time.Parse(time.RFC3339Nano, key[0])
-		if err != nil {
-			return nil, "", ErrInvalidCursor
-		}
-		id, err := uuid.Parse(key[1])
-		if err != nil {
-			return nil, "", ErrInvalidCursor
-		}
-		q.args = append(q.args, at, pgUUID(id))
-		fmt.Fprintf(&q.sql, " AND (opened_at, incident_id) < ($%d, $%d)", len(q.args)-1, len(q.args))
-	}
-	q.sql.WriteString(" ORDER BY opened_at DESC, incident_id DESC")
-	q.limit(page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, scanIncident)
-	if err != nil {
-		return nil, "", fmt.Errorf("list incidents: %w", err)
-	}
-	items, next = cut(items, page, "incidents", func(i Incident) []string { return []string{i.OpenedAt.UTC().Format(time.RFC3339Nano), i.ID.String()} })
-	return items, next, nil
+	return incidentList.page(ctx, s.pool, q, page)
 }
 
 // GetIncident reads one incident. ErrNotFound.
 func (s *Store) GetIncident(ctx context.Context, tenant, id uuid.UUID) (Incident, error) {
 	rows, _ := s.pool.Query(ctx, `SELECT `+incidentColumns+` FROM incidents WHERE tenant_id = $1 AND incident_id = $2`, pgUUID(tenant), pgUUID(id))
-	i, err := pgx.CollectExactlyOneRow(rows, scanIncident)
+	i, err := pgx.CollectExactlyOneRow(rows, collected(scanIncident))
 	if err != nil {
 		return Incident{}, notFound(err, "incident", id)
 	}
@@ -104,40 +91,35 @@ type IncidentMember struct {
 	LeftAs   string // dismissed, resolved, or changed to another cause; empty while it is a member
 }
 
+var memberList = listing[IncidentMember]{
+	name: "incident_members", columns: alertColumns + ", im.joined_at, im.left_at, im.left_as", initial: "-id",
+	sorts: map[string][]sortKey{"id": ids("im.alert_id")},
+	scan: func(row pgx.Row) (m IncidentMember, err error) {
+		m.Alert, err = scanAlert(row, &m.JoinedAt, &m.LeftAt, &m.LeftAs)
+		return m, err
+	},
+}
+
 // IncidentMembers lists the alerts of an incident, newest alert first; with open, those that are open members only.
 // ErrNotFound: no such incident.
 func (s *Store) IncidentMembers(ctx context.Context, tenant, id uuid.UUID, open bool, page Page, now time.Time) (items []IncidentMember, next string, err error) {
-	before, err := page.beforeID("incident_members")
-	if err != nil {
+	if err := memberList.check(page); err != nil {
 		return nil, "", err
 	}
 	if _, err := s.GetIncident(ctx, tenant, id); err != nil {
 		return nil, "", err
 	}
-	q := newQuery(`SELECT `+alertColumns+`, im.joined_at, im.left_at, im.left_as FROM incidents i
+	q := newQuery(` FROM incidents i
 		JOIN incident_members im ON im.tenant_id = i.tenant_id AND im.group_key = i.group_key
 		JOIN alerts a ON a.tenant_id = im.tenant_id AND a.alert_id = im.alert_id
 		LEFT JOIN machines m ON m.tenant_id = a.tenant_id AND m.machine_id = a.machine_id
 		LEFT JOIN suppression_rules sr ON sr.tenant_id = a.tenant_id AND sr.rule_id = a.suppressed_by
-		WHERE i.tenant_id = $1`, tenant)
-	q.args = append(q.args, now)
+		WHERE i.tenant_id = $1`, tenant, now)
 	q.and("i.incident_id = ?", pgUUID(id))
 	if open {
-		q.sql.WriteString(" AND im.left_at IS NULL")
+		q.plain("im.left_at IS NULL")
 	}
-	q.page("im.alert_id", before, page)
-	rows, _ := s.pool.Query(ctx, q.sql.String(), q.args...)
-	items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (IncidentMember, error) {
-		var m IncidentMember
-		var err error
-		m.Alert, err = scanAlert(row, &m.JoinedAt, &m.LeftAt, &m.LeftAs)
-		return m, err
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list the members of incident %s: %w", id, err)
-	}
-	items, next = cut(items, page, "incident_members", func(m IncidentMember) []string { return []string{m.ID.String()} })
-	return items, next, nil
+	return memberList.page(ctx, s.pool, q, page)
 }
 
 // SetIncidentStatus changes the status of all open alerts of an incident that can become that one, by hand and in one

@@ -198,7 +198,7 @@ func (o order) values(key []string) ([]any, error) {
 			}
 			out[i] = at
 		case keyNumber:
-			n, err := strconv.ParseInt(text, 10, 32)
+			n, err := strconv.ParseInt(text, 10, 64)
 			if err != nil {
 				return nil, ErrInvalidCursor
 			}

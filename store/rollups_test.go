@@ -114,7 +114,7 @@ func step(ctx context.Context, t *rapid.T, s *store.Store, e store.Enrollment, a
 	}
 	if len(items) > 0 {
 		to := rapid.SampledFrom([]string{"active", "in_progress", "dismissed", "resolved"}).Draw(t, "to")
-		if _, err := s.SetAlertStatus(ctx, tenant, rapid.SampledFrom(items).Draw(t, "alert").ID, to, at, system); err != nil && !errors.Is(err, store.ErrConflict) {
+		if _, err := s.SetAlertStatus(ctx, tenant, rapid.SampledFrom(items).Draw(t, "alert").ID, store.AlertChange{To: to}, at, system); err != nil && !errors.Is(err, store.ErrConflict) {
 			t.Fatal(err)
 		}
 	}

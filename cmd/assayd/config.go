@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/server/auth"
+	"github.com/assay-verifier/assay/server/reach"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
@@ -95,6 +97,9 @@ type Config struct {
 	// Results is how results for relying parties are signed.
 	Results ResultConfig `embed:""`
 
+	// Notify is where notifications may go.
+	Notify NotifyConfig `embed:""`
+
 	// LogLevel is debug, info, warn or error. At info there is a line for every request: at thousands of
 	// attestations a second that costs more than judging them; use warn there. Tokens and bodies are never
 	// logged.
@@ -173,6 +178,34 @@ func (c *SilenceConfig) check() error {
 		return badConfig("--silence-end-percent: %d is outside 1 to 100", c.SilenceEndPercent)
 	}
 	return nil
+}
+
+// NotifyConfig is where notifications may go.
+type NotifyConfig struct {
+	// NotifyAllowNetworks are networks that receivers of notifications may be in although they are private or loopback, such
+	// as 10.1.0.0/16. Addresses of clouds' metadata services are never asked.
+	//
+	// Danger: an administrator of any tenant can then make the service connect to them. It tells him little of what answers,
+	// but more than nothing.
+	NotifyAllowNetworks []string `env:"ASSAY_NOTIFY_ALLOW_NETWORKS" placeholder:"CIDR,..." help:"Private networks that receivers of notifications may be in, such as 10.1.0.0/16. Administrators can then make the service ask addresses there."`
+
+	// NotifyAllowHTTP lets webhooks be at http://.
+	//
+	// Danger: whoever is on the way can read what happens to the fleet. Signatures hold all the same.
+	NotifyAllowHTTP bool `name:"notify-allow-http" env:"ASSAY_NOTIFY_ALLOW_HTTP" help:"Webhooks may be at http://: whoever is on the way can then read them."`
+}
+
+// reach is the addresses that may be asked.
+func (c *NotifyConfig) reach() (reach.Rules, error) {
+	var rules reach.Rules
+	for _, text := range c.NotifyAllowNetworks {
+		network, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || network != network.Masked() {
+			return rules, badConfig("--notify-allow-networks: %q is no network such as 10.1.0.0/16", text)
+		}
+		rules.Networks = append(rules.Networks, network)
+	}
+	return rules, nil
 }
 
 // IssuerConfig bounds which identity providers are asked for their keys. None is, unless an administrator has configured
@@ -268,6 +301,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.Results.check(); err != nil {
+		return err
+	}
+	if _, err := c.Notify.reach(); err != nil {
 		return err
 	}
 	if c.DatabaseConnections < 2 || c.DatabaseConnections > 1000 {

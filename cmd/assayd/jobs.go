@@ -49,6 +49,7 @@ func (w *worker) jobs() []schedule.Job {
 		schedule.Reappraise(w.attestation, store.DefaultTenant),
 		{Name: signingKeys, Every: signingKeysInterval, Run: func(ctx context.Context) (string, error) { return tokens.Keep(ctx) },
 			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
+		schedule.EndDeliveries(st, time.Now),
 	}
 }
 

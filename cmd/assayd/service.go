@@ -16,6 +16,7 @@ import (
 
 	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/notify"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
@@ -75,7 +76,15 @@ func serve(p *process, c *Config, issuer func(public net.Listener) string, annou
 	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
 		return err
 	}
-	srv, attestation, tokens, err := newServer(p.ctx, c, st, issuer(public), traces, log)
+	metrics, err := server.NewMetrics()
+	if err != nil {
+		return err
+	}
+	notifications, err := newNotify(p.ctx, c, st, metrics, log)
+	if err != nil {
+		return err
+	}
+	srv, attestation, tokens, err := newServer(p.ctx, c, st, issuer(public), notifications, metrics, traces, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +99,7 @@ func serve(p *process, c *Config, issuer func(public net.Listener) string, annou
 	if err != nil {
 		return err
 	}
-	closers = append(closers, func() error { stopJobs(); return nil })
+	closers = append(closers, func() error { stopJobs(); return nil }, startNotify(p.ctx, notifications))
 
 	warnOfPlainText(c, public, log)
 	ready = true
@@ -149,18 +158,14 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 }
 
 // newServer wires the use cases, the pages and the HTTP layer.
-func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, *token.Service, error) {
-	metrics, err := server.NewMetrics()
-	if err != nil {
-		return nil, nil, nil, err
-	}
+func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, notifications *notify.Service, metrics *server.Metrics, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, *token.Service, error) {
 	tokens, attestation, err := newAttestation(ctx, st, issuer, &c.Results, log, metrics.Appraisal)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var srv *server.Server // the pages ask it, once it is there
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { srv.Inner().ServeHTTP(w, r) })
-	pages, err := newPages(c, st, attestation, api, log)
+	pages, err := newPages(c, st, attestation, notifications, api, log)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -169,11 +174,39 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, t
 		return nil, nil, nil, err
 	}
 	srv, err = server.New(server.Config{
-		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
+		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
 		Issuers: c.Issuers.reach(), IssuerRoots: roots,
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, tokens, err
+}
+
+// keysOf gives the service's keys.
+func keysOf(st *store.Store) func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+	return func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+		return st.ServiceKey(ctx, store.DefaultTenant, purpose, generate)
+	}
+}
+
+// newNotify makes what delivers notifications.
+func newNotify(ctx context.Context, c *Config, st *store.Store, metrics *server.Metrics, log *slog.Logger) (*notify.Service, error) {
+	rules, err := c.Notify.reach()
+	if err != nil {
+		return nil, err
+	}
+	return notify.New(ctx, notify.Config{Store: st, Keys: keysOf(st), Logger: log, Reach: rules, AllowHTTP: c.Notify.NotifyAllowHTTP,
+		Version: version, PublicURL: strings.TrimRight(c.PublicURL, "/"), Observe: metrics.Delivery, Stats: metrics.Deliveries})
+}
+
+// startNotify delivers until ctx ends or stop is called, which returns when nothing is under way.
+func startNotify(ctx context.Context, s *notify.Service) (stop func() error) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	return func() error {
+		cancel()
+		return <-ended
+	}
 }
 
 // newAttestation makes the use cases, with the service's keys.
@@ -190,10 +223,10 @@ func newAttestation(ctx context.Context, st *store.Store, issuer string, results
 }
 
 // newPages makes the web pages. They take API tokens, as the API does.
-func newPages(c *Config, st *store.Store, attestation *attest.Service, api http.Handler, log *slog.Logger) (http.Handler, error) {
+func newPages(c *Config, st *store.Store, attestation *attest.Service, notifications *notify.Service, api http.Handler, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
 		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, PreviewApproval: attestation.PreviewApproval,
-		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion,
+		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion, TestChannel: notifications.Test,
 		API: api, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {

@@ -133,10 +133,7 @@ func (w *world) start() *replica {
 		defer w.mu.Unlock()
 		return w.now
 	}
-	keys := func(ctx context.Context, purpose string, generate func() ([]byte, error)) ([]byte, error) {
-		return st.ServiceKey(ctx, tenantID, purpose, generate)
-	}
-	tokens, err := token.New(w.t.Context(), keys, rand.Reader, clock)
+	tokens, err := token.New(w.t.Context(), token.Config{Store: st, Tenant: tenantID, Now: clock})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -417,6 +417,48 @@ func (e CatalogKind) Valid() bool {
 	}
 }
 
+// Defines values for ChannelKind.
+const (
+	ChannelKindSMTP    ChannelKind = "smtp"
+	ChannelKindSyslog  ChannelKind = "syslog"
+	ChannelKindWebhook ChannelKind = "webhook"
+)
+
+// Valid indicates whether the value is a known member of the ChannelKind enum.
+func (e ChannelKind) Valid() bool {
+	switch e {
+	case ChannelKindSMTP:
+		return true
+	case ChannelKindSyslog:
+		return true
+	case ChannelKindWebhook:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ChannelSecurity.
+const (
+	SecurityNone     ChannelSecurity = "none"
+	SecurityStartTLS ChannelSecurity = "starttls"
+	SecurityTLS      ChannelSecurity = "tls"
+)
+
+// Valid indicates whether the value is a known member of the ChannelSecurity enum.
+func (e ChannelSecurity) Valid() bool {
+	switch e {
+	case SecurityNone:
+		return true
+	case SecurityStartTLS:
+		return true
+	case SecurityTLS:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckStatus.
 const (
 	CheckStatusFail    CheckStatus = "fail"
@@ -489,6 +531,27 @@ func (e CollateralSource) Valid() bool {
 	case CollateralSourceFetched:
 		return true
 	case CollateralSourceUploaded:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DeliveryState.
+const (
+	DeliveryStateDead      DeliveryState = "dead"
+	DeliveryStateDelivered DeliveryState = "delivered"
+	DeliveryStatePending   DeliveryState = "pending"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryState enum.
+func (e DeliveryState) Valid() bool {
+	switch e {
+	case DeliveryStateDead:
+		return true
+	case DeliveryStateDelivered:
+		return true
+	case DeliveryStatePending:
 		return true
 	default:
 		return false
@@ -762,6 +825,81 @@ func (e MachineState) Valid() bool {
 	case MachineStateEnrolling:
 		return true
 	case MachineStateRegistered:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NotificationFormat.
+const (
+	FormatAssay       NotificationFormat = "assay"
+	FormatCEF         NotificationFormat = "cef"
+	FormatCloudEvents NotificationFormat = "cloudevents"
+	FormatOCSF        NotificationFormat = "ocsf"
+)
+
+// Valid indicates whether the value is a known member of the NotificationFormat enum.
+func (e NotificationFormat) Valid() bool {
+	switch e {
+	case FormatAssay:
+		return true
+	case FormatCEF:
+		return true
+	case FormatCloudEvents:
+		return true
+	case FormatOCSF:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NotificationKind.
+const (
+	AlertOpened                  NotificationKind = "alert.opened"
+	AlertReopened                NotificationKind = "alert.reopened"
+	AlertResolved                NotificationKind = "alert.resolved"
+	AlertStatusChanged           NotificationKind = "alert.status_changed"
+	AssessmentChanged            NotificationKind = "assessment.changed"
+	ChannelDisabled              NotificationKind = "channel.disabled"
+	IncidentGrown                NotificationKind = "incident.grown"
+	IncidentOpened               NotificationKind = "incident.opened"
+	IncidentResolved             NotificationKind = "incident.resolved"
+	RecommendationExemptionEnded NotificationKind = "recommendation.exemption_ended"
+	RecommendationOpened         NotificationKind = "recommendation.opened"
+	RecommendationResolved       NotificationKind = "recommendation.resolved"
+	Test                         NotificationKind = "test"
+)
+
+// Valid indicates whether the value is a known member of the NotificationKind enum.
+func (e NotificationKind) Valid() bool {
+	switch e {
+	case AlertOpened:
+		return true
+	case AlertReopened:
+		return true
+	case AlertResolved:
+		return true
+	case AlertStatusChanged:
+		return true
+	case AssessmentChanged:
+		return true
+	case ChannelDisabled:
+		return true
+	case IncidentGrown:
+		return true
+	case IncidentOpened:
+		return true
+	case IncidentResolved:
+		return true
+	case RecommendationExemptionEnded:
+		return true
+	case RecommendationOpened:
+		return true
+	case RecommendationResolved:
+		return true
+	case Test:
 		return true
 	default:
 		return false
@@ -1695,6 +1833,42 @@ func (e ListAlertsParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListAlertHistoryParamsSort.
+const (
+	ListAlertHistoryParamsSortID      ListAlertHistoryParamsSort = "id"
+	ListAlertHistoryParamsSortMinusID ListAlertHistoryParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertHistoryParamsSort enum.
+func (e ListAlertHistoryParamsSort) Valid() bool {
+	switch e {
+	case ListAlertHistoryParamsSortID:
+		return true
+	case ListAlertHistoryParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAlertOccurrencesParamsSort.
+const (
+	ListAlertOccurrencesParamsSortFirstAt      ListAlertOccurrencesParamsSort = "first_at"
+	ListAlertOccurrencesParamsSortMinusFirstAt ListAlertOccurrencesParamsSort = "-first_at"
+)
+
+// Valid indicates whether the value is a known member of the ListAlertOccurrencesParamsSort enum.
+func (e ListAlertOccurrencesParamsSort) Valid() bool {
+	switch e {
+	case ListAlertOccurrencesParamsSortFirstAt:
+		return true
+	case ListAlertOccurrencesParamsSortMinusFirstAt:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListAPITokensParamsSort.
 const (
 	ListAPITokensParamsSortID        ListAPITokensParamsSort = "id"
@@ -1929,6 +2103,42 @@ func (e ListCollateralParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListDeliveriesParamsSort.
+const (
+	ListDeliveriesParamsSortID      ListDeliveriesParamsSort = "id"
+	ListDeliveriesParamsSortMinusID ListDeliveriesParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListDeliveriesParamsSort enum.
+func (e ListDeliveriesParamsSort) Valid() bool {
+	switch e {
+	case ListDeliveriesParamsSortID:
+		return true
+	case ListDeliveriesParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListFleetConflictsParamsSort.
+const (
+	ListFleetConflictsParamsSortID      ListFleetConflictsParamsSort = "id"
+	ListFleetConflictsParamsSortMinusID ListFleetConflictsParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListFleetConflictsParamsSort enum.
+func (e ListFleetConflictsParamsSort) Valid() bool {
+	switch e {
+	case ListFleetConflictsParamsSortID:
+		return true
+	case ListFleetConflictsParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListIdentityProvidersParamsSort.
 const (
 	ListIdentityProvidersParamsSortID        ListIdentityProvidersParamsSort = "id"
@@ -1947,6 +2157,54 @@ func (e ListIdentityProvidersParamsSort) Valid() bool {
 	case ListIdentityProvidersParamsSortMinusName:
 		return true
 	case ListIdentityProvidersParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIncidentsParamsSort.
+const (
+	ListIncidentsParamsSortMinusOpen     ListIncidentsParamsSort = "-open"
+	ListIncidentsParamsSortMinusOpenedAt ListIncidentsParamsSort = "-opened_at"
+	ListIncidentsParamsSortMinusSeverity ListIncidentsParamsSort = "-severity"
+	ListIncidentsParamsSortOpen          ListIncidentsParamsSort = "open"
+	ListIncidentsParamsSortOpenedAt      ListIncidentsParamsSort = "opened_at"
+	ListIncidentsParamsSortSeverity      ListIncidentsParamsSort = "severity"
+)
+
+// Valid indicates whether the value is a known member of the ListIncidentsParamsSort enum.
+func (e ListIncidentsParamsSort) Valid() bool {
+	switch e {
+	case ListIncidentsParamsSortMinusOpen:
+		return true
+	case ListIncidentsParamsSortMinusOpenedAt:
+		return true
+	case ListIncidentsParamsSortMinusSeverity:
+		return true
+	case ListIncidentsParamsSortOpen:
+		return true
+	case ListIncidentsParamsSortOpenedAt:
+		return true
+	case ListIncidentsParamsSortSeverity:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListIncidentMembersParamsSort.
+const (
+	ListIncidentMembersParamsSortID      ListIncidentMembersParamsSort = "id"
+	ListIncidentMembersParamsSortMinusID ListIncidentMembersParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListIncidentMembersParamsSort enum.
+func (e ListIncidentMembersParamsSort) Valid() bool {
+	switch e {
+	case ListIncidentMembersParamsSortID:
+		return true
+	case ListIncidentMembersParamsSortMinusID:
 		return true
 	default:
 		return false
@@ -2076,6 +2334,30 @@ func (e ListMachineVerdictsParamsSort) Valid() bool {
 	case ListMachineVerdictsParamsSortMinusStatus:
 		return true
 	case ListMachineVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListNotificationChannelsParamsSort.
+const (
+	ListNotificationChannelsParamsSortID        ListNotificationChannelsParamsSort = "id"
+	ListNotificationChannelsParamsSortMinusID   ListNotificationChannelsParamsSort = "-id"
+	ListNotificationChannelsParamsSortMinusName ListNotificationChannelsParamsSort = "-name"
+	ListNotificationChannelsParamsSortName      ListNotificationChannelsParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListNotificationChannelsParamsSort enum.
+func (e ListNotificationChannelsParamsSort) Valid() bool {
+	switch e {
+	case ListNotificationChannelsParamsSortID:
+		return true
+	case ListNotificationChannelsParamsSortMinusID:
+		return true
+	case ListNotificationChannelsParamsSortMinusName:
+		return true
+	case ListNotificationChannelsParamsSortName:
 		return true
 	default:
 		return false
@@ -2289,6 +2571,24 @@ func (e ListRecommendationsParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListRecommendationHistoryParamsSort.
+const (
+	ListRecommendationHistoryParamsSortID      ListRecommendationHistoryParamsSort = "id"
+	ListRecommendationHistoryParamsSortMinusID ListRecommendationHistoryParamsSort = "-id"
+)
+
+// Valid indicates whether the value is a known member of the ListRecommendationHistoryParamsSort enum.
+func (e ListRecommendationHistoryParamsSort) Valid() bool {
+	switch e {
+	case ListRecommendationHistoryParamsSortID:
+		return true
+	case ListRecommendationHistoryParamsSortMinusID:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListSuppressionRulesParamsSort.
 const (
 	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
@@ -2442,6 +2742,30 @@ func (e ListVerdictsParamsSort) Valid() bool {
 	case ListVerdictsParamsSortMinusStatus:
 		return true
 	case ListVerdictsParamsSortStatus:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListWebhooksParamsSort.
+const (
+	ListWebhooksParamsSortID        ListWebhooksParamsSort = "id"
+	ListWebhooksParamsSortMinusID   ListWebhooksParamsSort = "-id"
+	ListWebhooksParamsSortMinusName ListWebhooksParamsSort = "-name"
+	ListWebhooksParamsSortName      ListWebhooksParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListWebhooksParamsSort enum.
+func (e ListWebhooksParamsSort) Valid() bool {
+	switch e {
+	case ListWebhooksParamsSortID:
+		return true
+	case ListWebhooksParamsSortMinusID:
+		return true
+	case ListWebhooksParamsSortMinusName:
+		return true
+	case ListWebhooksParamsSortName:
 		return true
 	default:
 		return false
@@ -3092,6 +3416,12 @@ type Challenge struct {
 	PcrSelection PCRSelection `json:"pcr_selection"`
 }
 
+// ChannelKind defines model for ChannelKind.
+type ChannelKind string
+
+// ChannelSecurity How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+type ChannelSecurity string
+
 // Check defines model for Check.
 type Check struct {
 	// Citation The specification that demands it.
@@ -3211,6 +3541,77 @@ type DecodedEvent struct {
 	// Verified The PCR replays to the quoted value and the digest covers the event's data.
 	Verified bool `json:"verified"`
 }
+
+// Delivery defines model for Delivery.
+type Delivery struct {
+	Attempts    int                `json:"attempts"`
+	ChannelID   openapi_types.UUID `json:"channel_id"`
+	ChannelName string             `json:"channel_name"`
+	CreatedAt   time.Time          `json:"created_at"`
+	EventID     openapi_types.UUID `json:"event_id"`
+	FinishedAt  *time.Time         `json:"finished_at"`
+	ID          openapi_types.UUID `json:"id"`
+
+	// Kind What happened.
+	Kind           NotificationKind `json:"kind"`
+	LastError      *string          `json:"last_error"`
+	LastStatusCode *int             `json:"last_status_code"`
+
+	// NextAttemptAt Null while it waits for an earlier event of its subject, and when it is finished.
+	NextAttemptAt *time.Time    `json:"next_attempt_at"`
+	State         DeliveryState `json:"state"`
+
+	// SubjectID The alert or incident that it is about.
+	SubjectID openapi_types.UUID `json:"subject_id"`
+}
+
+// DeliveryAttempt defines model for DeliveryAttempt.
+type DeliveryAttempt struct {
+	At         time.Time `json:"at"`
+	Attempt    int       `json:"attempt"`
+	DurationMs int64     `json:"duration_ms"`
+	Error      *string   `json:"error"`
+	StatusCode *int      `json:"status_code"`
+}
+
+// DeliveryDetail defines model for DeliveryDetail.
+type DeliveryDetail struct {
+	// AttemptList The last hundred, oldest first.
+	AttemptList []DeliveryAttempt  `json:"attempt_list"`
+	Attempts    int                `json:"attempts"`
+	ChannelID   openapi_types.UUID `json:"channel_id"`
+	ChannelName string             `json:"channel_name"`
+	CreatedAt   time.Time          `json:"created_at"`
+
+	// Event What is told, whatever the format: a `NotificationEvent`.
+	Event      json.RawMessage    `json:"event"`
+	EventID    openapi_types.UUID `json:"event_id"`
+	FinishedAt *time.Time         `json:"finished_at"`
+	ID         openapi_types.UUID `json:"id"`
+
+	// Kind What happened.
+	Kind           NotificationKind `json:"kind"`
+	LastError      *string          `json:"last_error"`
+	LastStatusCode *int             `json:"last_status_code"`
+
+	// NextAttemptAt Null while it waits for an earlier event of its subject, and when it is finished.
+	NextAttemptAt *time.Time    `json:"next_attempt_at"`
+	State         DeliveryState `json:"state"`
+
+	// SubjectID The alert or incident that it is about.
+	SubjectID openapi_types.UUID `json:"subject_id"`
+}
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Items []Delivery `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// DeliveryState defines model for DeliveryState.
+type DeliveryState string
 
 // Deviation defines model for Deviation.
 type Deviation struct {
@@ -4013,6 +4414,214 @@ type Name = string
 // NextCursor Null on the last page.
 type NextCursor = string
 
+// NotificationChannel defines model for NotificationChannel.
+type NotificationChannel struct {
+	// Address Host and port; of a webhook the URL.
+	Address             string    `json:"address"`
+	CaPem               *string   `json:"ca_pem"`
+	ConsecutiveFailures int64     `json:"consecutive_failures"`
+	CreatedAt           time.Time `json:"created_at"`
+	CreatedBy           string    `json:"created_by"`
+
+	// DisabledReason `operator`, `gone`, `failing`: why it is not enabled: somebody disabled it, its receiver answered 410, or it failed for days.
+	DisabledReason *string `json:"disabled_reason"`
+	Enabled        bool    `json:"enabled"`
+
+	// FailingSince The first failure since the last delivery.
+	FailingSince *time.Time `json:"failing_since"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter NotificationFilter `json:"filter"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format      NotificationFormat `json:"format"`
+	From        *string            `json:"from"`
+	HasPassword bool               `json:"has_password"`
+	ID          openapi_types.UUID `json:"id"`
+	Kind        ChannelKind        `json:"kind"`
+
+	// LastError Why the last attempt failed; null if it did not.
+	LastError     *string    `json:"last_error"`
+	LastFailureAt *time.Time `json:"last_failure_at"`
+	LastSuccessAt *time.Time `json:"last_success_at"`
+	Name          string     `json:"name"`
+
+	// Security How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+	Security  ChannelSecurity `json:"security"`
+	To        []string        `json:"to"`
+	UpdatedAt time.Time       `json:"updated_at"`
+	Username  *string         `json:"username"`
+}
+
+// NotificationChannelInput defines model for NotificationChannelInput.
+type NotificationChannelInput struct {
+	// Address Host and port of the receiver.
+	//
+	// Example: syslog.example:6514
+	Address string `json:"address"`
+
+	// CaPem Certificates that the receiver's must chain to, in the place of the system's.
+	CaPem   *string `json:"ca_pem,omitempty"`
+	Enabled *bool   `json:"enabled,omitempty"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter *NotificationFilter `json:"filter,omitempty"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format *NotificationFormat `json:"format,omitempty"`
+
+	// From For mail: address of the sender.
+	//
+	// Example: assay@example.org
+	From *string     `json:"from,omitempty"`
+	Kind ChannelKind `json:"kind"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// Password For mail. It is never answered.
+	Password *string `json:"password,omitempty"`
+
+	// Security How the connection is protected. `starttls` is for mail; `none` sends in the clear, and no password.
+	Security *ChannelSecurity `json:"security,omitempty"`
+
+	// To For mail: addresses of the recipients.
+	To *[]string `json:"to,omitempty"`
+
+	// Username For mail; empty for no login.
+	Username *string `json:"username,omitempty"`
+}
+
+// NotificationChannelList defines model for NotificationChannelList.
+type NotificationChannelList struct {
+	Items []NotificationChannel `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// NotificationEvent One change, the same for every receiver and at each retry. `schema_version` goes up only where a member changes its meaning or goes away; pass over members that you do not know.
+// What it is not about is left out. Status, severity and reason are those of the moment of the change.
+type NotificationEvent struct {
+	Alert *struct {
+		ChangedBy   *string            `json:"changed_by,omitempty"`
+		Code        string             `json:"code"`
+		Comment     *string            `json:"comment,omitempty"`
+		Count       int64              `json:"count"`
+		Description string             `json:"description"`
+		FirstSeenAt time.Time          `json:"first_seen_at"`
+		ID          openapi_types.UUID `json:"id"`
+		LastSeenAt  time.Time          `json:"last_seen_at"`
+
+		// Previous The status before, where it was changed by hand.
+		Previous *string `json:"previous,omitempty"`
+
+		// Reason `origin_unverified` or `baseline_deviation`, where the code has one.
+		Reason           *string  `json:"reason,omitempty"`
+		RemediationSteps []string `json:"remediation_steps"`
+
+		// Scope Of an alert of many machines: what it is about.
+		Scope      *string     `json:"scope,omitempty"`
+		Severity   Severity    `json:"severity"`
+		Status     AlertStatus `json:"status"`
+		Suppressed bool        `json:"suppressed"`
+		Title      string      `json:"title"`
+	} `json:"alert,omitempty"`
+	Channel *struct {
+		Detail *string            `json:"detail,omitempty"`
+		ID     openapi_types.UUID `json:"id"`
+		Kind   ChannelKind        `json:"kind"`
+		Name   string             `json:"name"`
+	} `json:"channel,omitempty"`
+
+	// Compliance The assessment or recommendation that it is about.
+	Compliance *struct {
+		Cause            *string             `json:"cause,omitempty"`
+		Citations        []string            `json:"citations"`
+		Code             string              `json:"code"`
+		Description      string              `json:"description"`
+		FirstSeenAt      time.Time           `json:"first_seen_at"`
+		ID               *openapi_types.UUID `json:"id,omitempty"`
+		Previous         *string             `json:"previous,omitempty"`
+		RemediationSteps []string            `json:"remediation_steps"`
+		Severity         Severity            `json:"severity"`
+		Status           string              `json:"status"`
+		Title            string              `json:"title"`
+	} `json:"compliance,omitempty"`
+	ID       openapi_types.UUID `json:"id"`
+	Incident *struct {
+		Code        string             `json:"code"`
+		FirstSeenAt time.Time          `json:"first_seen_at"`
+		ID          openapi_types.UUID `json:"id"`
+		LastSeenAt  time.Time          `json:"last_seen_at"`
+		Machines    int64              `json:"machines"`
+		Severity    Severity           `json:"severity"`
+		Status      string             `json:"status"`
+		Suppressed  bool               `json:"suppressed"`
+		Title       string             `json:"title"`
+	} `json:"incident,omitempty"`
+
+	// Kind What happened.
+	Kind NotificationKind `json:"kind"`
+
+	// Link The page about it.
+	Link    *string `json:"link,omitempty"`
+	Machine *struct {
+		ExternalID   *string            `json:"external_id,omitempty"`
+		ID           openapi_types.UUID `json:"id"`
+		Labels       *map[string]string `json:"labels,omitempty"`
+		Name         string             `json:"name"`
+		Os           string             `json:"os"`
+		Platform     string             `json:"platform"`
+		ScaleSet     *string            `json:"scale_set,omitempty"`
+		SecurityType string             `json:"security_type"`
+	} `json:"machine,omitempty"`
+
+	// SchemaVersion Example: 1
+	SchemaVersion int                `json:"schema_version"`
+	TenantID      openapi_types.UUID `json:"tenant_id"`
+
+	// Time When it happened.
+	Time      time.Time           `json:"time"`
+	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
+}
+
+// NotificationFilter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+type NotificationFilter struct {
+	AlertCodes *[]string `json:"alert_codes,omitempty"`
+
+	// IncidentsOnly Incidents, and not each alert of theirs.
+	IncidentsOnly *bool `json:"incidents_only,omitempty"`
+
+	// IncludeSuppressed Also alerts that a suppression rule hid when they happened.
+	IncludeSuppressed *bool               `json:"include_suppressed,omitempty"`
+	Kinds             *[]NotificationKind `json:"kinds,omitempty"`
+
+	// Labels Free labels. A key has 1 to 63 characters, a value at most 255.
+	//
+	// Example: {"env":"prod"}
+	Labels      *Labels   `json:"labels,omitempty"`
+	MinSeverity *Severity `json:"min_severity,omitempty"`
+	ScaleSets   *[]string `json:"scale_sets,omitempty"`
+}
+
+// NotificationFormat How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+type NotificationFormat string
+
+// NotificationKind What happened.
+type NotificationKind string
+
+// NotificationPayload The body of a webhook in the format `assay`, after Standard Webhooks.
+type NotificationPayload struct {
+	// Data One change, the same for every receiver and at each retry. `schema_version` goes up only where a member changes its meaning or goes away; pass over members that you do not know.
+	// What it is not about is left out. Status, severity and reason are those of the moment of the change.
+	Data      NotificationEvent `json:"data"`
+	Timestamp time.Time         `json:"timestamp"`
+
+	// Type What happened.
+	Type NotificationKind `json:"type"`
+}
+
 // OpenIDConfiguration defines model for OpenIDConfiguration.
 type OpenIDConfiguration struct {
 	ClaimsSupported                  []string `json:"claims_supported"`
@@ -4642,6 +5251,12 @@ type RefuseRequest struct {
 	VerdictID *openapi_types.UUID `json:"verdict_id,omitempty"`
 }
 
+// Replayed defines model for Replayed.
+type Replayed struct {
+	// Deliveries How many are delivered again.
+	Deliveries int64 `json:"deliveries"`
+}
+
 // RestingHow `attestation_key`: the proof of its active key ends in the anchor. `platform_report`: the hardware evidence of its last verdict does.
 type RestingHow string
 
@@ -4888,6 +5503,12 @@ type RotateRequest struct {
 
 // RotateRequestAlgorithm Of the keys; both where it is absent.
 type RotateRequestAlgorithm string
+
+// RotateSecret defines model for RotateSecret.
+type RotateSecret struct {
+	// OverlapSeconds How long the secret that was good until now signs as well.
+	OverlapSeconds *int `json:"overlap_seconds,omitempty"`
+}
 
 // ScaleSet Uniform scale set that the machine belongs to; empty if none.
 //
@@ -5148,6 +5769,17 @@ type TCBVersion struct {
 	Microcode  *int `json:"microcode,omitempty"`
 	Snp        *int `json:"snp,omitempty"`
 	Tee        *int `json:"tee,omitempty"`
+}
+
+// TestResult defines model for TestResult.
+type TestResult struct {
+	Delivered  bool               `json:"delivered"`
+	DeliveryID openapi_types.UUID `json:"delivery_id"`
+	DurationMs int64              `json:"duration_ms"`
+	Error      *string            `json:"error"`
+
+	// StatusCode Of the HTTP answer; null where there was none.
+	StatusCode *int `json:"status_code"`
 }
 
 // TokenAlgorithm defines model for TokenAlgorithm.
@@ -5550,6 +6182,73 @@ type VouchRequest struct {
 	Comment *Comment `json:"comment,omitempty"`
 }
 
+// Webhook defines model for Webhook.
+type Webhook struct {
+	CaPem               *string   `json:"ca_pem"`
+	ConsecutiveFailures int64     `json:"consecutive_failures"`
+	CreatedAt           time.Time `json:"created_at"`
+	CreatedBy           string    `json:"created_by"`
+
+	// DisabledReason `operator`, `gone`, `failing`: why it is not enabled: somebody disabled it, its receiver answered 410, or it failed for days.
+	DisabledReason *string `json:"disabled_reason"`
+	Enabled        bool    `json:"enabled"`
+
+	// FailingSince The first failure since the last delivery.
+	FailingSince *time.Time `json:"failing_since"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter NotificationFilter `json:"filter"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format NotificationFormat `json:"format"`
+	ID     openapi_types.UUID `json:"id"`
+
+	// LastError Why the last attempt failed; null if it did not.
+	LastError     *string    `json:"last_error"`
+	LastFailureAt *time.Time `json:"last_failure_at"`
+	LastSuccessAt *time.Time `json:"last_success_at"`
+	Name          string     `json:"name"`
+
+	// PreviousSecretExpiresAt Until then the secret before the last rotation signs as well.
+	PreviousSecretExpiresAt *time.Time `json:"previous_secret_expires_at"`
+
+	// Secret `whsec_` and base64; only in the answer that makes it.
+	//
+	// Example: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD
+	Secret    *string   `json:"secret,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+	URL       string    `json:"url"`
+}
+
+// WebhookInput defines model for WebhookInput.
+type WebhookInput struct {
+	// CaPem Certificates that the receiver's must chain to, in the place of the system's.
+	CaPem   *string `json:"ca_pem,omitempty"`
+	Enabled *bool   `json:"enabled,omitempty"`
+
+	// Filter Which events are told; what is left out lets all through. What is about no single machine passes the filters by machine.
+	Filter *NotificationFilter `json:"filter,omitempty"`
+
+	// Format How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
+	Format *NotificationFormat `json:"format,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// URL https, at a public address, unless the operator allows others.
+	//
+	// Example: https://siem.example/assay
+	URL string `json:"url"`
+}
+
+// WebhookList defines model for WebhookList.
+type WebhookList struct {
+	Items []Webhook `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // AlertID defines model for AlertID.
 type AlertID = openapi_types.UUID
 
@@ -5562,8 +6261,14 @@ type BaselineID = openapi_types.UUID
 // CatalogCode defines model for CatalogCode.
 type CatalogCode = string
 
+// ChannelID defines model for ChannelID.
+type ChannelID = openapi_types.UUID
+
 // Cursor defines model for Cursor.
 type Cursor = string
+
+// DeliveryID defines model for DeliveryID.
+type DeliveryID = openapi_types.UUID
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
@@ -5603,6 +6308,9 @@ type VerdictID = openapi_types.UUID
 
 // Version defines model for Version.
 type Version = int
+
+// WebhookID defines model for WebhookID.
+type WebhookID = openapi_types.UUID
 
 // ListAlertsParams defines parameters for ListAlerts.
 type ListAlertsParams struct {
@@ -5674,7 +6382,13 @@ type ListAlertHistoryParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAlertHistoryParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListAlertHistoryParamsSort defines parameters for ListAlertHistory.
+type ListAlertHistoryParamsSort string
 
 // ProgressAlertParams defines parameters for ProgressAlert.
 type ProgressAlertParams struct {
@@ -5689,7 +6403,13 @@ type ListAlertOccurrencesParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListAlertOccurrencesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListAlertOccurrencesParamsSort defines parameters for ListAlertOccurrences.
+type ListAlertOccurrencesParamsSort string
 
 // RefuseAlertParams defines parameters for RefuseAlert.
 type RefuseAlertParams struct {
@@ -5962,6 +6682,36 @@ type DeleteCollateralParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListDeliveriesParams defines parameters for ListDeliveries.
+type ListDeliveriesParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListDeliveriesParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// State State of the delivery.
+	State *DeliveryState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Channel Id of the channel.
+	Channel *openapi_types.UUID `form:"channel,omitempty" json:"channel,omitempty"`
+
+	// Subject Id of the alert or incident that they are about.
+	Subject *openapi_types.UUID `form:"subject,omitempty" json:"subject,omitempty"`
+}
+
+// ListDeliveriesParamsSort defines parameters for ListDeliveries.
+type ListDeliveriesParamsSort string
+
+// ReplayDeliveryParams defines parameters for ReplayDelivery.
+type ReplayDeliveryParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // CreateEnrollmentParams defines parameters for CreateEnrollment.
 type CreateEnrollmentParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -5982,6 +6732,9 @@ type ListFleetConflictsParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
+	// Sort Order; `-` turns it round.
+	Sort *ListFleetConflictsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
 	// MachineID Of this machine, on either side.
 	MachineID *openapi_types.UUID `form:"machine_id,omitempty" json:"machine_id,omitempty"`
 
@@ -5991,6 +6744,9 @@ type ListFleetConflictsParams struct {
 	// IncludeEnded Also those that are gone.
 	IncludeEnded *bool `form:"include_ended,omitempty" json:"include_ended,omitempty"`
 }
+
+// ListFleetConflictsParamsSort defines parameters for ListFleetConflicts.
+type ListFleetConflictsParamsSort string
 
 // ListIdentityProvidersParams defines parameters for ListIdentityProviders.
 type ListIdentityProvidersParams struct {
@@ -6038,8 +6794,11 @@ type ListIncidentsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor *Cursor      `form:"cursor,omitempty" json:"cursor,omitempty"`
-	Status *AlertStatus `form:"status,omitempty" json:"status,omitempty"`
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort   *ListIncidentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+	Status *AlertStatus             `form:"status,omitempty" json:"status,omitempty"`
 
 	// Open Only those with open alerts.
 	Open     *bool         `form:"open,omitempty" json:"open,omitempty"`
@@ -6047,6 +6806,9 @@ type ListIncidentsParams struct {
 	Severity *Severity     `form:"severity,omitempty" json:"severity,omitempty"`
 	Reason   *FilterReason `form:"reason,omitempty" json:"reason,omitempty"`
 }
+
+// ListIncidentsParamsSort defines parameters for ListIncidents.
+type ListIncidentsParamsSort string
 
 // CommentIncidentParams defines parameters for CommentIncident.
 type CommentIncidentParams struct {
@@ -6074,9 +6836,15 @@ type ListIncidentMembersParams struct {
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
+	// Sort Order; `-` turns it round.
+	Sort *ListIncidentMembersParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
 	// Open Only those that are open.
 	Open *bool `form:"open,omitempty" json:"open,omitempty"`
 }
+
+// ListIncidentMembersParamsSort defines parameters for ListIncidentMembers.
+type ListIncidentMembersParamsSort string
 
 // ResolveIncidentParams defines parameters for ResolveIncident.
 type ResolveIncidentParams struct {
@@ -6246,6 +7014,54 @@ type ListMachineVerdictsParams struct {
 
 // ListMachineVerdictsParamsSort defines parameters for ListMachineVerdicts.
 type ListMachineVerdictsParamsSort string
+
+// ListNotificationChannelsParams defines parameters for ListNotificationChannels.
+type ListNotificationChannelsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListNotificationChannelsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Kind Kind of the channel.
+	Kind *ChannelKind `form:"kind,omitempty" json:"kind,omitempty"`
+}
+
+// ListNotificationChannelsParamsSort defines parameters for ListNotificationChannels.
+type ListNotificationChannelsParamsSort string
+
+// CreateNotificationChannelParams defines parameters for CreateNotificationChannel.
+type CreateNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteNotificationChannelParams defines parameters for DeleteNotificationChannel.
+type DeleteNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutNotificationChannelParams defines parameters for PutNotificationChannel.
+type PutNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ReplayNotificationChannelParams defines parameters for ReplayNotificationChannel.
+type ReplayNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestNotificationChannelParams defines parameters for TestNotificationChannel.
+type TestNotificationChannelParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // GetSeriesParams defines parameters for GetSeries.
 type GetSeriesParams struct {
@@ -6446,7 +7262,13 @@ type ListRecommendationHistoryParams struct {
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRecommendationHistoryParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 }
+
+// ListRecommendationHistoryParamsSort defines parameters for ListRecommendationHistory.
+type ListRecommendationHistoryParamsSort string
 
 // UnexemptRecommendationParams defines parameters for UnexemptRecommendation.
 type UnexemptRecommendationParams struct {
@@ -6629,6 +7451,51 @@ type ListVerdictsParams struct {
 // ListVerdictsParamsSort defines parameters for ListVerdicts.
 type ListVerdictsParamsSort string
 
+// ListWebhooksParams defines parameters for ListWebhooks.
+type ListWebhooksParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListWebhooksParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+}
+
+// ListWebhooksParamsSort defines parameters for ListWebhooks.
+type ListWebhooksParamsSort string
+
+// CreateWebhookParams defines parameters for CreateWebhook.
+type CreateWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteWebhookParams defines parameters for DeleteWebhook.
+type DeleteWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutWebhookParams defines parameters for PutWebhook.
+type PutWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateWebhookSecretParams defines parameters for RotateWebhookSecret.
+type RotateWebhookSecretParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TestWebhookParams defines parameters for TestWebhook.
+type TestWebhookParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ActivateAlertJSONRequestBody defines body for ActivateAlert for application/json ContentType.
 type ActivateAlertJSONRequestBody = AlertNote
 
@@ -6722,6 +7589,12 @@ type SubmitEvidenceJSONRequestBody = Evidence
 // CreateResultJSONRequestBody defines body for CreateResult for application/json ContentType.
 type CreateResultJSONRequestBody = ResultRequest
 
+// CreateNotificationChannelJSONRequestBody defines body for CreateNotificationChannel for application/json ContentType.
+type CreateNotificationChannelJSONRequestBody = NotificationChannelInput
+
+// PutNotificationChannelJSONRequestBody defines body for PutNotificationChannel for application/json ContentType.
+type PutNotificationChannelJSONRequestBody = NotificationChannelInput
+
 // CreatePipelineRuleJSONRequestBody defines body for CreatePipelineRule for application/json ContentType.
 type CreatePipelineRuleJSONRequestBody = PipelineRuleInput
 
@@ -6769,6 +7642,15 @@ type UpdateSuppressionRuleJSONRequestBody = SuppressionRulePatch
 
 // CreateTrustAnchorJSONRequestBody defines body for CreateTrustAnchor for application/json ContentType.
 type CreateTrustAnchorJSONRequestBody = TrustAnchorInput
+
+// CreateWebhookJSONRequestBody defines body for CreateWebhook for application/json ContentType.
+type CreateWebhookJSONRequestBody = WebhookInput
+
+// PutWebhookJSONRequestBody defines body for PutWebhook for application/json ContentType.
+type PutWebhookJSONRequestBody = WebhookInput
+
+// RotateWebhookSecretJSONRequestBody defines body for RotateWebhookSecret for application/json ContentType.
+type RotateWebhookSecretJSONRequestBody = RotateSecret
 
 // Getter for additional properties for Introspection. Returns the specified
 // element and whether it was found
@@ -7565,6 +8447,23 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
 	GetCollateral(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListDeliveries List deliveries
+	//
+	// Corresponds with GET /v1/deliveries (the `ListDeliveries` operationId).
+	ListDeliveries(ctx context.Context, params *ListDeliveriesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetDelivery Get a delivery with its event and attempts
+	//
+	// Corresponds with GET /v1/deliveries/{delivery_id} (the `GetDelivery` operationId).
+	GetDelivery(ctx context.Context, deliveryID DeliveryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplayDelivery Deliver again
+	//
+	// What is dead or was delivered, with the same event and id. It comes after what was delivered meanwhile.
+	//
+	// Corresponds with POST /v1/deliveries/{delivery_id}/replay (the `ReplayDelivery` operationId).
+	ReplayDelivery(ctx context.Context, deliveryID DeliveryID, params *ReplayDeliveryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// CreateEnrollmentWithBody Enrol a machine
 	//
 	// Registers a machine with its EK and AK. Needs a join token, one use of which is taken. Where an AK
@@ -7947,6 +8846,75 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/machines/{machine_id}/verdicts (the `ListMachineVerdicts` operationId).
 	ListMachineVerdicts(ctx context.Context, machineID MachineID, params *ListMachineVerdictsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListNotificationChannels List channels of every kind
+	//
+	// Corresponds with GET /v1/notification-channels (the `ListNotificationChannels` operationId).
+	ListNotificationChannels(ctx context.Context, params *ListNotificationChannelsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateNotificationChannelWithBody Tell a syslog receiver or people by mail what happens
+	//
+	// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+	// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+	CreateNotificationChannelWithBody(ctx context.Context, params *CreateNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateNotificationChannel Tell a syslog receiver or people by mail what happens
+	//
+	// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+	// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+	CreateNotificationChannel(ctx context.Context, params *CreateNotificationChannelParams, body CreateNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteNotificationChannel Delete a channel
+	//
+	// Of any kind, with its deliveries.
+	//
+	// Corresponds with DELETE /v1/notification-channels/{channel_id} (the `DeleteNotificationChannel` operationId).
+	DeleteNotificationChannel(ctx context.Context, channelID ChannelID, params *DeleteNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetNotificationChannel Get a channel
+	//
+	// Corresponds with GET /v1/notification-channels/{channel_id} (the `GetNotificationChannel` operationId).
+	GetNotificationChannel(ctx context.Context, channelID ChannelID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutNotificationChannelWithBody Change a channel
+	//
+	// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+	PutNotificationChannelWithBody(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutNotificationChannel Change a channel
+	//
+	// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+	PutNotificationChannel(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, body PutNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplayNotificationChannel Deliver all dead deliveries of a channel again
+	//
+	// Of a channel of any kind that is enabled.
+	//
+	// Corresponds with POST /v1/notification-channels/{channel_id}/replay (the `ReplayNotificationChannel` operationId).
+	ReplayNotificationChannel(ctx context.Context, channelID ChannelID, params *ReplayNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TestNotificationChannel Send a test event now
+	//
+	// As for a webhook.
+	//
+	// Corresponds with POST /v1/notification-channels/{channel_id}/test (the `TestNotificationChannel` operationId).
+	TestNotificationChannel(ctx context.Context, channelID ChannelID, params *TestNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetOverview The fleet in numbers
 	//
@@ -8450,6 +9418,94 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/verdicts/{verdict_id}/event-log (the `GetVerdictEventLog` operationId).
 	GetVerdictEventLog(ctx context.Context, verdictID VerdictID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListWebhooks List webhooks
+	//
+	// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+	ListWebhooks(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateWebhookWithBody Tell a URL what happens
+	//
+	// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+	// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+	// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+	// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+	// tenth more or less; then the delivery is `dead`, and can be replayed.
+	// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhookWithBody(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateWebhook Tell a URL what happens
+	//
+	// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+	// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+	// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+	// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+	// tenth more or less; then the delivery is `dead`, and can be replayed.
+	// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhook(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteWebhook Delete a webhook
+	//
+	// With its deliveries.
+	//
+	// Corresponds with DELETE /v1/webhooks/{webhook_id} (the `DeleteWebhook` operationId).
+	DeleteWebhook(ctx context.Context, webhookID WebhookID, params *DeleteWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetWebhook Get a webhook
+	//
+	// Corresponds with GET /v1/webhooks/{webhook_id} (the `GetWebhook` operationId).
+	GetWebhook(ctx context.Context, webhookID WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutWebhookWithBody Change a webhook
+	//
+	// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+	PutWebhookWithBody(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutWebhook Change a webhook
+	//
+	// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+	PutWebhook(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, body PutWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateWebhookSecretWithBody Make a new secret
+	//
+	// Both secrets sign until the overlap ends.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+	RotateWebhookSecretWithBody(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateWebhookSecret Make a new secret
+	//
+	// Both secrets sign until the overlap ends.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+	RotateWebhookSecret(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, body RotateWebhookSecretJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TestWebhook Send a test event now
+	//
+	// Sends an event of kind `test` once, also where the webhook is disabled, and waits for the answer, 15 s at most. It is listed among the deliveries.
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/test (the `TestWebhook` operationId).
+	TestWebhook(ctx context.Context, webhookID WebhookID, params *TestWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // GetJWKS Keys that verify result tokens
@@ -9502,6 +10558,53 @@ func (c *Client) GetCollateral(ctx context.Context, kind CollateralKind, name Co
 	return c.Client.Do(req)
 }
 
+// ListDeliveries List deliveries
+//
+// Corresponds with GET /v1/deliveries (the `ListDeliveries` operationId).
+func (c *Client) ListDeliveries(ctx context.Context, params *ListDeliveriesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeliveriesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetDelivery Get a delivery with its event and attempts
+//
+// Corresponds with GET /v1/deliveries/{delivery_id} (the `GetDelivery` operationId).
+func (c *Client) GetDelivery(ctx context.Context, deliveryID DeliveryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDeliveryRequest(c.Server, deliveryID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplayDelivery Deliver again
+//
+// What is dead or was delivered, with the same event and id. It comes after what was delivered meanwhile.
+//
+// Corresponds with POST /v1/deliveries/{delivery_id}/replay (the `ReplayDelivery` operationId).
+func (c *Client) ReplayDelivery(ctx context.Context, deliveryID DeliveryID, params *ReplayDeliveryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplayDeliveryRequest(c.Server, deliveryID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // CreateEnrollmentWithBody Enrol a machine
 //
 // Registers a machine with its EK and AK. Needs a join token, one use of which is taken. Where an AK
@@ -10325,6 +11428,165 @@ func (c *Client) CreateResult(ctx context.Context, machineID MachineID, params *
 // Corresponds with GET /v1/machines/{machine_id}/verdicts (the `ListMachineVerdicts` operationId).
 func (c *Client) ListMachineVerdicts(ctx context.Context, machineID MachineID, params *ListMachineVerdictsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListMachineVerdictsRequest(c.Server, machineID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListNotificationChannels List channels of every kind
+//
+// Corresponds with GET /v1/notification-channels (the `ListNotificationChannels` operationId).
+func (c *Client) ListNotificationChannels(ctx context.Context, params *ListNotificationChannelsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListNotificationChannelsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateNotificationChannelWithBody Tell a syslog receiver or people by mail what happens
+//
+// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+func (c *Client) CreateNotificationChannelWithBody(ctx context.Context, params *CreateNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNotificationChannelRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateNotificationChannel Tell a syslog receiver or people by mail what happens
+//
+// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+func (c *Client) CreateNotificationChannel(ctx context.Context, params *CreateNotificationChannelParams, body CreateNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNotificationChannelRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteNotificationChannel Delete a channel
+//
+// Of any kind, with its deliveries.
+//
+// Corresponds with DELETE /v1/notification-channels/{channel_id} (the `DeleteNotificationChannel` operationId).
+func (c *Client) DeleteNotificationChannel(ctx context.Context, channelID ChannelID, params *DeleteNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteNotificationChannelRequest(c.Server, channelID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetNotificationChannel Get a channel
+//
+// Corresponds with GET /v1/notification-channels/{channel_id} (the `GetNotificationChannel` operationId).
+func (c *Client) GetNotificationChannel(ctx context.Context, channelID ChannelID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetNotificationChannelRequest(c.Server, channelID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutNotificationChannelWithBody Change a channel
+//
+// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+func (c *Client) PutNotificationChannelWithBody(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutNotificationChannelRequestWithBody(c.Server, channelID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutNotificationChannel Change a channel
+//
+// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+func (c *Client) PutNotificationChannel(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, body PutNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutNotificationChannelRequest(c.Server, channelID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplayNotificationChannel Deliver all dead deliveries of a channel again
+//
+// Of a channel of any kind that is enabled.
+//
+// Corresponds with POST /v1/notification-channels/{channel_id}/replay (the `ReplayNotificationChannel` operationId).
+func (c *Client) ReplayNotificationChannel(ctx context.Context, channelID ChannelID, params *ReplayNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplayNotificationChannelRequest(c.Server, channelID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TestNotificationChannel Send a test event now
+//
+// As for a webhook.
+//
+// Corresponds with POST /v1/notification-channels/{channel_id}/test (the `TestNotificationChannel` operationId).
+func (c *Client) TestNotificationChannel(ctx context.Context, channelID ChannelID, params *TestNotificationChannelParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestNotificationChannelRequest(c.Server, channelID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -11458,6 +12720,194 @@ func (c *Client) GetVerdictEventLog(ctx context.Context, verdictID VerdictID, re
 	return c.Client.Do(req)
 }
 
+// ListWebhooks List webhooks
+//
+// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+func (c *Client) ListWebhooks(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListWebhooksRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateWebhookWithBody Tell a URL what happens
+//
+// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+// tenth more or less; then the delivery is `dead`, and can be replayed.
+// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *Client) CreateWebhookWithBody(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateWebhook Tell a URL what happens
+//
+// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+// tenth more or less; then the delivery is `dead`, and can be replayed.
+// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *Client) CreateWebhook(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteWebhook Delete a webhook
+//
+// With its deliveries.
+//
+// Corresponds with DELETE /v1/webhooks/{webhook_id} (the `DeleteWebhook` operationId).
+func (c *Client) DeleteWebhook(ctx context.Context, webhookID WebhookID, params *DeleteWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteWebhookRequest(c.Server, webhookID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetWebhook Get a webhook
+//
+// Corresponds with GET /v1/webhooks/{webhook_id} (the `GetWebhook` operationId).
+func (c *Client) GetWebhook(ctx context.Context, webhookID WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetWebhookRequest(c.Server, webhookID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutWebhookWithBody Change a webhook
+//
+// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+func (c *Client) PutWebhookWithBody(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutWebhookRequestWithBody(c.Server, webhookID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutWebhook Change a webhook
+//
+// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+func (c *Client) PutWebhook(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, body PutWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutWebhookRequest(c.Server, webhookID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateWebhookSecretWithBody Make a new secret
+//
+// Both secrets sign until the overlap ends.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+func (c *Client) RotateWebhookSecretWithBody(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateWebhookSecretRequestWithBody(c.Server, webhookID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateWebhookSecret Make a new secret
+//
+// Both secrets sign until the overlap ends.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+func (c *Client) RotateWebhookSecret(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, body RotateWebhookSecretJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateWebhookSecretRequest(c.Server, webhookID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TestWebhook Send a test event now
+//
+// Sends an event of kind `test` once, also where the webhook is disabled, and waits for the answer, 15 s at most. It is listed among the deliveries.
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/test (the `TestWebhook` operationId).
+func (c *Client) TestWebhook(ctx context.Context, webhookID WebhookID, params *TestWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTestWebhookRequest(c.Server, webhookID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // NewGetJWKSRequest constructs an http.Request for the GetJWKS method
 func NewGetJWKSRequest(server string) (*http.Request, error) {
 	var err error
@@ -12178,6 +13628,18 @@ func NewListAlertHistoryRequest(server string, alertID AlertID, params *ListAler
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -12304,6 +13766,18 @@ func NewListAlertOccurrencesRequest(server string, alertID AlertID, params *List
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14348,6 +15822,203 @@ func NewGetCollateralRequest(server string, kind CollateralKind, name Collateral
 	return req, nil
 }
 
+// NewListDeliveriesRequest constructs an http.Request for the ListDeliveries method
+func NewListDeliveriesRequest(server string, params *ListDeliveriesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/deliveries")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Channel != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "channel", *params.Channel, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Subject != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "subject", *params.Subject, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetDeliveryRequest constructs an http.Request for the GetDelivery method
+func NewGetDeliveryRequest(server string, deliveryID DeliveryID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "delivery_id", deliveryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/deliveries/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReplayDeliveryRequest constructs an http.Request for the ReplayDelivery method
+func NewReplayDeliveryRequest(server string, deliveryID DeliveryID, params *ReplayDeliveryParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "delivery_id", deliveryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/deliveries/%s/replay", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewCreateEnrollmentRequest calls the generic CreateEnrollment builder with application/json body
 func NewCreateEnrollmentRequest(server string, params *CreateEnrollmentParams, body CreateEnrollmentJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -14508,6 +16179,18 @@ func NewListFleetConflictsRequest(server string, params *ListFleetConflictsParam
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -14933,6 +16616,18 @@ func NewListIncidentsRequest(server string, params *ListIncidentsParams) (*http.
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Status != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
@@ -15277,6 +16972,18 @@ func NewListIncidentMembersRequest(server string, incidentID IncidentID, params 
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -16514,6 +18221,394 @@ func NewListMachineVerdictsRequest(server string, machineID MachineID, params *L
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListNotificationChannelsRequest constructs an http.Request for the ListNotificationChannels method
+func NewListNotificationChannelsRequest(server string, params *ListNotificationChannelsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Kind != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateNotificationChannelRequest calls the generic CreateNotificationChannel builder with application/json body
+func NewCreateNotificationChannelRequest(server string, params *CreateNotificationChannelParams, body CreateNotificationChannelJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateNotificationChannelRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateNotificationChannelRequestWithBody constructs an http.Request for the CreateNotificationChannel method, with any body, and a specified content type
+func NewCreateNotificationChannelRequestWithBody(server string, params *CreateNotificationChannelParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteNotificationChannelRequest constructs an http.Request for the DeleteNotificationChannel method
+func NewDeleteNotificationChannelRequest(server string, channelID ChannelID, params *DeleteNotificationChannelParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "channel_id", channelID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetNotificationChannelRequest constructs an http.Request for the GetNotificationChannel method
+func NewGetNotificationChannelRequest(server string, channelID ChannelID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "channel_id", channelID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutNotificationChannelRequest calls the generic PutNotificationChannel builder with application/json body
+func NewPutNotificationChannelRequest(server string, channelID ChannelID, params *PutNotificationChannelParams, body PutNotificationChannelJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutNotificationChannelRequestWithBody(server, channelID, params, "application/json", bodyReader)
+}
+
+// NewPutNotificationChannelRequestWithBody constructs an http.Request for the PutNotificationChannel method, with any body, and a specified content type
+func NewPutNotificationChannelRequestWithBody(server string, channelID ChannelID, params *PutNotificationChannelParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "channel_id", channelID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewReplayNotificationChannelRequest constructs an http.Request for the ReplayNotificationChannel method
+func NewReplayNotificationChannelRequest(server string, channelID ChannelID, params *ReplayNotificationChannelParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "channel_id", channelID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels/%s/replay", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewTestNotificationChannelRequest constructs an http.Request for the TestNotificationChannel method
+func NewTestNotificationChannelRequest(server string, channelID ChannelID, params *TestNotificationChannelParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "channel_id", channelID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/notification-channels/%s/test", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -17974,6 +20069,18 @@ func NewListRecommendationHistoryRequest(server string, recommendationID Recomme
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -19454,6 +21561,395 @@ func NewGetVerdictEventLogRequest(server string, verdictID VerdictID) (*http.Req
 	return req, nil
 }
 
+// NewListWebhooksRequest constructs an http.Request for the ListWebhooks method
+func NewListWebhooksRequest(server string, params *ListWebhooksParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateWebhookRequest calls the generic CreateWebhook builder with application/json body
+func NewCreateWebhookRequest(server string, params *CreateWebhookParams, body CreateWebhookJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateWebhookRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateWebhookRequestWithBody constructs an http.Request for the CreateWebhook method, with any body, and a specified content type
+func NewCreateWebhookRequestWithBody(server string, params *CreateWebhookParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteWebhookRequest constructs an http.Request for the DeleteWebhook method
+func NewDeleteWebhookRequest(server string, webhookID WebhookID, params *DeleteWebhookParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook_id", webhookID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetWebhookRequest constructs an http.Request for the GetWebhook method
+func NewGetWebhookRequest(server string, webhookID WebhookID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook_id", webhookID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutWebhookRequest calls the generic PutWebhook builder with application/json body
+func NewPutWebhookRequest(server string, webhookID WebhookID, params *PutWebhookParams, body PutWebhookJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutWebhookRequestWithBody(server, webhookID, params, "application/json", bodyReader)
+}
+
+// NewPutWebhookRequestWithBody constructs an http.Request for the PutWebhook method, with any body, and a specified content type
+func NewPutWebhookRequestWithBody(server string, webhookID WebhookID, params *PutWebhookParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook_id", webhookID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRotateWebhookSecretRequest calls the generic RotateWebhookSecret builder with application/json body
+func NewRotateWebhookSecretRequest(server string, webhookID WebhookID, params *RotateWebhookSecretParams, body RotateWebhookSecretJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateWebhookSecretRequestWithBody(server, webhookID, params, "application/json", bodyReader)
+}
+
+// NewRotateWebhookSecretRequestWithBody constructs an http.Request for the RotateWebhookSecret method, with any body, and a specified content type
+func NewRotateWebhookSecretRequestWithBody(server string, webhookID WebhookID, params *RotateWebhookSecretParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook_id", webhookID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s/rotate-secret", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewTestWebhookRequest constructs an http.Request for the TestWebhook method
+func NewTestWebhookRequest(server string, webhookID WebhookID, params *TestWebhookParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook_id", webhookID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s/test", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -20038,6 +22534,29 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/collateral/{kind}/{name} (the `GetCollateral` operationId).
 	GetCollateralWithResponse(ctx context.Context, kind CollateralKind, name CollateralName, reqEditors ...RequestEditorFn) (*GetCollateralResponse, error)
 
+	// ListDeliveriesWithResponse List deliveries
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/deliveries (the `ListDeliveries` operationId).
+	ListDeliveriesWithResponse(ctx context.Context, params *ListDeliveriesParams, reqEditors ...RequestEditorFn) (*ListDeliveriesResponse, error)
+
+	// GetDeliveryWithResponse Get a delivery with its event and attempts
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/deliveries/{delivery_id} (the `GetDelivery` operationId).
+	GetDeliveryWithResponse(ctx context.Context, deliveryID DeliveryID, reqEditors ...RequestEditorFn) (*GetDeliveryResponse, error)
+
+	// ReplayDeliveryWithResponse Deliver again
+	//
+	// What is dead or was delivered, with the same event and id. It comes after what was delivered meanwhile.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/deliveries/{delivery_id}/replay (the `ReplayDelivery` operationId).
+	ReplayDeliveryWithResponse(ctx context.Context, deliveryID DeliveryID, params *ReplayDeliveryParams, reqEditors ...RequestEditorFn) (*ReplayDeliveryResponse, error)
+
 	// CreateEnrollmentWithBodyWithResponse Enrol a machine
 	//
 	// Registers a machine with its EK and AK. Needs a join token, one use of which is taken. Where an AK
@@ -20448,6 +22967,85 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/machines/{machine_id}/verdicts (the `ListMachineVerdicts` operationId).
 	ListMachineVerdictsWithResponse(ctx context.Context, machineID MachineID, params *ListMachineVerdictsParams, reqEditors ...RequestEditorFn) (*ListMachineVerdictsResponse, error)
+
+	// ListNotificationChannelsWithResponse List channels of every kind
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/notification-channels (the `ListNotificationChannels` operationId).
+	ListNotificationChannelsWithResponse(ctx context.Context, params *ListNotificationChannelsParams, reqEditors ...RequestEditorFn) (*ListNotificationChannelsResponse, error)
+
+	// CreateNotificationChannelWithBodyWithResponse Tell a syslog receiver or people by mail what happens
+	//
+	// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+	// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+	CreateNotificationChannelWithBodyWithResponse(ctx context.Context, params *CreateNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateNotificationChannelResponse, error)
+
+	// CreateNotificationChannelWithResponse Tell a syslog receiver or people by mail what happens
+	//
+	// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+	// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+	CreateNotificationChannelWithResponse(ctx context.Context, params *CreateNotificationChannelParams, body CreateNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateNotificationChannelResponse, error)
+
+	// DeleteNotificationChannelWithResponse Delete a channel
+	//
+	// Of any kind, with its deliveries.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/notification-channels/{channel_id} (the `DeleteNotificationChannel` operationId).
+	DeleteNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *DeleteNotificationChannelParams, reqEditors ...RequestEditorFn) (*DeleteNotificationChannelResponse, error)
+
+	// GetNotificationChannelWithResponse Get a channel
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/notification-channels/{channel_id} (the `GetNotificationChannel` operationId).
+	GetNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, reqEditors ...RequestEditorFn) (*GetNotificationChannelResponse, error)
+
+	// PutNotificationChannelWithBodyWithResponse Change a channel
+	//
+	// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+	PutNotificationChannelWithBodyWithResponse(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutNotificationChannelResponse, error)
+
+	// PutNotificationChannelWithResponse Change a channel
+	//
+	// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+	PutNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, body PutNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*PutNotificationChannelResponse, error)
+
+	// ReplayNotificationChannelWithResponse Deliver all dead deliveries of a channel again
+	//
+	// Of a channel of any kind that is enabled.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/notification-channels/{channel_id}/replay (the `ReplayNotificationChannel` operationId).
+	ReplayNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *ReplayNotificationChannelParams, reqEditors ...RequestEditorFn) (*ReplayNotificationChannelResponse, error)
+
+	// TestNotificationChannelWithResponse Send a test event now
+	//
+	// As for a webhook.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/notification-channels/{channel_id}/test (the `TestNotificationChannel` operationId).
+	TestNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *TestNotificationChannelParams, reqEditors ...RequestEditorFn) (*TestNotificationChannelResponse, error)
 
 	// GetOverviewWithResponse The fleet in numbers
 	//
@@ -21011,6 +23609,102 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/verdicts/{verdict_id}/event-log (the `GetVerdictEventLog` operationId).
 	GetVerdictEventLogWithResponse(ctx context.Context, verdictID VerdictID, reqEditors ...RequestEditorFn) (*GetVerdictEventLogResponse, error)
+
+	// ListWebhooksWithResponse List webhooks
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+	ListWebhooksWithResponse(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*ListWebhooksResponse, error)
+
+	// CreateWebhookWithBodyWithResponse Tell a URL what happens
+	//
+	// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+	// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+	// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+	// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+	// tenth more or less; then the delivery is `dead`, and can be replayed.
+	// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhookWithBodyWithResponse(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateWebhookResponse, error)
+
+	// CreateWebhookWithResponse Tell a URL what happens
+	//
+	// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+	// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+	// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+	// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+	// tenth more or less; then the delivery is `dead`, and can be replayed.
+	// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhookWithResponse(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateWebhookResponse, error)
+
+	// DeleteWebhookWithResponse Delete a webhook
+	//
+	// With its deliveries.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/webhooks/{webhook_id} (the `DeleteWebhook` operationId).
+	DeleteWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *DeleteWebhookParams, reqEditors ...RequestEditorFn) (*DeleteWebhookResponse, error)
+
+	// GetWebhookWithResponse Get a webhook
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/webhooks/{webhook_id} (the `GetWebhook` operationId).
+	GetWebhookWithResponse(ctx context.Context, webhookID WebhookID, reqEditors ...RequestEditorFn) (*GetWebhookResponse, error)
+
+	// PutWebhookWithBodyWithResponse Change a webhook
+	//
+	// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+	PutWebhookWithBodyWithResponse(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutWebhookResponse, error)
+
+	// PutWebhookWithResponse Change a webhook
+	//
+	// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+	PutWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, body PutWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*PutWebhookResponse, error)
+
+	// RotateWebhookSecretWithBodyWithResponse Make a new secret
+	//
+	// Both secrets sign until the overlap ends.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+	RotateWebhookSecretWithBodyWithResponse(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateWebhookSecretResponse, error)
+
+	// RotateWebhookSecretWithResponse Make a new secret
+	//
+	// Both secrets sign until the overlap ends.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+	RotateWebhookSecretWithResponse(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, body RotateWebhookSecretJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateWebhookSecretResponse, error)
+
+	// TestWebhookWithResponse Send a test event now
+	//
+	// Sends an event of kind `test` once, also where the webhook is disabled, and waits for the answer, 15 s at most. It is listed among the deliveries.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks/{webhook_id}/test (the `TestWebhook` operationId).
+	TestWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *TestWebhookParams, reqEditors ...RequestEditorFn) (*TestWebhookResponse, error)
 }
 
 type GetJWKSResponse struct {
@@ -22974,6 +25668,150 @@ func (r GetCollateralResponse) ContentType() string {
 	return ""
 }
 
+type ListDeliveriesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeliveryList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListDeliveriesResponse) GetJSON200() *DeliveryList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListDeliveriesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListDeliveriesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListDeliveriesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListDeliveriesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListDeliveriesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetDeliveryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeliveryDetail
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetDeliveryResponse) GetJSON200() *DeliveryDetail {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetDeliveryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetDeliveryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetDeliveryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetDeliveryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetDeliveryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReplayDeliveryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Delivery
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplayDeliveryResponse) GetJSON200() *Delivery {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplayDeliveryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplayDeliveryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplayDeliveryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplayDeliveryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplayDeliveryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type CreateEnrollmentResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -24380,6 +27218,335 @@ func (r ListMachineVerdictsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListMachineVerdictsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListNotificationChannelsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NotificationChannelList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListNotificationChannelsResponse) GetJSON200() *NotificationChannelList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListNotificationChannelsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListNotificationChannelsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListNotificationChannelsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListNotificationChannelsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListNotificationChannelsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *NotificationChannel
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateNotificationChannelResponse) GetJSON201() *NotificationChannel {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateNotificationChannelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteNotificationChannelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NotificationChannel
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetNotificationChannelResponse) GetJSON200() *NotificationChannel {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetNotificationChannelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NotificationChannel
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutNotificationChannelResponse) GetJSON200() *NotificationChannel {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutNotificationChannelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReplayNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Replayed
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplayNotificationChannelResponse) GetJSON200() *Replayed {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplayNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplayNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplayNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplayNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplayNotificationChannelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type TestNotificationChannelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TestResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TestNotificationChannelResponse) GetJSON200() *TestResult {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TestNotificationChannelResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TestNotificationChannelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TestNotificationChannelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TestNotificationChannelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TestNotificationChannelResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -26573,6 +29740,335 @@ func (r GetVerdictEventLogResponse) ContentType() string {
 	return ""
 }
 
+type ListWebhooksResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *WebhookList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListWebhooksResponse) GetJSON200() *WebhookList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListWebhooksResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListWebhooksResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListWebhooksResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListWebhooksResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Webhook
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateWebhookResponse) GetJSON201() *Webhook {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateWebhookResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteWebhookResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Webhook
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetWebhookResponse) GetJSON200() *Webhook {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetWebhookResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Webhook
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutWebhookResponse) GetJSON200() *Webhook {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutWebhookResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RotateWebhookSecretResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Webhook
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateWebhookSecretResponse) GetJSON200() *Webhook {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotateWebhookSecretResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateWebhookSecretResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateWebhookSecretResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateWebhookSecretResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateWebhookSecretResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type TestWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TestResult
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TestWebhookResponse) GetJSON200() *TestResult {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TestWebhookResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TestWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TestWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TestWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TestWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetJWKSWithResponse Keys that verify result tokens
 //
 // A JWK set (RFC 7517). May be kept for as long as `Cache-Control` says, five minutes: a key is published longer than that before it
@@ -27449,6 +30945,47 @@ func (c *ClientWithResponses) GetCollateralWithResponse(ctx context.Context, kin
 	return ParseGetCollateralResponse(rsp)
 }
 
+// ListDeliveriesWithResponse List deliveries
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/deliveries (the `ListDeliveries` operationId).
+func (c *ClientWithResponses) ListDeliveriesWithResponse(ctx context.Context, params *ListDeliveriesParams, reqEditors ...RequestEditorFn) (*ListDeliveriesResponse, error) {
+	rsp, err := c.ListDeliveries(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListDeliveriesResponse(rsp)
+}
+
+// GetDeliveryWithResponse Get a delivery with its event and attempts
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/deliveries/{delivery_id} (the `GetDelivery` operationId).
+func (c *ClientWithResponses) GetDeliveryWithResponse(ctx context.Context, deliveryID DeliveryID, reqEditors ...RequestEditorFn) (*GetDeliveryResponse, error) {
+	rsp, err := c.GetDelivery(ctx, deliveryID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetDeliveryResponse(rsp)
+}
+
+// ReplayDeliveryWithResponse Deliver again
+//
+// What is dead or was delivered, with the same event and id. It comes after what was delivered meanwhile.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/deliveries/{delivery_id}/replay (the `ReplayDelivery` operationId).
+func (c *ClientWithResponses) ReplayDeliveryWithResponse(ctx context.Context, deliveryID DeliveryID, params *ReplayDeliveryParams, reqEditors ...RequestEditorFn) (*ReplayDeliveryResponse, error) {
+	rsp, err := c.ReplayDelivery(ctx, deliveryID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplayDeliveryResponse(rsp)
+}
+
 // CreateEnrollmentWithBodyWithResponse Enrol a machine
 //
 // Registers a machine with its EK and AK. Needs a join token, one use of which is taken. Where an AK
@@ -28128,6 +31665,139 @@ func (c *ClientWithResponses) ListMachineVerdictsWithResponse(ctx context.Contex
 		return nil, err
 	}
 	return ParseListMachineVerdictsResponse(rsp)
+}
+
+// ListNotificationChannelsWithResponse List channels of every kind
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/notification-channels (the `ListNotificationChannels` operationId).
+func (c *ClientWithResponses) ListNotificationChannelsWithResponse(ctx context.Context, params *ListNotificationChannelsParams, reqEditors ...RequestEditorFn) (*ListNotificationChannelsResponse, error) {
+	rsp, err := c.ListNotificationChannels(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListNotificationChannelsResponse(rsp)
+}
+
+// CreateNotificationChannelWithBodyWithResponse Tell a syslog receiver or people by mail what happens
+//
+// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+func (c *ClientWithResponses) CreateNotificationChannelWithBodyWithResponse(ctx context.Context, params *CreateNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateNotificationChannelResponse, error) {
+	rsp, err := c.CreateNotificationChannelWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateNotificationChannelResponse(rsp)
+}
+
+// CreateNotificationChannelWithResponse Tell a syslog receiver or people by mail what happens
+//
+// Syslog is RFC 5424 over TLS (RFC 5425), or plain TCP with octet counting (RFC 6587); a message counts as delivered once the receiver has ended the session in answer.
+// Mail goes by SMTP with STARTTLS or TLS. Retries, order and dead letters are those of webhooks.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/notification-channels (the `CreateNotificationChannel` operationId).
+func (c *ClientWithResponses) CreateNotificationChannelWithResponse(ctx context.Context, params *CreateNotificationChannelParams, body CreateNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateNotificationChannelResponse, error) {
+	rsp, err := c.CreateNotificationChannel(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateNotificationChannelResponse(rsp)
+}
+
+// DeleteNotificationChannelWithResponse Delete a channel
+//
+// Of any kind, with its deliveries.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/notification-channels/{channel_id} (the `DeleteNotificationChannel` operationId).
+func (c *ClientWithResponses) DeleteNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *DeleteNotificationChannelParams, reqEditors ...RequestEditorFn) (*DeleteNotificationChannelResponse, error) {
+	rsp, err := c.DeleteNotificationChannel(ctx, channelID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteNotificationChannelResponse(rsp)
+}
+
+// GetNotificationChannelWithResponse Get a channel
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/notification-channels/{channel_id} (the `GetNotificationChannel` operationId).
+func (c *ClientWithResponses) GetNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, reqEditors ...RequestEditorFn) (*GetNotificationChannelResponse, error) {
+	rsp, err := c.GetNotificationChannel(ctx, channelID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetNotificationChannelResponse(rsp)
+}
+
+// PutNotificationChannelWithBodyWithResponse Change a channel
+//
+// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+func (c *ClientWithResponses) PutNotificationChannelWithBodyWithResponse(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutNotificationChannelResponse, error) {
+	rsp, err := c.PutNotificationChannelWithBody(ctx, channelID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutNotificationChannelResponse(rsp)
+}
+
+// PutNotificationChannelWithResponse Change a channel
+//
+// Replaces everything but the kind. A password that is left out stays; an empty one is removed. Webhooks are changed below `/v1/webhooks`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/notification-channels/{channel_id} (the `PutNotificationChannel` operationId).
+func (c *ClientWithResponses) PutNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *PutNotificationChannelParams, body PutNotificationChannelJSONRequestBody, reqEditors ...RequestEditorFn) (*PutNotificationChannelResponse, error) {
+	rsp, err := c.PutNotificationChannel(ctx, channelID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutNotificationChannelResponse(rsp)
+}
+
+// ReplayNotificationChannelWithResponse Deliver all dead deliveries of a channel again
+//
+// Of a channel of any kind that is enabled.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/notification-channels/{channel_id}/replay (the `ReplayNotificationChannel` operationId).
+func (c *ClientWithResponses) ReplayNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *ReplayNotificationChannelParams, reqEditors ...RequestEditorFn) (*ReplayNotificationChannelResponse, error) {
+	rsp, err := c.ReplayNotificationChannel(ctx, channelID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplayNotificationChannelResponse(rsp)
+}
+
+// TestNotificationChannelWithResponse Send a test event now
+//
+// As for a webhook.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/notification-channels/{channel_id}/test (the `TestNotificationChannel` operationId).
+func (c *ClientWithResponses) TestNotificationChannelWithResponse(ctx context.Context, channelID ChannelID, params *TestNotificationChannelParams, reqEditors ...RequestEditorFn) (*TestNotificationChannelResponse, error) {
+	rsp, err := c.TestNotificationChannel(ctx, channelID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestNotificationChannelResponse(rsp)
 }
 
 // GetOverviewWithResponse The fleet in numbers
@@ -29065,6 +32735,162 @@ func (c *ClientWithResponses) GetVerdictEventLogWithResponse(ctx context.Context
 	return ParseGetVerdictEventLogResponse(rsp)
 }
 
+// ListWebhooksWithResponse List webhooks
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+func (c *ClientWithResponses) ListWebhooksWithResponse(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*ListWebhooksResponse, error) {
+	rsp, err := c.ListWebhooks(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListWebhooksResponse(rsp)
+}
+
+// CreateWebhookWithBodyWithResponse Tell a URL what happens
+//
+// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+// tenth more or less; then the delivery is `dead`, and can be replayed.
+// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *ClientWithResponses) CreateWebhookWithBodyWithResponse(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateWebhookResponse, error) {
+	rsp, err := c.CreateWebhookWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateWebhookResponse(rsp)
+}
+
+// CreateWebhookWithResponse Tell a URL what happens
+//
+// Deliveries follow [Standard Webhooks](https://www.standardwebhooks.com/) 1.0.0: the headers `webhook-id` (the event's id, the same at each
+// retry), `webhook-timestamp` and `webhook-signature` (`v1`, HMAC-SHA256 with the secret; several, separated by spaces, while a
+// secret is rotated). Only 2xx is a delivery. Redirects are not followed, `Retry-After` is honoured, 410 disables the webhook, and so do five days
+// of failures without one delivery. Retries come after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h, 8 h, 12 h, 20 h and 24 h, each a
+// tenth more or less; then the delivery is `dead`, and can be replayed.
+// Events of one alert come in order; deliveries are at least once. Put no secret into the URL: whoever may read sees it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *ClientWithResponses) CreateWebhookWithResponse(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateWebhookResponse, error) {
+	rsp, err := c.CreateWebhook(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateWebhookResponse(rsp)
+}
+
+// DeleteWebhookWithResponse Delete a webhook
+//
+// With its deliveries.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/webhooks/{webhook_id} (the `DeleteWebhook` operationId).
+func (c *ClientWithResponses) DeleteWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *DeleteWebhookParams, reqEditors ...RequestEditorFn) (*DeleteWebhookResponse, error) {
+	rsp, err := c.DeleteWebhook(ctx, webhookID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteWebhookResponse(rsp)
+}
+
+// GetWebhookWithResponse Get a webhook
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/webhooks/{webhook_id} (the `GetWebhook` operationId).
+func (c *ClientWithResponses) GetWebhookWithResponse(ctx context.Context, webhookID WebhookID, reqEditors ...RequestEditorFn) (*GetWebhookResponse, error) {
+	rsp, err := c.GetWebhook(ctx, webhookID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetWebhookResponse(rsp)
+}
+
+// PutWebhookWithBodyWithResponse Change a webhook
+//
+// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+func (c *ClientWithResponses) PutWebhookWithBodyWithResponse(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutWebhookResponse, error) {
+	rsp, err := c.PutWebhookWithBody(ctx, webhookID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutWebhookResponse(rsp)
+}
+
+// PutWebhookWithResponse Change a webhook
+//
+// Replaces everything but the secret. A webhook that is enabled again is told what happens from then on, and what waited for it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/webhooks/{webhook_id} (the `PutWebhook` operationId).
+func (c *ClientWithResponses) PutWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *PutWebhookParams, body PutWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*PutWebhookResponse, error) {
+	rsp, err := c.PutWebhook(ctx, webhookID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutWebhookResponse(rsp)
+}
+
+// RotateWebhookSecretWithBodyWithResponse Make a new secret
+//
+// Both secrets sign until the overlap ends.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+func (c *ClientWithResponses) RotateWebhookSecretWithBodyWithResponse(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateWebhookSecretResponse, error) {
+	rsp, err := c.RotateWebhookSecretWithBody(ctx, webhookID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateWebhookSecretResponse(rsp)
+}
+
+// RotateWebhookSecretWithResponse Make a new secret
+//
+// Both secrets sign until the overlap ends.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/rotate-secret (the `RotateWebhookSecret` operationId).
+func (c *ClientWithResponses) RotateWebhookSecretWithResponse(ctx context.Context, webhookID WebhookID, params *RotateWebhookSecretParams, body RotateWebhookSecretJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateWebhookSecretResponse, error) {
+	rsp, err := c.RotateWebhookSecret(ctx, webhookID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateWebhookSecretResponse(rsp)
+}
+
+// TestWebhookWithResponse Send a test event now
+//
+// Sends an event of kind `test` once, also where the webhook is disabled, and waits for the answer, 15 s at most. It is listed among the deliveries.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks/{webhook_id}/test (the `TestWebhook` operationId).
+func (c *ClientWithResponses) TestWebhookWithResponse(ctx context.Context, webhookID WebhookID, params *TestWebhookParams, reqEditors ...RequestEditorFn) (*TestWebhookResponse, error) {
+	rsp, err := c.TestWebhook(ctx, webhookID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTestWebhookResponse(rsp)
+}
+
 // ParseGetJWKSResponse parses an HTTP response from a GetJWKSWithResponse call
 func ParseGetJWKSResponse(rsp *http.Response) (*GetJWKSResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -29462,6 +33288,9 @@ func ParseListAlertHistoryResponse(rsp *http.Response) (*ListAlertHistoryRespons
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -29527,6 +33356,9 @@ func ParseListAlertOccurrencesResponse(rsp *http.Response) (*ListAlertOccurrence
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -30450,6 +34282,108 @@ func ParseGetCollateralResponse(rsp *http.Response) (*GetCollateralResponse, err
 	return response, nil
 }
 
+// ParseListDeliveriesResponse parses an HTTP response from a ListDeliveriesWithResponse call
+func ParseListDeliveriesResponse(rsp *http.Response) (*ListDeliveriesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListDeliveriesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeliveryList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseGetDeliveryResponse parses an HTTP response from a GetDeliveryWithResponse call
+func ParseGetDeliveryResponse(rsp *http.Response) (*GetDeliveryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetDeliveryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeliveryDetail
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReplayDeliveryResponse parses an HTTP response from a ReplayDeliveryWithResponse call
+func ParseReplayDeliveryResponse(rsp *http.Response) (*ReplayDeliveryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplayDeliveryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Delivery
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseCreateEnrollmentResponse parses an HTTP response from a CreateEnrollmentWithResponse call
 func ParseCreateEnrollmentResponse(rsp *http.Response) (*CreateEnrollmentResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -30543,6 +34477,9 @@ func ParseListFleetConflictsResponse(rsp *http.Response) (*ListFleetConflictsRes
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -30741,6 +34678,9 @@ func ParseListIncidentsResponse(rsp *http.Response) (*ListIncidentsResponse, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -30905,6 +34845,9 @@ func ParseListIncidentMembersResponse(rsp *http.Response) (*ListIncidentMembersR
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -31430,6 +35373,236 @@ func ParseListMachineVerdictsResponse(rsp *http.Response) (*ListMachineVerdictsR
 
 	case rsp.StatusCode == 200:
 		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseListNotificationChannelsResponse parses an HTTP response from a ListNotificationChannelsWithResponse call
+func ParseListNotificationChannelsResponse(rsp *http.Response) (*ListNotificationChannelsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListNotificationChannelsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NotificationChannelList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateNotificationChannelResponse parses an HTTP response from a CreateNotificationChannelWithResponse call
+func ParseCreateNotificationChannelResponse(rsp *http.Response) (*CreateNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest NotificationChannel
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteNotificationChannelResponse parses an HTTP response from a DeleteNotificationChannelWithResponse call
+func ParseDeleteNotificationChannelResponse(rsp *http.Response) (*DeleteNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetNotificationChannelResponse parses an HTTP response from a GetNotificationChannelWithResponse call
+func ParseGetNotificationChannelResponse(rsp *http.Response) (*GetNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NotificationChannel
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutNotificationChannelResponse parses an HTTP response from a PutNotificationChannelWithResponse call
+func ParsePutNotificationChannelResponse(rsp *http.Response) (*PutNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NotificationChannel
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReplayNotificationChannelResponse parses an HTTP response from a ReplayNotificationChannelWithResponse call
+func ParseReplayNotificationChannelResponse(rsp *http.Response) (*ReplayNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplayNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Replayed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseTestNotificationChannelResponse parses an HTTP response from a TestNotificationChannelWithResponse call
+func ParseTestNotificationChannelResponse(rsp *http.Response) (*TestNotificationChannelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TestNotificationChannelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TestResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
 
 	}
 
@@ -32166,6 +36339,9 @@ func ParseListRecommendationHistoryResponse(rsp *http.Response) (*ListRecommenda
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -32961,6 +37137,236 @@ func ParseGetVerdictEventLogResponse(rsp *http.Response) (*GetVerdictEventLogRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest []DecodedEvent
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListWebhooksResponse parses an HTTP response from a ListWebhooksWithResponse call
+func ParseListWebhooksResponse(rsp *http.Response) (*ListWebhooksResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListWebhooksResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest WebhookList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateWebhookResponse parses an HTTP response from a CreateWebhookWithResponse call
+func ParseCreateWebhookResponse(rsp *http.Response) (*CreateWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Webhook
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteWebhookResponse parses an HTTP response from a DeleteWebhookWithResponse call
+func ParseDeleteWebhookResponse(rsp *http.Response) (*DeleteWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetWebhookResponse parses an HTTP response from a GetWebhookWithResponse call
+func ParseGetWebhookResponse(rsp *http.Response) (*GetWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Webhook
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutWebhookResponse parses an HTTP response from a PutWebhookWithResponse call
+func ParsePutWebhookResponse(rsp *http.Response) (*PutWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Webhook
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRotateWebhookSecretResponse parses an HTTP response from a RotateWebhookSecretWithResponse call
+func ParseRotateWebhookSecretResponse(rsp *http.Response) (*RotateWebhookSecretResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateWebhookSecretResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Webhook
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseTestWebhookResponse parses an HTTP response from a TestWebhookWithResponse call
+func ParseTestWebhookResponse(rsp *http.Response) (*TestWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TestWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TestResult
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -392,7 +392,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	}
 	// What is finished is deleted in the end, with its event.
 	b.pass(31 * 24 * time.Hour)
-	if n, err := s.End(t.Context()); err != nil || n == 0 {
+	if n, err := notify.End(t.Context(), b.store, b.clock()); err != nil || n == 0 {
 		t.Error(n, err)
 	}
 	if n := b.number(`SELECT (SELECT count(*) FROM deliveries) + (SELECT count(*) FROM outbox) + (SELECT count(*) FROM delivery_attempts)`); n != 0 {

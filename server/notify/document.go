@@ -23,7 +23,10 @@ type facts struct {
 	MachineID    *uuid.UUID `json:"machine_id"`
 	VerdictID    *uuid.UUID `json:"verdict_id"`
 	SuppressedBy *uuid.UUID `json:"suppressed_by"`
-	Members      int64      `json:"members"`
+	Status       string     `json:"status"`
+	Title        string     `json:"title"`
+	OpenAlerts   *int64     `json:"open_alerts"`
+	Suppressed   bool       `json:"suppressed"`
 	ID           uuid.UUID  `json:"id"`
 	Name         string     `json:"name"`
 	Kind         string     `json:"kind"`
@@ -96,14 +99,19 @@ func describeIncident(e *event.Event, id uuid.UUID, f *facts) {
 	}
 	i := e.Incident
 	i.FirstSeen, i.LastSeen = i.FirstSeen.UTC(), i.LastSeen.UTC()
-	if f.Members > 0 {
-		i.Machines = f.Members
+	if f.OpenAlerts != nil {
+		i.Machines = *f.OpenAlerts
 	}
-	if e.Kind == event.IncidentResolved {
-		i.Status = "resolved"
-	} else if f.To != "" {
-		i.Status = f.To
+	if f.Severity != "" {
+		i.Severity = f.Severity
 	}
+	if f.Title != "" {
+		i.Title = f.Title
+	}
+	if f.Status != "" {
+		i.Status = f.Status
+	}
+	i.Suppressed = f.Suppressed
 }
 
 func (s *Service) link(page string, id uuid.UUID) string {
@@ -124,7 +132,7 @@ func wants(f *store.ChannelFilter, e *event.Event) bool {
 	switch {
 	case len(f.Kinds) > 0 && !slices.Contains(f.Kinds, kind):
 		return false
-	case e.Alert != nil && e.Alert.Suppressed && !f.IncludeSuppressed:
+	case !f.IncludeSuppressed && (e.Alert != nil && e.Alert.Suppressed || e.Incident != nil && e.Incident.Suppressed):
 		return false
 	case f.IncidentsOnly && e.Incident == nil && e.Channel == nil:
 		return false

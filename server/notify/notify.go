@@ -49,6 +49,8 @@ type Config struct {
 	Timeout time.Duration
 	// Observe is told each attempt; nil for nobody.
 	Observe func(Observation)
+	// Stats is told at each sweep how deliveries of all tenants stand; nil for nobody.
+	Stats func(pending, dead int64, oldest time.Duration)
 }
 
 // Observation is one attempt.
@@ -254,19 +256,41 @@ func (s *Service) Sweep(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.cfg.Stats == nil {
+		return nil
+	}
+	return s.count(ctx, tenants)
+}
+
+// count tells how deliveries stand.
+func (s *Service) count(ctx context.Context, tenants []uuid.UUID) error {
+	var pending, dead int64
+	var oldest time.Duration
+	for _, tenant := range tenants {
+		stats, err := s.store.GetDeliveryStats(ctx, tenant)
+		if err != nil {
+			return err
+		}
+		pending, dead = pending+stats.Pending, dead+stats.Dead
+		if stats.OldestPending != nil {
+			oldest = max(oldest, s.now().Sub(*stats.OldestPending))
+		}
+	}
+	s.cfg.Stats(pending, dead, oldest)
 	return nil
 }
 
-// End deletes what was finished long ago, and says how much.
-func (s *Service) End(ctx context.Context) (int64, error) {
-	tenants, err := s.store.NotificationTenants(ctx)
+// End deletes deliveries that were finished more than 30 days before now, and events that nobody is told any more, and says
+// how much.
+func End(ctx context.Context, st *store.Store, now time.Time) (int64, error) {
+	tenants, err := st.NotificationTenants(ctx)
 	if err != nil {
 		return 0, err
 	}
 	var all int64
 	for _, tenant := range tenants {
 		for {
-			n, err := s.store.EndDeliveries(ctx, tenant, s.now().Add(-keepFor), deletedPage)
+			n, err := st.EndDeliveries(ctx, tenant, now.Add(-keepFor), deletedPage)
 			all += n
 			if err != nil {
 				return all, err

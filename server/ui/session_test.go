@@ -50,7 +50,7 @@ func post(t testing.TB, c *http.Client, address string, form url.Values, headers
 func (f *fleet) paths() []string {
 	b := f.baseline.BaselineID.String()
 	out := []string{"/ui/", "/ui/machines", "/ui/verdicts", "/ui/alerts", "/ui/alerts?status=all&suppressed=1", "/ui/recommendations", "/ui/baselines",
-		"/ui/baselines/" + b, "/ui/baselines/" + b + "/versions/1", "/ui/suppressions"}
+		"/ui/baselines/" + b, "/ui/baselines/" + b + "/versions/1", "/ui/suppressions", "/ui/notifications"}
 	for _, name := range []string{"web-1", "web-3", "db-1", "legacy-1", "build-7", "cvm-1"} {
 		out = append(out, "/ui/machines/"+f.machines[name].String())
 		if v, ok := f.verdicts[name]; ok {

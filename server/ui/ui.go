@@ -40,6 +40,9 @@ type Config struct {
 	// API is asked for lists as CSV, with the token of whoever is signed in. Without it the pages offer no download.
 	API http.Handler
 
+	// TestChannel is that of notify.Service. Without it the pages offer no test.
+	TestChannel func(ctx context.Context, tenant, channel uuid.UUID, actor store.Actor) (store.ClaimedDelivery, store.AttemptResult, error)
+
 	// Now is the clock: times are shown relative to it.
 	Now func() time.Time
 
@@ -116,6 +119,9 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/dry-run", h.page(h.dryRun))
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/{action}", h.change(h.changeVersion))
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
+	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
+	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(h.changeChannel))
+	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(h.replayDelivery))
 	mux.HandleFunc("POST /ui/suppressions", h.change(h.makeSuppression))
 	mux.HandleFunc("POST /ui/suppressions/simulate", h.change(h.simulateSuppression))
 	mux.HandleFunc("GET /ui/export/{list}", h.page(h.export))

@@ -92,6 +92,8 @@ type Incident struct {
 	Machines  int64     `json:"machines"` // members
 	FirstSeen time.Time `json:"first_seen_at"`
 	LastSeen  time.Time `json:"last_seen_at"`
+	// Suppressed: suppression rules hid all of its open alerts when it happened.
+	Suppressed bool `json:"suppressed"`
 }
 
 // Compliance is the state of one rule for one machine, as it was when the event happened.
