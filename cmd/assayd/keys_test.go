@@ -62,7 +62,7 @@ func TestKeysOfAnExternalDatabase(t *testing.T) {
 	if code, out := once(t, nil, "keys", "generate", other); code != 0 {
 		t.Fatalf("generate: %d %s", code, out)
 	}
-	refused("another key", "--key-file or --key-command has to give the key that sealed it", 1, "--key-file", other)
+	refused("another key", "--key-file, --key-pkcs11-module or --key-command has to give the key that sealed it", 1, "--key-file", other)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
