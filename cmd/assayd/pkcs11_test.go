@@ -12,6 +12,8 @@ import (
 	"github.com/assay-verifier/assay/store/embedded"
 )
 
+func init() { buildTags, buildCGO = "pkcs11", "1" }
+
 // TestKeysInAToken is the life of the keys under a key of SoftHSM: made in the token, taken over from a key file, opened at the next
 // start, and refused without the token, with another PIN, or with a key that is not there.
 func TestKeysInAToken(t *testing.T) {
@@ -20,14 +22,6 @@ func TestKeysInAToken(t *testing.T) {
 		t.Fatal("keys are tested in SoftHSM; this installs it:\n  apt-get install -y softhsm2")
 	}
 	dir := t.TempDir()
-	static := binary
-	binary = filepath.Join(dir, "assayd")
-	t.Cleanup(func() { binary = static })
-	build := exec.Command("go", "build", "-tags", "pkcs11", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatal(string(out))
-	}
 	conf, tokens, pin := filepath.Join(dir, "softhsm2.conf"), filepath.Join(dir, "tokens"), filepath.Join(dir, "pin")
 	if err := os.Mkdir(tokens, 0o700); err != nil {
 		t.Fatal(err)
