@@ -9256,7 +9256,7 @@ type ClientInterface interface {
 
 	// RotateSigningKeysWithBody Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -9265,7 +9265,7 @@ type ClientInterface interface {
 
 	// RotateSigningKeys Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -12342,7 +12342,7 @@ func (c *Client) ListSigningKeys(ctx context.Context, reqEditors ...RequestEdito
 
 // RotateSigningKeysWithBody Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes any type of body and a specified content type.
 //
@@ -12361,7 +12361,7 @@ func (c *Client) RotateSigningKeysWithBody(ctx context.Context, params *RotateSi
 
 // RotateSigningKeys Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -23474,7 +23474,7 @@ type ClientWithResponsesInterface interface {
 
 	// RotateSigningKeysWithBodyWithResponse Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -23483,7 +23483,7 @@ type ClientWithResponsesInterface interface {
 
 	// RotateSigningKeysWithResponse Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -28637,11 +28637,18 @@ type ListRecommendationHistoryResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *RecommendationEventList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r ListRecommendationHistoryResponse) GetJSON200() *RecommendationEventList {
 	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRecommendationHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -32476,7 +32483,7 @@ func (c *ClientWithResponses) ListSigningKeysWithResponse(ctx context.Context, r
 
 // RotateSigningKeysWithBodyWithResponse Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -32491,7 +32498,7 @@ func (c *ClientWithResponses) RotateSigningKeysWithBodyWithResponse(ctx context.
 
 // RotateSigningKeysWithResponse Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -36441,6 +36448,13 @@ func ParseListRecommendationHistoryResponse(rsp *http.Response) (*ListRecommenda
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
 
 	case rsp.StatusCode == 200:
 		// Content-type (text/csv) unsupported
