@@ -60,6 +60,7 @@ type machine struct {
 	next     *attest.Challenge
 	sendLog  bool
 	nextAt   time.Time // of its next attestation
+	heard    time.Time // last
 	failures int
 	silent   time.Time // until then it is off
 	bad      bool      // it booted what the policy refuses
@@ -304,6 +305,7 @@ func (w *world) answered(m *machine, r *attest.Result, err error) {
 	if err == nil {
 		m.next, m.sendLog, m.failures = r.NextChallenge, false, 0
 		m.nextAt = w.now.Add(time.Duration(r.NextAttestationAfterSeconds) * time.Second)
+		m.heard = w.now
 		w.attestations++
 		if want := map[bool]verifier.Status{false: verifier.Affirming, true: verifier.Contraindicated}[m.bad]; r.Appraisal.Status != want {
 			w.t.Fatalf("seed %d, %s: machine %s is %s: %+v", w.plan.seed, w.now, m.id, r.Appraisal.Status, r.Appraisal.Checks)
