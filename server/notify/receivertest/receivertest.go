@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 	"time"
 )
 
-// Certificate makes a certificate for the host, and the pool that trusts it.
-func Certificate(t testing.TB, host string) (tls.Certificate, *x509.CertPool) {
+// Certificate makes a certificate for the host.
+func Certificate(t testing.TB, host string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -37,9 +38,19 @@ func Certificate(t testing.TB, host string) (tls.Certificate, *x509.CertPool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// Trusting is the pool that trusts a receiver's certificate.
+func Trusting(certificate *x509.Certificate) *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
+	roots.AddCert(certificate)
+	return roots
+}
+
+// PEM is a receiver's certificate, as a channel is told it.
+func PEM(certificate *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
 }
 
 // Silent is a server that takes connections and says nothing. It tells when one came.
