@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log"
 	"net"
 	"slices"
 	"sync"
@@ -92,7 +93,7 @@ func (b *Mailbox) Serve(t testing.TB, security string) (address string, trusted 
 	t.Helper()
 	certificate := Certificate(t, "127.0.0.1")
 	s := smtp.NewServer(b)
-	s.Domain, s.AllowInsecureAuth, s.ReadTimeout = "mail.test", false, time.Minute
+	s.Domain, s.AllowInsecureAuth, s.ReadTimeout, s.ErrorLog = "mail.test", false, time.Minute, log.New(io.Discard, "", 0)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
