@@ -74,7 +74,7 @@ func (w *world) strike() (stop func()) {
 	w.t.Helper()
 	switch {
 	case !w.plan.kills:
-	case w.perHour(3):
+	case w.perHour(1.5):
 		w.killed++
 		i := w.chance.IntN(len(w.replicas))
 		victim := w.replicas[i]
