@@ -60,7 +60,27 @@ func Silent(t testing.TB) (address string, met <-chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	came, done := make(chan struct{}, 1), make(chan struct{})
+	came := make(chan struct{}, 1)
+	var held []net.Conn
+	t.Cleanup(func() { // after accept has ended
+		for _, conn := range held {
+			_ = conn.Close()
+		}
+	})
+	accept(t, listener, func(conn net.Conn) {
+		held = append(held, conn)
+		select {
+		case came <- struct{}{}:
+		default:
+		}
+	})
+	return listener.Addr().String(), came
+}
+
+// accept lets serve have one connection after the other, until the test ends.
+func accept(t testing.TB, listener net.Listener, serve func(net.Conn)) {
+	t.Helper()
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
@@ -68,15 +88,10 @@ func Silent(t testing.TB) (address string, met <-chan struct{}) {
 			if err != nil {
 				return
 			}
-			defer func() { _ = conn.Close() }()
-			select {
-			case came <- struct{}{}:
-			default:
-			}
+			serve(conn)
 		}
 	}()
 	t.Cleanup(func() { _ = listener.Close(); <-done })
-	return listener.Addr().String(), came
 }
 
 // Split is net.SplitHostPort with a number.

@@ -28,19 +28,10 @@ func Syslog(t testing.TB, secure bool, misbehave func(net.Conn)) (address string
 		got := make(chan string, 100)
 		misbehave, frames = func(conn net.Conn) { ReadFrames(conn, got) }, got
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			misbehave(conn)
-			_ = conn.Close()
-		}
-	}()
-	t.Cleanup(func() { _ = listener.Close(); <-done })
+	accept(t, listener, func(conn net.Conn) {
+		misbehave(conn)
+		_ = conn.Close()
+	})
 	return address, certificate.Leaf, frames
 }
 
