@@ -21305,6 +21305,23 @@ func (response ListRecommendationHistory200TextCsvResponse) VisitListRecommendat
 	return err
 }
 
+type ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type UnexemptRecommendationRequestObject struct {
 	RecommendationID RecommendationID `json:"recommendation_id"`
 	Params           UnexemptRecommendationParams
