@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -28,6 +26,7 @@ type fleet struct {
 	o        options
 	log      []byte // of the healthy boot
 	machines []*machine
+	primes   primes
 	boots    atomic.Int64
 	baseline string // id of the golden one
 }
@@ -93,16 +92,13 @@ func (f *fleet) enrol(ctx context.Context) error {
 
 // enrolMachines adds machines to the fleet, and their keys by the administrator's word.
 func (f *fleet) enrolMachines(ctx context.Context, n int) ([]*machine, error) {
-	var keys [8]*rsa.PrivateKey
-	for i := range keys {
-		var err error
-		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
-			return nil, err
-		}
-	}
 	first := len(f.machines)
 	for i := first; i < first+n; i++ {
-		m, err := newMachine(i, keys[i%len(keys)], f.log)
+		key, err := f.primes.key(i)
+		if err != nil {
+			return nil, err
+		}
+		m, err := newMachine(key, f.log)
 		if err != nil {
 			return nil, err
 		}
