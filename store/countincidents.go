@@ -29,7 +29,10 @@ func (s *Store) CountIncidents(ctx context.Context, tenant uuid.UUID, now time.T
 		var taken int
 		err := s.inTx(ctx, func(tx pgx.Tx) error {
 			c := incidentCount{tenant: tenant, now: now}
-			var err error
+			err := c.touchExpired(ctx, tx)
+			if err != nil {
+				return err
+			}
 			if taken, err = c.run(ctx, tx); err != nil {
 				return err
 			}
@@ -52,6 +55,36 @@ type incidentCount struct {
 	batch  pgx.Batch
 	told   int // events that were told: their ids go by their order
 	done   IncidentsCounted
+}
+
+// touchExpired leaves a touch for each incident with alerts that a rule hid until it expired. Nothing is written when a rule
+// expires by itself, so that this looks for rules whose end has not been counted.
+func (c *incidentCount) touchExpired(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, `WITH over AS (UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id FROM suppression_rules
+				WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL ORDER BY rule_id FOR UPDATE SKIP LOCKED) x
+			WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id)
+		SELECT DISTINCT ON (a.group_key) a.group_key, a.code, a.display_name, a.severity, a.reason FROM over JOIN alerts a ON a.tenant_id = $1 AND a.suppressed_by = over.rule_id
+		WHERE a.status IN ('active', 'in_progress') ORDER BY a.group_key, a.alert_id`, pgUUID(c.tenant), c.now)
+	touches, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (touch, error) {
+		var t touch
+		err := row.Scan(&t.key, &t.code, &t.displayName, &t.severity, &t.reason)
+		return t, err
+	})
+	if err != nil || len(touches) == 0 {
+		return err
+	}
+	for _, t := range touches {
+		c.batch.Queue(`INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title) VALUES ($1, $2, $3, $4, $5, $6, $7, '')`,
+			pgUUID(c.tenant), pgUUID(newID(c.now)), t.key, t.code, t.displayName, t.severity, t.reason)
+	}
+	return c.flush(ctx, tx)
+}
+
+// flush sends what was queued.
+func (c *incidentCount) flush(ctx context.Context, tx pgx.Tx) error {
+	err := tx.SendBatch(ctx, &c.batch).Close()
+	c.batch = pgx.Batch{}
+	return err
 }
 
 // touch is a cause whose members changed.
@@ -109,9 +142,7 @@ func (c *incidentCount) make(ctx context.Context, tx pgx.Tx, touches []touch) er
 			ON CONFLICT ON CONSTRAINT incidents_group DO NOTHING`,
 			pgUUID(c.tenant), pgUUID(newID(c.now)), t.key, t.code, t.displayName, t.severity, t.reason, cmp.Or(t.title, t.displayName), c.now)
 	}
-	err := tx.SendBatch(ctx, &c.batch).Close()
-	c.batch = pgx.Batch{}
-	return err
+	return c.flush(ctx, tx)
 }
 
 // memberCount is what the members of an incident are now, beside what the incident's row says. What began is the members

@@ -202,7 +202,7 @@ func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 			return notFound(err, "suppression rule", r.ID)
 		}
 		r.State, r.CreatedBy, r.CreatedAt, r.UpdatedAt = r.storedState(), was.CreatedBy, was.CreatedAt, now
-		if _, err := tx.Exec(ctx, `UPDATE suppression_rules SET alert_code = $3, reason = $4, comment = $5, expires_at = $6, state = $7, scope = $8, updated_at = $9
+		if _, err := tx.Exec(ctx, `UPDATE suppression_rules SET alert_code = $3, reason = $4, comment = $5, expires_at = $6, state = $7, scope = $8, updated_at = $9, expiry_counted_at = NULL
 			WHERE tenant_id = $1 AND rule_id = $2`, tenant, r.ID, r.AlertCode, r.Reason, r.Comment, r.ExpiresAt, r.State, r.Scope, now); err != nil {
 			return fmt.Errorf("update suppression rule: %w", err)
 		}

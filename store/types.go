@@ -138,7 +138,7 @@ type MachineFilter struct {
 	NamePrefix            string
 	Labels                []string // as Label; all must hold
 	SeenBefore, DueBefore *time.Time
-	Stale                                                     *bool // silent past their deadline, or not
+	Stale                 *bool // silent past their deadline, or not
 	// SilenceAlert is the alert of a mass silence that silent machines are part of.
 	SilenceAlert *uuid.UUID
 }

@@ -4594,8 +4594,10 @@ type NotificationFilter struct {
 	IncidentsOnly *bool `json:"incidents_only,omitempty"`
 
 	// IncludeSuppressed Also alerts that a suppression rule hid when they happened.
-	IncludeSuppressed *bool               `json:"include_suppressed,omitempty"`
-	Kinds             *[]NotificationKind `json:"kinds,omitempty"`
+	IncludeSuppressed *bool `json:"include_suppressed,omitempty"`
+
+	// Kinds `assessment.changed`, `recommendation.opened` and `recommendation.resolved` are told only where they are named here: a machine that enrols may have a dozen of them.
+	Kinds *[]NotificationKind `json:"kinds,omitempty"`
 
 	// Labels Free labels. A key has 1 to 63 characters, a value at most 255.
 	//
