@@ -6219,7 +6219,9 @@ type Webhook struct {
 	// Example: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD
 	Secret    *string   `json:"secret,omitempty"`
 	UpdatedAt time.Time `json:"updated_at"`
-	URL       string    `json:"url"`
+
+	// URL A query is shown as `?…`.
+	URL string `json:"url"`
 }
 
 // WebhookInput defines model for WebhookInput.
@@ -6237,7 +6239,7 @@ type WebhookInput struct {
 	// Name Example: web-1
 	Name Name `json:"name"`
 
-	// URL https, at a public address, unless the operator allows others.
+	// URL https, at a public address, unless the operator allows others; without user, password and fragment. A query may hold a secret and is not shown again: an answer has `?…` in its place, and a change that repeats such a URL keeps the query.
 	//
 	// Example: https://siem.example/assay
 	URL string `json:"url"`
