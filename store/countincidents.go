@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // IncidentsCounted is what a round of CountIncidents did.
@@ -57,34 +58,40 @@ type incidentCount struct {
 	done   IncidentsCounted
 }
 
-// touchExpired leaves a touch for each incident with alerts that a rule hid until it expired. Nothing is written when a rule
-// expires by itself, so that this looks for rules whose end has not been counted.
+// touchExpired leaves touches for what a rule hid until it expired. Nothing is written when a rule expires by itself, so that
+// this looks for rules whose end has not been counted.
 func (c *incidentCount) touchExpired(ctx context.Context, tx pgx.Tx) error {
-	rows, _ := tx.Query(ctx, `WITH over AS (UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id FROM suppression_rules
-				WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL ORDER BY rule_id FOR UPDATE SKIP LOCKED) x
-			WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id)
-		SELECT DISTINCT ON (a.group_key) a.group_key, a.code, a.display_name, a.severity, a.reason FROM over JOIN alerts a ON a.tenant_id = $1 AND a.suppressed_by = over.rule_id
-		WHERE a.status IN ('active', 'in_progress') ORDER BY a.group_key, a.alert_id`, pgUUID(c.tenant), c.now)
+	rows, _ := tx.Query(ctx, `UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id FROM suppression_rules
+			WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL ORDER BY rule_id FOR UPDATE SKIP LOCKED) x
+		WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id`, pgUUID(c.tenant), c.now)
+	over, err := pgx.CollectRows(rows, pgx.RowTo[pgtype.UUID])
+	if err != nil || len(over) == 0 {
+		return err
+	}
+	return touchHidden(ctx, tx, c.tenant, over, c.now)
+}
+
+// touchHidden leaves a touch for each incident with open alerts that one of the rules hides, or hid until it expired.
+func touchHidden(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, rules []pgtype.UUID, now time.Time) error {
+	rows, _ := tx.Query(ctx, `SELECT DISTINCT ON (group_key) group_key, code, display_name, severity, reason FROM alerts
+		WHERE tenant_id = $1 AND suppressed_by = ANY ($2) AND status IN ('active', 'in_progress') ORDER BY group_key, alert_id`, pgUUID(tenant), rules)
 	touches, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (touch, error) {
 		var t touch
 		err := row.Scan(&t.key, &t.code, &t.displayName, &t.severity, &t.reason)
 		return t, err
 	})
-	if err != nil || len(touches) == 0 {
-		return err
+	if err != nil {
+		return fmt.Errorf("find what rules hid: %w", err)
 	}
+	var b pgx.Batch
 	for _, t := range touches {
-		c.batch.Queue(`INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title) VALUES ($1, $2, $3, $4, $5, $6, $7, '')`,
-			pgUUID(c.tenant), pgUUID(newID(c.now)), t.key, t.code, t.displayName, t.severity, t.reason)
+		b.Queue(`INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title) VALUES ($1, $2, $3, $4, $5, $6, $7, '')`,
+			pgUUID(tenant), pgUUID(newID(now)), t.key, t.code, t.displayName, t.severity, t.reason)
 	}
-	return c.flush(ctx, tx)
-}
-
-// flush sends what was queued.
-func (c *incidentCount) flush(ctx context.Context, tx pgx.Tx) error {
-	err := tx.SendBatch(ctx, &c.batch).Close()
-	c.batch = pgx.Batch{}
-	return err
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("touch incidents: %w", err)
+	}
+	return nil
 }
 
 // touch is a cause whose members changed.
@@ -142,7 +149,9 @@ func (c *incidentCount) make(ctx context.Context, tx pgx.Tx, touches []touch) er
 			ON CONFLICT ON CONSTRAINT incidents_group DO NOTHING`,
 			pgUUID(c.tenant), pgUUID(newID(c.now)), t.key, t.code, t.displayName, t.severity, t.reason, cmp.Or(t.title, t.displayName), c.now)
 	}
-	return c.flush(ctx, tx)
+	err := tx.SendBatch(ctx, &c.batch).Close()
+	c.batch = pgx.Batch{}
+	return err
 }
 
 // memberCount is what the members of an incident are now, beside what the incident's row says. What began is the members
