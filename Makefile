@@ -15,7 +15,7 @@ GOLANGCI          := $(TOOLS)/bin/golangci-lint-$(GOLANGCI_VERSION)
 
 FUZZTIME ?= 60s
 
-.PHONY: help build deps demo demo-stop test test-long lint generate bench fuzz race clean
+.PHONY: help build build-pkcs11 deps demo demo-stop test test-long lint generate bench fuzz race clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ help: ## list the targets
 build: ## build bin/assayd, bin/assay and bin/assay-agent (static)
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+build-pkcs11: ## build bin/assayd with PKCS #11 (needs a C compiler; not static)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=1 go build -tags pkcs11 -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/assayd ./cmd/assayd
 
 deps: ## install what demo and test need (Debian packages), if it is missing
 	@integration/deps.sh
@@ -44,6 +48,8 @@ test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the lon
 	@integration/fuzz.sh 5000x verifier
 	@integration/fuzz.sh 1000x baseline server/auth server/token store/keyring
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
+	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 ./store/keyring/hsm
+	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 -run '^TestKeysInAToken$$' ./cmd/assayd
 	@$(GOTESTSUM) --format pkgname-and-test-fails --rerun-fails=2 --rerun-fails-max-failures=3 --packages=./... -- -count=1 -timeout 15m
 
 test-long: deps $(GOTESTSUM) race fuzz ## the long suites: race detector, fuzzing, long property runs
@@ -57,6 +63,7 @@ fuzz: ## fuzz every parser for FUZZTIME each
 
 lint: $(GOLANGCI) ## golangci-lint, shellcheck, deployment files
 	@$(GOLANGCI) run ./...
+	@$(GOLANGCI) run --build-tags pkcs11 ./store/keyring/hsm/...
 	@integration/lint.sh
 
 generate: ## make the code of openapi/openapi.yaml, and the catalogue of findings, again

@@ -5,7 +5,7 @@ set -euo pipefail
 declare -A need=(
   [swtpm]=swtpm [swtpm_setup]=swtpm-tools [swtpm_localca]=swtpm-tools [certtool]=gnutls-bin
   [tpm2_quote]=tpm2-tools [jq]=jq [curl]=curl [openssl]=openssl [chromium]=chromium [shellcheck]=shellcheck
-  [gcc]=gcc [node]=nodejs [npm]=npm
+  [gcc]=gcc [node]=nodejs [npm]=npm [softhsm2-util]=softhsm2
 )
 missing=()
 for tool in "${!need[@]}"; do

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -4150,6 +4151,15 @@ type Introspection struct {
 	AdditionalProperties map[string]interface{} `json:"-"`
 }
 
+// IntrospectionForm defines model for IntrospectionForm.
+type IntrospectionForm struct {
+	// Token The result.
+	Token string `json:"token"`
+
+	// TokenTypeHint It is passed over, as RFC 7662 (section 2.1) allows: there is one type.
+	TokenTypeHint *string `json:"token_type_hint,omitempty"`
+}
+
 // IntrospectionRequest defines model for IntrospectionRequest.
 type IntrospectionRequest struct {
 	// Token The result.
@@ -7483,6 +7493,9 @@ type UnexemptRecommendationJSONRequestBody = AlertNote
 // IntrospectResultJSONRequestBody defines body for IntrospectResult for application/json ContentType.
 type IntrospectResultJSONRequestBody = IntrospectionRequest
 
+// IntrospectResultFormdataRequestBody defines body for IntrospectResult for application/x-www-form-urlencoded ContentType.
+type IntrospectResultFormdataRequestBody = IntrospectionForm
+
 // RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
 type RotateSigningKeysJSONRequestBody = RotateRequest
 
@@ -7743,9 +7756,6 @@ func (a Introspection) MarshalJSON() ([]byte, error) {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
-	// (GET /.well-known/openid-configuration)
-	GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request)
 	// GetHealth The process is alive
 	// (GET /healthz)
 	GetHealth(w http.ResponseWriter, r *http.Request)
@@ -8111,12 +8121,6 @@ type ServerInterface interface {
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
 
 type Unimplemented struct{}
-
-// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
-// (GET /.well-known/openid-configuration)
-func (_ Unimplemented) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
 
 // GetHealth The process is alive
 // (GET /healthz)
@@ -8846,20 +8850,6 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
-
-// GetOpenIDConfiguration operation middleware
-func (siw *ServerInterfaceWrapper) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetOpenIDConfiguration(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
 
 // GetHealth operation middleware
 func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Request) {
@@ -16200,9 +16190,6 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/signing-keys/{key_id}/revoke", wrapper.RevokeSigningKey)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/.well-known/openid-configuration", wrapper.GetOpenIDConfiguration)
-	})
-	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/healthz", wrapper.GetHealth)
 	})
 	r.Group(func(r chi.Router) {
@@ -16219,44 +16206,6 @@ type TrialApplicationXNdjsonResponse struct {
 	Body io.Reader
 
 	ContentLength int64
-}
-
-type GetOpenIDConfigurationRequestObject struct {
-}
-
-type GetOpenIDConfigurationResponseObject interface {
-	VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error
-}
-
-type GetOpenIDConfiguration200JSONResponse OpenIDConfiguration
-
-func (response GetOpenIDConfiguration200JSONResponse) VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(200)
-	_, err := buf.WriteTo(w)
-	return err
-}
-
-type GetOpenIDConfigurationdefaultApplicationProblemPlusJSONResponse struct {
-	Body       Problem
-	StatusCode int
-}
-
-func (response GetOpenIDConfigurationdefaultApplicationProblemPlusJSONResponse) VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(response.StatusCode)
-	_, err := buf.WriteTo(w)
-	return err
 }
 
 type GetHealthRequestObject struct {
@@ -21309,6 +21258,23 @@ func (response ListRecommendationHistory200TextCsvResponse) VisitListRecommendat
 	return err
 }
 
+type ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRecommendationHistorydefaultApplicationProblemPlusJSONResponse) VisitListRecommendationHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type UnexemptRecommendationRequestObject struct {
 	RecommendationID RecommendationID `json:"recommendation_id"`
 	Params           UnexemptRecommendationParams
@@ -21351,8 +21317,9 @@ func (response UnexemptRecommendationdefaultApplicationProblemPlusJSONResponse) 
 }
 
 type IntrospectResultRequestObject struct {
-	Params IntrospectResultParams
-	Body   *IntrospectResultJSONRequestBody
+	Params       IntrospectResultParams
+	JSONBody     *IntrospectResultJSONRequestBody
+	FormdataBody *IntrospectResultFormdataRequestBody
 }
 
 type IntrospectResultResponseObject interface {
@@ -22863,9 +22830,6 @@ func (response TestWebhookdefaultApplicationProblemPlusJSONResponse) VisitTestWe
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
-	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
-	// (GET /.well-known/openid-configuration)
-	GetOpenIDConfiguration(ctx context.Context, request GetOpenIDConfigurationRequestObject) (GetOpenIDConfigurationResponseObject, error)
 	// GetHealth The process is alive
 	// (GET /healthz)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
@@ -23265,30 +23229,6 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
-}
-
-// GetOpenIDConfiguration operation middleware
-func (sh *strictHandler) GetOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
-	var request GetOpenIDConfigurationRequestObject
-
-	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.GetOpenIDConfiguration(ctx, request.(GetOpenIDConfigurationRequestObject))
-	}
-	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "GetOpenIDConfiguration")
-	}
-
-	response, err := handler(r.Context(), w, r, request)
-
-	if err != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(GetOpenIDConfigurationResponseObject); ok {
-		if err := validResponse.VisitGetOpenIDConfigurationResponse(w); err != nil {
-			sh.options.ResponseErrorHandlerFunc(w, r, err)
-		}
-	} else if response != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
-	}
 }
 
 // GetHealth operation middleware
@@ -25990,13 +25930,28 @@ func (sh *strictHandler) IntrospectResult(w http.ResponseWriter, r *http.Request
 	var request IntrospectResultRequestObject
 
 	request.Params = params
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
 
-	var body IntrospectResultJSONRequestBody
-	if err := runtime.BindJSONBody(r, &body); err != nil {
-		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-		return
+		var body IntrospectResultJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.JSONBody = &body
+
 	}
-	request.Body = &body
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
+		if err := r.ParseForm(); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode formdata: %w", err))
+			return
+		}
+		var body IntrospectResultFormdataRequestBody
+		if err := runtime.BindForm(&body, r.Form, nil, nil); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't bind formdata: %w", err))
+			return
+		}
+		request.FormdataBody = &body
+	}
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.IntrospectResult(ctx, request.(IntrospectResultRequestObject))

@@ -88,6 +88,33 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, outer: t, url: databaseURL(name), logs: &logBuffer{}, seen: newCoverage()}
+	b.serve(change)
+	var err error
+	if b.admin, err = BootstrapAdminToken(ctx, b.store, store.DefaultTenant, time.Now(), rand.Reader); err != nil || b.admin == "" {
+		t.Fatalf("bootstrap: %q, %v", b.admin, err)
+	}
+	doc, err := loadContract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.router, err = legacy.NewRouter(doc); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// replica is one more whole service over the same database.
+func (b *bench) replica() *bench {
+	b.t.Helper()
+	r := &bench{t: b.t, outer: b.outer, url: b.url, logs: b.logs, seen: newCoverage(), router: b.router, admin: b.admin}
+	r.serve(nil)
+	return r
+}
+
+// serve begins a service over the bench's database.
+func (b *bench) serve(change func(*Config)) {
+	t, ctx := b.outer, context.Background()
+	t.Helper()
 	var err error
 	if b.store, err = store.Open(ctx, b.url, store.Options{}); err != nil {
 		t.Fatal(err)
@@ -126,17 +153,6 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	b.http = httptest.NewServer(b.server.Handler())
 	t.Cleanup(b.http.Close)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	if b.admin, err = BootstrapAdminToken(ctx, b.store, store.DefaultTenant, time.Now(), rand.Reader); err != nil || b.admin == "" {
-		t.Fatalf("bootstrap: %q, %v", b.admin, err)
-	}
-	doc, err := loadContract()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b.router, err = legacy.NewRouter(doc); err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // answer is what the service answered.

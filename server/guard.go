@@ -164,7 +164,10 @@ func (g *guard) readBody(r *http.Request) (body []byte, release func(), err erro
 	if err == nil {
 		body, err = b.read(r.Body, r.ContentLength)
 	}
-	if err == nil {
+	switch {
+	case err == nil && b.form != nil:
+		body, err = b.readEither(r, body)
+	case err == nil:
 		err = b.check(body)
 	}
 	if err != nil {
@@ -182,6 +185,7 @@ type bodyRule struct {
 	required   bool
 	encodings  []string // content encodings beside identity
 	schema     *rule    // of a JSON body; nil where the handler has a decoder of its own
+	form       *rule    // of the same body as a form; nil where none is accepted
 	jsonOnly   bool
 }
 
@@ -220,12 +224,14 @@ func compileBody(where string, rt route, op *openapi3.Operation) (bodyRule, erro
 		b.limit, b.jsonOnly, b.mediaTypes = maxImportBody, false, append(formats.MediaTypes(), multipartForm)
 		return b, sameMediaTypes(where, b.mediaTypes, op)
 	}
-	content := op.RequestBody.Value.Content["application/json"]
-	if content == nil || len(b.mediaTypes) != 1 {
+	content, form := op.RequestBody.Value.Content[jsonMedia], op.RequestBody.Value.Content[formMedia]
+	if content == nil || (len(b.mediaTypes) != 1 && (form == nil || len(b.mediaTypes) != 2)) {
 		return b, fmt.Errorf("%s: a body that is not JSON needs a decoder", where)
 	}
 	var err error
-	b.schema, err = compileRule(where+" body", content.Schema)
+	if b.schema, err = compileRule(where+" body", content.Schema); err == nil && form != nil {
+		b.form, err = compileRule(where+" form", form.Schema)
+	}
 	return b, err
 }
 

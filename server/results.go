@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"time"
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
@@ -35,7 +37,7 @@ func (s *Server) CreateResult(ctx context.Context, req openapi.CreateResultReque
 
 // IntrospectResult tells whether a result holds.
 func (s *Server) IntrospectResult(ctx context.Context, req openapi.IntrospectResultRequestObject) (openapi.IntrospectResultResponseObject, error) {
-	i, err := s.attest.Introspect(ctx, principalOf(ctx).tenant, req.Body.Token)
+	i, err := s.attest.Introspect(ctx, principalOf(ctx).tenant, req.JSONBody.Token)
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +75,9 @@ func (s *Server) ListSigningKeys(ctx context.Context, _ openapi.ListSigningKeysR
 
 // RotateSigningKeys lets the next key sign.
 func (s *Server) RotateSigningKeys(ctx context.Context, req openapi.RotateSigningKeysRequestObject) (openapi.RotateSigningKeysResponseObject, error) {
+	if err := s.mayChangeKeys(ctx); err != nil {
+		return nil, err
+	}
 	name := ""
 	if req.Body != nil {
 		name = text(req.Body.Algorithm)
@@ -89,6 +94,9 @@ func (s *Server) RotateSigningKeys(ctx context.Context, req openapi.RotateSignin
 
 // RevokeSigningKey withdraws a key at once.
 func (s *Server) RevokeSigningKey(ctx context.Context, req openapi.RevokeSigningKeyRequestObject) (openapi.RevokeSigningKeyResponseObject, error) {
+	if err := s.mayChangeKeys(ctx); err != nil {
+		return nil, err
+	}
 	err := s.token.Revoke(ctx, req.KeyID, req.Body.Reason, actorOf(ctx))
 	switch {
 	case errors.Is(err, token.ErrUnknownKey):
@@ -103,6 +111,14 @@ func (s *Server) RevokeSigningKey(ctx context.Context, req openapi.RevokeSigning
 		return nil, err
 	}
 	return openapi.RevokeSigningKey200JSONResponse(list), nil
+}
+
+// mayChangeKeys refuses administrators of other tenants than the one whose keys they are: the keys sign for all.
+func (s *Server) mayChangeKeys(ctx context.Context) error {
+	if principalOf(ctx).tenant != s.token.Tenant() {
+		return refuse(codeForbidden, "the keys sign for every tenant, and are changed by administrators of the service's own")
+	}
+	return nil
 }
 
 func (s *Server) signingKeys(ctx context.Context) (openapi.SigningKeyList, error) {
@@ -135,34 +151,40 @@ func (s *Server) getJWKS(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	h := w.Header()
-	h.Set("ETag", set.ETag)
-	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d, must-revalidate", int(set.MaxAge.Seconds())))
-	if r.Header.Get("If-None-Match") == set.ETag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	writeJSON(w, http.StatusOK, set.Document)
+	writeKept(w, r, set.Document, set.ETag, set.MaxAge)
 }
 
-// GetOpenIDConfiguration answers what OpenID Connect Discovery 1.0 (section 3) asks of an issuer whose tokens are only to be
-// verified: there is nothing to sign in to.
-func (s *Server) GetOpenIDConfiguration(context.Context, openapi.GetOpenIDConfigurationRequestObject) (openapi.GetOpenIDConfigurationResponseObject, error) {
-	if s.cfg.Issuer == "" {
-		return nil, refuse(codeNotFound, "this service has no public URL, and so its results name no issuer")
+// writeKept answers a document that may be kept for age, and spares who has it already the transfer (RFC 9110, section 13.1.2).
+func writeKept(w http.ResponseWriter, r *http.Request, document []byte, etag string, age time.Duration) {
+	h := w.Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d, must-revalidate", int(age.Seconds())))
+	for _, line := range r.Header.Values("If-None-Match") {
+		for part := range strings.SplitSeq(line, ",") {
+			if part = strings.TrimSpace(part); part == "*" || strings.TrimPrefix(part, "W/") == etag {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+		}
 	}
-	return discovery{openapi.OpenIDConfiguration{
+	writeJSON(w, http.StatusOK, document)
+}
+
+// getOpenIDConfiguration answers what OpenID Connect Discovery 1.0 (section 3) asks of an issuer whose tokens are only to be
+// verified: there is nothing to sign in to.
+func (s *Server) getOpenIDConfiguration(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Issuer == "" {
+		s.fail(w, r, refuse(codeNotFound, "this service has no public URL, and so its results name no issuer"))
+		return
+	}
+	document, err := json.Marshal(openapi.OpenIDConfiguration{
 		Issuer: s.cfg.Issuer, JwksURI: s.cfg.Issuer + "/.well-known/jwks.json",
 		IDTokenSigningAlgValuesSupported: token.Algorithms(), ResponseTypesSupported: []string{"id_token"}, SubjectTypesSupported: []string{"public"},
 		ClaimsSupported: ear.ClaimNames(),
-	}}, nil
-}
-
-// discovery is an answer that may be kept.
-type discovery struct{ openapi.OpenIDConfiguration }
-
-// VisitGetOpenIDConfigurationResponse implements openapi.GetOpenIDConfigurationResponseObject.
-func (d discovery) VisitGetOpenIDConfigurationResponse(w http.ResponseWriter) error {
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	return jsonAnswer{http.StatusOK, d.OpenIDConfiguration}.write(w)
+	})
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	writeKept(w, r, document, token.ETag(document), token.MaxAge)
 }

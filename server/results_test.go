@@ -106,6 +106,7 @@ func results(b *bench, m *machine) {
 		b.t.Errorf("introspection: %v", active)
 	}
 	resultsRefused(b, m)
+	introspectionForms(b)
 	resultsEnd(b, m)
 	signingKeys(b, m)
 	b.discovery()
@@ -241,6 +242,22 @@ func (b *bench) discovery() {
 	d := a.json(b.t)
 	if d["issuer"] != "https://assay.example" || d["jwks_uri"] != "https://assay.example/.well-known/jwks.json" || !strings.Contains(a.header.Get("Cache-Control"), "max-age") {
 		b.t.Errorf("discovery: %v %s", a.header, a.body)
+	}
+	// OpenID Connect Discovery 1.0, section 3: what is required of an issuer that nobody signs in to.
+	for name, want := range map[string]string{"response_types_supported": "id_token", "subject_types_supported": "public", "id_token_signing_alg_values_supported": "EdDSA"} {
+		if list, _ := d[name].([]any); len(list) == 0 || list[0] != want {
+			b.t.Errorf("discovery: %s is %v", name, d[name])
+		}
+	}
+	for _, path := range []string{"/.well-known/openid-configuration", "/.well-known/jwks.json"} {
+		tag := b.want(200, "GET", path, "", nil).header.Get("ETag")
+		for _, match := range []string{tag, "W/" + tag, `"another", ` + tag, "*"} {
+			again := b.want(http.StatusNotModified, "GET", path, "", nil, "If-None-Match", match)
+			if len(again.body) != 0 || again.header.Get("ETag") != tag || !strings.Contains(again.header.Get("Cache-Control"), "max-age=300") {
+				b.t.Errorf("%s, %s: %v %s", path, match, again.header, again.body)
+			}
+		}
+		b.want(200, "GET", path, "", nil, "If-None-Match", `"another"`)
 	}
 }
 

@@ -189,7 +189,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/signing-keys/{key_id}/revoke", roleAdmin, api.RevokeSigningKey},
 
 		{"GET", "/.well-known/jwks.json", rolePublic, s.getJWKS},
-		{"GET", "/.well-known/openid-configuration", rolePublic, api.GetOpenIDConfiguration},
+		{"GET", "/.well-known/openid-configuration", rolePublic, s.getOpenIDConfiguration},
 		{"GET", "/healthz", rolePublic, api.GetHealth},
 		{"GET", "/readyz", rolePublic, api.GetReadiness},
 		{"GET", "/openapi.yaml", rolePublic, s.getOpenAPI},

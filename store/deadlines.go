@@ -119,10 +119,10 @@ func (s *Store) configIn(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) (*ten
 }
 
 // leastGrace is the least time that a policy leaves after a deadline.
-func (c *tenantConfig) leastGrace() time.Duration {
-	least := c.fallback.Policy.StaleAfterSeconds
-	for i := range c.policies {
-		least = min(least, c.policies[i].Policy.StaleAfterSeconds)
+func (cfg *tenantConfig) leastGrace() time.Duration {
+	least := cfg.fallback.Policy.StaleAfterSeconds
+	for i := range cfg.policies {
+		least = min(least, cfg.policies[i].Policy.StaleAfterSeconds)
 	}
 	return time.Duration(least) * time.Second
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -64,9 +65,9 @@ func copyLines(w io.Writer, r io.Reader) (last []byte, err error) {
 		if _, failed := w.Write(piece); failed != nil {
 			return nil, failed
 		}
-		switch err {
-		case nil, bufio.ErrBufferFull:
-		case io.EOF:
+		switch {
+		case err == nil, errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
 			return last, nil
 		default:
 			return nil, err

@@ -16,8 +16,10 @@ import (
 	"time"
 )
 
-// binary is assayd as it is deployed: built once, statically.
+// binary is assayd as it is deployed: built once, statically, or with what the tests' own build tags add (buildTags, buildCGO).
 var binary string
+
+var buildTags, buildCGO = "", "0"
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "assayd-test")
@@ -25,8 +27,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "assayd")
-	build := exec.Command("go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", "build", "-tags", buildTags, "-ldflags", "-X main.version=1.2.3-test", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED="+buildCGO)
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))
 	}

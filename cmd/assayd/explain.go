@@ -28,7 +28,7 @@ func explain(err error) (message string, code int) {
 	case errors.Is(err, embedded.ErrNotInstalled):
 		return embedded.ErrNotInstalled.Error() + "\nor give an own one with --database-url", exitFailed
 	case store.KeyProblem(err):
-		return fmt.Sprintf("%v: --key-file or --key-command has to give the key that sealed it, and no other of that id", err), exitFailed
+		return fmt.Sprintf("%v: --key-file, --key-pkcs11-module or --key-command has to give the key that sealed it, and no other of that id", err), exitFailed
 	case errors.As(err, &parse):
 		// Its text has the password blanked.
 		return "--database-url cannot be used: " + parse.Error(), exitBadCall

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/keyring"
+	"github.com/assay-verifier/assay/store/keyring/hsm"
 )
 
 // KEKConfig is what encrypts the service's keys in the database.
@@ -33,6 +35,72 @@ type KEKConfig struct {
 
 	// KeyIDs are the ids of the KMS's keys that KeyCommand is asked for: the first seals, all open.
 	KeyIDs []string `name:"key-id" env:"ASSAY_KEY_ID" default:"kms" placeholder:"ID,..." help:"Ids that the key command is asked for: the first seals, all open (${default})."`
+
+	// PKCS11 is a token that holds key-encryption keys.
+	PKCS11 PKCS11Config `embed:""`
+}
+
+// PKCS11Config is a PKCS #11 token that holds key-encryption keys, and encrypts under them without giving them out. It needs an assayd
+// that was built for it (make build-pkcs11).
+type PKCS11Config struct {
+	// KeyPKCS11Module is the path of the library that comes with the token.
+	//
+	// Danger: it runs in the service's process.
+	KeyPKCS11Module string `name:"key-pkcs11-module" env:"ASSAY_KEY_PKCS11_MODULE" placeholder:"FILE" help:"PKCS #11 library of an HSM that holds key-encryption keys. They go before those of --key-command and --key-file, which still open. Needs make build-pkcs11."`
+
+	// KeyPKCS11Token is the label of the token.
+	KeyPKCS11Token string `name:"key-pkcs11-token" env:"ASSAY_KEY_PKCS11_TOKEN" placeholder:"LABEL" help:"Label of the token."`
+
+	// KeyPKCS11Labels are the labels of the keys: the first seals, all open. assayd keys generate-pkcs11 makes one.
+	//
+	// Danger: a key that is lost with its token takes what it sealed along. Back the token up as its maker says, or keep the key of a
+	// file that was used before as well.
+	KeyPKCS11Labels []string `name:"key-pkcs11-label" env:"ASSAY_KEY_PKCS11_LABEL" placeholder:"LABEL,..." help:"Labels of the keys in the token: the first seals, all open."`
+
+	// KeyPKCS11PINFile holds the PIN of the token's user, one line, mode 0600. A PIN that the token refuses is tried once.
+	KeyPKCS11PINFile string `name:"key-pkcs11-pin-file" env:"ASSAY_KEY_PKCS11_PIN_FILE" placeholder:"FILE" help:"File with the PIN of the token's user; mode 0600."`
+}
+
+// config is the token that is named; ok is false where none is.
+func (c *PKCS11Config) config() (cfg hsm.Config, ok bool, err error) {
+	if c.KeyPKCS11Module == "" {
+		if c.KeyPKCS11Token != "" || len(c.KeyPKCS11Labels) > 0 || c.KeyPKCS11PINFile != "" {
+			return cfg, false, badConfig("--key-pkcs11-token, --key-pkcs11-label and --key-pkcs11-pin-file need --key-pkcs11-module")
+		}
+		return cfg, false, nil
+	}
+	if c.KeyPKCS11Token == "" || c.KeyPKCS11PINFile == "" {
+		return cfg, false, badConfig("--key-pkcs11-module needs --key-pkcs11-token and --key-pkcs11-pin-file")
+	}
+	pin, err := hsm.ReadPIN(c.KeyPKCS11PINFile)
+	if err != nil {
+		return cfg, false, badConfig("--key-pkcs11-pin-file: %v", err)
+	}
+	return hsm.Config{Module: c.KeyPKCS11Module, Token: c.KeyPKCS11Token, PIN: pin}, true, nil
+}
+
+// wrappers are the keys of the token.
+func (c *PKCS11Config) wrappers() ([]keyring.Wrapper, error) {
+	cfg, ok, err := c.config()
+	if err != nil || !ok {
+		return nil, err
+	}
+	if len(c.KeyPKCS11Labels) == 0 {
+		return nil, badConfig("--key-pkcs11-module needs --key-pkcs11-label, the keys to use")
+	}
+	keys, err := hsm.Open(cfg, c.KeyPKCS11Labels)
+	return keys, badPKCS11(err)
+}
+
+// badPKCS11 tells settings that cannot work from a token that does not work now.
+func badPKCS11(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hsm.ErrNotBuilt), errors.Is(err, hsm.ErrRefused), errors.Is(err, hsm.ErrKey):
+		return badConfig("--key-pkcs11-module: %v", err)
+	}
+	return fmt.Errorf("--key-pkcs11-module: %w", err)
 }
 
 // ResultConfig is how results for relying parties are signed.
@@ -61,7 +129,10 @@ func (r *ResultConfig) tokens(st *store.Store) token.Config {
 // ring reads the key-encryption keys. nil means that there are none, which is refused where keys in the database are sealed
 // (with inUse).
 func (c *Config) ring(inUse []string, log *slog.Logger) (*keyring.Ring, error) {
-	var wrappers []keyring.Wrapper
+	wrappers, err := c.KEK.PKCS11.wrappers()
+	if err != nil {
+		return nil, err
+	}
 	if argv := strings.Fields(c.KEK.KeyCommand); len(argv) > 0 {
 		for _, id := range c.KEK.KeyIDs {
 			w, err := keyring.NewCommand(id, argv)
@@ -93,14 +164,14 @@ func (c *Config) ring(inUse []string, log *slog.Logger) (*keyring.Ring, error) {
 	}
 	if len(wrappers) == 0 {
 		if len(inUse) > 0 {
-			return nil, badConfig("the keys in the database are sealed with %s: give that key with --key-file or --key-command", strings.Join(inUse, ", "))
+			return nil, badConfig("the keys in the database are sealed with %s: give that key with --key-file, --key-pkcs11-module or --key-command", strings.Join(inUse, ", "))
 		}
-		log.Warn("the service's keys are in the database as they are: --key-file or --key-command encrypts them")
+		log.Warn("the service's keys are in the database as they are: --key-file, --key-pkcs11-module or --key-command encrypts them")
 		return nil, nil
 	}
 	ring, err := keyring.NewRing(wrappers[0], wrappers[1:]...)
 	if err != nil {
-		return nil, badConfig("--key-file and --key-command: %v", err)
+		return nil, badConfig("--key-file, --key-pkcs11-label and --key-id: %v", err)
 	}
 	return ring, nil
 }

@@ -11,14 +11,16 @@ import (
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/keyring"
+	"github.com/assay-verifier/assay/store/keyring/hsm"
 )
 
 // keysCommand holds the commands about keys.
 type keysCommand struct {
-	Generate keysGenerateCommand `cmd:"" help:"Make a key-encryption key: a key file, or with - a line for one on standard output."`
-	List     keysListCommand     `cmd:"" help:"List the keys that sign results."`
-	Rotate   keysRotateCommand   `cmd:"" help:"Let the next key sign, at once or as soon as relying parties have had time to fetch it. A running service notices within half a minute."`
-	Rewrap   keysRewrapCommand   `cmd:"" help:"Seal all keys with the first key of the key file, or of the key command. Services that have that key need no restart."`
+	Generate        keysGenerateCommand        `cmd:"" help:"Make a key-encryption key: a key file, or with - a line for one on standard output."`
+	GenerateInToken keysGenerateInTokenCommand `cmd:"" name:"generate-pkcs11" help:"Make a key-encryption key in a PKCS #11 token, which never leaves it."`
+	List            keysListCommand            `cmd:"" help:"List the keys that sign results."`
+	Rotate          keysRotateCommand          `cmd:"" help:"Let the next key sign, at once or as soon as relying parties have had time to fetch it. A running service notices within half a minute."`
+	Rewrap          keysRewrapCommand          `cmd:"" help:"Seal all keys with the first key of the token, of the key command, or of the key file. Services that have that key need no restart."`
 }
 
 // keysGenerateCommand makes a key file.
@@ -44,6 +46,24 @@ func (g *keysGenerateCommand) Run(p *process) error {
 		return badConfig("%s is there already, and may hold keys that are needed: nothing was changed", g.File)
 	}
 	return nil
+}
+
+// keysGenerateInTokenCommand makes a key in a token.
+type keysGenerateInTokenCommand struct {
+	Label  string       `arg:"" help:"Label of the key, which is its id too: 1 to 64 letters, digits, dots, dashes and underscores."`
+	PKCS11 PKCS11Config `embed:""`
+}
+
+// Run makes it.
+func (g *keysGenerateInTokenCommand) Run(*process) error {
+	cfg, ok, err := g.PKCS11.config()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return badConfig("--key-pkcs11-module is needed, and the token and PIN file with it")
+	}
+	return badPKCS11(hsm.Generate(cfg, g.Label))
 }
 
 // keyStore are the settings of the commands that open the database with its keys.

@@ -62,7 +62,7 @@ func TestKeysOfAnExternalDatabase(t *testing.T) {
 	if code, out := once(t, nil, "keys", "generate", other); code != 0 {
 		t.Fatalf("generate: %d %s", code, out)
 	}
-	refused("another key", "--key-file or --key-command has to give the key that sealed it", 1, "--key-file", other)
+	refused("another key", "--key-file, --key-pkcs11-module or --key-command has to give the key that sealed it", 1, "--key-file", other)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -89,8 +89,8 @@ func TestKeysOfAnExternalDatabase(t *testing.T) {
 	if keys, _ := served("--key-file", both); keys != plain {
 		t.Errorf("with both keys: %s", keys)
 	}
-	// Two for results of each algorithm, and those of machine tokens, challenges and stored answers.
-	if code, out := once(t, env, "keys", "rewrap", "--key-file", both); code != 0 || strings.TrimSpace(out) != "7 keys changed" {
+	// Two for results of each algorithm, and those of machine tokens, challenges, stored answers and secrets of channels.
+	if code, out := once(t, env, "keys", "rewrap", "--key-file", both); code != 0 || strings.TrimSpace(out) != "8 keys changed" {
 		t.Errorf("rewrap: %d %s", code, out)
 	}
 	write(t, file, line, 0o600)
@@ -106,7 +106,7 @@ func TestKeysOfAnExternalDatabase(t *testing.T) {
 	if code, out := once(t, env, "job", "run", "signing-keys", "--key-file", file); code != 0 || strings.TrimSpace(out) != "nothing to do" {
 		t.Errorf("the job: %d %s", code, out)
 	}
-	if code, out := once(t, env, "keys", "rewrap", "--plain", "--key-file", file); code != 0 || !strings.Contains(out, "9 keys changed") {
+	if code, out := once(t, env, "keys", "rewrap", "--plain", "--key-file", file); code != 0 || !strings.Contains(out, "10 keys changed") {
 		t.Errorf("and back: %d %s", code, out)
 	}
 }

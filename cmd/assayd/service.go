@@ -165,7 +165,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, n
 	}
 	var srv *server.Server // the pages ask it, once it is there
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { srv.Inner().ServeHTTP(w, r) })
-	pages, err := newPages(c, st, attestation, notifications, api, log)
+	pages, err := newPages(c, st, attestation, notifications, tokens, api, log)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -223,11 +223,11 @@ func newAttestation(ctx context.Context, st *store.Store, issuer string, results
 }
 
 // newPages makes the web pages. They take API tokens, as the API does.
-func newPages(c *Config, st *store.Store, attestation *attest.Service, notifications *notify.Service, api http.Handler, log *slog.Logger) (http.Handler, error) {
+func newPages(c *Config, st *store.Store, attestation *attest.Service, notifications *notify.Service, tokens *token.Service, api http.Handler, log *slog.Logger) (http.Handler, error) {
 	return ui.New(ui.Config{
 		Store: st, EventLog: attestation.DecodedLog, DryRun: attestation.DryRunVersion, PreviewApproval: attestation.PreviewApproval,
 		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion, TestChannel: notifications.Test,
-		API: api, Now: time.Now, Version: version, Logger: log,
+		Tokens: tokens, API: api, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))

@@ -62,6 +62,8 @@ func TestUnusableSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, _ := certificate(t)
+	pin := filepath.Join(folder, "pin")
+	write(t, pin, "hunter2\n", 0o600)
 	for _, c := range []struct {
 		name string
 		code int
@@ -86,6 +88,11 @@ func TestUnusableSettings(t *testing.T) {
 		{"job", 2, "assayd job list", []string{"job", "run", "tidy"}},
 		{"result that lives for days", 2, "--result-lifetime", []string{"serve", "--result-lifetime", "48h"}},
 		{"rotation at each moment", 2, "--signing-key-rotation", []string{"serve", "--signing-key-rotation", "1m"}},
+		{"a token without its module", 2, "need --key-pkcs11-module", []string{"keys", "generate-pkcs11", "kek", "--key-pkcs11-token", "assay"}},
+		{"a module without a token", 2, "needs --key-pkcs11-token", []string{"keys", "generate-pkcs11", "kek", "--key-pkcs11-module", file}},
+		{"a PIN that is not there", 2, "--key-pkcs11-pin-file", []string{"keys", "generate-pkcs11", "kek", "--key-pkcs11-module", file, "--key-pkcs11-token", "assay", "--key-pkcs11-pin-file", file + "x"}},
+		{"no token at all", 2, "--key-pkcs11-module is needed", []string{"keys", "generate-pkcs11", "kek"}},
+		{"a build without PKCS #11", 2, "make build-pkcs11", []string{"keys", "generate-pkcs11", "kek", "--key-pkcs11-module", file, "--key-pkcs11-token", "assay", "--key-pkcs11-pin-file", pin}},
 		{"ratio", 2, "outside 0 to 1", []string{"serve", "--trace-ratio", "2"}},
 		{"endpoint", 2, "--otlp-endpoint", []string{"serve", "--otlp-endpoint", "collector"}},
 		{"public URL with a password", 2, "--public-url", []string{"serve", "--public-url", "https://u:hunter2@assay.example"}},

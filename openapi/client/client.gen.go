@@ -4168,6 +4168,15 @@ type Introspection struct {
 	AdditionalProperties map[string]interface{} `json:"-"`
 }
 
+// IntrospectionForm defines model for IntrospectionForm.
+type IntrospectionForm struct {
+	// Token The result.
+	Token string `json:"token"`
+
+	// TokenTypeHint It is passed over, as RFC 7662 (section 2.1) allows: there is one type.
+	TokenTypeHint *string `json:"token_type_hint,omitempty"`
+}
+
 // IntrospectionRequest defines model for IntrospectionRequest.
 type IntrospectionRequest struct {
 	// Token The result.
@@ -7626,6 +7635,9 @@ type UnexemptRecommendationJSONRequestBody = AlertNote
 // IntrospectResultJSONRequestBody defines body for IntrospectResult for application/json ContentType.
 type IntrospectResultJSONRequestBody = IntrospectionRequest
 
+// IntrospectResultFormdataRequestBody defines body for IntrospectResult for application/x-www-form-urlencoded ContentType.
+type IntrospectResultFormdataRequestBody = IntrospectionForm
+
 // PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
 type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
 
@@ -7971,7 +7983,8 @@ type ClientInterface interface {
 
 	// GetOpenIDConfiguration What a consumer of workload identities needs to trust results
 	//
-	// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+	// OpenID Connect Discovery 1.0 (section 3), as far as tokens are concerned; nobody signs in here, so that there is no
+	// `authorization_endpoint`. There is none (`not_found`) where the service has no public URL. `ETag` and `If-None-Match` spare a transfer.
 	//
 	// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
 	GetOpenIDConfiguration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -9166,7 +9179,8 @@ type ClientInterface interface {
 
 	// IntrospectResultWithBody Whether a result still holds
 	//
-	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 	// no result of this tenant is answered like one that nobody has ever signed.
 	//
@@ -9177,7 +9191,8 @@ type ClientInterface interface {
 
 	// IntrospectResult Whether a result still holds
 	//
-	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 	// no result of this tenant is answered like one that nobody has ever signed.
 	//
@@ -9185,6 +9200,18 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 	IntrospectResult(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// IntrospectResultWithFormdataBody Whether a result still holds
+	//
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type.
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResultWithFormdataBody(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRevocations List what is known to be bad
 	//
@@ -9233,7 +9260,7 @@ type ClientInterface interface {
 
 	// RotateSigningKeysWithBody Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -9242,7 +9269,7 @@ type ClientInterface interface {
 
 	// RotateSigningKeys Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -9532,7 +9559,8 @@ func (c *Client) GetJWKS(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 
 // GetOpenIDConfiguration What a consumer of workload identities needs to trust results
 //
-// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+// OpenID Connect Discovery 1.0 (section 3), as far as tokens are concerned; nobody signs in here, so that there is no
+// `authorization_endpoint`. There is none (`not_found`) where the service has no public URL. `ETag` and `If-None-Match` spare a transfer.
 //
 // Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
 func (c *Client) GetOpenIDConfiguration(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -12157,7 +12185,8 @@ func (c *Client) UnexemptRecommendation(ctx context.Context, recommendationID Re
 
 // IntrospectResultWithBody Whether a result still holds
 //
-// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 // hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 // no result of this tenant is answered like one that nobody has ever signed.
 //
@@ -12178,7 +12207,8 @@ func (c *Client) IntrospectResultWithBody(ctx context.Context, params *Introspec
 
 // IntrospectResult Whether a result still holds
 //
-// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 // hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 // no result of this tenant is answered like one that nobody has ever signed.
 //
@@ -12187,6 +12217,28 @@ func (c *Client) IntrospectResultWithBody(ctx context.Context, params *Introspec
 // Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 func (c *Client) IntrospectResult(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIntrospectResultRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// IntrospectResultWithFormdataBody Whether a result still holds
+//
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type.
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *Client) IntrospectResultWithFormdataBody(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIntrospectResultRequestWithFormdataBody(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -12294,7 +12346,7 @@ func (c *Client) ListSigningKeys(ctx context.Context, reqEditors ...RequestEdito
 
 // RotateSigningKeysWithBody Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes any type of body and a specified content type.
 //
@@ -12313,7 +12365,7 @@ func (c *Client) RotateSigningKeysWithBody(ctx context.Context, params *RotateSi
 
 // RotateSigningKeys Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -20181,6 +20233,17 @@ func NewIntrospectResultRequest(server string, params *IntrospectResultParams, b
 	return NewIntrospectResultRequestWithBody(server, params, "application/json", bodyReader)
 }
 
+// NewIntrospectResultRequestWithFormdataBody calls the generic IntrospectResult builder with application/x-www-form-urlencoded body
+func NewIntrospectResultRequestWithFormdataBody(server string, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	bodyStr, err := runtime.MarshalForm(body, nil)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = strings.NewReader(bodyStr.Encode())
+	return NewIntrospectResultRequestWithBody(server, params, "application/x-www-form-urlencoded", bodyReader)
+}
+
 // NewIntrospectResultRequestWithBody constructs an http.Request for the IntrospectResult method, with any body, and a specified content type
 func NewIntrospectResultRequestWithBody(server string, params *IntrospectResultParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
@@ -22010,7 +22073,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetOpenIDConfigurationWithResponse What a consumer of workload identities needs to trust results
 	//
-	// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+	// OpenID Connect Discovery 1.0 (section 3), as far as tokens are concerned; nobody signs in here, so that there is no
+	// `authorization_endpoint`. There is none (`not_found`) where the service has no public URL. `ETag` and `If-None-Match` spare a transfer.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -23327,7 +23391,8 @@ type ClientWithResponsesInterface interface {
 
 	// IntrospectResultWithBodyWithResponse Whether a result still holds
 	//
-	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 	// no result of this tenant is answered like one that nobody has ever signed.
 	//
@@ -23338,7 +23403,8 @@ type ClientWithResponsesInterface interface {
 
 	// IntrospectResultWithResponse Whether a result still holds
 	//
-	// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 	// no result of this tenant is answered like one that nobody has ever signed.
 	//
@@ -23346,6 +23412,18 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 	IntrospectResultWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error)
+
+	// IntrospectResultWithFormdataBodyWithResponse Whether a result still holds
+	//
+	// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+	// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
+	// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+	// no result of this tenant is answered like one that nobody has ever signed.
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+	IntrospectResultWithFormdataBodyWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error)
 
 	// ListRevocationsWithResponse List what is known to be bad
 	//
@@ -23400,7 +23478,7 @@ type ClientWithResponsesInterface interface {
 
 	// RotateSigningKeysWithBodyWithResponse Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -23409,7 +23487,7 @@ type ClientWithResponsesInterface interface {
 
 	// RotateSigningKeysWithResponse Let the next key sign
 	//
-	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+	// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -28563,11 +28641,18 @@ type ListRecommendationHistoryResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *RecommendationEventList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r ListRecommendationHistoryResponse) GetJSON200() *RecommendationEventList {
 	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRecommendationHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -30091,7 +30176,8 @@ func (c *ClientWithResponses) GetJWKSWithResponse(ctx context.Context, reqEditor
 
 // GetOpenIDConfigurationWithResponse What a consumer of workload identities needs to trust results
 //
-// OpenID Connect Discovery 1.0, as far as tokens are concerned; nobody signs in here. There is none (`not_found`) where the service has no public URL.
+// OpenID Connect Discovery 1.0 (section 3), as far as tokens are concerned; nobody signs in here, so that there is no
+// `authorization_endpoint`. There is none (`not_found`) where the service has no public URL. `ETag` and `If-None-Match` spare a transfer.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -32266,7 +32352,8 @@ func (c *ClientWithResponses) UnexemptRecommendationWithResponse(ctx context.Con
 
 // IntrospectResultWithBodyWithResponse Whether a result still holds
 //
-// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 // hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 // no result of this tenant is answered like one that nobody has ever signed.
 //
@@ -32283,7 +32370,8 @@ func (c *ClientWithResponses) IntrospectResultWithBodyWithResponse(ctx context.C
 
 // IntrospectResultWithResponse Whether a result still holds
 //
-// For the background-check model: answers as RFC 7662 (section 2.2) does. A result is active while its signature and its times
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
 // hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
 // no result of this tenant is answered like one that nobody has ever signed.
 //
@@ -32292,6 +32380,24 @@ func (c *ClientWithResponses) IntrospectResultWithBodyWithResponse(ctx context.C
 // Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 func (c *ClientWithResponses) IntrospectResultWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultJSONRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error) {
 	rsp, err := c.IntrospectResult(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIntrospectResultResponse(rsp)
+}
+
+// IntrospectResultWithFormdataBodyWithResponse Whether a result still holds
+//
+// For the background-check model: asked and answered as RFC 7662 (sections 2.1 and 2.2) says, or asked with JSON. The answer must
+// not be kept (`Cache-Control: no-store`). A result is active while its signature and its times
+// hold, its key is not revoked, and the verdict that it is about is still what the machine was judged to be last. What is
+// no result of this tenant is answered like one that nobody has ever signed.
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
+func (c *ClientWithResponses) IntrospectResultWithFormdataBodyWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error) {
+	rsp, err := c.IntrospectResultWithFormdataBody(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -32381,7 +32487,7 @@ func (c *ClientWithResponses) ListSigningKeysWithResponse(ctx context.Context, r
 
 // RotateSigningKeysWithBodyWithResponse Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -32396,7 +32502,7 @@ func (c *ClientWithResponses) RotateSigningKeysWithBodyWithResponse(ctx context.
 
 // RotateSigningKeysWithResponse Let the next key sign
 //
-// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more.
+// The next key signs at once where relying parties have had time to fetch it, else as soon as they have had (`activated_at`). Calling twice in that time changes nothing more. The keys sign for every tenant, so only administrators of the service's own may (`forbidden`), as with revocation.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -32951,6 +33057,9 @@ func ParseGetOpenIDConfigurationResponse(rsp *http.Response) (*GetOpenIDConfigur
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -36343,6 +36452,13 @@ func ParseListRecommendationHistoryResponse(rsp *http.Response) (*ListRecommenda
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
 
 	case rsp.StatusCode == 200:
 		// Content-type (text/csv) unsupported

@@ -142,9 +142,9 @@ func (s *Service) Introspect(ctx context.Context, tenant uuid.UUID, result strin
 	case err != nil:
 		return Introspection{}, err
 	}
-	machineID, err := uuid.Parse(claims.Subject)
-	verdictID, err2 := uuid.Parse(claims.VerdictID)
-	if err != nil || err2 != nil {
+	machineID, noMachine := uuid.Parse(claims.Subject)
+	verdictID, noVerdict := uuid.Parse(claims.VerdictID)
+	if noMachine != nil || noVerdict != nil {
 		return Introspection{Reason: InactiveUnknown}, nil
 	}
 	v, err := s.store.GetVerdict(ctx, tenant, verdictID)

@@ -129,6 +129,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	return s, nil
 }
 
+// Tenant is whose keys they are. Only its administrators may change them, since they sign for all.
+func (s *Service) Tenant() uuid.UUID { return s.cfg.Tenant }
+
 // Refresh reads the keys again, so that this replica knows what another has changed.
 func (s *Service) Refresh(ctx context.Context) error {
 	s.refreshing.Lock()
@@ -262,12 +265,17 @@ func (s *Service) JWKS(ctx context.Context) (KeySet, error) {
 	if err != nil {
 		return KeySet{}, fmt.Errorf("publish keys: %w", err)
 	}
-	sum := sha256.Sum256(document)
-	out := KeySet{Document: document, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, MaxAge: MaxAge}
+	out := KeySet{Document: document, ETag: ETag(document), MaxAge: MaxAge}
 	if stale != nil {
 		out.MaxAge = 0
 	}
 	return out, nil
+}
+
+// ETag is the entity tag of a published document (RFC 9110, section 8.8.3), the same at every replica.
+func ETag(document []byte) string {
+	sum := sha256.Sum256(document)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
 func (k *snapshot) published(now time.Time) []relying.JWK {

@@ -48,8 +48,8 @@ func (h *handler) recommendations(w http.ResponseWriter, r *http.Request, s sess
 		Tabs:       tabs(r, tab, "active", "exempt", "resolved", "all"),
 		Severities: choices("Any severity", f.Severity, anyText(words), "high", "medium", "low"),
 		Codes:      choices("Any recommendation", f.Code, recommendationName, recommendationCodes()...),
-		Filtered: filtered(r) || tab != "active",
-		Paging:   page,
+		Filtered:   filtered(r) || tab != "active",
+		Paging:     page,
 		Sort: choices("Newest first", pageOf(r).Sort, func(s string) string {
 			return map[string]string{"-severity": "Most severe first", "code": "By recommendation", "first_seen_at": "Longest open first"}[s]
 		}, "-severity", "code", "first_seen_at"),

@@ -26,6 +26,7 @@ type layout struct {
 	Style   string // address of the style sheet, its content in the query, so that it can be kept for good
 	Script  string
 	Icon    string
+	HasKeys bool // there is a page of signing keys
 	View    any
 }
 
@@ -64,7 +65,7 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, s session, stat
 		nav = "machines"
 	}
 	data := layout{
-		Title: title, Nav: nav, Session: s, Now: h.now(), Version: h.Version, Server: h.address(r), View: view,
+		Title: title, Nav: nav, Session: s, Now: h.now(), Version: h.Version, Server: h.address(r), HasKeys: h.Tokens != nil, View: view,
 		Style: assetURL("app.css"), Script: assetURL("app.js"), Icon: assetURL("icon.svg"),
 	}
 	var out bytes.Buffer

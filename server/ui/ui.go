@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -42,6 +43,9 @@ type Config struct {
 
 	// TestChannel is that of notify.Service. Without it the pages offer no test.
 	TestChannel func(ctx context.Context, tenant, channel uuid.UUID, actor store.Actor) (store.ClaimedDelivery, store.AttemptResult, error)
+
+	// Tokens holds the keys that sign results. Without it there is no page of them.
+	Tokens *token.Service
 
 	// Now is the clock: times are shown relative to it.
 	Now func() time.Time
@@ -122,6 +126,9 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
 	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(h.changeChannel))
 	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(h.replayDelivery))
+	mux.HandleFunc("GET /ui/signing-keys", h.page(h.signingKeys))
+	mux.HandleFunc("POST /ui/signing-keys/rotate", h.change(h.rotateSigningKeys))
+	mux.HandleFunc("POST /ui/signing-keys/{kid}/revoke", h.change(h.revokeSigningKey))
 	mux.HandleFunc("POST /ui/suppressions", h.change(h.makeSuppression))
 	mux.HandleFunc("POST /ui/suppressions/simulate", h.change(h.simulateSuppression))
 	mux.HandleFunc("GET /ui/export/{list}", h.page(h.export))

@@ -58,7 +58,7 @@ const maxKeyFile = 64 << 10
 // base64 with a space between; empty lines and those that begin with # are passed over. The first key seals, all open:
 // a new key goes on top, and an old one may leave once nothing is sealed with it.
 func ReadKeyFile(path string) ([]Wrapper, error) {
-	text, err := readPrivate(path)
+	text, err := ReadPrivate(path)
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
@@ -84,8 +84,8 @@ func ReadKeyFile(path string) ([]Wrapper, error) {
 	return keys, nil
 }
 
-// readPrivate reads a regular file that no group and no other user may touch.
-func readPrivate(path string) ([]byte, error) {
+// ReadPrivate reads a regular file of at most 64 KiB that no group and no other user may touch.
+func ReadPrivate(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

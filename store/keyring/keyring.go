@@ -3,8 +3,8 @@
 //
 // Each secret is encrypted with AES-256-GCM under a data key of its own, which a key-encryption key (KEK) wraps. What a
 // secret is for (tenant, purpose, generation) is authenticated with it, so that rows cannot be swapped. A KEK is in a file
-// (ReadKeyFile) or behind a command (Command), which is how a KMS or an HSM is reached; both are a Wrapper. A Ring holds the
-// KEK that seals and others that can still be opened, so that one KEK replaces another without a pause.
+// (ReadKeyFile), in a PKCS #11 token (package hsm), or behind a command (Command), which is how a KMS is reached; each is a Wrapper.
+// A Ring holds the KEK that seals and others that can still be opened, so that one KEK replaces another without a pause.
 //
 // It fails closed: an envelope whose KEK is not in the ring, or that was changed, gives an error that names the KEK and the
 // purpose, and no bytes.
@@ -38,6 +38,9 @@ var ErrDamaged = errors.New("the envelope does not open")
 
 // idForm is what an id of a key-encryption key may be.
 var idForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// ValidID tells whether a text may be the id of a key-encryption key.
+func ValidID(id string) bool { return idForm.MatchString(id) }
 
 // Ring is the key-encryption keys of a service. The zero value, and nil, seal and open nothing. It is immutable.
 type Ring struct {
