@@ -23,7 +23,7 @@ func notificationCommands(t *testing.T, s *liveService) {
 	ca := writeFile(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rc.Certificate().Raw}))
 	nobody := freeAddress(t)
 
-	s.wants(0, []string{"There is no channel"}, "notifications")
+	s.wants(0, []string{`"items": []`}, "notifications", "-o", "json")
 	var made struct{ ID, Secret, URL string }
 	s.json(&made, "notifications", "create", "webhook", "--name", "siem", "--url", rc.URL+"/in?key=hidden", "--receiver-ca", ca, "--kind", "assessment.changed", "--min-severity", "high")
 	if !strings.HasPrefix(made.Secret, "whsec_") || made.URL != rc.URL+"/in?…" {
@@ -77,13 +77,13 @@ func notificationCommands(t *testing.T, s *liveService) {
 	s.wants(0, []string{"dead", "to log", "refused"}, "notifications", "delivery", dead.Items[0].ID)
 	s.wants(0, []string{"again"}, "notifications", "replay", dead.Items[0].ID)
 	s.wants(0, []string{"2 are delivered again"}, "notifications", "replay", "--channel", "people")
-	s.wants(2, []string{"uuid"}, "notifications", "replay", "nothing")
+	s.wants(2, []string{"UUID"}, "notifications", "replay", "nothing")
 	s.wants(1, []string{"either"}, "notifications", "replay")
 	s.wants(1, []string{"notification channel"}, "notifications", "show", "nobody")
 	for _, name := range []string{"siem", "people", "log"} {
 		s.run(0, "notifications", "delete", name)
 	}
-	s.wants(0, []string{"There is no channel"}, "notifications", "list")
+	s.wants(0, []string{`"items": []`}, "notifications", "list", "-o", "json")
 
 	// The keys that sign results, the catalogue and the fleet.
 	s.wants(0, []string{"active"}, "signing-keys")
