@@ -4586,8 +4586,10 @@ type NotificationFilter struct {
 	IncidentsOnly *bool `json:"incidents_only,omitempty"`
 
 	// IncludeSuppressed Also alerts that a suppression rule hid when they happened.
-	IncludeSuppressed *bool               `json:"include_suppressed,omitempty"`
-	Kinds             *[]NotificationKind `json:"kinds,omitempty"`
+	IncludeSuppressed *bool `json:"include_suppressed,omitempty"`
+
+	// Kinds `assessment.changed`, `recommendation.opened` and `recommendation.resolved` are told only where they are named here: a machine that enrols may have a dozen of them.
+	Kinds *[]NotificationKind `json:"kinds,omitempty"`
 
 	// Labels Free labels. A key has 1 to 63 characters, a value at most 255.
 	//
@@ -6209,7 +6211,9 @@ type Webhook struct {
 	// Example: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD
 	Secret    *string   `json:"secret,omitempty"`
 	UpdatedAt time.Time `json:"updated_at"`
-	URL       string    `json:"url"`
+
+	// URL A query is shown as `?…`.
+	URL string `json:"url"`
 }
 
 // WebhookInput defines model for WebhookInput.
@@ -6227,7 +6231,7 @@ type WebhookInput struct {
 	// Name Example: web-1
 	Name Name `json:"name"`
 
-	// URL https, at a public address, unless the operator allows others.
+	// URL https, at a public address, unless the operator allows others; without user, password and fragment. A query may hold a secret and is not shown again: an answer has `?…` in its place, and a change that repeats such a URL keeps the query.
 	//
 	// Example: https://siem.example/assay
 	URL string `json:"url"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,7 +56,7 @@ func filterOf(in *openapi.NotificationFilter) store.ChannelFilter {
 }
 
 func webhookDTO(c store.Channel) openapi.Webhook {
-	return openapi.Webhook{ID: c.ID, Name: c.Name, URL: c.Config.URL, Enabled: c.Enabled, Format: openapi.NotificationFormat(c.Format), Filter: filterDTO(c.Filter),
+	return openapi.Webhook{ID: c.ID, Name: c.Name, URL: c.Config.Shown().URL, Enabled: c.Enabled, Format: openapi.NotificationFormat(c.Format), Filter: filterDTO(c.Filter),
 		CaPem: textOrNull(c.Config.CAPEM), PreviousSecretExpiresAt: utcOrNull(c.PreviousSecretUntil), DisabledReason: textOrNull(c.DisabledReason),
 		LastSuccessAt: utcOrNull(c.LastSuccessAt), LastFailureAt: utcOrNull(c.LastFailureAt), LastError: textOrNull(c.LastError), FailingSince: utcOrNull(c.FailingSince),
 		ConsecutiveFailures: c.ConsecutiveFailures, CreatedAt: utc(c.CreatedAt), CreatedBy: c.CreatedBy, UpdatedAt: utc(c.UpdatedAt)}
@@ -64,7 +65,7 @@ func webhookDTO(c store.Channel) openapi.Webhook {
 func channelDTO(c store.Channel) openapi.NotificationChannel {
 	address, security := c.Config.Address, c.Config.Security
 	if c.Kind == store.ChannelWebhook {
-		address, security = c.Config.URL, string(openapi.SecurityTLS)
+		address, security = c.Config.Shown().URL, string(openapi.SecurityTLS)
 	}
 	return openapi.NotificationChannel{ID: c.ID, Kind: openapi.ChannelKind(c.Kind), Name: c.Name, Address: address, Enabled: c.Enabled,
 		Format: openapi.NotificationFormat(c.Format), Filter: filterDTO(c.Filter), Security: openapi.ChannelSecurity(security), CaPem: textOrNull(c.Config.CAPEM),
@@ -85,14 +86,21 @@ func enable(c *store.Channel, on *bool) {
 
 // setWebhook reads a webhook out of a request, over what it was.
 func (s *Server) setWebhook(c *store.Channel, in *openapi.WebhookInput) error {
-	if err := s.cfg.Notify.CheckURL(in.URL); err != nil {
+	url := in.URL
+	switch {
+	case url == c.Config.Shown().URL:
+		url = c.Config.URL // as it was read, so it stays
+	case strings.HasSuffix(url, store.HiddenQuery):
+		return refuseField(codeInvalidField, "/url", "its query is not the one that is not shown: give it whole")
+	}
+	if err := s.cfg.Notify.CheckURL(url); err != nil {
 		return refuseField(codeInvalidField, "/url", err.Error())
 	}
 	if err := notify.CheckRoots(value(in.CaPem)); err != nil {
 		return refuseField(codeInvalidField, "/ca_pem", err.Error())
 	}
 	c.Kind, c.Name, c.Format, c.Filter = store.ChannelWebhook, in.Name, formatOf(in.Format), filterOf(in.Filter)
-	c.Config = store.ChannelConfig{URL: in.URL, CAPEM: value(in.CaPem)}
+	c.Config = store.ChannelConfig{URL: url, CAPEM: value(in.CaPem)}
 	enable(c, in.Enabled)
 	return nil
 }

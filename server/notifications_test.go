@@ -14,10 +14,11 @@ import (
 func notifications(b *bench, _ *machine) {
 	var body []byte
 	var header http.Header
+	var query string
 	up := false
 	rc := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ = io.ReadAll(r.Body)
-		header = r.Header.Clone()
+		header, query = r.Header.Clone(), r.URL.RawQuery
 		if !up {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -99,6 +100,26 @@ func notifications(b *bench, _ *machine) {
 	if on := b.want(200, "PUT", hook, b.admin, in(nil)).json(b.t); on["enabled"] != true || on["disabled_reason"] != nil {
 		b.t.Errorf("enabled: %v", on)
 	}
+	// A query is shown to nobody, and stays where the URL comes back as it was shown; it goes to no other address.
+	hidden := "hidden=" + nobody
+	was := b.want(200, "PUT", hook, b.admin, in(map[string]any{"url": rc.URL + "/in?" + hidden})).text(b.t, "url")
+	if again := b.want(200, "PUT", hook, b.admin, in(map[string]any{"url": was})).text(b.t, "url"); was != rc.URL+"/in?…" || again != was {
+		b.t.Errorf("shown as %q, then as %q", was, again)
+	}
+	if b.want(200, "POST", hook+"/test", b.admin, nil); query != hidden {
+		b.t.Errorf("the receiver got the query %q", query)
+	}
+	for _, path := range []string{"/v1/webhooks", hook, "/v1/notification-channels", "/v1/notification-channels/" + id} {
+		if got := b.want(200, "GET", path, b.admin, nil); strings.Contains(string(got.body), hidden) {
+			b.t.Errorf("%s shows the query", path)
+		}
+	}
+	if strings.Contains(b.column("SELECT string_agg(concat(before, after), ' ') FROM audit_events"), hidden) {
+		b.t.Error("the audit record shows the query")
+	}
+	b.refused("invalid_field", "/url", "PUT", hook, b.admin, in(map[string]any{"url": rc.URL + "/other?…"}))
+	b.refused("invalid_field", "/url", "POST", "/v1/webhooks", b.admin, in(map[string]any{"name": "other", "url": rc.URL + "/in?…"}))
+	b.refused("invalid_field", "/url", "POST", "/v1/webhooks", b.admin, in(map[string]any{"name": "other", "url": "https://u:p@siem.example"}))
 	second := b.want(201, "POST", "/v1/webhooks", b.admin, in(map[string]any{"name": "siem 2"})).text(b.t, "id")
 	b.refused("conflict", "", "PUT", hook, b.admin, in(map[string]any{"name": "siem 2"}))
 	b.want(204, "DELETE", "/v1/notification-channels/"+second, b.admin, nil)

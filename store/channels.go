@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,7 +62,8 @@ type ChannelFilter struct {
 	IncidentsOnly     bool              `json:"incidents_only,omitempty"`
 }
 
-// ChannelConfig is the receiver; which members count depends on the kind. Nothing in it is secret.
+// ChannelConfig is the receiver; which members count depends on the kind. Nothing in it is secret but, as some receivers will
+// have it, the query of a URL: what readers and the audit record are shown is Shown.
 type ChannelConfig struct {
 	URL      string   `json:"url,omitempty"`      // webhook
 	Address  string   `json:"address,omitempty"`  // syslog and smtp: host:port
@@ -70,6 +72,17 @@ type ChannelConfig struct {
 	Username string   `json:"username,omitempty"`
 	From     string   `json:"from,omitempty"`
 	To       []string `json:"to,omitempty"`
+}
+
+// HiddenQuery is what is shown in the place of a URL's query.
+const HiddenQuery = "?…"
+
+// Shown is the receiver without what may be secret.
+func (c ChannelConfig) Shown() ChannelConfig {
+	if address, _, has := strings.Cut(c.URL, "?"); has {
+		c.URL = address + HiddenQuery
+	}
+	return c
 }
 
 const channelColumns = `c.channel_id, c.kind, c.name, c.enabled, c.disabled_reason, c.format, c.filter, c.config, c.secrets, c.previous_secret_until,
@@ -98,7 +111,7 @@ func readChannel(ctx context.Context, db querier, tenant, id uuid.UUID, lock str
 
 // summary is a channel in the audit record; its secrets are never there.
 func (c *Channel) summary() map[string]any {
-	return map[string]any{"kind": c.Kind, "name": c.Name, "enabled": c.Enabled, "disabled_reason": c.DisabledReason, "format": c.Format, "filter": c.Filter, "config": c.Config}
+	return map[string]any{"kind": c.Kind, "name": c.Name, "enabled": c.Enabled, "disabled_reason": c.DisabledReason, "format": c.Format, "filter": c.Filter, "config": c.Config.Shown()}
 }
 
 func channelTarget(id uuid.UUID) string { return "notification_channel:" + id.String() }

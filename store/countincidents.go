@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // IncidentsCounted is what a round of CountIncidents did.
@@ -29,7 +30,10 @@ func (s *Store) CountIncidents(ctx context.Context, tenant uuid.UUID, now time.T
 		var taken int
 		err := s.inTx(ctx, func(tx pgx.Tx) error {
 			c := incidentCount{tenant: tenant, now: now}
-			var err error
+			err := c.touchExpired(ctx, tx)
+			if err != nil {
+				return err
+			}
 			if taken, err = c.run(ctx, tx); err != nil {
 				return err
 			}
@@ -52,6 +56,42 @@ type incidentCount struct {
 	batch  pgx.Batch
 	told   int // events that were told: their ids go by their order
 	done   IncidentsCounted
+}
+
+// touchExpired leaves touches for what a rule hid until it expired. Nothing is written when a rule expires by itself, so that
+// this looks for rules whose end has not been counted.
+func (c *incidentCount) touchExpired(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, `UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id FROM suppression_rules
+			WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL ORDER BY rule_id FOR UPDATE SKIP LOCKED) x
+		WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id`, pgUUID(c.tenant), c.now)
+	over, err := pgx.CollectRows(rows, pgx.RowTo[pgtype.UUID])
+	if err != nil || len(over) == 0 {
+		return err
+	}
+	return touchHidden(ctx, tx, c.tenant, over, c.now)
+}
+
+// touchHidden leaves a touch for each incident with open alerts that one of the rules hides, or hid until it expired.
+func touchHidden(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, rules []pgtype.UUID, now time.Time) error {
+	rows, _ := tx.Query(ctx, `SELECT DISTINCT ON (group_key) group_key, code, display_name, severity, reason FROM alerts
+		WHERE tenant_id = $1 AND suppressed_by = ANY ($2) AND status IN ('active', 'in_progress') ORDER BY group_key, alert_id`, pgUUID(tenant), rules)
+	touches, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (touch, error) {
+		var t touch
+		err := row.Scan(&t.key, &t.code, &t.displayName, &t.severity, &t.reason)
+		return t, err
+	})
+	if err != nil {
+		return fmt.Errorf("find what rules hid: %w", err)
+	}
+	var b pgx.Batch
+	for _, t := range touches {
+		b.Queue(`INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title) VALUES ($1, $2, $3, $4, $5, $6, $7, '')`,
+			pgUUID(tenant), pgUUID(newID(now)), t.key, t.code, t.displayName, t.severity, t.reason)
+	}
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("touch incidents: %w", err)
+	}
+	return nil
 }
 
 // touch is a cause whose members changed.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,26 +39,25 @@ func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// queueFindings adds the statements that write the sets of different machines: a few, however many sets there are.
+// queueFindings adds the statements that write the sets of different machines: one for each kind of row.
 func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	var assessments assessmentTable
-	var open recommendationTable
-	var recommendations, ended endedTable
+	var recommendations recommendationTable
+	var heeded, ended endedTable
 	var raised alertTable
 	for _, f := range sets {
 		assessments.add(f)
-		recommendations.add(f, open.add(f))
+		heeded.add(f, recommendations.add(f))
 		ended.add(f, f.queueAlerts(&raised))
 	}
-	if len(assessments.codes) > 0 {
-		b.Queue(upsertAssessments, assessments.tenants, assessments.machines, assessments.codes, assessments.names, assessments.severities,
-			assessments.statuses, assessments.causes, assessments.descriptions, assessments.ats)
+	if t := &assessments; len(t.codes) > 0 {
+		b.Queue(upsertAssessments, t.tenants, t.machines, t.codes, t.names, t.severities, t.statuses, t.causes, t.descriptions, t.ats, t.verdicts, t.events)
 	}
-	if len(open.codes) > 0 {
-		b.Queue(upsertRecommendations, open.tenants, open.ids, open.machines, open.codes, open.names, open.severities, open.descriptions, open.steps, open.ats)
+	if t := &recommendations; len(t.codes) > 0 {
+		b.Queue(upsertRecommendations, t.tenants, t.ids, t.machines, t.codes, t.names, t.severities, t.descriptions, t.steps, t.ats, t.verdicts, t.events)
 	}
-	if len(recommendations.codes) > 0 {
-		b.Queue(resolveRecommendations, recommendations.tenants, recommendations.machines, recommendations.codes, recommendations.ats)
+	if t := &heeded; len(t.codes) > 0 {
+		b.Queue(resolveRecommendations, t.tenants, t.machines, t.codes, t.ats, t.events)
 	}
 	raised.queue(b)
 	if len(ended.codes) > 0 {
@@ -65,23 +65,38 @@ func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	}
 }
 
+// someoneAsksFor is the condition that an enabled channel of tenant x.tenant_id names the kind of event. Other than alerts,
+// assessments and recommendations are told to nobody who does not ask for them by name: an enrolment has a dozen,
+// and ten thousand of them would be rows that nobody reads. A channel that is made, or enabled, meanwhile is told from
+// the next change on.
+const someoneAsksFor = `EXISTS (SELECT FROM notification_channels c WHERE c.tenant_id = x.tenant_id AND c.enabled
+		AND c.filter -> 'kinds' ? '{kind}' AND NOT c.filter @> '{"incidents_only": true}')`
+
+func asked(kind string) string { return strings.ReplaceAll(someoneAsksFor, "{kind}", kind) }
+
 // Only what changed is written: first_evaluated_at never changes, status_changed_at only with the status. What
-// did not change is left out before the insert, which would lock, and so write, every row that it meets.
-const upsertAssessments = `INSERT INTO assessments AS a
+// did not change is left out before the insert, which would lock, and so write, every row that it meets. The first
+// evaluation of a code is an event only where it is bad.
+var upsertAssessments = `WITH x AS MATERIALIZED (SELECT u.*, coalesce(was.status, '') AS was, coalesce(was.first_evaluated_at, u.at) AS first_at
+		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::uuid[], $11::uuid[])
+			u (tenant_id, machine_id, code, display_name, severity, status, cause, description, at, verdict_id, event_id)
+		LEFT JOIN assessments was ON was.tenant_id = u.tenant_id AND was.machine_id = u.machine_id AND was.code = u.code
+		WHERE was.tenant_id IS NULL OR (was.display_name, was.severity, was.status, was.cause, was.description)
+			IS DISTINCT FROM (u.display_name, u.severity, u.status, u.cause, u.description)),
+	told AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+		SELECT tenant_id, event_id, 'assessment.changed', machine_id, jsonb_build_object('machine_id', machine_id, 'code', code, 'title', display_name,
+			'severity', severity, 'from', was, 'to', status, 'cause', cause, 'description', description, 'first_seen_at', first_at, 'verdict_id', verdict_id), at
+		FROM x WHERE (was = 'Unhealthy') <> (status = 'Unhealthy') AND ` + asked("assessment.changed") + `)
+	INSERT INTO assessments AS a
 	(tenant_id, machine_id, code, display_name, severity, status, cause, description, first_evaluated_at, status_changed_at, evaluated_at)
-	SELECT u.tenant_id, u.machine_id, u.code, u.display_name, u.severity, u.status, u.cause, u.description, u.at, u.at, u.at
-	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
-		u (tenant_id, machine_id, code, display_name, severity, status, cause, description, at)
-	WHERE NOT EXISTS (SELECT FROM assessments x WHERE x.tenant_id = u.tenant_id AND x.machine_id = u.machine_id AND x.code = u.code
-		AND (x.display_name, x.severity, x.status, x.cause, x.description)
-			IS NOT DISTINCT FROM (u.display_name, u.severity, u.status, u.cause, u.description))
+	SELECT tenant_id, machine_id, code, display_name, severity, status, cause, description, at, at, at FROM x
 	ON CONFLICT (tenant_id, machine_id, code) DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
 		status = EXCLUDED.status, cause = EXCLUDED.cause, description = EXCLUDED.description, evaluated_at = EXCLUDED.evaluated_at,
 		status_changed_at = CASE WHEN a.status <> EXCLUDED.status THEN EXCLUDED.status_changed_at ELSE a.status_changed_at END`
 
 // assessmentTable is the parameters of upsertAssessments, column by column.
 type assessmentTable struct {
-	tenants, machines                                        []pgtype.UUID
+	tenants, machines, verdicts, events                      []pgtype.UUID
 	codes, names, severities, statuses, causes, descriptions []string
 	ats                                                      []time.Time
 }
@@ -92,6 +107,7 @@ func (t *assessmentTable) add(f *findingSet) {
 		t.codes, t.names, t.severities = append(t.codes, a.Code), append(t.names, a.DisplayName), append(t.severities, string(a.Severity))
 		t.statuses, t.causes = append(t.statuses, string(a.Status)), append(t.causes, a.Cause)
 		t.descriptions, t.ats = append(t.descriptions, a.Description), append(t.ats, f.at)
+		t.verdicts, t.events = append(t.verdicts, pgUUIDPtr(f.verdict)), append(t.events, pgUUID(newID(f.at)))
 	}
 }
 
@@ -109,39 +125,55 @@ func (t *endedTable) add(f *findingSet, codes []string) {
 	}
 }
 
-const upsertRecommendations = `INSERT INTO recommendations AS r
+// The machines' locks are held, so that what was open is so until the insert.
+var upsertRecommendations = `WITH u AS (SELECT u.*, ARRAY(SELECT json_array_elements_text(u.list::json)) AS steps
+		FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::uuid[], $11::uuid[])
+			u (tenant_id, new_id, machine_id, code, display_name, severity, description, list, at, verdict_id, event_id)),
+	x AS MATERIALIZED (SELECT u.*, coalesce(was.recommendation_id, u.new_id) AS recommendation_id, was.recommendation_id IS NOT NULL AS known, was.open IS TRUE AS was_open,
+			(was.exemption_reason IS NOT NULL AND (was.exemption_expires_at IS NULL OR was.exemption_expires_at > u.at)) IS TRUE AS exempt
+		FROM u LEFT JOIN recommendations was ON was.tenant_id = u.tenant_id AND was.machine_id = u.machine_id AND was.code = u.code),
+	told AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+		SELECT tenant_id, event_id, 'recommendation.opened', recommendation_id, jsonb_build_object('machine_id', machine_id, 'code', code, 'title', display_name,
+			'severity', severity, 'from', CASE WHEN known THEN 'resolved' ELSE '' END, 'to', CASE WHEN exempt THEN 'exempt' ELSE 'active' END,
+			'description', description, 'remediation_steps', steps, 'first_seen_at', at, 'verdict_id', verdict_id), at
+		FROM x WHERE NOT was_open AND ` + asked("recommendation.opened") + `)
+	INSERT INTO recommendations AS r
 	(tenant_id, recommendation_id, machine_id, code, display_name, severity, description, remediation_steps, open, first_seen_at, last_seen_at)
-	SELECT u.tenant_id, u.id, u.machine_id, u.code, u.display_name, u.severity, u.description, ARRAY(SELECT json_array_elements_text(u.steps::json)), true, u.at, u.at
-	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
-		u (tenant_id, id, machine_id, code, display_name, severity, description, steps, at)
+	SELECT tenant_id, new_id, machine_id, code, display_name, severity, description, steps, true, at, at FROM x
 	ON CONFLICT ON CONSTRAINT recommendations_machine_code DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
 		description = EXCLUDED.description, remediation_steps = EXCLUDED.remediation_steps, open = true, resolved_at = NULL,
 		first_seen_at = CASE WHEN r.open THEN r.first_seen_at ELSE EXCLUDED.first_seen_at END, last_seen_at = EXCLUDED.last_seen_at`
 
+var resolveRecommendations = `WITH x AS (UPDATE recommendations r SET open = false, resolved_at = u.at
+		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[]) u (tenant_id, machine_id, code, at, event_id)
+		WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open
+		RETURNING r.*, u.at, u.event_id)
+	INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+	SELECT tenant_id, event_id, 'recommendation.resolved', recommendation_id, jsonb_build_object('machine_id', machine_id, 'code', code, 'title', display_name, 'severity', severity,
+		'from', CASE WHEN exemption_reason IS NOT NULL AND (exemption_expires_at IS NULL OR exemption_expires_at > at) THEN 'exempt' ELSE 'active' END, 'to', 'resolved',
+		'description', description, 'remediation_steps', remediation_steps, 'first_seen_at', first_seen_at), at
+	FROM x WHERE ` + asked("recommendation.resolved")
+
 // recommendationTable is the parameters of upsertRecommendations, column by column.
 type recommendationTable struct {
-	tenants, ids, machines                        []pgtype.UUID
-	codes, names, severities, descriptions, steps []string
+	tenants, ids, machines, verdicts, events      []pgtype.UUID
+	codes, names, severities, descriptions, steps []string // steps: JSON arrays
 	ats                                           []time.Time
 }
 
-// add notes those that are open, and tells which have ended.
+// add takes those of the set that are open, and tells which have ended.
 func (t *recommendationTable) add(f *findingSet) (ended []string) {
 	var present []string
-	for i := range f.result.Recommendations {
-		r := &f.result.Recommendations[i]
+	for _, r := range f.result.Recommendations {
 		present = append(present, r.Code)
+		list, _ := json.Marshal(notNil(r.RemediationSteps)) // strings always marshal
 		t.tenants, t.ids, t.machines = append(t.tenants, pgUUID(f.tenant)), append(t.ids, pgUUID(newID(f.at))), append(t.machines, pgUUID(f.machine.ID))
 		t.codes, t.names, t.severities = append(t.codes, r.Code), append(t.names, r.DisplayName), append(t.severities, string(r.Severity))
-		steps, _ := json.Marshal(notNil(r.RemediationSteps)) // strings always marshal
-		t.descriptions, t.steps, t.ats = append(t.descriptions, r.Description), append(t.steps, string(steps)), append(t.ats, f.at)
+		t.descriptions, t.steps, t.ats = append(t.descriptions, r.Description), append(t.steps, string(list)), append(t.ats, f.at)
+		t.verdicts, t.events = append(t.verdicts, pgUUIDPtr(f.verdict)), append(t.events, pgUUID(newID(f.at)))
 	}
 	return without(f.result.EvaluatedRecommendations, present)
 }
-
-const resolveRecommendations = `UPDATE recommendations r SET open = false, resolved_at = u.at
-	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) u (tenant_id, machine_id, code, at)
-	WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open`
 
 // queueAlerts adds those that are open, and tells which have ended.
 func (f *findingSet) queueAlerts(t *alertTable) (ended []string) {

@@ -188,6 +188,36 @@ func TestIncidentsRaceWithAlerts(t *testing.T) {
 	}
 }
 
+// A rule that expires by itself: its incident's count follows, once, and again where the rule is given a new end.
+func TestExpiredSuppressionIsCounted(t *testing.T) {
+	s, conn := newStore(t)
+	token := joinToken(t, s, "j", 9)
+	for _, name := range []string{"web-1", "web-2"} {
+		record(t, s, caused(active(t, s, token, name), t0, "grub"))
+	}
+	end := t0.Add(time.Hour)
+	rule := must[store.SuppressionRule](t)(s.CreateSuppressionRule(t.Context(), tenant, store.SuppressionRule{AlertCode: "*", Reason: "lab", ExpiresAt: &end,
+		Scope: store.SuppressionScope{AllOf: []store.SuppressionCondition{{Field: "machine.name", In: []string{"web-1"}}}}}, t0, system))
+	expect := func(story string, at time.Time, suppressed int64, counted int) {
+		t.Helper()
+		if c := must[store.IncidentsCounted](t)(s.CountIncidents(t.Context(), tenant, at)); c.Counted != counted {
+			t.Errorf("%s: %d counted, want %d", story, c.Counted, counted)
+		}
+		if n := number(t, conn, `SELECT sum(suppressed_members) FROM incidents`); n != suppressed {
+			t.Errorf("%s: %d suppressed, want %d", story, n, suppressed)
+		}
+	}
+	expect("in force", t0, 1, 1)
+	expect("before its end", end.Add(-time.Second), 1, 0)
+	expect("expired", end, 0, 1)
+	expect("once", end.Add(time.Second), 0, 0)
+	later := end.Add(time.Hour)
+	rule.ExpiresAt = &later
+	must[store.SuppressionRule](t)(s.UpdateSuppressionRule(t.Context(), tenant, rule, end.Add(time.Minute), system))
+	expect("with a new end", end.Add(time.Minute), 1, 1)
+	expect("which passes too", later, 0, 1)
+}
+
 func TestSimulatedSuppression(t *testing.T) {
 	s, conn := newStore(t)
 	token := joinToken(t, s, "j", 99)

@@ -52,7 +52,7 @@ const selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_
 			'status', i.status, 'machines', i.open_members, 'first_seen_at', i.opened_at, 'last_seen_at', i.last_joined_at) END,
 		'compliance', CASE WHEN r.recommendation_id IS NOT NULL THEN jsonb_build_object('id', r.recommendation_id, 'code', r.code, 'title', r.display_name,
 			'description', r.description, 'severity', r.severity, 'remediation_steps', r.remediation_steps, 'status', CASE WHEN r.open THEN 'active' ELSE 'resolved' END,
-			'citations', jsonb_build_array(), 'first_seen_at', r.first_seen_at) END,
+			'first_seen_at', r.first_seen_at) END,
 		'machine', CASE WHEN m.machine_id IS NOT NULL THEN jsonb_build_object('id', m.machine_id, 'name', m.name, 'external_id', m.external_id, 'platform', m.platform,
 			'os', m.os, 'security_type', m.security_type, 'scale_set', m.scale_set, 'labels', m.labels) END,
 		'verdict_id', a.verdict_id), o.created_at
@@ -62,7 +62,8 @@ const selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_
 	LEFT JOIN suppression_rules sr ON sr.tenant_id = a.tenant_id AND sr.rule_id = a.suppressed_by
 	LEFT JOIN incidents i ON i.tenant_id = o.tenant_id AND i.incident_id = o.subject_id
 	LEFT JOIN recommendations r ON r.tenant_id = o.tenant_id AND r.recommendation_id = o.subject_id
-	LEFT JOIN machines m ON m.tenant_id = o.tenant_id AND m.machine_id = coalesce(a.machine_id, r.machine_id)
+	LEFT JOIN machines m ON m.tenant_id = o.tenant_id AND m.machine_id = coalesce(a.machine_id, r.machine_id,
+		CASE o.kind WHEN 'assessment.changed' THEN o.subject_id END)
 	WHERE o.tenant_id = $1 AND o.fanned_out_at IS NULL
 	ORDER BY o.written_at, o.event_id LIMIT $2`
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/assay-verifier/assay/verifier"
 )
@@ -202,9 +203,13 @@ func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 			return notFound(err, "suppression rule", r.ID)
 		}
 		r.State, r.CreatedBy, r.CreatedAt, r.UpdatedAt = r.storedState(), was.CreatedBy, was.CreatedAt, now
-		if _, err := tx.Exec(ctx, `UPDATE suppression_rules SET alert_code = $3, reason = $4, comment = $5, expires_at = $6, state = $7, scope = $8, updated_at = $9
+		if _, err := tx.Exec(ctx, `UPDATE suppression_rules SET alert_code = $3, reason = $4, comment = $5, expires_at = $6, state = $7, scope = $8, updated_at = $9, expiry_counted_at = NULL
 			WHERE tenant_id = $1 AND rule_id = $2`, tenant, r.ID, r.AlertCode, r.Reason, r.Comment, r.ExpiresAt, r.State, r.Scope, now); err != nil {
 			return fmt.Errorf("update suppression rule: %w", err)
+		}
+		// An alert that the rule hid until it expired, and hides again, does not change, but its incident's count does.
+		if err := touchHidden(ctx, tx, tenant, []pgtype.UUID{pgUUID(r.ID)}, now); err != nil {
+			return err
 		}
 		return audit(ctx, tx, tenant, now, actor, "suppression_rule.update", "suppression_rule:"+r.ID.String(), was, r)
 	})

@@ -28,8 +28,7 @@ type CLI struct {
 	Revocations  RevocationsCommand  `cmd:"" group:"reference" help:"What is known to be bad: dbx, and SBAT levels."`
 	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
 
-	Webhooks          WebhooksCommand          `cmd:"" aliases:"webhook" group:"admin" help:"URLs that are told what happens."`
-	Deliveries        DeliveriesCommand        `cmd:"" aliases:"delivery" group:"admin" help:"What was told to whom, and what could not be."`
+	Notifications     NotificationsCommand     `cmd:"" aliases:"notification" group:"admin" help:"Who is told what happens: webhooks, syslog, mail; and what came of it."`
 	JoinTokens        JoinTokensCommand        `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
 	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
 	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`

@@ -9,18 +9,11 @@ import (
 	"github.com/assay-verifier/assay/openapi/client"
 )
 
-// DeliveriesCommand holds the commands about deliveries.
-type DeliveriesCommand struct {
-	List   DeliveriesList   `cmd:"" default:"withargs" help:"List deliveries, newest first (also without \"list\")."`
-	Show   DeliveryShow     `cmd:"" help:"Show a delivery with its attempts."`
-	Replay DeliveriesReplay `cmd:"" help:"Deliver again: one delivery, or all dead ones of a channel."`
-}
-
 // DeliveriesList lists deliveries.
 type DeliveriesList struct {
 	Paging  `embed:""`
 	State   string `enum:",pending,delivered,dead" default:"" help:"pending, delivered or dead."`
-	Channel string `placeholder:"ID" help:"Only of this channel."`
+	Channel string `placeholder:"CHANNEL" help:"Only of this channel: its id or name."`
 }
 
 // Run lists them.
@@ -31,11 +24,12 @@ func (c *DeliveriesList) Run(a *app) error {
 		params.State = &state
 	}
 	if c.Channel != "" {
-		id, err := uuid.Parse(c.Channel)
-		if err != nil {
-			return fmt.Errorf("--channel: %q is no id", c.Channel)
+		if err := a.withChannel(c.Channel, func(_ *client.ClientWithResponses, x client.NotificationChannel) error {
+			params.Channel = &x.ID
+			return nil
+		}); err != nil {
+			return err
 		}
-		params.Channel = &id
 	}
 	items, all, err := fetchList[client.Delivery](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		params.Limit, params.Cursor = limit, cursor
@@ -95,32 +89,36 @@ func (c *DeliveryShow) Run(a *app) error {
 
 // DeliveriesReplay delivers again.
 type DeliveriesReplay struct {
-	Delivery string `arg:"" optional:"" help:"Id of a delivery."`
-	Channel  string `placeholder:"ID" help:"All dead deliveries of this channel."`
+	Delivery *uuid.UUID `arg:"" optional:"" help:"Id of a delivery."`
+	Channel  string     `placeholder:"CHANNEL" help:"All dead deliveries of this channel: its id or name."`
 }
 
 // Run delivers again.
 func (c *DeliveriesReplay) Run(a *app) error {
-	if (c.Delivery == "") == (c.Channel == "") {
+	if (c.Delivery == nil) == (c.Channel == "") {
 		return errors.New("give either the id of a delivery or --channel")
 	}
-	id, err := uuid.Parse(c.Delivery + c.Channel)
-	if err != nil {
-		return fmt.Errorf("%q is no id", c.Delivery+c.Channel)
+	if c.Delivery == nil {
+		return a.withChannel(c.Channel, a.replayChannel)
 	}
 	api, err := a.api()
 	if err != nil {
 		return err
 	}
-	if c.Delivery != "" {
-		resp, err := api.ReplayDeliveryWithResponse(a.ctx, id, &client.ReplayDeliveryParams{})
-		_, raw, err := answer[client.Delivery](a, resp, err)
-		if err == nil && a.json {
-			err = a.printJSON(raw)
-		}
+	resp, err := api.ReplayDeliveryWithResponse(a.ctx, *c.Delivery, &client.ReplayDeliveryParams{})
+	_, raw, err := answer[client.Delivery](a, resp, err)
+	if err != nil {
 		return err
 	}
-	resp, err := api.ReplayNotificationChannelWithResponse(a.ctx, id, &client.ReplayNotificationChannelParams{})
+	if a.json {
+		return a.printJSON(raw)
+	}
+	a.print.line("it is delivered again")
+	return nil
+}
+
+func (a *app) replayChannel(api *client.ClientWithResponses, x client.NotificationChannel) error {
+	resp, err := api.ReplayNotificationChannelWithResponse(a.ctx, x.ID, &client.ReplayNotificationChannelParams{})
 	n, raw, err := answer[client.Replayed](a, resp, err)
 	if err != nil {
 		return err

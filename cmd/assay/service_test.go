@@ -48,7 +48,7 @@ func startService(t *testing.T) *liveService {
 	}
 	address := freeAddress(t)
 	var log bytes.Buffer
-	cmd := exec.Command(daemon, "dev", "--data-dir", filepath.Join(data, "d"), "--listen", address, "--admin-listen", "", "--allow-insecure-issuers")
+	cmd := exec.Command(daemon, "dev", "--data-dir", filepath.Join(data, "d"), "--listen", address, "--admin-listen", "", "--allow-insecure-issuers", "--notify-allow-networks", "127.0.0.0/8")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -513,6 +513,7 @@ func testAdministration(t *testing.T, s *liveService) {
 	s.wants(0, []string{"vendor: deleted", "rested on it"}, "trust-anchors", "delete", "vendor")
 	s.wants(1, []string{"There is no trust anchor"}, "trust-anchors", "delete", "vendor")
 	collateralCommands(t, s)
+	notificationCommands(t, s)
 }
 
 // collateralCommands is what people do about the roots that are shipped and about collateral.

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/server/notify/event"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // facts are what the event's row says of the moment of the change. A row has those that fit its kind.
@@ -31,6 +33,10 @@ type facts struct {
 	Name         string     `json:"name"`
 	Kind         string     `json:"kind"`
 	Detail       string     `json:"detail"`
+	Description  string     `json:"description"`
+	Cause        string     `json:"cause"`
+	Remediation  []string   `json:"remediation_steps"`
+	FirstSeen    time.Time  `json:"first_seen_at"`
 }
 
 // describe makes the document of an event: what it is about as it is now, and over that the facts of then.
@@ -52,7 +58,11 @@ func (s *Service) describe(tenant uuid.UUID, o *store.OutboxEvent) (*event.Event
 	case "incident":
 		describeIncident(&e, o.SubjectID, &f)
 		e.Link = s.link("incidents", o.SubjectID)
+	case "assessment":
+		describeCompliance(&e, nil, &f)
+		e.Link = s.linkMachine(&e)
 	case "recommendation":
+		describeCompliance(&e, &o.SubjectID, &f)
 		e.Link = s.link("recommendations", uuid.Nil)
 	case "channel":
 		e.Channel = &event.Channel{ID: f.ID, Name: f.Name, Kind: f.Kind, Detail: f.Detail}
@@ -114,6 +124,40 @@ func describeIncident(e *event.Event, id uuid.UUID, f *facts) {
 	i.Suppressed = f.Suppressed
 }
 
+// describeCompliance makes what an assessment or recommendation was. Its row holds it whole: an assessment that is Unhealthy
+// for a moment only is told with the reason of that moment.
+func describeCompliance(e *event.Event, id *uuid.UUID, f *facts) {
+	if e.Compliance == nil { // an assessment, or deleted since
+		e.Compliance = &event.Compliance{ID: id, FirstSeen: e.Time}
+	}
+	c := e.Compliance
+	if f.To != "" { // the end of an exemption says nothing of it
+		c.Code, c.Title, c.Description, c.Severity = f.Code, f.Title, f.Description, f.Severity
+		c.Status, c.Previous, c.Cause = f.To, f.From, f.Cause
+		c.Remediation, c.FirstSeen = f.Remediation, f.FirstSeen
+	}
+	c.FirstSeen = c.FirstSeen.UTC()
+	if f.VerdictID != nil {
+		e.VerdictID = f.VerdictID
+	}
+	if c.Remediation == nil {
+		c.Remediation = []string{}
+	}
+	c.Citations = []string{}
+	if r := finding.By(c.Code); r != nil {
+		for _, cited := range r.Citations {
+			c.Citations = append(c.Citations, cited.Document+", "+cited.Section)
+		}
+	}
+}
+
+func (s *Service) linkMachine(e *event.Event) string {
+	if e.Machine == nil {
+		return ""
+	}
+	return s.link("machines", e.Machine.ID)
+}
+
 func (s *Service) link(page string, id uuid.UUID) string {
 	if s.cfg.PublicURL == "" {
 		return ""
@@ -130,7 +174,7 @@ var severities = []string{"low", "medium", "high"}
 func wants(f *store.ChannelFilter, e *event.Event) bool {
 	kind := string(e.Kind)
 	switch {
-	case len(f.Kinds) > 0 && !slices.Contains(f.Kinds, kind):
+	case (len(f.Kinds) > 0 || slices.Contains(event.ByName, e.Kind)) && !slices.Contains(f.Kinds, kind):
 		return false
 	case !f.IncludeSuppressed && (e.Alert != nil && e.Alert.Suppressed || e.Incident != nil && e.Incident.Suppressed):
 		return false

@@ -200,7 +200,11 @@ func (h *handler) changeAlert(w http.ResponseWriter, r *http.Request, s session)
 		if a.Path != r.PathValue("action") {
 			continue
 		}
-		_, err := h.Store.SetAlertStatus(r.Context(), s.Tenant, id, store.AlertChange{To: a.To}, h.now(), s.actor(r))
+		comment, err := formComment(r, false)
+		if err != nil {
+			return err
+		}
+		_, err = h.Store.SetAlertStatus(r.Context(), s.Tenant, id, store.AlertChange{To: a.To, Comment: comment}, h.now(), s.actor(r))
 		if errors.Is(err, store.ErrConflict) {
 			return errAlertState
 		}

@@ -64,7 +64,7 @@ func TestAlertLifecycle(t *testing.T) {
 	admin := signIn(t, site, f.admin)
 	address := site.URL + "/ui/alerts/" + f.alerts["web-3"].ID.String()
 	_, page := get(t, admin, address)
-	form := url.Values{"csrf": {csrf(t, page)}}
+	form := url.Values{"csrf": {csrf(t, page)}, "comment": {"that <i>is</i> why"}}
 	for _, step := range [][2]string{{"in-progress", "in_progress"}, {"resolve", "resolved"}, {"activate", "active"}, {"dismiss", "dismissed"}} {
 		res, _ := post(t, admin, address+"/"+step[0], form)
 		if want := strings.TrimPrefix(address, site.URL) + "?done=" + step[0]; res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != want {
@@ -76,6 +76,12 @@ func TestAlertLifecycle(t *testing.T) {
 		if _, page := get(t, admin, site.URL+res.Header.Get("Location")); !strings.Contains(page, `role="status"`) {
 			t.Errorf("%s: the page does not say what was done", step[0])
 		}
+	}
+	if _, page := get(t, admin, address); strings.Count(page, "that &lt;i&gt;is&lt;/i&gt; why") != 4 {
+		t.Error("the history has not the comment of each step")
+	}
+	if res, _ := post(t, admin, address+"/activate", url.Values{"csrf": form["csrf"], "comment": {strings.Repeat("x", 4097)}}); res.StatusCode != http.StatusBadRequest {
+		t.Errorf("a comment that is too long: %s", res.Status)
 	}
 	if res, body := post(t, admin, address+"/resolve", form); res.StatusCode != http.StatusConflict || !strings.Contains(body, "The alert has moved on") {
 		t.Errorf("a step that the state does not allow: %s", res.Status)

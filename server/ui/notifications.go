@@ -67,7 +67,7 @@ func (h *handler) notifications(w http.ResponseWriter, r *http.Request, s sessio
 	for _, c := range channels {
 		row := channelRow{c, c.Config.Address}
 		if c.Kind == store.ChannelWebhook {
-			row.Receiver = c.Config.URL
+			row.Receiver = c.Config.Shown().URL
 		}
 		view.Channels = append(view.Channels, row)
 	}

@@ -43,6 +43,9 @@ const (
 var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentGrown, IncidentResolved,
 	AssessmentChanged, Recommended, Heeded, ExemptionEnded, ChannelDisabled, Test}
 
+// ByName are those that only who names them is told: there may be a dozen for each machine that enrols, or goes silent.
+var ByName = []Kind{AssessmentChanged, Recommended, Heeded}
+
 // Event is one change. What it is not about is absent (nil or empty).
 type Event struct {
 	SchemaVersion int       `json:"schema_version"`

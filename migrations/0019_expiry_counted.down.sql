@@ -1,0 +1,1 @@
+ALTER TABLE suppression_rules DROP COLUMN expiry_counted_at;
