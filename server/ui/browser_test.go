@@ -131,7 +131,8 @@ func TestEveryPageInABrowser(t *testing.T) {
 	count := 0
 	asked.Range(func(address, _ any) bool {
 		count++
-		if !strings.HasPrefix(address.(string), site.URL+"/ui/") {
+		// The browser's own style sheet draws the icon of a date field from a data URL, which asks nobody.
+		if !strings.HasPrefix(address.(string), site.URL+"/ui/") && !strings.HasPrefix(address.(string), "data:image/svg+xml;base64,") {
 			t.Errorf("a page asks for %s", address)
 		}
 		return true
