@@ -23,6 +23,7 @@ CREATE TABLE silent_machines (
     since      timestamptz NOT NULL,
     stale_at   timestamptz NOT NULL,
     alert_due_at timestamptz NOT NULL,
+    interval_seconds bigint NOT NULL,
     alerted_at timestamptz,
     silence_id uuid,
     PRIMARY KEY (tenant_id, machine_id),
@@ -34,6 +35,7 @@ COMMENT ON COLUMN silent_machines.machine_id IS 'The machine.';
 COMMENT ON COLUMN silent_machines.since IS 'The deadline that it missed.';
 COMMENT ON COLUMN silent_machines.stale_at IS 'When that was found.';
 COMMENT ON COLUMN silent_machines.alert_due_at IS 'When the alert attestation_missing is due, by the policy of the time at which it was found.';
+COMMENT ON COLUMN silent_machines.interval_seconds IS 'The interval of that policy: what cut machines off at one moment made each miss a deadline within it.';
 COMMENT ON COLUMN silent_machines.alerted_at IS 'When that alert was raised for the machine itself; null if it was not.';
 COMMENT ON COLUMN silent_machines.silence_id IS 'The mass silence that the machine is part of; null if of none.';
 
@@ -69,7 +71,7 @@ COMMENT ON COLUMN silences.silent IS 'Members that are silent now.';
 COMMENT ON COLUMN silences.peak IS 'The most that were.';
 COMMENT ON COLUMN silences.since IS 'The first deadline that a member missed.';
 COMMENT ON COLUMN silences.started_at IS 'When it was found.';
-COMMENT ON COLUMN silences.ended_at IS 'When most members were back; null while it lasts. Whether somebody closed its alert does not count.';
+COMMENT ON COLUMN silences.ended_at IS 'When most members were back, or it had its greatest age; null while it lasts. Whether somebody closed its alert does not count.';
 
 CREATE TABLE deadline_watch (
     tenant_id  uuid NOT NULL REFERENCES tenants,

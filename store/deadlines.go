@@ -136,12 +136,13 @@ const lockOverdue = `SELECT ` + machineColumns + `, st.heard_at` + machineTables
 type silentTable struct {
 	machines       []pgtype.UUID
 	since, alertAt []time.Time
+	intervals      []int64 // in seconds
 	findings       []*findingSet
 }
 
 const insertSilent = `WITH marked AS (UPDATE machine_attestation_state SET stale_at = $3 WHERE tenant_id = $1 AND machine_id = ANY ($2::uuid[]))
-	INSERT INTO silent_machines (tenant_id, machine_id, since, stale_at, alert_due_at)
-	SELECT $1, u.machine_id, u.since, $3, u.alert_due_at FROM unnest($2::uuid[], $4::timestamptz[], $5::timestamptz[]) u (machine_id, since, alert_due_at)`
+	INSERT INTO silent_machines (tenant_id, machine_id, since, stale_at, alert_due_at, interval_seconds)
+	SELECT $1, u.machine_id, u.since, $3, u.alert_due_at, u.seconds FROM unnest($2::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[]) u (machine_id, since, alert_due_at, seconds)`
 
 // markStale marks those of a page that are stale under their own policies.
 func (s *Store) markStale(ctx context.Context, tenant uuid.UUID, ids []pgtype.UUID, outages []finding.Outage, now time.Time, actor Actor) (n int, err error) {
@@ -154,7 +155,7 @@ func (s *Store) markStale(ctx context.Context, tenant uuid.UUID, ids []pgtype.UU
 		if n = len(t.machines); err != nil || n == 0 {
 			return err
 		}
-		if _, err := tx.Exec(ctx, insertSilent, pgUUID(tenant), t.machines, now, t.since, t.alertAt); err != nil {
+		if _, err := tx.Exec(ctx, insertSilent, pgUUID(tenant), t.machines, now, t.since, t.alertAt, t.intervals); err != nil {
 			return err
 		}
 		var b pgx.Batch
@@ -192,6 +193,7 @@ func findStale(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, ids []pgtype.UU
 		facts := silentFacts(&m)
 		t.machines, t.since = append(t.machines, pgUUID(m.ID)), append(t.since, due)
 		t.alertAt = append(t.alertAt, staleAt.Add(time.Duration(policy.AttestationMissingDelaySeconds)*time.Second))
+		t.intervals = append(t.intervals, int64(policy.AttestationIntervalSeconds))
 		t.findings = append(t.findings, &findingSet{tenant: tenant, machine: m, at: now, result: finding.Result{
 			Assessments: []finding.Assessment{finding.Stale(&facts, finding.Silence{HeardAt: heard.Time, DueAt: due})}}})
 	}

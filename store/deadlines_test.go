@@ -335,3 +335,41 @@ func TestBootsAreKept(t *testing.T) {
 	}
 	expect(t, "of evidence that said none", must[store.AppraisalInputs](t)(f.s.AppraisalInputs(t.Context(), tenant, f.machines[0].MachineID, t0)).LastBootID, "")
 }
+
+// A mass silence explains who missed a deadline as it began, and nobody else; and nobody for longer than a day.
+func TestMassSilenceHidesNobodyForEver(t *testing.T) {
+	f := newDeadlineFleet(t, 20)
+	keep := func(from, until int) {
+		for m := from; m < until; m += 4 {
+			f.attest(14-7, 14, m)
+			f.serve(m + 3)
+		}
+	}
+	f.attest(0, 20, 0)
+	expect(t, "all are silent", f.serve(20), store.DeadlineRound{Stale: 20, Begun: 1})
+	f.attest(0, 14, 21)
+	f.serve(24)
+	keep(25, 60) // of those that are back, seven fall silent at once
+	expect(t, "a later event has another alert, of a narrower scope", f.alerts(), "active×1 active×1")
+	f.attest(0, 7, 60)
+	keep(61, 70)
+	expect(t, "the first lasts", number(t, f.conn, `SELECT silent FROM silences WHERE ended_at IS NULL`), 6)
+	alerts := alertsOf(t, f.s, store.AlertFilter{Code: "attestation_missing", Status: "active"}, t0)
+	must[store.Alert](t)(f.s.SetAlertStatus(t.Context(), tenant, alerts[len(alerts)-1].ID, store.AlertChange{To: "dismissed"}, minutes(70), system))
+	if _, err := f.conn.Exec(t.Context(), `UPDATE silences SET started_at = started_at - interval '1 day'`); err != nil {
+		t.Fatal(err)
+	}
+	must0(t, f.s.Beat(t.Context(), tenant, minutes(70)))
+	r := f.check(minutes(70))
+	expect(t, "a day later, though somebody dismissed it", [2]int{r.Ended, r.Alerts}, [2]int{1, 6})
+}
+
+// A large silence that ends with members who stay silent gives each of them an alert, over as many pages as it takes.
+func TestMassSilenceEndsOverPages(t *testing.T) {
+	f := newDeadlineFleet(t, 230)
+	f.limits.MaxAge = time.Minute
+	sum := f.serve(19)
+	expect(t, "it ends at its age, once", sum, store.DeadlineRound{Stale: 230, Begun: 1, Ended: 1, Alerts: 230})
+	expect(t, "each has an alert", number(t, f.conn, `SELECT count(*) FROM alerts WHERE status = 'active' AND machine_id IS NOT NULL`), 230)
+	expect(t, "nobody is left", number(t, f.conn, `SELECT count(*) FROM silent_machines WHERE alerted_at IS NULL OR silence_id IS NOT NULL`), 0)
+}

@@ -30,7 +30,6 @@ type silentMachine struct {
 	id      uuid.UUID
 	facts   finding.Machine
 	heardAt time.Time // zero where it never attested
-	since   time.Time
 	silence *uuid.UUID
 	finding.SilentMachine
 }
@@ -39,7 +38,7 @@ type openSilence struct {
 	id           uuid.UUID
 	scope        string
 	alert        *uuid.UUID
-	since        time.Time
+	since, begun time.Time
 	silent, peak int
 }
 
@@ -75,19 +74,19 @@ func (s *Store) settleSilences(ctx context.Context, tenant uuid.UUID, limits fin
 }
 
 func (w *silences) read(ctx context.Context, limits finding.SilenceLimits, outages []finding.Outage) error {
-	rows, _ := w.tx.Query(ctx, `SELECT silence_id, scope, alert_id, since, silent, peak FROM silences WHERE tenant_id = $1 AND ended_at IS NULL ORDER BY silence_id`, pgUUID(w.tenant))
+	rows, _ := w.tx.Query(ctx, `SELECT silence_id, scope, alert_id, since, started_at, silent, peak FROM silences WHERE tenant_id = $1 AND ended_at IS NULL ORDER BY silence_id`, pgUUID(w.tenant))
 	var err error
 	w.open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (openSilence, error) {
 		var o openSilence
 		var alert pgtype.UUID
-		err := row.Scan(&o.id, &o.scope, &alert, &o.since, &o.silent, &o.peak)
+		err := row.Scan(&o.id, &o.scope, &alert, &o.since, &o.begun, &o.silent, &o.peak)
 		o.alert = uuidPtr(alert)
 		return o, err
 	})
 	if err != nil {
 		return fmt.Errorf("read mass silences: %w", err)
 	}
-	rows, _ = w.tx.Query(ctx, `SELECT s.machine_id, m.name, m.os, m.platform, m.scale_set, m.labels, st.heard_at, s.since, s.alert_due_at, s.silence_id
+	rows, _ = w.tx.Query(ctx, `SELECT s.machine_id, m.name, m.os, m.platform, m.scale_set, m.labels, st.heard_at, s.since, s.interval_seconds, s.alert_due_at, s.silence_id
 		FROM silent_machines s JOIN machines m ON m.tenant_id = s.tenant_id AND m.machine_id = s.machine_id
 		JOIN machine_attestation_state st ON st.tenant_id = s.tenant_id AND st.machine_id = s.machine_id
 		WHERE s.tenant_id = $1 AND s.alerted_at IS NULL ORDER BY s.machine_id`, pgUUID(w.tenant))
@@ -95,12 +94,14 @@ func (w *silences) read(ctx context.Context, limits finding.SilenceLimits, outag
 		m := silentMachine{}
 		var heard pgtype.Timestamptz
 		var silence pgtype.UUID
-		if err := row.Scan(&m.id, &m.facts.Name, &m.facts.OS, &m.facts.Platform, &m.facts.ScaleSet, &m.facts.Labels, &heard, &m.since, &m.AlertAt, &silence); err != nil {
+		var interval int64
+		if err := row.Scan(&m.id, &m.facts.Name, &m.facts.OS, &m.facts.Platform, &m.facts.ScaleSet, &m.facts.Labels, &heard, &m.Since, &interval, &m.AlertAt, &silence); err != nil {
 			return m, err
 		}
 		m.heardAt, m.silence, m.Scopes = heard.Time, uuidPtr(silence), finding.Scopes(&m.facts)
+		m.Interval = time.Duration(interval) * time.Second
 		// An outage of ours after it was found gives it the time to come back too.
-		m.AlertAt = finding.Deadline(m.AlertAt, m.since, outages)
+		m.AlertAt = finding.Deadline(m.AlertAt, m.Since, outages)
 		m.Silence = slices.IndexFunc(w.open, func(o openSilence) bool { return m.silence != nil && o.id == *m.silence })
 		return m, nil
 	})
@@ -120,8 +121,8 @@ func (w *silences) countHeard(ctx context.Context, limits finding.SilenceLimits)
 		if m.Silence >= 0 {
 			continue
 		}
-		if free++; !m.AlertAt.After(w.now) && (since.IsZero() || m.since.Before(since)) {
-			since = m.since
+		if free++; !m.AlertAt.After(w.now) && (since.IsZero() || m.Since.Before(since)) {
+			since = m.Since
 		}
 	}
 	if since.IsZero() || free < limits.Machines {
@@ -150,11 +151,11 @@ func (w *silences) settle(ctx context.Context, limits finding.SilenceLimits, r *
 		machines[i] = w.machines[i].SilentMachine
 	}
 	for i, o := range w.open {
-		open[i] = finding.OpenSilence{Scope: o.scope, Peak: o.peak}
+		open[i] = finding.OpenSilence{Scope: o.scope, Peak: o.peak, Since: o.since, BegunAt: o.begun}
 	}
 	d := finding.DecideSilence(w.now, machines, w.heard, open, limits)
 	if more = len(d.Alone) > deadlinePage; more {
-		d.Alone = d.Alone[:deadlinePage]
+		w.firstPage(&d)
 	}
 	// As appraisals do: the rules before the machines.
 	if _, err := w.store.lockSuppressionRules(ctx, w.tx, w.tenant); err != nil {
@@ -184,15 +185,26 @@ func (w *silences) settle(ctx context.Context, limits finding.SilenceLimits, r *
 		map[string]any{"machine_ids": alone, "silences_begun": scopes, "silences_ended": len(d.End)})
 }
 
+// firstPage leaves the machines beyond a page for the next look. Silences that end with some of these end with the last page:
+// free machines without an alert would be taken for the next mass silence.
+func (w *silences) firstPage(d *finding.SilenceDecision) {
+	later := map[int]bool{}
+	for _, i := range d.Alone[deadlinePage:] {
+		later[w.machines[i].Silence] = true
+	}
+	d.Alone = d.Alone[:deadlinePage]
+	d.End = slices.DeleteFunc(d.End, func(i int) bool { return later[i] })
+}
+
 // begin makes the mass silences that begin, with their alerts.
 func (w *silences) begin(list []finding.BegunSilence, raised *[]RaisedAlert) []openSilence {
 	out := make([]openSilence, len(list))
 	for i, b := range list {
-		o := openSilence{id: newID(w.now), scope: b.Scope, since: w.machines[b.Members[0]].since, silent: len(b.Members), peak: len(b.Members)}
+		o := openSilence{id: newID(w.now), scope: b.Scope, since: w.machines[b.Members[0]].Since, silent: len(b.Members), peak: len(b.Members)}
 		details := silenceDetails{SilenceID: o.id, Silent: o.silent, Peak: o.peak}
 		for _, m := range b.Members {
-			if w.machines[m].since.Before(o.since) {
-				o.since = w.machines[m].since
+			if w.machines[m].Since.Before(o.since) {
+				o.since = w.machines[m].Since
 			}
 			if len(details.Examples) < maxExamples {
 				details.Examples = append(details.Examples, w.machines[m].facts.Name)
@@ -232,8 +244,8 @@ func (w *silences) lockSilent(ctx context.Context, list []int, raised *[]RaisedA
 	}
 	for _, id := range alone {
 		m := at[id]
-		silence := finding.Silence{HeardAt: m.heardAt, DueAt: m.since}
-		*raised = append(*raised, RaisedAlert{MachineID: &m.id, Alert: finding.Missing(&m.facts, silence), Details: map[string]time.Time{"since": m.since}})
+		silence := finding.Silence{HeardAt: m.heardAt, DueAt: m.Since}
+		*raised = append(*raised, RaisedAlert{MachineID: &m.id, Alert: finding.Missing(&m.facts, silence), Details: map[string]time.Time{"since": m.Since}})
 	}
 	return alone, nil
 }

@@ -162,10 +162,13 @@ type SilenceConfig struct {
 	// SilenceEndPercent ends the event once no more than that share of its largest extent is silent; those have alerts of
 	// their own from then on.
 	SilenceEndPercent int `env:"ASSAY_SILENCE_END_PERCENT" default:"20" placeholder:"PERCENT" help:"Share of its largest extent at which the event is over (${default}); who is still silent then has an alert of its own."`
+
+	// SilenceMaxAge ends the event at that age, whatever its extent and whatever became of its alert.
+	SilenceMaxAge time.Duration `env:"ASSAY_SILENCE_MAX_AGE" default:"24h" placeholder:"DURATION" help:"Age at which the event is over in any case (${default}); who is still silent then has an alert of its own."`
 }
 
 func (c *SilenceConfig) limits() finding.SilenceLimits {
-	return finding.SilenceLimits{Machines: c.SilenceMachines, Percent: c.SilencePercent, EndPercent: c.SilenceEndPercent}
+	return finding.SilenceLimits{Machines: c.SilenceMachines, Percent: c.SilencePercent, EndPercent: c.SilenceEndPercent, MaxAge: c.SilenceMaxAge}
 }
 
 func (c *SilenceConfig) check() error {
@@ -176,6 +179,8 @@ func (c *SilenceConfig) check() error {
 		return badConfig("--silence-percent: %d is outside 1 to 100", c.SilencePercent)
 	case c.SilenceEndPercent < 1 || c.SilenceEndPercent > 100:
 		return badConfig("--silence-end-percent: %d is outside 1 to 100", c.SilenceEndPercent)
+	case c.SilenceMaxAge < time.Hour || c.SilenceMaxAge > 30*24*time.Hour:
+		return badConfig("--silence-max-age: %s is outside 1h to 720h", c.SilenceMaxAge)
 	}
 	return nil
 }

@@ -39,8 +39,9 @@ type known struct {
 }
 
 type silence struct {
-	scope string
-	peak  int
+	since, begun time.Time
+	scope        string
+	peak         int
 }
 
 // ledger is the life of one alert.
@@ -133,7 +134,8 @@ func (m *model) settle(now time.Time) {
 			first = k.since
 		}
 		list = append(list, k)
-		machines = append(machines, finding.SilentMachine{Scopes: finding.Scopes(&k.facts), AlertAt: alertAt, Silence: i})
+		machines = append(machines, finding.SilentMachine{Scopes: finding.Scopes(&k.facts), Since: k.since,
+			Interval: seconds(k.policy.AttestationIntervalSeconds), AlertAt: alertAt, Silence: i})
 	}
 	heard := map[string]int{}
 	for _, k := range m.machines {
@@ -145,12 +147,12 @@ func (m *model) settle(now time.Time) {
 	}
 	open := make([]finding.OpenSilence, len(m.silences))
 	for i, s := range m.silences {
-		open[i] = finding.OpenSilence{Scope: s.scope, Peak: s.peak}
+		open[i] = finding.OpenSilence{Scope: s.scope, Peak: s.peak, Since: s.since, BegunAt: s.begun}
 	}
-	m.apply(finding.DecideSilence(now, machines, heard, open, limits), list)
+	m.apply(finding.DecideSilence(now, machines, heard, open, limits), list, now)
 }
 
-func (m *model) apply(d finding.SilenceDecision, list []*known) {
+func (m *model) apply(d finding.SilenceDecision, list []*known, now time.Time) {
 	for _, i := range d.End {
 		m.masses[m.silences[i].scope].end()
 		for _, k := range list {
@@ -171,9 +173,12 @@ func (m *model) apply(d finding.SilenceDecision, list []*known) {
 		}
 	}
 	for _, b := range d.Begin {
-		s := &silence{scope: b.Scope}
+		s := &silence{scope: b.Scope, begun: now, since: list[b.Members[0]].since}
 		for _, j := range b.Members {
 			list[j].silence = s
+			if list[j].since.Before(s.since) {
+				s.since = list[j].since
+			}
 		}
 		if m.masses[b.Scope] == nil {
 			m.masses[b.Scope] = &ledger{}

@@ -67,25 +67,40 @@ type SilenceLimits struct {
 	Percent int
 	// EndPercent: a mass silence ends once no more than that share of its largest extent is silent.
 	EndPercent int
+	// MaxAge: it ends at that age too, whoever is silent then and whatever became of its alert. What lasts longer is no
+	// event any more that explains each machine, and a machine must not be hidden by it for ever.
+	MaxAge time.Duration
 }
 
-// DefaultSilenceLimits are 5 machines, half of a scope, and four fifths back.
+// DefaultSilenceLimits are 5 machines, half of a scope, four fifths back, and a day.
 func DefaultSilenceLimits() SilenceLimits {
-	return SilenceLimits{Machines: 5, Percent: 50, EndPercent: 20}
+	return SilenceLimits{Machines: 5, Percent: 50, EndPercent: 20, MaxAge: 24 * time.Hour}
 }
 
 // SilentMachine is a machine that is stale, and has no alert of its own for it.
 type SilentMachine struct {
-	Scopes  []string
-	AlertAt time.Time // when its alert is due
+	Scopes   []string
+	Since    time.Time     // the deadline that it missed
+	Interval time.Duration // in which its policy wants evidence
+	AlertAt  time.Time     // when its alert is due
 	// Silence is the mass silence that it is part of: its index in the open ones; -1 for none.
 	Silence int
 }
 
 // OpenSilence is a mass silence that lasts.
 type OpenSilence struct {
-	Scope string
-	Peak  int // the most machines that were silent at once
+	Scope   string
+	Peak    int       // the most machines that were silent at once
+	Since   time.Time // the first deadline that a member missed
+	BegunAt time.Time // when it was found
+}
+
+// explains tells whether a machine may be silent by the same event. What cut machines off at one moment has made each of
+// them miss a deadline within an interval from then on; what its policy leaves after that, until the alert, is for jitter
+// and retries. The time counts from the first deadline and not from the last member, so that machines which are cut off one
+// after the other are not hidden one behind the other.
+func (o *OpenSilence) explains(m *SilentMachine) bool {
+	return m.Since.Sub(o.Since).Abs() <= m.Interval+m.AlertAt.Sub(m.Since)
 }
 
 // SilenceDecision is what follows. Machines are named by their index, silences by that of the open ones.
@@ -106,12 +121,14 @@ type BegunSilence struct {
 // machines that are not silent and have attested since the first of the due ones missed its deadline. open is in the order
 // of their beginning.
 //
-//   - An open silence ends when most of its machines are back. Those that are not are free again, and have their own
-//     alerts at once where these are due: they are not taken for the next mass silence.
-//   - A machine in the scope of an open silence becomes part of it.
+//   - An open silence ends when most of its machines are back, or at its greatest age. Those that are not back are free
+//     again, and have their own alerts at once where these are due: they are not taken for the next mass silence.
+//   - A machine in the scope of an open silence becomes part of it if it missed its deadline at about the time at which
+//     that began.
 //   - Once a machine's alert is due, all that are free, due or not, are looked at: the scope that explains most of them
 //     best (their number times their share of those expected) is a mass silence if it reaches the limits; then the rest
-//     again. So one event has one alert, also where the machines' deadlines come one after the other.
+//     again. So one event has one alert, also where the machines' deadlines come one after the other. The scope of an
+//     open silence is none of these: a later event has an alert of its own, of a narrower scope, or of each machine.
 //   - Who is due and still free has an alert of its own.
 //
 // It is pure: the same arguments give the same decision.
@@ -127,7 +144,7 @@ func DecideSilence(now time.Time, machines []SilentMachine, heard map[string]int
 	ended := make([]bool, len(open))
 	for i, o := range open {
 		// The peak may be of a moment ago: who has just come back is no reason to end at one glance and to begin at the next.
-		if members[i]*100 <= max(o.Peak, members[i])*limits.EndPercent || members[i] == 0 {
+		if members[i]*100 <= max(o.Peak, members[i])*limits.EndPercent || members[i] == 0 || now.Sub(o.BegunAt) >= limits.MaxAge {
 			d.End, ended[i] = append(d.End, i), true
 		} else if _, twice := lasting[o.Scope]; !twice {
 			lasting[o.Scope] = i
@@ -143,7 +160,7 @@ func DecideSilence(now time.Time, machines []SilentMachine, heard map[string]int
 		case m.Silence >= 0 && due:
 			d.Alone = append(d.Alone, i)
 		default:
-			if j, found := inLasting(m.Scopes, lasting); found {
+			if j, found := inLasting(m, open, lasting); found {
 				d.Join[j] = append(d.Join[j], i)
 				continue
 			}
@@ -151,7 +168,7 @@ func DecideSilence(now time.Time, machines []SilentMachine, heard map[string]int
 		}
 	}
 	for anyDue {
-		scope := bestScope(machines, free, heard, limits)
+		scope := bestScope(machines, free, heard, lasting, limits)
 		if scope == "" {
 			break
 		}
@@ -174,18 +191,18 @@ func DecideSilence(now time.Time, machines []SilentMachine, heard map[string]int
 	return d
 }
 
-func inLasting(scopes []string, lasting map[string]int) (silence int, found bool) {
-	for _, scope := range scopes {
-		if i, ok := lasting[scope]; ok && (!found || i < silence) {
+func inLasting(m *SilentMachine, open []OpenSilence, lasting map[string]int) (silence int, found bool) {
+	for _, scope := range m.Scopes {
+		if i, ok := lasting[scope]; ok && open[i].explains(m) && (!found || i < silence) {
 			silence, found = i, true
 		}
 	}
 	return silence, found
 }
 
-// bestScope is the scope that reaches the limits and explains the free machines best; empty if none does. Of scopes that
-// explain them alike it is the wider one, and then the first by name.
-func bestScope(machines []SilentMachine, free []int, heard map[string]int, limits SilenceLimits) string {
+// bestScope is the scope, of those that have no lasting silence, that reaches the limits and explains the free machines best;
+// empty if none does. Of scopes that explain them alike it is the wider one, and then the first by name.
+func bestScope(machines []SilentMachine, free []int, heard, lasting map[string]int, limits SilenceLimits) string {
 	silent := map[string]int{}
 	for _, i := range free {
 		for _, scope := range machines[i].Scopes {
@@ -195,7 +212,7 @@ func bestScope(machines []SilentMachine, free []int, heard map[string]int, limit
 	best := ""
 	for scope, n := range silent {
 		expected := n + heard[scope]
-		if n < limits.Machines || n*100 < expected*limits.Percent {
+		if _, open := lasting[scope]; open || n < limits.Machines || n*100 < expected*limits.Percent {
 			continue
 		}
 		if best == "" {

@@ -57,9 +57,22 @@ func TestScopes(t *testing.T) {
 func silent(n int, scaleSet string, due, silence int) []SilentMachine {
 	out := make([]SilentMachine, n)
 	for i := range out {
-		out[i] = SilentMachine{Scopes: Scopes(&Machine{Platform: "qemu", ScaleSet: scaleSet}), AlertAt: at(due), Silence: silence}
+		out[i] = SilentMachine{Scopes: Scopes(&Machine{Platform: "qemu", ScaleSet: scaleSet}), Since: at(-12), Interval: 5 * time.Minute, AlertAt: at(due), Silence: silence}
 	}
 	return out
+}
+
+// recent is an open silence that began at the deadline of the machines of silent.
+func recent(scope string, peak int) OpenSilence {
+	return OpenSilence{Scope: scope, Peak: peak, Since: at(-12), BegunAt: now}
+}
+
+// missedAt gives the machines another deadline that they missed.
+func missedAt(minute int, machines []SilentMachine) []SilentMachine {
+	for i := range machines {
+		machines[i].Since = at(minute)
+	}
+	return machines
 }
 
 func TestDecideSilence(t *testing.T) {
@@ -90,16 +103,28 @@ func TestDecideSilence(t *testing.T) {
 		"all of a fleet is one event":             {machines: append(silent(30, "web", 0, -1), silent(30, "db", 0, -1)...), heard: map[string]int{"fleet": 2, "platform:qemu": 2, "scale_set:web": 2}, want: SilenceDecision{Begin: []BegunSilence{{"fleet", all(0, 60)}}}},
 		"two scale sets of a large fleet are two": {machines: append(silent(30, "web", 0, -1), silent(40, "db", 0, -1)...), heard: web(0), want: SilenceDecision{Begin: []BegunSilence{{"scale_set:db", all(30, 70)}, {"scale_set:web", all(0, 30)}}}},
 		"a scale set and two others":              {machines: append(silent(30, "web", 0, -1), silent(2, "db", 0, -1)...), heard: map[string]int{"fleet": 20, "platform:qemu": 20}, want: SilenceDecision{Begin: []BegunSilence{{"scale_set:web", all(0, 30)}}, Alone: []int{30, 31}}},
-		"who joins an open one, due or not":       {machines: append(silent(9, "web", 0, 0), append(silent(1, "web", 5, -1), silent(1, "db", 0, -1)...)...), heard: web(50), open: []OpenSilence{{"scale_set:web", 9}}, want: SilenceDecision{Join: map[int][]int{0: {9}}, Alone: []int{10}}},
-		"the older one is joined":                 {machines: append(silent(9, "web", 0, 1), append(silent(9, "db", 0, 0), silent(1, "web", 0, -1)...)...), open: []OpenSilence{{"fleet", 9}, {"scale_set:web", 9}}, want: SilenceDecision{Join: map[int][]int{0: {18}}}},
-		"it lasts while more than a fifth is":     {machines: silent(3, "web", 0, 0), open: []OpenSilence{{"scale_set:web", 14}}},
-		"it ends with a fifth, who have their own": {machines: silent(3, "web", 0, 0), open: []OpenSilence{{"scale_set:web", 15}}, heard: web(1),
+		"who joins an open one, due or not":       {machines: append(silent(9, "web", 0, 0), append(silent(1, "web", 5, -1), silent(1, "db", 0, -1)...)...), heard: web(50), open: []OpenSilence{recent("scale_set:web", 9)}, want: SilenceDecision{Join: map[int][]int{0: {9}}, Alone: []int{10}}},
+		"the older one is joined":                 {machines: append(silent(9, "web", 0, 1), append(silent(9, "db", 0, 0), silent(1, "web", 0, -1)...)...), open: []OpenSilence{recent("fleet", 9), recent("scale_set:web", 9)}, want: SilenceDecision{Join: map[int][]int{0: {18}}}},
+		"it lasts while more than a fifth is":     {machines: silent(3, "web", 0, 0), open: []OpenSilence{recent("scale_set:web", 14)}},
+		"it ends with a fifth, who have their own": {machines: silent(3, "web", 0, 0), open: []OpenSilence{recent("scale_set:web", 15)}, heard: web(1),
 			want: SilenceDecision{End: []int{0}, Alone: all(0, 3)}},
-		"it ends, and who is not due waits": {machines: append(silent(1, "web", 0, 0), silent(1, "web", 9, 0)...), open: []OpenSilence{{"scale_set:web", 15}}, heard: web(1),
+		"it ends, and who is not due waits": {machines: append(silent(1, "web", 0, 0), silent(1, "web", 9, 0)...), open: []OpenSilence{recent("scale_set:web", 15)}, heard: web(1),
 			want: SilenceDecision{End: []int{0}, Alone: []int{0}}},
-		"it ends with the last": {open: []OpenSilence{{"scale_set:web", 15}}, want: SilenceDecision{End: []int{0}}},
-		"the rest of a large one is not the next": {machines: silent(20, "web", 0, 0), open: []OpenSilence{{"scale_set:web", 100}}, heard: web(0),
+		"it ends with the last": {open: []OpenSilence{recent("scale_set:web", 15)}, want: SilenceDecision{End: []int{0}}},
+		"the rest of a large one is not the next": {machines: silent(20, "web", 0, 0), open: []OpenSilence{recent("scale_set:web", 100)}, heard: web(0),
 			want: SilenceDecision{End: []int{0}, Alone: all(0, 20)}},
+		"who misses its deadline an interval later is one of them": {machines: append(silent(9, "web", 0, 0), missedAt(12-5, silent(1, "web", 12, -1))...), heard: web(50),
+			open: []OpenSilence{{"scale_set:web", 9, at(-3), now}}, want: SilenceDecision{Join: map[int][]int{0: {9}}}},
+		"who misses it later than that is not": {machines: append(silent(9, "web", 0, 0), missedAt(-1, silent(1, "web", 0, -1))...), heard: web(50),
+			open: []OpenSilence{{"scale_set:web", 9, at(-8), now}}, want: SilenceDecision{Alone: []int{9}}},
+		"who missed it long before is not": {machines: append(silent(9, "web", 0, 0), missedAt(-40, silent(1, "web", -30, -1))...), heard: web(50),
+			open: []OpenSilence{{"scale_set:web", 9, at(-12), now}}, want: SilenceDecision{Alone: []int{9}}},
+		"a later event in an open scope has a narrower one": {machines: append(silent(9, "web", 0, 0), missedAt(-1, silent(9, "db", 0, -1))...),
+			open: []OpenSilence{{"fleet", 9, at(-20), now}, {"platform:qemu", 1, at(-20), now}}, want: SilenceDecision{End: []int{1}, Begin: []BegunSilence{{"platform:qemu", all(9, 18)}}}},
+		"and where there is none, an alert each": {machines: append(silent(9, "web", 0, 0), append(silent(1, "db", 0, 1), missedAt(-1, silent(9, "", 0, -1))...)...),
+			open: []OpenSilence{{"fleet", 9, at(-20), now}, {"platform:qemu", 1, at(-20), now}}, want: SilenceDecision{Alone: all(10, 19)}},
+		"it ends at its age":   {machines: silent(9, "web", 0, 0), open: []OpenSilence{{"scale_set:web", 9, at(-12), at(-24 * 60)}}, want: SilenceDecision{End: []int{0}, Alone: all(0, 9)}},
+		"and lasts until then": {machines: silent(9, "web", 0, 0), open: []OpenSilence{{"scale_set:web", 9, at(-12), at(-24*60 + 1)}}},
 	} {
 		if c.want.Join == nil {
 			c.want.Join = map[int][]int{}
@@ -114,15 +139,16 @@ func TestDecideSilence(t *testing.T) {
 // begin, none that is open begins again, and the order of the machines decides nothing.
 func TestDecideSilenceHolds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		limits := SilenceLimits{rapid.IntRange(1, 6).Draw(t, "machines"), rapid.IntRange(1, 100).Draw(t, "percent"), rapid.IntRange(1, 100).Draw(t, "end")}
+		limits := SilenceLimits{rapid.IntRange(1, 6).Draw(t, "machines"), rapid.IntRange(1, 100).Draw(t, "percent"), rapid.IntRange(1, 100).Draw(t, "end"), 24 * time.Hour}
 		var open []OpenSilence
 		for _, scope := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"fleet", "platform:a", "scale_set:0", "scale_set:1"}), 0, 3, rapid.ID).Draw(t, "open") {
-			open = append(open, OpenSilence{scope, rapid.IntRange(1, 12).Draw(t, "peak")})
+			open = append(open, OpenSilence{scope, rapid.IntRange(1, 12).Draw(t, "peak"), at(-10), at(rapid.SampledFrom([]int{0, -24 * 60}).Draw(t, "begun"))})
 		}
 		machines := make([]SilentMachine, rapid.IntRange(0, 30).Draw(t, "n"))
 		for i := range machines {
 			m := Machine{Platform: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "platform"), ScaleSet: fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "set"))}
-			machines[i] = SilentMachine{Scopes: Scopes(&m), AlertAt: at(rapid.IntRange(-1, 1).Draw(t, "due")), Silence: rapid.IntRange(-1, len(open)-1).Draw(t, "silence")}
+			machines[i] = SilentMachine{Scopes: Scopes(&m), AlertAt: at(rapid.IntRange(-1, 1).Draw(t, "due")),
+				Since: at(-rapid.IntRange(1, 40).Draw(t, "since")), Silence: rapid.IntRange(-1, len(open)-1).Draw(t, "silence")}
 		}
 		heard := rapid.MapOf(rapid.SampledFrom([]string{"fleet", "platform:a", "platform:b", "scale_set:0", "scale_set:1"}), rapid.IntRange(0, 20)).Draw(t, "heard")
 		d := DecideSilence(now, machines, heard, open, limits)
@@ -148,7 +174,9 @@ func TestDecideSilenceHolds(t *testing.T) {
 				t.Fatalf("silence %d ends and is joined", j)
 			}
 			for _, i := range members {
-				told[i]++
+				if told[i]++; machines[i].Since.Before(at(-10).Add(-machines[i].AlertAt.Sub(machines[i].Since))) {
+					t.Fatalf("machine %d joins an event of long after", i)
+				}
 			}
 		}
 		for _, i := range d.Alone {
