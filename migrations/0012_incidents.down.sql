@@ -1,3 +1,6 @@
+DROP TRIGGER alerts_turned_by_version_before ON alerts;
+DROP TRIGGER alerts_of_version_before ON alerts;
+DROP FUNCTION assay_alert_of_version_before();
 DELETE FROM outbox WHERE kind NOT IN ('alert.opened', 'alert.resolved', 'alert.status_changed');
 ALTER TABLE outbox DROP CONSTRAINT outbox_kind_check;
 ALTER TABLE outbox ADD CONSTRAINT outbox_kind_check CHECK (kind IN ('alert.opened', 'alert.resolved', 'alert.status_changed'));

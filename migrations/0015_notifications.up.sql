@@ -99,6 +99,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_due ON deliveries (tenant_id, channel_id, next_attempt_at) WHERE state = 'pending' AND next_attempt_at IS NOT NULL;
 CREATE INDEX deliveries_subject ON deliveries (tenant_id, channel_id, subject_id, written_at, event_id) WHERE state = 'pending';
+CREATE INDEX deliveries_told ON deliveries (tenant_id, subject_id, channel_id, written_at, event_id);
 CREATE INDEX deliveries_claimed ON deliveries (tenant_id, channel_id) WHERE claim IS NOT NULL;
 CREATE INDEX deliveries_pending ON deliveries (tenant_id, created_at) WHERE state = 'pending';
 CREATE INDEX deliveries_dead ON deliveries (tenant_id, channel_id, delivery_id) WHERE state = 'dead';

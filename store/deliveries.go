@@ -244,6 +244,16 @@ func (s *Store) NotificationTenants(ctx context.Context) ([]uuid.UUID, error) {
 	return all, nil
 }
 
+// TenantIDs are all tenants.
+func (s *Store) TenantIDs(ctx context.Context) ([]uuid.UUID, error) {
+	rows, _ := s.pool.Query(ctx, `SELECT tenant_id FROM tenants ORDER BY tenant_id`)
+	all, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	return all, nil
+}
+
 // DeliveryStats is how deliveries of a tenant stand.
 type DeliveryStats struct {
 	Pending, Dead int64
@@ -262,12 +272,16 @@ func (s *Store) GetDeliveryStats(ctx context.Context, tenant uuid.UUID) (Deliver
 }
 
 // EndDeliveries deletes deliveries that were finished before the time, and events that were told before it and have no
-// delivery left, at most most of each. It answers how many it deleted.
+// delivery left, at most most of each. Those of an alert or incident that is open stay: they say who has to be told of its
+// end. It answers how many it deleted.
 func (s *Store) EndDeliveries(ctx context.Context, tenant uuid.UUID, before time.Time, most int) (int64, error) {
 	var n int64
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		for _, sql := range []string{
-			`DELETE FROM deliveries WHERE tenant_id = $1 AND delivery_id IN (SELECT delivery_id FROM deliveries WHERE tenant_id = $1 AND finished_at < $2 ORDER BY finished_at LIMIT $3)`,
+			`DELETE FROM deliveries WHERE tenant_id = $1 AND delivery_id IN (SELECT d.delivery_id FROM deliveries d WHERE d.tenant_id = $1 AND d.finished_at < $2
+				AND NOT EXISTS (SELECT FROM alerts a WHERE a.tenant_id = $1 AND a.alert_id = d.subject_id AND a.status IN ('active', 'in_progress'))
+				AND NOT EXISTS (SELECT FROM incidents i WHERE i.tenant_id = $1 AND i.incident_id = d.subject_id AND i.closed_at IS NULL)
+				ORDER BY d.finished_at LIMIT $3)`,
 			`DELETE FROM outbox WHERE tenant_id = $1 AND event_id IN (SELECT o.event_id FROM outbox o WHERE o.tenant_id = $1 AND o.fanned_out_at IS NOT NULL AND o.created_at < $2
 				AND NOT EXISTS (SELECT FROM deliveries d WHERE d.tenant_id = $1 AND d.event_id = o.event_id) ORDER BY o.created_at LIMIT $3)`,
 		} {

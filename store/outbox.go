@@ -33,6 +33,7 @@ type OutboxEvent struct {
 	Payload   json.RawMessage // the facts of that moment
 	Subject   json.RawMessage
 	CreatedAt time.Time
+	ToldOpen  []uuid.UUID // channels that were told of the subject before, and not of its end; empty unless this may be its end
 }
 
 // Telling is one event and who is told it.
@@ -42,8 +43,20 @@ type Telling struct {
 	Channels []uuid.UUID
 }
 
+// closingEvent is the condition that an event, an alias of outbox, is the end of its subject.
+func closingEvent(alias string) string {
+	return `(` + alias + `.kind IN ('alert.resolved', 'incident.resolved') OR ` + alias + `.kind = 'alert.status_changed' AND ` + alias + `.payload->>'to' = 'dismissed')`
+}
+
+// toldOpen are the channels of an event o that were told of its subject last, and not that it ended.
+var toldOpen = `CASE WHEN ` + closingEvent("o") + ` THEN ARRAY(SELECT x.channel_id FROM (
+		SELECT DISTINCT ON (d.channel_id) d.channel_id, ` + closingEvent("w") + ` AS closed
+		FROM deliveries d JOIN outbox w ON w.tenant_id = d.tenant_id AND w.event_id = d.event_id
+		WHERE d.tenant_id = o.tenant_id AND d.subject_id = o.subject_id ORDER BY d.channel_id, d.written_at DESC, d.event_id DESC) x
+	WHERE NOT x.closed) END`
+
 // The history of an alert (alert_events) has the id of the event that reports it: who did it, and what was said.
-const selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_build_object(
+var selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_build_object(
 		'alert', CASE WHEN a.alert_id IS NOT NULL THEN jsonb_build_object('id', a.alert_id, 'code', a.code, 'title', a.display_name, 'description', a.description,
 			'severity', a.severity, 'status', a.status, 'reason', a.reason, 'remediation_steps', a.remediation_steps, 'count', a.seen_count, 'scope', a.scope,
 			'first_seen_at', a.first_seen_at, 'last_seen_at', a.last_seen_at, 'comment', coalesce(e.comment, ''), 'changed_by', coalesce(e.actor, ''),
@@ -55,7 +68,7 @@ const selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_
 			'first_seen_at', r.first_seen_at) END,
 		'machine', CASE WHEN m.machine_id IS NOT NULL THEN jsonb_build_object('id', m.machine_id, 'name', m.name, 'external_id', m.external_id, 'platform', m.platform,
 			'os', m.os, 'security_type', m.security_type, 'scale_set', m.scale_set, 'labels', m.labels) END,
-		'verdict_id', a.verdict_id), o.created_at
+		'verdict_id', a.verdict_id), o.created_at, ` + toldOpen + `
 	FROM outbox o
 	LEFT JOIN alerts a ON a.tenant_id = o.tenant_id AND a.alert_id = o.subject_id
 	LEFT JOIN alert_events e ON e.tenant_id = o.tenant_id AND e.alert_id = o.subject_id AND e.event_id = o.event_id
@@ -83,7 +96,7 @@ func (s *Store) FanOut(ctx context.Context, tenant uuid.UUID, now time.Time, lim
 		}
 		rows, _ := tx.Query(ctx, selectOutbox, tenant, limit)
 		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e OutboxEvent, err error) {
-			err = row.Scan(&e.ID, &e.Kind, &e.SubjectID, &e.Payload, &e.Subject, &e.CreatedAt)
+			err = row.Scan(&e.ID, &e.Kind, &e.SubjectID, &e.Payload, &e.Subject, &e.CreatedAt, &e.ToldOpen)
 			return e, err
 		})
 		if err != nil || len(found) == 0 {

@@ -390,7 +390,9 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	if n, err := b.store.ReplayChannel(t.Context(), tenant, c.ID, b.clock(), system); err != nil || n != 0 {
 		t.Error("nothing is dead any more", n, err)
 	}
-	// What is finished is deleted in the end, with its event.
+	// What is finished is deleted in the end, with its event, once nothing is open that it told of.
+	b.healthy("a")
+	b.deliver(s, c)
 	b.pass(31 * 24 * time.Hour)
 	if n, err := notify.End(t.Context(), b.store, b.clock()); err != nil || n == 0 {
 		t.Error(n, err)

@@ -170,12 +170,28 @@ func (s *Service) link(page string, id uuid.UUID) string {
 
 var severities = []string{"low", "medium", "high"}
 
-// wants tells whether a channel is told an event. What is about no single machine passes the filters by machine.
-func wants(f *store.ChannelFilter, e *event.Event) bool {
+// closes tells whether an event is the end of what it is about, as far as receivers are concerned. The store's
+// closingEvent says the same of rows.
+func closes(e *event.Event) bool {
+	switch e.Kind {
+	case event.AlertResolved, event.IncidentResolved:
+		return true
+	case event.AlertStatusChanged:
+		return e.Alert != nil && e.Alert.Status == "dismissed"
+	}
+	return false
+}
+
+// wants tells whether a channel is told an event. What is about no single machine passes the filters by machine. The end of
+// what the channel was told of (toldOpen) passes all filters but that of kinds: the subject may have changed meanwhile, or be
+// hidden by now, and the receiver would hold it open for ever.
+func wants(f *store.ChannelFilter, e *event.Event, toldOpen bool) bool {
 	kind := string(e.Kind)
 	switch {
 	case (len(f.Kinds) > 0 || slices.Contains(event.ByName, e.Kind)) && !slices.Contains(f.Kinds, kind):
 		return false
+	case toldOpen && closes(e):
+		return true
 	case !f.IncludeSuppressed && (e.Alert != nil && e.Alert.Suppressed || e.Incident != nil && e.Incident.Suppressed):
 		return false
 	case f.IncidentsOnly && e.Incident == nil && e.Channel == nil:

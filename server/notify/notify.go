@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,7 @@ func (s *Service) choose(tenant uuid.UUID, events []store.OutboxEvent, channels 
 		return nil, nil
 	}
 	var out []store.Telling
+	open := map[[2]uuid.UUID]bool{} // by channel and subject: whether the last that the channel is told, of these events, leaves it open
 	for i := range events {
 		e, err := s.describe(tenant, &events[i])
 		if err != nil {
@@ -143,8 +145,13 @@ func (s *Service) choose(tenant uuid.UUID, events []store.OutboxEvent, channels 
 		}
 		t := store.Telling{EventID: e.ID}
 		for j := range channels {
-			if wants(&channels[j].Filter, e) {
-				t.Channels = append(t.Channels, channels[j].ID)
+			at := [2]uuid.UUID{channels[j].ID, events[i].SubjectID}
+			toldOpen, here := open[at]
+			if !here {
+				toldOpen = slices.Contains(events[i].ToldOpen, channels[j].ID)
+			}
+			if wants(&channels[j].Filter, e, toldOpen) {
+				t.Channels, open[at] = append(t.Channels, channels[j].ID), !closes(e)
 			}
 		}
 		if len(t.Channels) == 0 {
@@ -280,10 +287,10 @@ func (s *Service) count(ctx context.Context, tenants []uuid.UUID) error {
 	return nil
 }
 
-// End deletes deliveries that were finished more than 30 days before now, and events that nobody is told any more, and says
-// how much.
+// End deletes deliveries that were finished more than 30 days before now, but for those of alerts and incidents that are
+// open, and events that nobody is told any more, of all tenants, and says how much.
 func End(ctx context.Context, st *store.Store, now time.Time) (int64, error) {
-	tenants, err := st.NotificationTenants(ctx)
+	tenants, err := st.TenantIDs(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -71,7 +71,7 @@ func (s *Service) sendSyslog(ctx context.Context, c *store.Channel, m *message, 
 	if c.Config.Security == string(mail.Plain) {
 		to.TLS = nil
 	}
-	err := syslog.Send(ctx, s.cfg.Reach.Dial, to, syslog.Message{Facility: syslog.FacilityAuthPriv, Severity: syslog.Severity(format.SyslogSeverity(m.event)),
+	err := syslog.Send(ctx, s.dial, to, syslog.Message{Facility: syslog.FacilityAuthPriv, Severity: syslog.Severity(format.SyslogSeverity(m.event)),
 		At: m.event.Time, Host: s.origin.Host, App: "assay", Version: s.cfg.Version, ProcID: "-", MsgID: string(m.event.Kind), Body: m.body})
 	if err != nil {
 		return outcome{err: s.plainError(ctx, err)}
@@ -86,7 +86,7 @@ func (s *Service) sendMail(ctx context.Context, c *store.Channel, secrets *Secre
 		return outcome{err: fmt.Errorf("%q is no address such as mail.example:587", c.Config.Address)}
 	}
 	subject, text := format.Mail(e)
-	err = mail.Send(ctx, s.cfg.Reach.Dial, mail.Target{Host: host, Port: port, Security: mail.Security(c.Config.Security), TLS: config,
+	err = mail.Send(ctx, s.dial, mail.Target{Host: host, Port: port, Security: mail.Security(c.Config.Security), TLS: config,
 		Username: c.Config.Username, Password: secrets.Password}, mail.Message{From: c.Config.From, To: c.Config.To, Subject: subject, Text: text, At: e.Time,
 		ID: e.ID.String(), Thread: e.Subject().String(), Headers: map[string]string{"Assay-Event": string(e.Kind)}})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -40,7 +41,7 @@ func (s *Service) sendWebhook(ctx context.Context, c *store.Channel, secrets *Se
 	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(at.Unix(), 10))
 	req.Header.Set("Webhook-Signature", sign(id, at, m.body, keys...))
 	transport := &http.Transport{
-		Proxy: nil, DialContext: s.cfg.Reach.Dial, TLSClientConfig: config,
+		Proxy: nil, DialContext: s.dial, TLSClientConfig: config,
 		MaxResponseHeaderBytes: maxHeader, DisableKeepAlives: true, DisableCompression: true, ForceAttemptHTTP2: false,
 	}
 	resp, err := transport.RoundTrip(req)
@@ -106,7 +107,31 @@ func (s *Service) plainError(ctx context.Context, err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
+	var connection *net.OpError
+	if errors.As(err, &connection) && connection.Source != nil { // the service's own address
+		bare := *connection
+		bare.Source = nil
+		err = &bare
+	}
 	return errors.New(oneLine(err.Error()))
+}
+
+// dial connects to a receiver. Why a name has no address is said without the resolver that was asked: which there are inside
+// is nobody's business, and the text of the cause may name them.
+func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.cfg.Reach.Dial(ctx, network, address)
+	var lookup *net.DNSError
+	if !errors.As(err, &lookup) {
+		return conn, err
+	}
+	reason := "the look-up failed"
+	switch {
+	case lookup.IsNotFound:
+		reason = "there is no such host"
+	case lookup.IsTimeout:
+		reason = "the look-up took too long"
+	}
+	return nil, fmt.Errorf("the name %q has no address: %s", lookup.Name, reason)
 }
 
 // oneLine is text without control characters, cut short.
