@@ -5311,7 +5311,13 @@ type ResultRequest struct {
 	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
 	Algorithm *ResultAlgorithm `json:"algorithm,omitempty"`
 
-	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular.
+	// AllowWarning With an `audience`: the status may also be `warning`.
+	AllowWarning *bool `json:"allow_warning,omitempty"`
+
+	// AnyStatus With an `audience`: the status may be any. The relying party reads it in the result.
+	AnyStatus *bool `json:"any_status,omitempty"`
+
+	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular, and has no `aud`.
 	//
 	// Example: https://relying.example
 	Audience *string `json:"audience,omitempty"`

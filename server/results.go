@@ -21,7 +21,8 @@ func (s *Server) CreateResult(ctx context.Context, req openapi.CreateResultReque
 	p := principalOf(ctx)
 	r := attest.ResultRequest{}
 	if b := req.Body; b != nil {
-		r = attest.ResultRequest{Audience: value(b.Audience), Nonce: value(b.Nonce), Algorithm: text(b.Algorithm), Profile: text(b.Profile)}
+		r = attest.ResultRequest{Audience: value(b.Audience), Nonce: value(b.Nonce), Algorithm: text(b.Algorithm), Profile: text(b.Profile),
+			AllowWarning: value(b.AllowWarning), AnyStatus: value(b.AnyStatus)}
 	}
 	var opts []attest.Option
 	if p.kind == roleMachine {

@@ -165,9 +165,22 @@ func resultsEnd(b *bench, m *machine) {
 	if failing.text(b.t, "status") != "contraindicated" {
 		b.t.Errorf("a result of a failing machine: %s", failing.body)
 	}
+	b.onlySound(m)
 	b.attest(m)
 	b.inactive("it was affirming before, and is again", failing.text(b.t, "token"), "replaced", "affirming")
 	b.result = b.newResult(m, nil)
+}
+
+// onlySound: a failing machine gets no result that a consumer of identities would take, which compares iss, aud, sub and exp.
+func (b *bench) onlySound(m *machine) {
+	path := "/v1/machines/" + m.id + "/results"
+	const audience = `"audience": "https://relying.example"`
+	b.refused("not_affirming", "", "POST", path, m.token, `{`+audience+`}`)
+	b.refused("not_affirming", "", "POST", path, b.readerToken(), `{`+audience+`, "allow_warning": true}`)
+	claims := b.verified(b.newResult(m, `{`+audience+`, "any_status": true}`))
+	if machine, err := claims.Machine(); err != nil || machine.Status != "contraindicated" || len(claims.Audience) != 1 {
+		b.t.Errorf("a result of any status: %s, %v", claims.Raw, err)
+	}
 }
 
 // signingKeys rotates and withdraws the keys.

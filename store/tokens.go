@@ -13,6 +13,16 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
+// Tenants are the ids of all tenants, in their order.
+func (s *Store) Tenants(ctx context.Context) ([]uuid.UUID, error) {
+	rows, _ := s.pool.Query(ctx, `SELECT tenant_id FROM tenants ORDER BY tenant_id`)
+	all, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	return all, nil
+}
+
 // EnsureTenant makes the tenant and version 1 of its policy "default", where they are missing.
 func (s *Store) EnsureTenant(ctx context.Context, tenant uuid.UUID, now time.Time) error {
 	body, err := json.Marshal(verifier.DefaultPolicy())

@@ -42,7 +42,7 @@ type TokenVerify struct {
 	resultFile `embed:""`
 	JWKS       string        `name:"jwks" placeholder:"URL|FILE" help:"Key set of the service that issued it; /.well-known/jwks.json of --server otherwise."`
 	Issuer     string        `placeholder:"URL" help:"Who must have issued it."`
-	Audience   string        `placeholder:"AUDIENCE" help:"Whom it must be made out to."`
+	Audience   string        `placeholder:"AUDIENCE" help:"Whom it must be made out to. A result that has an audience is refused without this."`
 	Nonce      string        `placeholder:"TEXT" help:"The nonce that it must carry."`
 	Leeway     time.Duration `default:"30s" placeholder:"DURATION" help:"By how much clocks may differ (${default}); at most 10m."`
 	At         time.Time     `placeholder:"TIME" help:"Judge as of this time (RFC 3339); now otherwise."`
@@ -257,6 +257,8 @@ func inactiveText(reason string) string {
 type TokenCreate struct {
 	Machine   string `arg:"" placeholder:"MACHINE" help:"Id of the machine."`
 	Audience  string `placeholder:"AUDIENCE" help:"Whom it is made out to."`
+	Warning   bool   `name:"allow-warning" help:"With --audience: also where the machine's status is warning. Otherwise it has to be affirming."`
+	AnyStatus bool   `help:"With --audience: whatever the machine's status is. For relying parties that read it in the result."`
 	Nonce     string `placeholder:"BASE64" help:"The relying party's nonce, 8 to 88 characters."`
 	Algorithm string `enum:"EdDSA,ES256" default:"EdDSA" help:"EdDSA or ES256."`
 	Profile   string `enum:"dots,underscores" default:"dots" help:"Names of the claims: dots (draft-ietf-rats-ear-00 to -02) or underscores (-04)."`
@@ -273,6 +275,12 @@ func (c *TokenCreate) Run(a *app) error {
 		return err
 	}
 	body := client.ResultRequest{Audience: optional(c.Audience), Nonce: optional(c.Nonce), Algorithm: optionalAs[client.ResultAlgorithm](c.Algorithm)}
+	if c.Warning {
+		body.AllowWarning = &c.Warning
+	}
+	if c.AnyStatus {
+		body.AnyStatus = &c.AnyStatus
+	}
 	if c.Profile == "underscores" {
 		body.Profile = optionalAs[client.ResultProfile]("tag:ietf.org,2026:rats/ear#04")
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,8 @@ func TestTokenVerify(t *testing.T) {
 			Audience: "https://relying.example", RelyingNonce: "AAAAAAAAAAA", Build: "x", IssuedAt: issued, Lifetime: 5 * time.Minute})
 	}
 	good := claims(verifier.Affirming, now)
+	nobodys := good
+	nobodys.Audience = ""
 	result := signed("good.jwt", good)
 	set := file("keys.json", map[string]any{"keys": []relying.JWK{jwk}})
 	published := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -79,6 +82,8 @@ func TestTokenVerify(t *testing.T) {
 	}{
 		{"good", 0, "This result holds: the machine's status is affirming", []string{result, "--jwks", set}},
 		{"good, all asked", 0, "pass       nonce", []string{result, "--jwks", set, "--issuer", "https://assay.example", "--audience", "https://relying.example", "--nonce", "AAAAAAAAAAA"}},
+		{"for somebody else, perhaps", 1, "it is for [\"https://relying.example\"]", []string{result, "--jwks", set, "--audience", ""}},
+		{"for nobody", 0, "This result holds", []string{signed("nobody.jwt", nobodys), "--jwks", set, "--audience", ""}},
 		{"online", 0, "holds", []string{result, "--jwks", published.URL + "/keys"}},
 		{"in the other form", 0, "holds", []string{signed("ietf.jwt", good.IETF()), "--jwks", set}},
 		{"another issuer", 1, "not by \"https://other.example\"", []string{result, "--jwks", set, "--issuer", "https://other.example"}},
@@ -99,13 +104,16 @@ func TestTokenVerify(t *testing.T) {
 		{"a leeway of days", 2, "--leeway", []string{result, "--jwks", set, "--leeway", "48h"}},
 		{"nobody answers", 1, "cannot be fetched", []string{result, "--jwks", "http://127.0.0.1:1/keys"}},
 	} {
+		if !slices.Contains(c.args, "--audience") {
+			c.args = append(c.args, "--audience", good.Audience)
+		}
 		r := assay(t, nil, append([]string{"token", "verify"}, c.args...)...)
 		if r.code != c.code || !strings.Contains(r.stdout+r.stderr, c.says) {
 			t.Errorf("%s: exit %d, want %d and %q:\n%s%s", c.story, r.code, c.code, c.says, r.stdout, r.stderr)
 		}
 	}
 	var out verifiedResult
-	r := assay(t, nil, "token", "verify", result, "--jwks", set, "-o", "json")
+	r := assay(t, nil, "token", "verify", result, "--jwks", set, "--audience", good.Audience, "-o", "json")
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || !out.Valid || out.Status != "affirming" || len(out.Checks) != 7 || out.Claims == nil {
 		t.Errorf("%v: %s", err, r.stdout)
 	}

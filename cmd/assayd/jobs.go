@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/schedule"
 	"github.com/assay-verifier/assay/server/token"
@@ -35,18 +37,21 @@ type worker struct {
 // jobs are all jobs that can also be called by hand, whether the service does them or not.
 func (w *worker) jobs() []schedule.Job {
 	st, tokens, f := w.st, w.tokens, w.fetch
+	each := func(of func(tenant uuid.UUID) schedule.Job) schedule.Job { return schedule.ForTenants(st, of) }
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
-		schedule.Deadlines(st, store.DefaultTenant, w.silence.limits(), time.Now),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Deadlines(st, t, w.silence.limits(), time.Now) }),
 		schedule.Rollups(st, time.Now),
-		schedule.EndGrace(st, store.DefaultTenant, time.Now),
-		schedule.CountIncidents(st, store.DefaultTenant, time.Now),
-		schedule.EndExemptions(st, store.DefaultTenant, time.Now),
-		schedule.FleetDetection(st, store.DefaultTenant, time.Now),
-		schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: store.DefaultTenant, Now: time.Now,
-			AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL}),
-		schedule.Reappraise(w.attestation, store.DefaultTenant),
+		each(func(t uuid.UUID) schedule.Job { return schedule.EndGrace(st, t, time.Now) }),
+		each(func(t uuid.UUID) schedule.Job { return schedule.CountIncidents(st, t, time.Now) }),
+		each(func(t uuid.UUID) schedule.Job { return schedule.EndExemptions(st, t, time.Now) }),
+		each(func(t uuid.UUID) schedule.Job { return schedule.FleetDetection(st, t, time.Now) }),
+		each(func(t uuid.UUID) schedule.Job {
+			return schedule.Collateral(schedule.CollateralConfig{Store: st, Tenant: t, Now: time.Now,
+				AMDKDS: f.AMDKDSURL, IntelPCS: f.IntelPCSURL, IntelRootCRL: f.IntelRootCRLURL})
+		}),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Reappraise(w.attestation, t) }),
 		{Name: signingKeys, Every: signingKeysInterval, Run: func(ctx context.Context) (string, error) { return tokens.Keep(ctx) },
 			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
 		schedule.EndDeliveries(st, time.Now),
@@ -75,7 +80,7 @@ func startJobs(ctx context.Context, w *worker, log *slog.Logger) (stop func(), e
 	} else if report != "" {
 		log.Info(report)
 	}
-	heartbeat := schedule.Heartbeat(w.st, store.DefaultTenant, time.Now)
+	heartbeat := schedule.ForTenants(w.st, func(t uuid.UUID) schedule.Job { return schedule.Heartbeat(w.st, t, time.Now) })
 	if _, err := heartbeat.Run(ctx); err != nil && ctx.Err() == nil { // before anybody looks at deadlines
 		log.Error("no heartbeat was noted", "error", err)
 	}

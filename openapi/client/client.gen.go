@@ -5328,7 +5328,13 @@ type ResultRequest struct {
 	// Algorithm `EdDSA` is Ed25519; `ES256` is for consumers that do not have it.
 	Algorithm *ResultAlgorithm `json:"algorithm,omitempty"`
 
-	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular.
+	// AllowWarning With an `audience`: the status may also be `warning`.
+	AllowWarning *bool `json:"allow_warning,omitempty"`
+
+	// AnyStatus With an `audience`: the status may be any. The relying party reads it in the result.
+	AnyStatus *bool `json:"any_status,omitempty"`
+
+	// Audience `aud`: whom the result is for. Without it the result is for nobody in particular, and has no `aud`.
 	//
 	// Example: https://relying.example
 	Audience *string `json:"audience,omitempty"`
@@ -8841,6 +8847,10 @@ type ClientInterface interface {
 	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
 	//
+	// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+	// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+	// status with `any_status`, which is for relying parties that read the status in the result.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
@@ -8851,6 +8861,10 @@ type ClientInterface interface {
 	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
 	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+	// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+	// status with `any_status`, which is for relying parties that read the status in the result.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -11417,6 +11431,10 @@ func (c *Client) SubmitEvidence(ctx context.Context, machineID MachineID, params
 // says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 // is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
 //
+// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+// status with `any_status`, which is for relying parties that read the status in the result.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
@@ -11437,6 +11455,10 @@ func (c *Client) CreateResultWithBody(ctx context.Context, machineID MachineID, 
 // For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
 // says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 // is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+// status with `any_status`, which is for relying parties that read the status in the result.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -23011,6 +23033,10 @@ type ClientWithResponsesInterface interface {
 	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
 	//
+	// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+	// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+	// status with `any_status`, which is for relying parties that read the status in the result.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
@@ -23021,6 +23047,10 @@ type ClientWithResponsesInterface interface {
 	// For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
 	// says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 	// is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+	//
+	// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+	// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+	// status with `any_status`, which is for relying parties that read the status in the result.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -31714,6 +31744,10 @@ func (c *ClientWithResponses) SubmitEvidenceWithResponse(ctx context.Context, ma
 // says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 // is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
 //
+// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+// status with `any_status`, which is for relying parties that read the status in the result.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/machines/{machine_id}/results (the `CreateResult` operationId).
@@ -31730,6 +31764,10 @@ func (c *ClientWithResponses) CreateResultWithBodyWithResponse(ctx context.Conte
 // For the passport model of RFC 9334: the machine, or a reader, fetches a result that is made out to one relying party. It
 // says what the machine's last evidence was judged to be; nothing in the request changes that. It ends when the next evidence
 // is due, and earlier where the service is configured so. A machine whose evidence is overdue gets none (`verdict_stale`).
+//
+// Many consumers of tokens compare `iss`, `aud`, `sub` and `exp` and nothing else. So a result with an `audience` is given for a
+// machine whose status is `affirming` only (`not_affirming` otherwise), also for `warning` with `allow_warning`, and for any
+// status with `any_status`, which is for relying parties that read the status in the result.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

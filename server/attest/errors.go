@@ -23,6 +23,7 @@ const (
 	CodeNoGenuineVerdict    Code = "no_genuine_verdict"            // 409: nothing to capture a baseline from
 	CodeNoVerdict           Code = "no_verdict"                    // 409: nothing to sign a result about
 	CodeVerdictStale        Code = "verdict_stale"                 // 409: evidence is overdue
+	CodeNotAffirming        Code = "not_affirming"                 // 409: a result for an audience, of a machine that is not sound
 	CodeOriginUnverified    Code = "origin_unverified"             // 409: evidence that is not genuine cannot be approved
 	CodeNotApprovable       Code = "not_approvable"                // 409: there is nothing in the alert that a baseline could allow
 	CodeConflict            Code = "conflict"                      // 409: collides with what is stored

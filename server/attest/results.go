@@ -21,6 +21,14 @@ type ResultRequest struct {
 	Nonce     string // the relying party's, echoed
 	Algorithm string // empty: the default
 	Profile   string // ear.Profile (also when empty) or ear.ProfileIETF
+	// With an Audience, the machine has to be affirming but for these: its consumer may read who it is for, and not the status.
+	AllowWarning bool // also warning
+	AnyStatus    bool // any
+}
+
+// admits tells whether a result of that status may be made out as it is asked for.
+func (r *ResultRequest) admits(status string) bool {
+	return r.Audience == "" || r.AnyStatus || status == verifier.Affirming.String() || (r.AllowWarning && status == verifier.Warning.String())
 }
 
 // IssuedResult is a signed result about a machine's standing verdict.
@@ -34,7 +42,8 @@ type IssuedResult struct {
 
 // IssueResult signs what the machine was judged to be last, for a relying party. It is valid until the next evidence is due, or
 // for as long as the service is configured. CodeNotFound; CodeNoVerdict before the first verdict; CodeVerdictStale where
-// evidence is overdue, or the machine has no longer the attestation key that the verdict is about.
+// evidence is overdue, or the machine has no longer the attestation key that the verdict is about; CodeNotAffirming where
+// it would be made out to an audience, and the machine's status is not what that takes.
 func (s *Service) IssueResult(ctx context.Context, tenant, machineID uuid.UUID, r ResultRequest, opts ...Option) (*IssuedResult, error) {
 	now := s.now()
 	standing, err := s.store.Standing(ctx, tenant, machineID)
@@ -63,6 +72,9 @@ func (s *Service) IssueResult(ctx context.Context, tenant, machineID uuid.UUID, 
 		TokenID: tokenID.String(), VerdictID: v.ID.String(), MachineID: machineID.String(), Issuer: s.issuer, Audience: r.Audience,
 		Build: s.build, RelyingNonce: r.Nonce, IssuedAt: now, Lifetime: lifetime,
 	})
+	if status := claims.Submods[ear.Submodule].Status; !r.admits(status) {
+		return nil, errorf(CodeNotAffirming, "the machine's status is %s; any_status gives a result to a relying party that reads it there", status)
+	}
 	out := &IssuedResult{VerdictID: v.ID, Status: claims.Submods[ear.Submodule].Status, Algorithm: r.Algorithm, ExpiresAt: time.Unix(claims.Expires, 0).UTC()}
 	if out.Algorithm == "" {
 		out.Algorithm = relying.EdDSA

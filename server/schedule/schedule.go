@@ -19,6 +19,8 @@ type Job struct {
 	Name  string
 	About string        // what it does, in a sentence
 	Every time.Duration // between the end of one round and the begin of the next, give or take a tenth
+	// Limit ends a round that takes longer; 0 means ten times Every, and at least five minutes.
+	Limit time.Duration
 	// Run does one round, and says in words what it did; empty for nothing worth saying.
 	Run func(ctx context.Context) (report string, err error)
 }
@@ -99,12 +101,28 @@ func Once(ctx context.Context, jobs []Job, name string) (report string, err erro
 	return "", fmt.Errorf("%q: %w", name, ErrNoJob)
 }
 
-// once does one round. A panic ends the round, and not the service.
+// shortestLimit is the least that a round may take where nothing else is said.
+const shortestLimit = 5 * time.Minute
+
+func (j *Job) limit() time.Duration {
+	if j.Limit > 0 {
+		return j.Limit
+	}
+	return max(10*j.Every, shortestLimit)
+}
+
+// once does one round. A panic ends the round, and not the service; a round that hangs is ended, so that the next can come.
 func once(ctx context.Context, j Job) (report string, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("job %s panicked: %v\n%s", j.Name, r, debug.Stack())
 		}
 	}()
-	return j.Run(ctx)
+	bounded, cancel := context.WithTimeout(ctx, j.limit())
+	defer cancel()
+	report, err = j.Run(bounded)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("it was ended after %s: %w", j.limit(), err)
+	}
+	return report, err
 }

@@ -178,6 +178,9 @@ type ResultRequest struct {
 	Audience  string `json:"audience,omitempty"`
 	Nonce     string `json:"nonce,omitempty"`
 	Algorithm string `json:"algorithm,omitempty"`
+	// With an Audience the machine has to be affirming, but for these.
+	AllowWarning bool `json:"allow_warning,omitempty"`
+	AnyStatus    bool `json:"any_status,omitempty"`
 }
 
 // Result is an attestation result that the server signed.

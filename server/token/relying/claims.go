@@ -96,7 +96,8 @@ func (c *Claims) Machine() (Submod, error) {
 	return out, nil
 }
 
-// Expect is what a relying party asks of a result. An empty Issuer, Audience or Nonce is not compared.
+// Expect is what a relying party asks of a result. An empty Issuer or Nonce is not compared. An empty Audience refuses a
+// result that is made out to somebody: who does not find himself in aud must not take it (RFC 7519, section 4.1.3).
 type Expect struct {
 	Now      time.Time
 	Leeway   time.Duration // by which clocks may differ
@@ -137,7 +138,11 @@ func (c *Claims) Check(e Expect) []Check {
 		add("start", true, !e.Now.Add(e.Leeway).Before(from), "it is valid since "+from.Format(time.RFC3339), "it begins only at "+from.Format(time.RFC3339))
 	}
 	add("issuer", e.Issuer != "", c.Issuer == e.Issuer, fmt.Sprintf("it was issued by %q", c.Issuer), fmt.Sprintf("it was issued by %q, not by %q", c.Issuer, e.Issuer))
-	add("audience", e.Audience != "", slices.Contains(c.Audience, e.Audience), fmt.Sprintf("it is for %q", []string(c.Audience)), fmt.Sprintf("it is for %q, not for %q", []string(c.Audience), e.Audience))
+	if e.Audience == "" {
+		add("audience", len(c.Audience) > 0, false, "it is for nobody in particular", fmt.Sprintf("it is for %q: say that this is the audience which you are", []string(c.Audience)))
+	} else {
+		add("audience", true, slices.Contains(c.Audience, e.Audience), fmt.Sprintf("it is for %q", []string(c.Audience)), fmt.Sprintf("it is for %q, not for %q", []string(c.Audience), e.Audience))
+	}
 	add("nonce", e.Nonce != "", subtle.ConstantTimeCompare([]byte(c.Nonce), []byte(e.Nonce)) == 1, "its nonce is "+fmt.Sprintf("%q", c.Nonce), "it does not carry the nonce that was asked for")
 	return out
 }

@@ -168,6 +168,12 @@ func TestCheck(t *testing.T) {
 	if !Holds(claims.Check(late)) {
 		t.Error("clocks may differ, and do not")
 	}
+	for _, c := range claims.Check(Expect{Now: noon}) { // made out to somebody, and nobody says that he is that
+		if (c.Status == "fail") != (c.Name == "audience") || (c.Name == "audience" && !strings.Contains(c.Detail, "https://relying.example")) {
+			t.Errorf("no audience named: %+v", c)
+		}
+	}
+	claims.Audience = nil
 	if checks := claims.Check(Expect{Now: noon}); !Holds(checks) || checks[len(checks)-1].Status != "skipped" {
 		t.Errorf("nothing asked: %+v", checks)
 	}
