@@ -25,6 +25,7 @@ type stream struct {
 	next func(c *client.Challenge, round int) (body []byte, err error)
 
 	url      atomic.Pointer[string] // nil while the service is away
+	silent   bool                   // the machine is
 	answered []*verdict
 	lost     int // posts without an answer: recorded as a whole or not at all
 	token    string

@@ -1,7 +1,8 @@
 -- Deadlines: which machines are silent, since when, and when the service itself was not there to hear them.
 
--- next_due_at changes with each attestation and has no index: the overdue are found by reading the table, which costs less
--- than an index that each attestation would write. What is known of silent machines is in a table of its own.
+-- next_due_at changes with each attestation and has no index: the overdue are found by reading the table. An index would end
+-- the heap-only updates: at 100,000 machines an unchanged attestation wrote 106 bytes of WAL in one record without it, and 276
+-- in three with it. The table is then 60 MB. What is known of silent machines is in a table of its own.
 ALTER TABLE machine_attestation_state
     ADD COLUMN boot_id      text NOT NULL DEFAULT '',
     ADD COLUMN boot_count   bigint NOT NULL DEFAULT 0,

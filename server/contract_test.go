@@ -449,7 +449,7 @@ func incidents(b *bench, alert string) {
 	if len(list) != 0 {
 		b.t.Errorf("an unlogged extend is of origin, not a deviation: %v", list)
 	}
-	if list = b.want(200, "GET", "/v1/incidents?open=true", b.admin, nil).json(b.t)["items"].([]any); len(list) != 1 {
+	if list = b.want(200, "GET", "/v1/incidents?open=true&code=attestation_failed", b.admin, nil).json(b.t)["items"].([]any); len(list) != 1 {
 		b.t.Fatalf("%d open incidents", len(list))
 	}
 	id := b.want(200, "GET", alert, b.admin, nil).json(b.t)["incident_id"]

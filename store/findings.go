@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -37,20 +38,23 @@ func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// queueFindings adds the statements that write the sets of different machines: one for what every set has,
-// and one for each recommendation that is open.
+// queueFindings adds the statements that write the sets of different machines: a few, however many sets there are.
 func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	var assessments assessmentTable
+	var open recommendationTable
 	var recommendations, ended endedTable
 	var raised alertTable
 	for _, f := range sets {
 		assessments.add(f)
-		recommendations.add(f, f.queueRecommendations(b))
+		recommendations.add(f, open.add(f))
 		ended.add(f, f.queueAlerts(&raised))
 	}
 	if len(assessments.codes) > 0 {
 		b.Queue(upsertAssessments, assessments.tenants, assessments.machines, assessments.codes, assessments.names, assessments.severities,
 			assessments.statuses, assessments.causes, assessments.descriptions, assessments.ats)
+	}
+	if len(open.codes) > 0 {
+		b.Queue(upsertRecommendations, open.tenants, open.ids, open.machines, open.codes, open.names, open.severities, open.descriptions, open.steps, open.ats)
 	}
 	if len(recommendations.codes) > 0 {
 		b.Queue(resolveRecommendations, recommendations.tenants, recommendations.machines, recommendations.codes, recommendations.ats)
@@ -105,27 +109,39 @@ func (t *endedTable) add(f *findingSet, codes []string) {
 	}
 }
 
-const upsertRecommendation = `INSERT INTO recommendations AS r
+const upsertRecommendations = `INSERT INTO recommendations AS r
 	(tenant_id, recommendation_id, machine_id, code, display_name, severity, description, remediation_steps, open, first_seen_at, last_seen_at)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, true, $9, $9)
+	SELECT u.tenant_id, u.id, u.machine_id, u.code, u.display_name, u.severity, u.description, ARRAY(SELECT json_array_elements_text(u.steps::json)), true, u.at, u.at
+	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
+		u (tenant_id, id, machine_id, code, display_name, severity, description, steps, at)
 	ON CONFLICT ON CONSTRAINT recommendations_machine_code DO UPDATE SET display_name = EXCLUDED.display_name, severity = EXCLUDED.severity,
 		description = EXCLUDED.description, remediation_steps = EXCLUDED.remediation_steps, open = true, resolved_at = NULL,
 		first_seen_at = CASE WHEN r.open THEN r.first_seen_at ELSE EXCLUDED.first_seen_at END, last_seen_at = EXCLUDED.last_seen_at`
 
-const resolveRecommendations = `UPDATE recommendations r SET open = false, resolved_at = u.at
-	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) u (tenant_id, machine_id, code, at)
-	WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open`
+// recommendationTable is the parameters of upsertRecommendations, column by column.
+type recommendationTable struct {
+	tenants, ids, machines                        []pgtype.UUID
+	codes, names, severities, descriptions, steps []string
+	ats                                           []time.Time
+}
 
-// queueRecommendations adds those that are open, and tells which have ended.
-func (f *findingSet) queueRecommendations(b *pgx.Batch) (ended []string) {
+// add notes those that are open, and tells which have ended.
+func (t *recommendationTable) add(f *findingSet) (ended []string) {
 	var present []string
-	for _, r := range f.result.Recommendations {
+	for i := range f.result.Recommendations {
+		r := &f.result.Recommendations[i]
 		present = append(present, r.Code)
-		b.Queue(upsertRecommendation, pgUUID(f.tenant), pgUUID(newID(f.at)), pgUUID(f.machine.ID), r.Code, r.DisplayName, string(r.Severity),
-			r.Description, notNil(r.RemediationSteps), f.at)
+		t.tenants, t.ids, t.machines = append(t.tenants, pgUUID(f.tenant)), append(t.ids, pgUUID(newID(f.at))), append(t.machines, pgUUID(f.machine.ID))
+		t.codes, t.names, t.severities = append(t.codes, r.Code), append(t.names, r.DisplayName), append(t.severities, string(r.Severity))
+		steps, _ := json.Marshal(notNil(r.RemediationSteps)) // strings always marshal
+		t.descriptions, t.steps, t.ats = append(t.descriptions, r.Description), append(t.steps, string(steps)), append(t.ats, f.at)
 	}
 	return without(f.result.EvaluatedRecommendations, present)
 }
+
+const resolveRecommendations = `UPDATE recommendations r SET open = false, resolved_at = u.at
+	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) u (tenant_id, machine_id, code, at)
+	WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open`
 
 // queueAlerts adds those that are open, and tells which have ended.
 func (f *findingSet) queueAlerts(t *alertTable) (ended []string) {

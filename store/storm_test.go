@@ -14,7 +14,8 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// BenchmarkStormOfOneCause is workload W7: 10,000 machines fail for one cause within a minute, while others attest as ever.
+// BenchmarkStormOfOneCause is the store's part of workload W7 (make bench): 10,000 machines fail for one cause within a minute,
+// while others attest as ever.
 // Of a run with -benchtime 1x, calm-ops/s is what 500 unchanged machines reach by themselves, storm-ops/s what they reach
 // while the others fail 167 a second and incidents are counted each three seconds; count-ms is the longest count.
 func BenchmarkStormOfOneCause(b *testing.B) {

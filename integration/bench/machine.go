@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"strconv"
 	"time"
 
@@ -40,15 +41,43 @@ type machine struct {
 // quoted is the selection of the default policy: PCRs 0 to 14.
 const quoted = 1<<15 - 1
 
-// newMachine makes machine n. Keys take long to make, so machines share some; each has an authorisation
-// policy of its own, so that no two attestation keys have one name.
-func newMachine(n int, key *rsa.PrivateKey, log []byte) (*machine, error) {
+// primes are what keys are made of. No two machines may have one key (fleet detection takes them for clones), and to find two
+// primes for each takes minutes; each pair of some is a key of its own.
+type primes struct{ found []*big.Int }
+
+// key is key n, which is of the primes i > j with n = i(i-1)/2 + j.
+func (p *primes) key(n int) (*rsa.PrivateKey, error) {
+	i := 1
+	for i*(i+1)/2 <= n {
+		i++
+	}
+	j := n - i*(i-1)/2
+	for len(p.found) <= i {
+		prime, err := rand.Prime(rand.Reader, 1024)
+		if err != nil {
+			return nil, err
+		}
+		const exponent = 65537
+		if new(big.Int).Mod(prime, big.NewInt(exponent)).Cmp(big.NewInt(1)) != 0 {
+			p.found = append(p.found, prime)
+		}
+	}
+	one := big.NewInt(1)
+	a, b := p.found[i], p.found[j]
+	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(a, b), E: 65537}, Primes: []*big.Int{a, b}}
+	phi := new(big.Int).Mul(new(big.Int).Sub(a, one), new(big.Int).Sub(b, one))
+	key.D = new(big.Int).ModInverse(big.NewInt(int64(key.E)), phi)
+	key.Precompute()
+	return key, nil
+}
+
+// newMachine makes a machine whose attestation key is that one.
+func newMachine(key *rsa.PrivateKey, log []byte) (*machine, error) {
 	m := &machine{key: key, resetCount: 1, ima: &imaList{}}
-	policy := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n))) //nolint:gosec // a count
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm.AlgRSA))
 	b = binary.BigEndian.AppendUint16(b, uint16(tpm.SHA256))
 	b = binary.BigEndian.AppendUint32(b, uint32(tpm.FixedTPM|tpm.FixedParent|tpm.SensitiveDataOrigin|tpm.Restricted|tpm.Sign))
-	b = append2B(b, policy[:])
+	b = append2B(b, nil)                                      // authPolicy
 	b = binary.BigEndian.AppendUint16(b, uint16(tpm.AlgNull)) // symmetric
 	b = binary.BigEndian.AppendUint16(b, uint16(tpm.AlgRSASSA))
 	b = binary.BigEndian.AppendUint16(b, uint16(tpm.SHA256))

@@ -1,6 +1,6 @@
-// Command bench measures the workloads W1 to W4, and a dry run of a baseline version over the stored evidence of the whole
-// fleet (W6), against the real service and a real Postgres, and prints
-// them beside calibrators that were measured in the same run: absolute figures do not carry from machine
+// Command bench measures the workloads W1 to W4, a dry run of a baseline version over the stored evidence of the whole
+// fleet (W6), and thousands of machines that fail for one cause within a minute (W7), against the real service and a real
+// Postgres, and prints them beside calibrators that were measured in the same run: absolute figures do not carry from machine
 // to machine, multiples of R (one RSA-2048 verification) do.
 //
 //	go run ./integration/bench [--quick] [--machines N] [--rows N] [--json FILE] [--profile DIR]
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"time"
 )
 
 // options are the command's flags.
@@ -34,6 +35,8 @@ type options struct {
 	json        string
 	profile     string
 	only        string
+	failing     int
+	outbreak    time.Duration
 }
 
 func main() {
@@ -48,12 +51,15 @@ func main() {
 	flag.IntVar(&o.concurrency, "concurrency", 128, "requests in flight")
 	flag.IntVar(&o.windows, "windows", 7, "windows that a median is taken of")
 	flag.IntVar(&o.rows, "rows", 1_000_000, "verdicts in the table for W4")
+	flag.IntVar(&o.failing, "failing", 10_000, "machines that fail for one cause in W7")
+	flag.DurationVar(&o.outbreak, "outbreak", time.Minute, "time within which they do, and recover")
 	flag.StringVar(&o.json, "json", ".bench/result.json", "where the result goes")
 	flag.StringVar(&o.profile, "profile", "", "folder for CPU profiles of the service during W1 and W2")
 	flag.StringVar(&o.only, "only", "", "workloads to run, such as W1,W2; all otherwise")
 	flag.Parse()
 	if *quick {
 		o.machines, o.windows, o.rows = min(o.machines, 300), min(o.windows, 3), min(o.rows, 50_000)
+		o.failing, o.outbreak = min(o.failing, 1000), min(o.outbreak, 10*time.Second)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

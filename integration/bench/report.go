@@ -19,6 +19,7 @@ type report struct {
 	Calibrators []figure   `json:"calibrators"`
 	Workloads   []figure   `json:"workloads"`
 	Queries     []quantity `json:"queries,omitempty"`
+	Outbreak    []quantity `json:"outbreak,omitempty"`     // W7
 	ResidentMiB float64    `json:"resident_mib,omitempty"` // of assayd after W1
 	// TrialOverSteady is what a machine costs in a dry run as a multiple of an unchanged attestation, TrialSeconds how long
 	// the fleet takes, and TrialResidentMiB the most that assayd had resident meanwhile.
@@ -72,6 +73,9 @@ func (r *report) print(to io.Writer) error {
 	}
 	for _, q := range r.Queries {
 		fmt.Fprintf(w, "%s (%d verdicts)\t%.2f %s\t\t\t\t%s\t\n", q.Name, r.Rows, q.Value, q.Unit, q.Goal)
+	}
+	for _, q := range r.Outbreak {
+		fmt.Fprintf(w, "%s\t%.2f %s\t\t\t\t%s\t\n", q.Name, q.Value, q.Unit, q.Goal)
 	}
 	if r.BoundOverPlain > 0 {
 		fmt.Fprintf(w, "tee_bound / plain, report unchanged\t%.2f\t\t\t\t1.10\t\n", r.BoundOverPlain)

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -28,6 +26,7 @@ type fleet struct {
 	o        options
 	log      []byte // of the healthy boot
 	machines []*machine
+	primes   primes
 	boots    atomic.Int64
 	baseline string // id of the golden one
 }
@@ -48,10 +47,7 @@ func workloads(ctx context.Context, s *system, o options, r *report) error {
 	if err := f.enrol(ctx); err != nil {
 		return fmt.Errorf("enrol the fleet: %w", err)
 	}
-	first := func(m *machine) ([]request, error) {
-		return m.post(map[string]any{"event_log": base64.StdEncoding.EncodeToString(m.log)})
-	}
-	if _, err := f.window(ctx, f.machines, first); err != nil {
+	if _, err := f.window(ctx, f.machines, f.first); err != nil {
 		return fmt.Errorf("first attestation: %w", err)
 	}
 	// What autovacuum does within a minute of a fleet's enrolment: until then plans are made without statistics.
@@ -61,7 +57,7 @@ func workloads(ctx context.Context, s *system, o options, r *report) error {
 	for _, w := range []struct {
 		name string
 		run  func(context.Context, *report) error
-	}{{"W1", f.steady}, {"W6", f.dryRun}, {"W1T", f.confidential}, {"W2", f.storm}, {"W3", f.ima}, {"W4", f.queries}} {
+	}{{"W1", f.steady}, {"W6", f.dryRun}, {"W1T", f.confidential}, {"W2", f.storm}, {"W3", f.ima}, {"W4", f.queries}, {"W7", f.outbreak}} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), w.name) {
 			continue
 		}
@@ -72,38 +68,10 @@ func workloads(ctx context.Context, s *system, o options, r *report) error {
 	return nil
 }
 
-// enrol registers the machines, their keys by the administrator's word, and the golden baseline.
+// enrol registers the fleet's machines and the golden baseline.
 func (f *fleet) enrol(ctx context.Context) error {
-	var keys [8]*rsa.PrivateKey
-	for i := range keys {
-		var err error
-		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
-			return err
-		}
-	}
-	for i := range f.o.machines {
-		m, err := newMachine(i, keys[i%len(keys)], f.log)
-		if err != nil {
-			return err
-		}
-		f.machines = append(f.machines, m)
-	}
-	for start := 0; start < len(f.machines); start += 500 {
-		batch := f.machines[start:min(start+500, len(f.machines))]
-		var items []map[string]any
-		for i := range batch {
-			items = append(items, map[string]any{"name": fmt.Sprintf("bench-%d", start+i), "external_id": fmt.Sprintf("bench-%d", start+i),
-				"os": "linux", "platform": "qemu", "security_type": "trusted_launch", "scale_set": scaleSet(start + i), "labels": map[string]string{"env": "bench"}})
-		}
-		var out struct {
-			Items []struct{ ID string }
-		}
-		if err := f.s.call(ctx, http.MethodPost, "/v1/machines/batch", f.s.token, map[string]any{"items": items}, &out); err != nil {
-			return err
-		}
-		for i, m := range batch {
-			m.id = out.Items[i].ID
-		}
+	if _, err := f.enrolMachines(ctx, f.o.machines); err != nil {
+		return err
 	}
 	reference, err := f.golden()
 	if err != nil {
@@ -119,8 +87,43 @@ func (f *fleet) enrol(ctx context.Context) error {
 		return err
 	}
 	f.baseline = made.ID
-	return inParallel(16, len(f.machines), func(i int) error {
-		m := f.machines[i]
+	return nil
+}
+
+// enrolMachines adds machines to the fleet, and their keys by the administrator's word.
+func (f *fleet) enrolMachines(ctx context.Context, n int) ([]*machine, error) {
+	first := len(f.machines)
+	for i := first; i < first+n; i++ {
+		key, err := f.primes.key(i)
+		if err != nil {
+			return nil, err
+		}
+		m, err := newMachine(key, f.log)
+		if err != nil {
+			return nil, err
+		}
+		f.machines = append(f.machines, m)
+	}
+	for start := first; start < len(f.machines); start += 500 {
+		batch := f.machines[start:min(start+500, len(f.machines))]
+		var items []map[string]any
+		for i := range batch {
+			items = append(items, map[string]any{"name": fmt.Sprintf("bench-%d", start+i), "external_id": fmt.Sprintf("bench-%d", start+i),
+				"os": "linux", "platform": "qemu", "security_type": "trusted_launch", "scale_set": scaleSet(start + i), "labels": map[string]string{"env": "bench"}})
+		}
+		var out struct {
+			Items []struct{ ID string }
+		}
+		if err := f.s.call(ctx, http.MethodPost, "/v1/machines/batch", f.s.token, map[string]any{"items": items}, &out); err != nil {
+			return nil, err
+		}
+		for i, m := range batch {
+			m.id = out.Items[i].ID
+		}
+	}
+	added := f.machines[first:]
+	return added, inParallel(16, n, func(i int) error {
+		m := added[i]
 		var out struct {
 			MachineToken string `json:"machine_token"`
 		}
@@ -223,8 +226,13 @@ func (f *fleet) refresh(ctx context.Context, m *machine) error {
 	return nil
 }
 
-// attest sends a machine's requests; the answer to the last must affirm, and brings the next challenge.
+// attest sends a machine's requests; the answer to the last must affirm.
 func (f *fleet) attest(ctx context.Context, m *machine, list []request) error {
+	return f.attestAs(ctx, m, list, "affirming")
+}
+
+// attestAs is attest for another status. The answer brings the next challenge.
+func (f *fleet) attestAs(ctx context.Context, m *machine, list []request, want string) error {
 	for _, r := range list[:len(list)-1] {
 		if err := f.s.call(ctx, r.method, r.path, m.token, r.body, nil); err != nil {
 			return err
@@ -239,7 +247,7 @@ func (f *fleet) attest(ctx context.Context, m *machine, list []request) error {
 	if err := f.s.call(ctx, last.method, last.path, m.token, last.body, &answer); err != nil {
 		return err
 	}
-	if answer.Status != "affirming" {
+	if answer.Status != want {
 		return fmt.Errorf("machine %s is judged %s: %s", m.id, answer.Status, answer.Checks)
 	}
 	m.nonce, m.nonceAt = answer.NextChallenge.Nonce, time.Now()

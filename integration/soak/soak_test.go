@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,17 +14,25 @@ import (
 )
 
 // A fleet lives for a while, and all that had to be found was found: each missed deadline once and in its time, no machine
-// that attested, and alerts, occurrences and events exactly. With ASSAY_TEST_LONG there are 500 machines and two days.
+// that attested; alerts, occurrences, events and deliveries exactly. With ASSAY_TEST_LONG there are 500 machines and two days;
+// ASSAY_TEST_SEED is another seed.
 func TestSoak(t *testing.T) {
-	machines, hours, pace := 30, 2, 4.0
+	seed := uint64(20261125)
+	if s := os.Getenv("ASSAY_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 32); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machines, hours, pace, slower := 30, [2]int{1, 2}, 4.0, 1
 	if os.Getenv("ASSAY_TEST_LONG") != "" {
-		machines, hours, pace = 500, 48, 1
+		machines, hours, pace, slower = 500, [2]int{48, 48}, 1, 3
 	}
 	for i, p := range []plan{
 		{replicas: 1, masses: true},
 		{replicas: 2, masses: true, outages: true, kills: true},
 	} {
-		p.seed, p.machines, p.hours, p.pace = 20261125+uint64(i), machines, hours, pace
+		p.seed, p.machines, p.hours, p.pace, p.slower = seed+uint64(i), machines, hours[i], pace, slower
 		t.Run(fmt.Sprintf("replicas=%d,seed=%d", p.replicas, p.seed), func(t *testing.T) {
 			w := newWorld(t, p)
 			end := begin.Add(time.Duration(p.hours) * time.Hour)
@@ -36,8 +45,11 @@ func TestSoak(t *testing.T) {
 			w.compareSilence()
 			w.compareAlerts()
 			w.compareEvents()
-			w.t.Logf("seed %d: %d machines, %d h, %d attestations, %d deadlines missed, %d outages, %d strikes", p.seed, p.machines, p.hours, w.attestations, w.model.stale, len(w.model.outages), w.killed)
-			if w.model.stale < machines/4 || len(w.model.masses) == 0 || p.outages != (len(w.model.outages) > 0) {
+			delivered := w.compareDeliveries()
+			w.t.Logf("seed %d: %d machines, %d h, %d attestations, %d deadlines missed, %d mass silences, %d outages, %d events delivered, %d replicas killed, %d strikes",
+				p.seed, p.machines, p.hours, w.attestations, w.model.stale, len(w.model.masses), len(w.model.outages), delivered, w.killed, w.struck)
+			if w.attestations < p.machines*p.hours/p.slower || w.model.stale < machines/4 || delivered == 0 || len(w.model.masses) == 0 ||
+				p.outages != (len(w.model.outages) > 0) || p.kills != (w.killed > 0 && w.struck > 0) {
 				t.Errorf("seed %d: hardly anything happened", p.seed)
 			}
 		})

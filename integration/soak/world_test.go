@@ -2,7 +2,6 @@ package soak
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -20,7 +19,6 @@ import (
 	"github.com/assay-verifier/assay/integration/software"
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/schedule"
-	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/eventlog"
@@ -35,7 +33,7 @@ const (
 
 var (
 	tenantID = uuid.MustParse(tenant)
-	begin    = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	begin    = time.Now().UTC().Truncate(24 * time.Hour).Add(36 * time.Hour) // what the database itself dates is not in the future then
 	system   = store.Actor{Kind: "system", ID: "soak"}
 	limits   = finding.DefaultSilenceLimits()
 )
@@ -46,9 +44,11 @@ type plan struct {
 	machines int
 	hours    int
 	pace     float64 // how often things happen
+	slower   int     // how much longer the times of policies are than the default's
 	replicas int
-	kills    bool // connections to the database, and replicas, are killed in the middle of what they do
+	kills    bool // replicas, and connections to the database, are killed in the middle of what they do
 	outages  bool // all replicas are down for a while, now and then
+	well     bool // receivers are
 	masses   bool // a scale set, or the whole fleet, falls silent, now and then
 }
 
@@ -60,16 +60,10 @@ type machine struct {
 	next     *attest.Challenge
 	sendLog  bool
 	nextAt   time.Time // of its next attestation
+	heard    time.Time // last
 	failures int
 	silent   time.Time // until then it is off
 	bad      bool      // it booted what the policy refuses
-}
-
-// replica is one service on the database.
-type replica struct {
-	store  *store.Store
-	attest *attest.Service
-	jobs   []schedule.Job
 }
 
 // world is a fleet, the replicas that serve it, and the model of what they must find.
@@ -82,12 +76,14 @@ type world struct {
 	mu       sync.Mutex // of now, which services read at any time
 	now      time.Time
 	replicas []*replica
+	started  int // replicas, ever
 	machines []*machine
+	channels []*channel
 	down     time.Time // until then no replica serves
 	model    *model
 	boots    [2][]byte // a good log and a bad one
 
-	attestations, killed int
+	attestations, struck, killed int
 }
 
 func newWorld(t *testing.T, p plan) *world {
@@ -110,53 +106,47 @@ func newWorld(t *testing.T, p plan) *world {
 	}
 	t.Cleanup(func() {
 		for _, r := range w.replicas {
-			r.store.Close()
+			r.end()
 		}
 	})
 	w.model = newModel()
 	w.enrol()
+	w.subscribe()
 	return w
 }
 
-// start starts a replica.
-func (w *world) start() *replica {
-	w.t.Helper()
-	st, err := store.Open(w.t.Context(), w.url, store.Options{MaxConns: 6})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := st.EnsureTenant(w.t.Context(), tenantID, begin); err != nil {
-		w.t.Fatal(err)
-	}
-	clock := func() time.Time {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.now
-	}
-	tokens, err := token.New(w.t.Context(), token.Config{Store: st, Tenant: tenantID, Now: clock})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	service, err := attest.New(attest.Config{Store: st, Token: tokens, Now: clock, Random: rand.Reader, Build: "soak"})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return &replica{st, service, []schedule.Job{schedule.Heartbeat(st, tenantID, clock), schedule.Deadlines(st, tenantID, limits, clock)}}
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
 }
 
-// slow is the policy of every third scale set.
-func slow() verifier.Policy {
-	p := verifier.DefaultPolicy()
-	p.AttestationIntervalSeconds, p.StaleAfterSeconds, p.AttestationMissingDelaySeconds = 900, 300, 1200
-	p.Selector.ScaleSet = []string{"set-2"}
-	return p
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+// policies are that of every third scale set, and that of the others: the default's times, slower as the plan says.
+func (p *plan) policies() (slow, usual verifier.Policy) {
+	usual = verifier.DefaultPolicy()
+	usual.AttestationIntervalSeconds *= p.slower
+	usual.StaleAfterSeconds *= p.slower
+	usual.AttestationMissingDelaySeconds *= p.slower
+	slow = usual
+	slow.AttestationIntervalSeconds, slow.StaleAfterSeconds, slow.AttestationMissingDelaySeconds = 900*p.slower, 300*p.slower, 1200*p.slower
+	usual.Selector.ScaleSet, slow.Selector.ScaleSet = []string{"set-0", "set-1"}, []string{"set-2"}
+	return slow, usual
 }
 
 func (w *world) enrol() {
 	w.t.Helper()
 	r := w.replicas[0]
-	if _, err := r.store.PutPolicy(w.t.Context(), tenantID, "slow", slow(), begin, system); err != nil {
-		w.t.Fatal(err)
+	slow, usual := w.plan.policies()
+	for name, p := range map[string]verifier.Policy{"slow": slow, "usual": usual} {
+		if _, err := r.store.PutPolicy(w.t.Context(), tenantID, name, p, begin, system); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	log, err := eventlog.Parse(w.boots[0])
 	if err != nil {
@@ -184,9 +174,9 @@ func (w *world) enrol() {
 		}
 		w.boot(m)
 		w.machines = append(w.machines, m)
-		policy := verifier.DefaultPolicy()
+		policy := usual
 		if m.scaleSet == "set-2" {
-			policy = slow()
+			policy = slow
 		}
 		w.model.enrolled(m.id, finding.Machine{Name: fmt.Sprintf("m%04d", i), OS: "linux", Platform: "qemu", ScaleSet: m.scaleSet}, &policy, begin)
 	}
@@ -216,16 +206,17 @@ func (w *world) live() {
 	w.happen()
 	serving := !w.now.Before(w.down)
 	if serving { // the beat comes first, as where a replica starts
-		w.everyReplica(func(r *replica) error { return doJob(w, r, 0) })
+		w.everyReplica(func(r *replica) error { return r.do(schedule.HeartbeatName) })
 		w.model.beat(w.now)
 	}
 	w.attestAll(serving)
 	if serving {
 		w.look()
+		if w.now.Sub(begin)%(3*step) == 0 {
+			w.deliver()
+		}
 	}
-	w.mu.Lock()
-	w.now = w.now.Add(step)
-	w.mu.Unlock()
+	w.pass(step)
 }
 
 // happen lets things happen to machines and to the service.
@@ -256,80 +247,7 @@ func (w *world) happen() {
 	if w.plan.outages && w.down.Before(w.now) && (w.perHour(0.2) || w.now.Equal(begin.Add(70*time.Minute))) {
 		w.down = w.now.Add(time.Duration(10+w.chance.IntN(1800)) * time.Second)
 	}
-	if w.plan.kills && w.perHour(3) { // a process that ends, and one in its place
-		i := w.chance.IntN(len(w.replicas))
-		w.replicas[i].store.Close()
-		w.replicas[i] = w.start()
-		w.killed++
-	}
-}
-
-// strike kills connections of replicas while they are at work: whatever transaction they are in is lost, or is committed
-// and nobody is told.
-func (w *world) strike() (stop func()) {
-	if !w.plan.kills || !w.perHour(6) {
-		return func() {}
-	}
-	w.killed++
-	ended := make(chan struct{})
-	ctx, cancel := context.WithCancel(w.t.Context())
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			_, _ = w.db.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-				WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle' AND random() < 0.3`)
-		}
-	}()
-	return func() {
-		cancel()
-		<-ended
-	}
-}
-
-// everyReplica runs f for all replicas at once, under fire, and then for each until it has succeeded, as a supervisor that
-// starts what has died.
-func (w *world) everyReplica(f func(*replica) error) {
-	w.t.Helper()
-	stop := w.strike()
-	var wg sync.WaitGroup
-	failed := make([]bool, len(w.replicas))
-	for i, r := range w.replicas {
-		wg.Go(func() { failed[i] = f(r) != nil })
-	}
-	wg.Wait()
-	stop()
-	for i, r := range w.replicas {
-		if failed[i] {
-			w.untilDone(func() error { return f(r) })
-		}
-	}
-}
-
-// untilDone tries again and again, since connections that were killed are found out one by one.
-func (w *world) untilDone(f func() error) {
-	w.t.Helper()
-	var err error
-	for range 20 {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	w.t.Fatalf("seed %d: it does not recover: %v", w.plan.seed, err)
-}
-
-func doJob(w *world, r *replica, job int) error {
-	_, err := schedule.Once(w.t.Context(), r.jobs, r.jobs[job].Name)
-	return err
-}
-
-// look lets all replicas look at the deadlines, and the model say what they must find.
-func (w *world) look() {
-	w.t.Helper()
-	w.everyReplica(func(r *replica) error { return doJob(w, r, 1) })
-	if len(w.replicas) > 1 { // where one died while the others left it to it, this is the next look; else it finds nothing
-		w.untilDone(func() error { return doJob(w, w.replicas[0], 1) })
-	}
-	w.model.look(w.now)
+	w.fallIll()
 }
 
 // attestAll lets the machines attest whose time has come, some at once.
@@ -368,7 +286,7 @@ func (w *world) attestAll(serving bool) {
 }
 
 func (w *world) attest(r *replica, m *machine) (*attest.Result, error) {
-	ctx, actor := w.t.Context(), store.Actor{Kind: "machine", ID: m.id.String()}
+	ctx, actor := r.ctx, store.Actor{Kind: "machine", ID: m.id.String()}
 	c := m.next
 	if c == nil || !w.now.Before(c.ExpiresAt) {
 		var err error
@@ -389,6 +307,7 @@ func (w *world) answered(m *machine, r *attest.Result, err error) {
 	if err == nil {
 		m.next, m.sendLog, m.failures = r.NextChallenge, false, 0
 		m.nextAt = w.now.Add(time.Duration(r.NextAttestationAfterSeconds) * time.Second)
+		m.heard = w.now
 		w.attestations++
 		if want := map[bool]verifier.Status{false: verifier.Affirming, true: verifier.Contraindicated}[m.bad]; r.Appraisal.Status != want {
 			w.t.Fatalf("seed %d, %s: machine %s is %s: %+v", w.plan.seed, w.now, m.id, r.Appraisal.Status, r.Appraisal.Checks)

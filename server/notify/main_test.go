@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/notify"
 	"github.com/assay-verifier/assay/server/notify/event"
+	"github.com/assay-verifier/assay/server/notify/receivertest"
 	"github.com/assay-verifier/assay/server/reach"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/embedded"
@@ -37,7 +37,12 @@ var (
 	t0        = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if u := os.Getenv(workerVariable); u != "" {
+		panic(work(u)) // until it is killed
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "pg")
@@ -144,7 +149,11 @@ func newDatabase(t testing.TB) string {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	u := newDatabase(t)
+	return benchOn(t, newDatabase(t))
+}
+
+func benchOn(t testing.TB, u string) *bench {
+	t.Helper()
 	b := &bench{t: t, now: t0, logs: &syncBuffer{}, store: openStore(t, u)}
 	if err := b.store.EnsureTenant(t.Context(), tenant, t0); err != nil {
 		t.Fatal(err)
@@ -214,6 +223,12 @@ func (b *bench) healthy(names ...string) { b.t.Helper(); b.derive(false, names) 
 
 func (b *bench) derive(failing bool, names []string) {
 	b.t.Helper()
+	if err := b.tryDerive(failing, names); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) tryDerive(failing bool, names []string) error {
 	inputs := make([]store.MachineInput, len(names))
 	for i, name := range names {
 		inputs[i] = store.MachineInput{Name: name, ExternalID: "id-" + name, OS: "linux", Platform: "qemu", SecurityType: "standard", ScaleSet: "web", Labels: map[string]string{"env": "prod"}}
@@ -226,9 +241,7 @@ func (b *bench) derive(failing bool, names []string) {
 		}
 		return r
 	}, b.clock(), system)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	return err
 }
 
 func (b *bench) number(sql string, args ...any) (n int64) {
@@ -317,7 +330,7 @@ func newReceiver(t testing.TB, answer func(n int, w http.ResponseWriter, r *http
 }
 
 func (r *receiver) ca() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Certificate().Raw}))
+	return receivertest.PEM(r.Certificate())
 }
 
 func (r *receiver) all() []received {

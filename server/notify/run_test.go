@@ -63,6 +63,24 @@ func (r *receiver) distinct() (ids map[string]int, machines map[string][]string)
 	return ids, machines
 }
 
+// inOrder holds that of each machine the alert opened and was resolved, and that no more came again than what may be under way.
+func (r *receiver) inOrder(t *testing.T) {
+	t.Helper()
+	ids, told := r.distinct()
+	for machine, kinds := range told {
+		if len(kinds) != 2 || kinds[0] != "alert.opened" || kinds[1] != "alert.resolved" {
+			t.Errorf("%s: %v", machine, kinds)
+		}
+	}
+	twice := 0
+	for _, n := range ids {
+		twice += n - 1
+	}
+	if twice > 4 {
+		t.Errorf("%d deliveries came again; at most those under way may", twice)
+	}
+}
+
 // Two replicas with River, one of them behind a proxy that cuts its database off in the middle, and stopped afterwards; a dead
 // and a hanging receiver beside the good one. Everything arrives, in order for each alert, and nothing twice but what
 // was under way at the cut.
@@ -104,19 +122,7 @@ func TestTwoReplicasAndADatabaseThatGoesAway(t *testing.T) {
 	}
 	waitFor(t, "all events of the good receiver", func() bool { ids, _ := rc.distinct(); return len(ids) == 2*machines })
 	stopTwo()
-	ids, told := rc.distinct()
-	for machine, kinds := range told {
-		if len(kinds) != 2 || kinds[0] != "alert.opened" || kinds[1] != "alert.resolved" {
-			t.Errorf("%s: %v", machine, kinds)
-		}
-	}
-	twice := 0
-	for _, n := range ids {
-		twice += n - 1
-	}
-	if twice > 4 {
-		t.Errorf("%d deliveries came again; at most those under way at the cut may", twice)
-	}
+	rc.inOrder(t)
 	// What nobody takes waits, for each of its own channel.
 	items, _, err := b.store.ListDeliveries(t.Context(), tenant, store.DeliveryFilter{State: store.DeliveryPending}, store.Page{Limit: 500})
 	waiting := map[string]int{}

@@ -21,7 +21,9 @@ import (
 func keySite(t *testing.T, f *fleet, tenant uuid.UUID) (*httptest.Server, *token.Service) {
 	t.Helper()
 	must(t, db.EnsureTenant(t.Context(), tenant, f.now))
-	tokens, err := token.New(t.Context(), token.Config{Store: db, Tenant: tenant, Now: f.clock, RotateEvery: 720 * time.Hour})
+	begin := f.now // the database's clock says when the first keys were made; it and the fleet's then go on together
+	clock := func() time.Time { return time.Now().Add(f.now.Sub(begin)) }
+	tokens, err := token.New(t.Context(), token.Config{Store: db, Tenant: tenant, Now: clock, RotateEvery: 720 * time.Hour})
 	must(t, err)
 	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Tokens: tokens})
 	must(t, err)

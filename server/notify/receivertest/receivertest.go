@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 	"time"
 )
 
-// Certificate makes a certificate for the host, and the pool that trusts it.
-func Certificate(t testing.TB, host string) (tls.Certificate, *x509.CertPool) {
+// Certificate makes a certificate for the host.
+func Certificate(t testing.TB, host string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -37,9 +38,19 @@ func Certificate(t testing.TB, host string) (tls.Certificate, *x509.CertPool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// Trusting is the pool that trusts a receiver's certificate.
+func Trusting(certificate *x509.Certificate) *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
+	roots.AddCert(certificate)
+	return roots
+}
+
+// PEM is a receiver's certificate, as a channel is told it.
+func PEM(certificate *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
 }
 
 // Silent is a server that takes connections and says nothing. It tells when one came.
@@ -49,7 +60,27 @@ func Silent(t testing.TB) (address string, met <-chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	came, done := make(chan struct{}, 1), make(chan struct{})
+	came := make(chan struct{}, 1)
+	var held []net.Conn
+	t.Cleanup(func() { // after accept has ended
+		for _, conn := range held {
+			_ = conn.Close()
+		}
+	})
+	accept(t, listener, func(conn net.Conn) {
+		held = append(held, conn)
+		select {
+		case came <- struct{}{}:
+		default:
+		}
+	})
+	return listener.Addr().String(), came
+}
+
+// accept lets serve have one connection after the other, until the test ends.
+func accept(t testing.TB, listener net.Listener, serve func(net.Conn)) {
+	t.Helper()
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
@@ -57,15 +88,10 @@ func Silent(t testing.TB) (address string, met <-chan struct{}) {
 			if err != nil {
 				return
 			}
-			defer func() { _ = conn.Close() }()
-			select {
-			case came <- struct{}{}:
-			default:
-			}
+			serve(conn)
 		}
 	}()
 	t.Cleanup(func() { _ = listener.Close(); <-done })
-	return listener.Addr().String(), came
 }
 
 // Split is net.SplitHostPort with a number.

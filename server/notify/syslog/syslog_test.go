@@ -1,7 +1,6 @@
 package syslog_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"net"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,64 +19,18 @@ import (
 	"github.com/assay-verifier/assay/server/notify/syslog"
 )
 
-// receiver takes sessions and reads frames (RFC 5425, section 4.3) until the sender ends.
+// receiver is one, and how it is known.
 type receiver struct {
 	address string
 	roots   *tls.Config
-	frames  chan string
+	frames  <-chan string
 }
 
 // listen starts one; misbehave, if not nil, takes a session in place of reading it.
 func listen(t *testing.T, secure bool, misbehave func(net.Conn)) *receiver {
 	t.Helper()
-	certificate, roots := receivertest.Certificate(t, "127.0.0.1")
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &receiver{address: listener.Addr().String(), roots: &tls.Config{RootCAs: roots}, frames: make(chan string, 100)}
-	if secure {
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}})
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if misbehave != nil {
-				misbehave(conn)
-			} else {
-				r.read(conn)
-			}
-			_ = conn.Close()
-		}
-	}()
-	t.Cleanup(func() { _ = listener.Close(); <-done })
-	return r
-}
-
-func (r *receiver) read(conn net.Conn) {
-	in := bufio.NewReader(conn)
-	for {
-		length, err := in.ReadString(' ')
-		if err != nil {
-			return
-		}
-		n, err := strconv.Atoi(strings.TrimSuffix(length, " "))
-		if err != nil || n <= 0 || n > 1<<20 {
-			r.frames <- "bad length " + length
-			return
-		}
-		frame := make([]byte, n)
-		if _, err := io.ReadFull(in, frame); err != nil {
-			r.frames <- "cut frame"
-			return
-		}
-		r.frames <- string(frame)
-	}
+	address, trusted, frames := receivertest.Syslog(t, secure, misbehave)
+	return &receiver{address, &tls.Config{RootCAs: receivertest.Trusting(trusted)}, frames}
 }
 
 func (r *receiver) target(secure bool) syslog.Target {
