@@ -25,7 +25,7 @@ type lifeModel struct {
 type modelAlert struct {
 	status    string
 	count     int64
-	what      string // of the judgement that it is about
+	what      string // the cause
 	closed    time.Time
 	reopened  int
 	histories int
@@ -48,9 +48,8 @@ func (m *lifeModel) current() *modelAlert {
 	return &m.alerts[len(m.alerts)-1]
 }
 
-// fail is an attestation that fails as what; sameRun tells that the one before did likewise.
+// fail is an attestation that fails by the cause what; sameRun tells that the one before was judged alike.
 func (m *lifeModel) fail(what string, sameRun bool) {
-	// In a run that goes on, each dismissed alert of its verdict is counted up (store/record.go).
 	switch a := m.current(); {
 	case a != nil && a.open():
 		a.count++
@@ -58,8 +57,11 @@ func (m *lifeModel) fail(what string, sameRun bool) {
 			a.runs++
 		}
 		a.what = what
-	case a != nil && a.status == "dismissed" && sameRun && a.what == what && !a.over:
+	case a != nil && a.status == "dismissed" && a.what == what && !a.over:
 		a.count++
+		if !sameRun {
+			a.runs++
+		}
 	case a != nil && a.status == "resolved" && m.now.Sub(a.closed) < 7*24*time.Hour:
 		a.status, a.what = "active", what
 		a.count, a.reopened, a.histories, a.runs = a.count+1, a.reopened+1, a.histories+1, a.runs+1
@@ -113,10 +115,13 @@ func TestAlertsLiveByTheTable(t *testing.T) {
 		last := ""
 		for range rapid.IntRange(1, 14).Draw(r, "steps") {
 			m.now = m.now.Add(time.Duration(rapid.SampledFrom([]int{1, 60, 60, 8 * 24 * 60}).Draw(r, "minutes")) * time.Minute)
-			switch step := rapid.SampledFrom([]string{"bad", "worse", "good", "active", "in_progress", "dismissed", "resolved"}).Draw(r, "step"); step {
-			case "bad", "worse":
-				record(t, s, judgement(e, m.now, verifier.Contraindicated, step))
-				m.fail(step, last == step)
+			switch step := rapid.SampledFrom([]string{"bad", "bad after a boot", "worse", "good", "active", "in_progress", "dismissed", "resolved"}).Draw(r, "step"); step {
+			case "bad", "bad after a boot", "worse":
+				cause, _, _ := strings.Cut(step, " ")
+				rec := judgement(e, m.now, verifier.Contraindicated, step)
+				rec.Findings.Alerts[0].Group.Cause = []string{cause}
+				record(t, s, rec)
+				m.fail(cause, last == step)
 				last = step
 			case "good":
 				record(t, s, judgement(e, m.now, verifier.Affirming, "good"))

@@ -373,3 +373,9 @@ func TestMassSilenceEndsOverPages(t *testing.T) {
 	expect(t, "each has an alert", number(t, f.conn, `SELECT count(*) FROM alerts WHERE status = 'active' AND machine_id IS NOT NULL`), 230)
 	expect(t, "nobody is left", number(t, f.conn, `SELECT count(*) FROM silent_machines WHERE alerted_at IS NULL OR silence_id IS NOT NULL`), 0)
 }
+
+func TestHeartbeatOfTheDatabasesClock(t *testing.T) {
+	s, conn := newStore(t)
+	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
+	expect(t, "by its clock", number(t, conn, `SELECT count(*) FROM service_heartbeats WHERE beat_at BETWEEN transaction_timestamp() - interval '1 hour' AND clock_timestamp()`), 1)
+}

@@ -21,7 +21,11 @@ func TestAlertLifecycle(t *testing.T) {
 	attest := func(status verifier.Status, what string) store.Recorded {
 		t.Helper()
 		minute++
-		return record(t, s, judgement(e, t0.Add(time.Duration(minute)*time.Minute), status, what))
+		rec := judgement(e, t0.Add(time.Duration(minute)*time.Minute), status, what)
+		for i := range rec.Findings.Alerts {
+			rec.Findings.Alerts[i].Group.Cause = []string{what}
+		}
+		return record(t, s, rec)
 	}
 	set := func(to string) store.Alert {
 		t.Helper()

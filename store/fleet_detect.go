@@ -73,6 +73,18 @@ func (s *Store) DetectFleet(ctx context.Context, tenant uuid.UUID, now time.Time
 	if r.Ended, err = s.endConflicts(ctx, tenant, now); err != nil {
 		return r, fmt.Errorf("end conflicts: %w", err)
 	}
+	err = s.inTx(ctx, func(tx pgx.Tx) error {
+		d := detection{store: s, tenant: tenant, now: now}
+		if err := d.resolvedStates(ctx, tx); err != nil {
+			return err
+		}
+		err := d.write(ctx, tx)
+		r.Opened += d.opened
+		return err
+	})
+	if err != nil {
+		return r, fmt.Errorf("look at what was resolved: %w", err)
+	}
 	return r, nil
 }
 
@@ -285,7 +297,7 @@ func (d *detection) forkedSince(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// A state that was there before is not news; an event is, each time.
+// A state that was there before is not news while people know of it (told); an event is, each time.
 const upsertConflict = `INSERT INTO fleet_conflicts AS c (tenant_id, conflict_id, code, kind, machine_id, other_id, subject, key_id, other_key_id, details, first_seen_at, last_seen_at)
 	SELECT $1, $2, $3, $4, $5, $6, $7,
 		(SELECT key_id FROM attestation_keys WHERE tenant_id = $1 AND machine_id = $5 AND state = 'active'),
@@ -324,20 +336,62 @@ func (d *detection) write(ctx context.Context, tx pgx.Tx) error {
 			f.subject(), details, f.at, event).Scan(&isNew); err != nil {
 			return fmt.Errorf("write a conflict: %w", err)
 		}
-		if !isNew && !event {
-			continue
-		}
 		for _, m := range c.Machines {
 			if m.ID == "" {
 				continue
 			}
 			id := uuid.MustParse(m.ID) // it was a UUID
+			if !isNew && !event {
+				if told, err := d.told(ctx, tx, id, code); err != nil {
+					return err
+				} else if told {
+					continue
+				}
+			}
 			raised = append(raised, RaisedAlert{MachineID: &id, Alert: c.Alert(m.ID, known[id].os), Details: c})
 		}
 	}
 	opened, err := d.store.raiseAlerts(ctx, tx, d.tenant, d.now, raised)
 	d.opened += len(opened)
 	return err
+}
+
+// A state that still holds, of which the newest alert of one of its machines was resolved.
+const selectResolvedStates = `SELECT c.machine_id, c.other_id, c.details FROM fleet_conflicts c
+	WHERE c.tenant_id = $1 AND c.ended_at IS NULL AND (c.kind = 'series_shared' OR c.details #> '{observed,machines_sharing}' IS NOT NULL)
+		AND EXISTS (SELECT FROM unnest(ARRAY[c.machine_id, c.other_id]) m (machine_id) CROSS JOIN LATERAL (SELECT a.status FROM alerts a
+			WHERE a.tenant_id = c.tenant_id AND a.machine_id = m.machine_id AND a.code = c.code
+			ORDER BY a.status IN ('active', 'in_progress') DESC, a.alert_id DESC LIMIT 1) x WHERE x.status = 'resolved')`
+
+func (d *detection) resolvedStates(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, selectResolvedStates, pgUUID(d.tenant))
+	var machine uuid.UUID
+	var other pgtype.UUID
+	var details []byte
+	_, err := pgx.ForEachRow(rows, []any{&machine, &other, &details}, func() error {
+		var c finding.Conflict
+		if err := json.Unmarshal(details, &c); err != nil {
+			return fmt.Errorf("a conflict of machine %s: %w", machine, err)
+		}
+		d.found = append(d.found, foundConflict{machine: machine, at: d.now, Sighting: Sighting{Kind: c.Kind, Other: uuidPtr(other),
+			Observed: c.Observed, First: c.First, Second: c.Second}})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read resolved conflicts: %w", err)
+	}
+	return nil
+}
+
+// told tells whether people know of a state that lasts: an alert of the machine is open, or the newest was dismissed. One that
+// somebody resolved said that it is over, and it is not.
+func (d *detection) told(ctx context.Context, tx pgx.Tx, machine uuid.UUID, code string) (told bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT coalesce((SELECT status <> 'resolved' FROM alerts WHERE tenant_id = $1 AND machine_id = $2 AND code = $3
+		ORDER BY status IN ('active', 'in_progress') DESC, alert_id DESC LIMIT 1), false)`, pgUUID(d.tenant), pgUUID(machine), code).Scan(&told)
+	if err != nil {
+		return false, fmt.Errorf("read the alert of a conflict: %w", err)
+	}
+	return told, nil
 }
 
 // The codes of the alerts, as verifier/finding has them.

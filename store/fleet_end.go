@@ -18,7 +18,7 @@ import (
 //   - a machine of the pair has another key by now, or none: it was released, reinstalled, given a TPM of its own
 //   - a state that the present evidence of the two does not show any more
 //   - an event of which somebody has closed all alerts: it does not last, so nothing else can end it. A state stays
-//     noted, so that it is not raised again by each boot.
+//     noted, so that what was dismissed is not raised again by each boot; what was resolved is, while it holds.
 const endGone = `UPDATE fleet_conflicts c SET ended_at = $2, ended_why = g.why
 	FROM (SELECT x.conflict_id, CASE
 			WHEN x.key_id IS NOT NULL AND NOT EXISTS (SELECT FROM attestation_keys k WHERE k.tenant_id = x.tenant_id AND k.key_id = x.key_id AND k.state = 'active')

@@ -529,3 +529,28 @@ func TestDetectionFailsWhole(t *testing.T) {
 	wantConflicts(t, s, "vm_shared a b")
 	wantAlerts(t, s, "identity_conflict", "a", "b")
 }
+
+// What somebody closed: a state that was resolved by hand and still holds is told again; one that was dismissed is not; and
+// neither swallows another conflict of the machine.
+func TestConflictsClosedByHand(t *testing.T) {
+	for to, want := range map[string]int{"dismissed": 0, "resolved": 2} {
+		s, _ := newStore(t)
+		token := joinToken(t, s, "j", 9)
+		a, b, c := active(t, s, token, "a"), active(t, s, token, "b"), active(t, s, token, "c")
+		record(t, s, identified(a, t0, "good", "", trait(store.TraitLogIdentity, "x")))
+		record(t, s, identified(b, t0, "good", "", trait(store.TraitLogIdentity, "x")))
+		detect(t, s, t0)
+		for _, al := range alertsOf(t, s, store.AlertFilter{Code: "identity_conflict"}, t0) {
+			must[store.Alert](t)(s.SetAlertStatus(t.Context(), tenant, al.ID, store.AlertChange{To: to}, t0.Add(time.Minute), system))
+		}
+		at := t0.Add(time.Hour)
+		record(t, s, identified(a, at, "another boot", "", trait(store.TraitLogIdentity, "x")))
+		expect(t, to+", and it still holds", detect(t, s, at).Opened, want)
+		record(t, s, identified(a, at.Add(time.Minute), "a third", "", trait(store.TraitLogIdentity, "x")))
+		expect(t, to+", and people know again", detect(t, s, at.Add(time.Minute)).Opened, 0)
+
+		open := len(alertsOf(t, s, store.AlertFilter{Code: "identity_conflict", Status: "active"}, t0))
+		must0(t, s.NoteSighting(t.Context(), tenant, a.MachineID, store.Sighting{Kind: finding.QuoteRelayed, Other: &c.MachineID, Observed: finding.ConflictObserved{What: "quote"}}, at))
+		expect(t, to+", and another conflict", detect(t, s, at.Add(time.Hour)).Opened, 2-open/2)
+	}
+}

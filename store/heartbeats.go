@@ -24,8 +24,16 @@ const (
 
 // Beat notes that this replica serves the tenant now. The first beat after a time in which no replica did notes that time as
 // an outage, once. Before the very first beat nobody is known to have served.
+//
+// The zero time stands for the database's clock, which is one for all replicas: the beat of one whose clock is ahead would
+// hide each outage until that time has come.
 func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error {
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if now.IsZero() {
+			if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+				return err
+			}
+		}
 		tag, err := tx.Exec(ctx, `INSERT INTO service_heartbeats (tenant_id, beat_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now)
 		if err != nil {
 			return err

@@ -29,8 +29,10 @@ const automatic = "system:alerts"
 //	active, in_progress                counts it up; the last occurrence's words, verdict and cause replace the earlier
 //	resolved within seven days         opens it again, whoever resolved it: same alert, one more reopening
 //	resolved longer ago                opens a new one
-//	dismissed, the same verdict        counts it up, still dismissed (no verdict: until the cause was found gone)
-//	dismissed, another verdict         opens a new one: what was dismissed is not what happens now
+//	dismissed, the same cause          counts it up, still dismissed, by whatever verdict, until the cause was found gone
+//	dismissed, another cause           opens a new one: what was dismissed is not what happens now
+//
+// The cause is the alert's group key.
 //
 // And when the cause is found gone: active and in_progress become resolved; a dismissed one stays dismissed and notes it.
 
@@ -48,7 +50,7 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 			CASE WHEN w.what = 'open' THEN u.new_id ELSE cur.alert_id END AS alert_id
 		FROM u LEFT JOIN cur USING (ord) CROSS JOIN LATERAL (SELECT CASE
 			WHEN cur.status IN ('active', 'in_progress') THEN 'count'
-			WHEN cur.status = 'dismissed' AND cur.over_at IS NULL AND cur.was_verdict IS NOT DISTINCT FROM u.verdict_id THEN 'quiet'
+			WHEN cur.status = 'dismissed' AND cur.over_at IS NULL AND cur.was_key = u.group_key THEN 'quiet'
 			WHEN cur.status = 'resolved' AND cur.closed_at > u.at - interval '7 days' THEN 'reopen'
 			ELSE 'open' END AS what) w),
 	opened AS (INSERT INTO alerts (tenant_id, alert_id, machine_id, scope, code, display_name, severity, reason, description, remediation_steps, status,
@@ -65,11 +67,11 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 			reopened_count = a.reopened_count + CASE p.what WHEN 'reopen' THEN 1 ELSE 0 END,
 			closed_at = NULL, closed_by = '', assignee = CASE p.what WHEN 'reopen' THEN '' ELSE a.assignee END
 		FROM p WHERE a.tenant_id = p.tenant_id AND a.alert_id = p.alert_id AND p.what IN ('count', 'reopen')),
-	quiet AS (UPDATE alerts a SET last_seen_at = GREATEST(a.last_seen_at, p.at), seen_count = a.seen_count + 1
+	quiet AS (UPDATE alerts a SET verdict_id = p.verdict_id, last_seen_at = GREATEST(a.last_seen_at, p.at), seen_count = a.seen_count + 1
 		FROM p WHERE a.tenant_id = p.tenant_id AND a.alert_id = p.alert_id AND p.what = 'quiet'),
 	occurred AS (INSERT INTO alert_occurrences (tenant_id, alert_id, seen_before, verdict_id, first_at, last_before_at)
 		SELECT tenant_id, alert_id, CASE what WHEN 'open' THEN 0 ELSE seen_count END, verdict_id, at, CASE what WHEN 'open' THEN NULL ELSE last_seen_at END
-		FROM p WHERE what IN ('open', 'reopen') OR what = 'count' AND was_verdict IS DISTINCT FROM verdict_id),
+		FROM p WHERE what IN ('open', 'reopen') OR was_verdict IS DISTINCT FROM verdict_id),
 	told AS (INSERT INTO alert_events (tenant_id, alert_id, event_id, at, kind, actor, from_status, to_status)
 		SELECT tenant_id, alert_id, event_id, at, what || 'ed', '` + automatic + `', CASE what WHEN 'open' THEN '' ELSE was END, 'active'
 		FROM p WHERE what IN ('open', 'reopen')),
@@ -219,8 +221,8 @@ type RaisedAlert struct {
 	MachineID *uuid.UUID
 	Scope     string // a stable word; machines are in Details
 	Alert     finding.Alert
-	// VerdictID is the verdict that it was found by; nil for none. Without one, each call is one more occurrence of the
-	// same thing until endAlerts says that it is over.
+	// VerdictID is the verdict that it was found by; nil for none. Each call is one more occurrence of the alert's cause
+	// until endAlerts says that it is over.
 	VerdictID *uuid.UUID
 	Details   any // marshalled as JSON; nil for none
 }

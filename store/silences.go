@@ -245,7 +245,7 @@ func (w *silences) lockSilent(ctx context.Context, list []int, raised *[]RaisedA
 	for _, id := range alone {
 		m := at[id]
 		silence := finding.Silence{HeardAt: m.heardAt, DueAt: m.Since}
-		*raised = append(*raised, RaisedAlert{MachineID: &m.id, Alert: finding.Missing(&m.facts, silence), Details: map[string]time.Time{"since": m.Since}})
+		*raised = append(*raised, RaisedAlert{MachineID: &m.id, Alert: finding.Missing(m.id.String(), &m.facts, silence), Details: map[string]time.Time{"since": m.Since}})
 	}
 	return alone, nil
 }

@@ -22,7 +22,7 @@ const (
 const staleEvery = 15 * time.Second
 
 // Heartbeat is the job that notes that this replica serves. It must run only where machines are listened to: what it
-// has not noted counts as an outage, in which no machine is expected.
+// has not noted counts as an outage, in which no machine is expected. The zero time is the database's clock (store.Beat).
 func Heartbeat(st *store.Store, tenant uuid.UUID, now func() time.Time) Job {
 	return Job{
 		Name:  HeartbeatName,

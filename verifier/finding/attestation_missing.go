@@ -60,10 +60,12 @@ func Stale(m *Machine, s Silence) Assessment {
 	return out.Assessments[0]
 }
 
-// Missing is the alert of one machine that is silent.
-func Missing(m *Machine, s Silence) Alert {
+// Missing is the alert of one machine that is silent, which is known by an id. It is an incident of its own: what silences
+// have in common is a mass silence's, and one more machine that is cut off has to be told of.
+func Missing(id string, m *Machine, s Silence) Alert {
 	var out Result
 	attestationMissing.evaluate(attestationMissing, &Input{Machine: *m, Silent: &s}, &out)
+	out.group(Group{Cause: []string{id}, Title: attestationMissing.Title + ": " + m.Name})
 	return out.Alerts[0]
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Group is what the alerts of one cause share, on whatever machines: they are one incident. It holds nothing that is of
-// one machine alone.
+// one machine alone, but for the silence of one (Missing).
 //
 // The zero Group stands for all alerts of the code and reason.
 type Group struct {
