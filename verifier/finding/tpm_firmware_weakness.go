@@ -48,16 +48,8 @@ var tpmFirmwareWeakness = &Rule{
 				return
 			}
 		}
-		if inList(e.TPM.Manufacturer, major) {
-			r.settle(out)
-		}
+		r.settle(out)
 	},
-}
-
-// inList tells whether a maker's list knows the firmware line, so that a version of it which is not affected is a fact. Another
-// number may be an obscured version, which says nothing: a finding that was made stays.
-func inList(manufacturer string, major int) bool {
-	return slices.ContainsFunc(tpmWeaknesses, func(w tpmWeakness) bool { return w.manufacturer == manufacturer && w.major == major })
 }
 
 // tpmWeakness is a list of firmware versions of one maker that has a published weakness.
