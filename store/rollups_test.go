@@ -50,7 +50,7 @@ const closedHistory = `SELECT o.created_at, a.severity FROM outbox o JOIN alerts
 
 const openedHistory = `SELECT a.first_seen_at, a.severity FROM alerts a WHERE a.tenant_id = $1
 	UNION ALL SELECT o.created_at, a.severity FROM outbox o JOIN alerts a ON a.tenant_id = o.tenant_id AND a.alert_id = o.subject_id
-	WHERE o.tenant_id = $1 AND o.kind = 'alert.status_changed' AND o.payload->>'to' = 'active' AND o.payload->>'from' IN ('dismissed', 'resolved')`
+	WHERE o.tenant_id = $1 AND (o.kind = 'alert.reopened' OR o.kind = 'alert.status_changed' AND o.payload->>'to' = 'active' AND o.payload->>'from' IN ('dismissed', 'resolved'))`
 
 const attestHistory = `SELECT at, CASE WHEN took <= 1 THEN '1' WHEN took <= 5 THEN '5' WHEN took <= 15 THEN '15' WHEN took <= 60 THEN '60' WHEN took <= 300 THEN '300'
 		WHEN took <= 900 THEN '900' WHEN took <= 3600 THEN '3600' WHEN took <= 21600 THEN '21600' WHEN took <= 86400 THEN '86400' WHEN took <= 604800 THEN '604800' ELSE 'inf' END
