@@ -157,7 +157,7 @@ func (s *Service) Introspect(ctx context.Context, tenant uuid.UUID, result strin
 	machineID, noMachine := uuid.Parse(claims.Subject)
 	verdictID, noVerdict := uuid.Parse(claims.VerdictID)
 	if noMachine != nil || noVerdict != nil {
-		return Introspection{Reason: InactiveUnknown}, nil
+		return Introspection{Reason: InactiveUnknown}, nil //nolint:nilerr // that a token names nothing of ours is the answer
 	}
 	v, err := s.store.GetVerdict(ctx, tenant, verdictID)
 	if errors.Is(err, store.ErrNotFound) || (err == nil && v.MachineID != machineID) { // another tenant's, or deleted
