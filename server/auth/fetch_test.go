@@ -173,7 +173,7 @@ func TestReach(t *testing.T) {
 	for address, want := range map[string]struct{ public, private bool }{
 		"140.82.112.3": {true, true}, "2606:50c0:8000::153": {true, true},
 		"127.0.0.1": {false, true}, "::1": {false, true}, "10.1.2.3": {false, true}, "172.31.0.1": {false, true}, "192.168.1.1": {false, true}, "100.64.0.1": {false, true},
-		"fd12::1": {false, true}, "64:ff9b::a9fe:a9fe": {false, true}, "2002:a9fe:a9fe::1": {false, true}, "192.0.2.1": {false, true}, "172.32.0.1": {true, true},
+		"fd12::1": {false, true}, "64:ff9b::a9fe:a9fe": {false, false}, "2002:a9fe:a9fe::1": {false, false}, "192.0.2.1": {false, true}, "172.32.0.1": {true, true},
 		"169.254.169.254": {false, false}, "::ffff:169.254.169.254": {false, false}, "fe80::1": {false, false}, "fd00:ec2::254": {false, false}, "100.100.100.200": {false, false},
 		"168.63.129.16": {false, false}, "0.0.0.0": {false, false}, "::": {false, false}, "224.0.0.1": {false, false}, "255.255.255.255": {false, false}, "ff02::1": {false, false}, "0.1.2.3": {false, false},
 		"::ffff:10.0.0.1": {false, true}, "::ffff:127.0.0.1": {false, true},
