@@ -209,7 +209,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	must(t, chromedp.Do(ctx,
 		chromedp.Navigate(site.URL+"/ui/alerts/"+f.alerts["web-3"].ID.String()),
 		chromedp.SendKeys(chromedp.CSS(`form[action$="/activate"] button`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good")),
-		chromedp.SendKeys(chromedp.CSS("#comment"), "asked the owner"), chromedp.SendKeys(chromedp.CSS(`form[action$="/comments"] button`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good")),
+		chromedp.SendKeys(chromedp.CSS("#comment"), "asked the owner"), chromedp.SendKeys(chromedp.CSS(`form[action$="/comments"] button`), "\n"), chromedp.WaitVisible(chromedp.CSS("ul.plain .prose")), // the notice was there before
 		chromedp.Navigate(site.URL+"/ui/incidents/"+f.incident.String()),
 		chromedp.SendKeys(chromedp.CSS(`button[formaction$="/resolve"]`), "\n"), chromedp.WaitVisible(chromedp.CSS(".notice.good"))))
 	if got := f.status(t, "web-3"); got != "resolved" {
