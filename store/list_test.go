@@ -26,7 +26,7 @@ const fillList = `WITH m AS (INSERT INTO machines (tenant_id, machine_id, name, 
 	st AS (INSERT INTO machine_attestation_state (tenant_id, machine_id, last_seen_at)
 		SELECT $1, machine_id, CASE WHEN random() < 0.7 THEN $3::timestamptz + make_interval(secs => (random() * 2)::int) END FROM m RETURNING machine_id),
 	v AS (INSERT INTO verdicts (tenant_id, verdict_id, machine_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal)
-		SELECT $1, gen_random_uuid(), machine_id, status, '', '', true, $3, $3, 1, '{}' FROM m),
+		SELECT $1, gen_random_uuid(), machine_id, status, '', '', true, $3, $3, 1, json_build_object('status', status) FROM m),
 	a AS (INSERT INTO alerts (tenant_id, alert_id, machine_id, code, display_name, severity, reason, description, remediation_steps, status, first_seen_at, last_seen_at, seen_count, updated_at)
 		SELECT $1, gen_random_uuid(), machine_id, (ARRAY['x', 'y'])[1 + (random())::int], '', (ARRAY['low', 'medium', 'high'])[1 + (random() * 2)::int], '', '', '{}',
 			(ARRAY['active', 'resolved'])[1 + random()::int], $3, $3, 1, $3::timestamptz + make_interval(secs => (random() * 2)::int) FROM m),
@@ -85,7 +85,7 @@ func walkedLists(s *store.Store) map[string]walked {
 		"verdicts": func(ctx context.Context, tenant uuid.UUID, filter string, p store.Page) ([]row, string, error) {
 			items, next, err := s.ListVerdicts(ctx, tenant, store.VerdictFilter{Status: filter}, p)
 			return rowsOf(items, next, err, func(v store.Verdict) row {
-				return row{v.ID.String(), v.MachineID, map[string]string{"machine_id": v.MachineID.String()}}
+				return row{v.ID.String(), v.MachineID, map[string]string{"machine_id": v.MachineID.String(), "status": v.Appraisal.Status.String()}}
 			})
 		},
 		"alerts": func(ctx context.Context, tenant uuid.UUID, filter string, p store.Page) ([]row, string, error) {
