@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -378,4 +379,81 @@ func TestHeartbeatOfTheDatabasesClock(t *testing.T) {
 	s, conn := newStore(t)
 	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
 	expect(t, "by its clock", number(t, conn, `SELECT count(*) FROM service_heartbeats WHERE beat_at BETWEEN transaction_timestamp() - interval '1 hour' AND clock_timestamp()`), 1)
+}
+
+// A clock of the database that was ahead and is put back: the beats and outages of the wrong time are taken back, and until then
+// nobody is taken to serve.
+func TestClockOfTheDatabaseIsPutBack(t *testing.T) {
+	s, conn := newStore(t)
+	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
+	for _, sql := range []string{
+		`UPDATE service_heartbeats SET beat_at = clock_timestamp() + interval '1 day'`,
+		`INSERT INTO service_outages (tenant_id, started_at, ended_at) SELECT tenant_id, clock_timestamp() - interval '1 minute', beat_at FROM service_heartbeats`,
+		`INSERT INTO service_outages (tenant_id, started_at, ended_at) SELECT tenant_id, clock_timestamp() - interval '3 hours', clock_timestamp() - interval '2 hours' FROM service_heartbeats`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() store.DeadlineRound {
+		t.Helper()
+		return must[store.DeadlineRound](t)(s.CheckDeadlines(t.Context(), tenant, finding.DefaultSilenceLimits(), time.Time{}, system))
+	}
+	expect(t, "the beat is of another time", check(), store.DeadlineRound{NotServing: true})
+	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
+	expect(t, "it is put right", number(t, conn, `SELECT count(*) FROM service_heartbeats WHERE beat_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp()`), 1)
+	expect(t, "the outage of the wrong time is gone", number(t, conn, `SELECT count(*) FROM service_outages WHERE ended_at > clock_timestamp()`), 0)
+	expect(t, "the true one is there", number(t, conn, `SELECT count(*) FROM service_outages WHERE ended_at < clock_timestamp() - interval '1 hour'`), 1)
+	expect(t, "it serves", check(), store.DeadlineRound{})
+	expect(t, "by the same clock", number(t, conn, `SELECT count(*) FROM deadline_watch WHERE checked_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp()`), 1)
+}
+
+// Machines that fall silent one by one, and too few for a mass silence, are incidents of their own.
+func TestASingleSilentMachineIsAnIncidentOfItsOwn(t *testing.T) {
+	f := newDeadlineFleet(t, 2)
+	f.attest(0, 2, 0)
+	expect(t, "both have an alert", f.serve(20).Alerts, 2)
+	must[store.IncidentsCounted](t)(f.s.CountIncidents(t.Context(), tenant, f.clock))
+	list, _, err := f.s.ListIncidents(t.Context(), tenant, store.IncidentFilter{}, store.Page{})
+	must0(t, err)
+	expect(t, "incidents", len(list), 2)
+	for _, i := range list {
+		expect(t, "of one machine", i.Open, 1)
+	}
+}
+
+// A mass silence that becomes twice as large as was told is told once, with its size; and not where its alert was closed.
+func TestGrowthOfAMassSilence(t *testing.T) {
+	f := newDeadlineFleet(t, 24)
+	told := func() string {
+		return fmt.Sprint(number(t, f.conn, `SELECT count(*) FROM outbox WHERE kind = 'alert.grown'`), number(t, f.conn, `SELECT count(*) FROM alert_events WHERE kind = 'grown'`))
+	}
+	f.limits.Percent = 10
+	attestUntil := func(from, to, minute int) {
+		for f.clock.Before(minutes(minute)) {
+			at := int(f.clock.Sub(t0) / time.Minute)
+			f.attest(from, to, at)
+			f.serve(at + 1)
+		}
+	}
+	f.attest(0, 6, 0)
+	attestUntil(6, 24, 20)
+	expect(t, "it began", number(t, f.conn, `SELECT silent FROM silences`), 6)
+	expect(t, "told", told(), "0 0")
+	attestUntil(11, 24, 35)
+	expect(t, "eleven", number(t, f.conn, `SELECT silent FROM silences`), 11)
+	expect(t, "not twice as many", told(), "0 0")
+	attestUntil(13, 24, 50)
+	expect(t, "thirteen", number(t, f.conn, `SELECT silent FROM silences`), 13)
+	expect(t, "twice as many", told(), "1 1")
+	a := alertsOf(t, f.s, store.AlertFilter{Code: "attestation_missing"}, t0)
+	if len(a) != 1 || !strings.HasPrefix(a[0].Description, "13 machines of the fleet are silent by now") && !strings.HasPrefix(a[0].Description, "12 machines of the fleet are silent by now") {
+		t.Errorf("%+v", a)
+	}
+	attestUntil(13, 24, 53)
+	expect(t, "once", told(), "1 1")
+	must[store.Alert](t)(f.s.SetAlertStatus(t.Context(), tenant, a[0].ID, store.AlertChange{To: "dismissed"}, f.clock, system))
+	f.serve(75)
+	expect(t, "all", number(t, f.conn, `SELECT silent FROM silences WHERE ended_at IS NULL`), 24)
+	expect(t, "closed by hand", told(), "1 1")
 }
