@@ -192,10 +192,10 @@ const countChanges = takeMemberChanges + `i.ever_members + c.fresh, i.of_scope, 
 	WHERE i.tenant_id = $1 AND i.group_key = ANY ($3)`
 
 // countMembers reads all members: of an incident that was never counted, or was counted by a replica that knows no changes.
-const countMembers = takeMemberChanges + `GREATEST(i.ever_members, e.n), e.of_scope, e.first_joined, e.last_joined, e.last_left,
+const countMembers = takeMemberChanges + `GREATEST(i.ever_members, e.n), e.scoped, e.first_joined, e.last_joined, e.last_left,
 		e.began, e.began_n, e.began_undismissed, e.same_n, e.same_undismissed, ` + openScaleSets + `
 	FROM incidents i CROSS JOIN LATERAL (` + openMembers + `) n CROSS JOIN LATERAL (
-		SELECT count(*) AS n, bool_and(a.machine_id IS NULL) IS TRUE AS of_scope, min(im.joined_at) AS first_joined, max(im.joined_at) AS last_joined, max(im.left_at) AS last_left,
+		SELECT count(*) AS n, bool_and(a.machine_id IS NULL) IS TRUE AS scoped, min(im.joined_at) AS first_joined, max(im.joined_at) AS last_joined, max(im.left_at) AS last_left,
 			min(im.joined_at) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at) AS began, count(*) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at) AS began_n,
 			count(*) FILTER (WHERE im.joined_at > i.closed_at AND im.left_at IS NOT NULL AND im.left_as <> 'dismissed') AS began_undismissed,
 			count(*) FILTER (WHERE im.left_at IS NULL OR im.left_at >= i.opened_at) AS same_n, count(*) FILTER (WHERE im.left_at >= i.opened_at AND im.left_as <> 'dismissed') AS same_undismissed

@@ -20,7 +20,7 @@ const miscounted = `SELECT concat_ws(' ', i.title, i.status, 'open', i.open_memb
 		FROM incident_members m WHERE m.tenant_id = i.tenant_id AND m.group_key = i.group_key) n
 	WHERE (i.open_members, i.episode_members, i.all_members, i.ever_members, i.left_members, i.left_undismissed, i.last_joined_at) <>
 			(n.open, n.episode, n.all_n, n.all_n, n.episode - n.open, n.undismissed, n.joined)
-		OR i.last_left_at IS DISTINCT FROM n.left_last OR (i.closed_at IS NULL) <> (n.open > 0) OR n.open = 0 AND (i.status = 'dismissed') <> (n.undismissed = 0) OR i.closed_at <> n.left_last`
+		OR (i.closed_at IS NULL) <> (n.open > 0) OR n.open = 0 AND (i.status = 'dismissed') <> (n.undismissed = 0) OR i.closed_at <> n.left_last OR i.closed_at <> i.last_left_at`
 
 // Whatever alerts do between two counts, however far these are apart, what is added up is what a count of all members finds; also
 // where a replica that knows nothing of changes counted in between.
@@ -31,11 +31,11 @@ func TestIncidentsAddUp(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		runs++
 		var machines []store.Enrollment
-		for i := range 4 {
+		for i := range 3 {
 			machines = append(machines, active(t, s, token, fmt.Sprintf("m%d-%d", runs, i)))
 		}
 		clock := t0
-		for range rapid.IntRange(5, 40).Draw(r, "steps") {
+		for range rapid.IntRange(3, 16).Draw(r, "steps") {
 			clock = clock.Add(time.Duration(rapid.SampledFrom([]int{1, 1, 60, 8 * 24 * 3600}).Draw(r, "seconds")) * time.Second)
 			e := rapid.SampledFrom(machines).Draw(r, "machine")
 			switch step := rapid.SampledFrom([]string{"grub", "grub", "kernel", "good", "good", "dismissed", "active", "count", "count", "version before"}).Draw(r, "step"); step {

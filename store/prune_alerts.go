@@ -79,8 +79,8 @@ type pruneMark struct {
 
 // lockMark reads the tenant's mark and keeps it until the transaction ends.
 func lockMark(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, kind string) (m pruneMark, err error) {
-	if _, err := tx.Exec(ctx, `INSERT INTO alert_retention (tenant_id, kind, updated_at, last_id) VALUES ($1, $2, '-infinity', $3) ON CONFLICT DO NOTHING`,
-		pgUUID(tenant), kind, pgUUID(uuid.Nil)); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO alert_retention (tenant_id, kind, updated_at, last_id) VALUES ($1, $2, '-infinity', '00000000-0000-0000-0000-000000000000') ON CONFLICT DO NOTHING`,
+		pgUUID(tenant), kind); err != nil {
 		return m, err
 	}
 	err = tx.QueryRow(ctx, `SELECT updated_at, last_id FROM alert_retention WHERE tenant_id = $1 AND kind = $2 FOR UPDATE`, pgUUID(tenant), kind).Scan(&m.at, &m.id)
@@ -177,7 +177,7 @@ func (p *PrunedAlerts) incidents(ctx context.Context, tx pgx.Tx, tenant uuid.UUI
 // repeated prunes the alerts that are dismissed while their cause goes on: these are counted up without a later updated_at. Each
 // round reads them all, after is the last that was looked at.
 func (p *PrunedAlerts) repeated(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, before time.Time, page int, after *uuid.UUID) (more bool, err error) {
-	rows, _ := tx.Query(ctx, repeatedAlerts, pgUUID(tenant), before, pgUUID(*after), prunedAtOnce)
+	rows, _ := tx.Query(ctx, repeatedAlerts, pgUUID(tenant), before, *after, prunedAtOnce)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[pgtype.UUID])
 	if err != nil || len(ids) == 0 {
 		return false, err

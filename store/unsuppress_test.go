@@ -78,7 +78,9 @@ func TestWhatIsSuppressedNoMoreIsTold(t *testing.T) {
 		by    func(h *hidden)
 		actor string
 	}{
-		"the rule is deleted": {func(h *hidden) { must0(h.t, h.s.DeleteSuppressionRule(h.t.Context(), tenant, h.rule.ID, later, system)) }, "system:test"},
+		"the rule is deleted": {func(h *hidden) {
+			must0(h.t, h.s.DeleteSuppressionRule(h.t.Context(), tenant, h.rule.ID, later, system))
+		}, "system:test"},
 		"the rule is disabled": {func(h *hidden) {
 			h.rule.State = "disabled"
 			must[store.SuppressionRule](h.t)(h.s.UpdateSuppressionRule(h.t.Context(), tenant, h.rule, later, system))
@@ -93,7 +95,7 @@ func TestWhatIsSuppressedNoMoreIsTold(t *testing.T) {
 			rec.Fingerprint, rec.Findings.Alerts[0].Reason = [32]byte{1}, verifier.OriginUnverified
 			record(h.t, h.s, rec)
 		}, "system:alerts"},
-		"the rule expires":                       {func(h *hidden) { h.count(t0.Add(time.Hour)) }, "system:alerts"},
+		"the rule expires":                        {func(h *hidden) { h.count(t0.Add(time.Hour)) }, "system:alerts"},
 		"an occurrence finds that it has expired": {func(h *hidden) { record(h.t, h.s, caused(h.machine, t0.Add(time.Hour), "grub 2")) }, "system:alerts"},
 	} {
 		t.Run(story, func(t *testing.T) {

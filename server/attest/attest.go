@@ -68,9 +68,9 @@ type Service struct {
 	fleets       *lru[fleetKey, fleetSeen]
 	// detected is when a machine last caused a comparison of the fleet.
 	detected *lru[detectKey, time.Time]
-	compiled     *lru[versionKey, *verifier.Reference]
-	rules        *lru[verifier.VersionRef, *rules.Set]
-	trials       sync.Map // tenants (uuid.UUID) that have a trial under way
+	compiled *lru[versionKey, *verifier.Reference]
+	rules    *lru[verifier.VersionRef, *rules.Set]
+	trials   sync.Map // tenants (uuid.UUID) that have a trial under way
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]

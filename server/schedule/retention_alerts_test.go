@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/assay-verifier/assay/verifier/finding"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // The job deletes what was over for longer than it is told to keep, and says how much that was.
@@ -40,7 +40,7 @@ func TestPruneAlertsJob(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		want  string
-	}{{0, ""}, {2 * time.Hour, "deleted 1 occurrences and 4 events of alerts, 1 members of incidents, 0 silences, 0 fleet conflicts"}, {0, ""}} {
+	}{{0, ""}, {2 * time.Hour, "deleted 0 occurrences and 4 events of alerts, 1 members of incidents, 0 silences, 0 fleet conflicts"}, {0, ""}} {
 		now = now.Add(c.after)
 		if got, err := Once(t.Context(), jobs, "alerts-retention"); err != nil || got != c.want {
 			t.Errorf("%q %v, want %q", got, err, c.want)

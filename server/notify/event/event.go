@@ -32,18 +32,18 @@ const (
 	// those that are told of suppressed alerts too.
 	AlertUnsuppressed Kind = "alert.unsuppressed"
 	// AlertGrown is the alert of a mass silence that is twice as large as was told last.
-	AlertGrown     Kind = "alert.grown"
-	IncidentOpened Kind = "incident.opened"
-	IncidentGrown      Kind = "incident.grown" // ten times as many machines as were told before
-	IncidentResolved   Kind = "incident.resolved"
+	AlertGrown       Kind = "alert.grown"
+	IncidentOpened   Kind = "incident.opened"
+	IncidentGrown    Kind = "incident.grown" // ten times as many machines as were told before
+	IncidentResolved Kind = "incident.resolved"
 	// IncidentUnsuppressed is an incident whose open alerts were all hidden, and are not any more.
 	IncidentUnsuppressed Kind = "incident.unsuppressed"
-	AssessmentChanged  Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
-	Recommended        Kind = "recommendation.opened"
-	Heeded             Kind = "recommendation.resolved"
-	ExemptionEnded     Kind = "recommendation.exemption_ended"
-	ChannelDisabled    Kind = "channel.disabled" // the service gave a channel up; told to the others
-	Test               Kind = "test"             // somebody pressed the button: nothing happened
+	AssessmentChanged    Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
+	Recommended          Kind = "recommendation.opened"
+	Heeded               Kind = "recommendation.resolved"
+	ExemptionEnded       Kind = "recommendation.exemption_ended"
+	ChannelDisabled      Kind = "channel.disabled" // the service gave a channel up; told to the others
+	Test                 Kind = "test"             // somebody pressed the button: nothing happened
 )
 
 // Kinds are all of them, in the order of the documentation.
