@@ -310,7 +310,7 @@ func parseCEF(t testing.TB, line string) (fields []string, pairs map[string]stri
 }
 
 func TestCEF(t *testing.T) {
-	severities := map[string]string{"opened": "6", "reopened": "6", "exemption ended": "3", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
+	severities := map[string]string{"shown again": "6", "grew": "6", "incident shown": "8", "opened": "6", "reopened": "6", "exemption ended": "3", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
 	for name, e := range events() {
 		fields, pairs := parseCEF(t, string(encode(t, format.CEF, e)))
 		if len(fields) != 7 || fields[0] != "CEF:0" || fields[1] != "Assay" || fields[3] != "1.2.3" {
@@ -396,7 +396,7 @@ func TestMail(t *testing.T) {
 }
 
 func TestSyslogSeverity(t *testing.T) {
-	want := map[string]int{"opened": 4, "reopened": 4, "exemption ended": 5, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
+	want := map[string]int{"shown again": 4, "grew": 4, "incident shown": 2, "opened": 4, "reopened": 4, "exemption ended": 5, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
 	for name, e := range events() {
 		expected, told := want[name]
 		if !told {
