@@ -119,10 +119,12 @@ func (e AlertDecisionDecision) Valid() bool {
 const (
 	AlertEventKindApproved      AlertEventKind = "approved"
 	AlertEventKindCommented     AlertEventKind = "commented"
+	AlertEventKindGrown         AlertEventKind = "grown"
 	AlertEventKindOpened        AlertEventKind = "opened"
 	AlertEventKindRefused       AlertEventKind = "refused"
 	AlertEventKindReopened      AlertEventKind = "reopened"
 	AlertEventKindStatusChanged AlertEventKind = "status_changed"
+	AlertEventKindUnsuppressed  AlertEventKind = "unsuppressed"
 )
 
 // Valid indicates whether the value is a known member of the AlertEventKind enum.
@@ -132,6 +134,8 @@ func (e AlertEventKind) Valid() bool {
 		return true
 	case AlertEventKindCommented:
 		return true
+	case AlertEventKindGrown:
+		return true
 	case AlertEventKindOpened:
 		return true
 	case AlertEventKindRefused:
@@ -139,6 +143,8 @@ func (e AlertEventKind) Valid() bool {
 	case AlertEventKindReopened:
 		return true
 	case AlertEventKindStatusChanged:
+		return true
+	case AlertEventKindUnsuppressed:
 		return true
 	default:
 		return false
@@ -858,15 +864,18 @@ func (e NotificationFormat) Valid() bool {
 
 // Defines values for NotificationKind.
 const (
+	AlertGrown                   NotificationKind = "alert.grown"
 	AlertOpened                  NotificationKind = "alert.opened"
 	AlertReopened                NotificationKind = "alert.reopened"
 	AlertResolved                NotificationKind = "alert.resolved"
 	AlertStatusChanged           NotificationKind = "alert.status_changed"
+	AlertUnsuppressed            NotificationKind = "alert.unsuppressed"
 	AssessmentChanged            NotificationKind = "assessment.changed"
 	ChannelDisabled              NotificationKind = "channel.disabled"
 	IncidentGrown                NotificationKind = "incident.grown"
 	IncidentOpened               NotificationKind = "incident.opened"
 	IncidentResolved             NotificationKind = "incident.resolved"
+	IncidentUnsuppressed         NotificationKind = "incident.unsuppressed"
 	RecommendationExemptionEnded NotificationKind = "recommendation.exemption_ended"
 	RecommendationOpened         NotificationKind = "recommendation.opened"
 	RecommendationResolved       NotificationKind = "recommendation.resolved"
@@ -876,6 +885,8 @@ const (
 // Valid indicates whether the value is a known member of the NotificationKind enum.
 func (e NotificationKind) Valid() bool {
 	switch e {
+	case AlertGrown:
+		return true
 	case AlertOpened:
 		return true
 	case AlertReopened:
@@ -883,6 +894,8 @@ func (e NotificationKind) Valid() bool {
 	case AlertResolved:
 		return true
 	case AlertStatusChanged:
+		return true
+	case AlertUnsuppressed:
 		return true
 	case AssessmentChanged:
 		return true
@@ -893,6 +906,8 @@ func (e NotificationKind) Valid() bool {
 	case IncidentOpened:
 		return true
 	case IncidentResolved:
+		return true
+	case IncidentUnsuppressed:
 		return true
 	case RecommendationExemptionEnded:
 		return true
@@ -2148,6 +2163,8 @@ func (e ListIdentityProvidersParamsSort) Valid() bool {
 
 // Defines values for ListIncidentsParamsSort.
 const (
+	ListIncidentsParamsSortID            ListIncidentsParamsSort = "id"
+	ListIncidentsParamsSortMinusID       ListIncidentsParamsSort = "-id"
 	ListIncidentsParamsSortMinusOpen     ListIncidentsParamsSort = "-open"
 	ListIncidentsParamsSortMinusOpenedAt ListIncidentsParamsSort = "-opened_at"
 	ListIncidentsParamsSortMinusSeverity ListIncidentsParamsSort = "-severity"
@@ -2159,6 +2176,10 @@ const (
 // Valid indicates whether the value is a known member of the ListIncidentsParamsSort enum.
 func (e ListIncidentsParamsSort) Valid() bool {
 	switch e {
+	case ListIncidentsParamsSortID:
+		return true
+	case ListIncidentsParamsSortMinusID:
+		return true
 	case ListIncidentsParamsSortMinusOpen:
 		return true
 	case ListIncidentsParamsSortMinusOpenedAt:
@@ -2928,13 +2949,15 @@ type AlertEvent struct {
 	// From The status before; null where it did not change or began.
 	From *string            `json:"from"`
 	ID   openapi_types.UUID `json:"id"`
-	Kind AlertEventKind     `json:"kind"`
+
+	// Kind `unsuppressed`: a suppression rule hid it, and none does any more, by a change of rules, of the machine, or of the alert's reason, or because a rule expired.
+	Kind AlertEventKind `json:"kind"`
 
 	// To The status after; null where it did not change.
 	To *string `json:"to"`
 }
 
-// AlertEventKind defines model for AlertEvent.Kind.
+// AlertEventKind `unsuppressed`: a suppression rule hid it, and none does any more, by a change of rules, of the machine, or of the alert's reason, or because a rule expired.
 type AlertEventKind string
 
 // AlertEventList defines model for AlertEventList.
@@ -3535,7 +3558,7 @@ type Delivery struct {
 	FinishedAt  *time.Time         `json:"finished_at"`
 	ID          openapi_types.UUID `json:"id"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind           NotificationKind `json:"kind"`
 	LastError      *string          `json:"last_error"`
 	LastStatusCode *int             `json:"last_status_code"`
@@ -3572,7 +3595,7 @@ type DeliveryDetail struct {
 	FinishedAt *time.Time         `json:"finished_at"`
 	ID         openapi_types.UUID `json:"id"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind           NotificationKind `json:"kind"`
 	LastError      *string          `json:"last_error"`
 	LastStatusCode *int             `json:"last_status_code"`
@@ -4553,7 +4576,7 @@ type NotificationEvent struct {
 		Title       string             `json:"title"`
 	} `json:"incident,omitempty"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind NotificationKind `json:"kind"`
 
 	// Link The page about it.
@@ -4602,7 +4625,7 @@ type NotificationFilter struct {
 // NotificationFormat How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
 type NotificationFormat string
 
-// NotificationKind What happened.
+// NotificationKind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 type NotificationKind string
 
 // NotificationPayload The body of a webhook in the format `assay`, after Standard Webhooks.
@@ -4612,7 +4635,7 @@ type NotificationPayload struct {
 	Data      NotificationEvent `json:"data"`
 	Timestamp time.Time         `json:"timestamp"`
 
-	// Type What happened.
+	// Type What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Type NotificationKind `json:"type"`
 }
 
@@ -17836,6 +17859,69 @@ func (response ListCatalog200JSONResponse) VisitListCatalogResponse(w http.Respo
 	return err
 }
 
+type ListCatalog200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListCatalog200ApplicationXNdjsonResponse) VisitListCatalogResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListCatalog200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListCatalog200TextCsvResponse) VisitListCatalogResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListCatalogdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -21458,6 +21544,69 @@ func (response ListSigningKeys200JSONResponse) VisitListSigningKeysResponse(w ht
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSigningKeys200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListSigningKeys200ApplicationXNdjsonResponse) VisitListSigningKeysResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListSigningKeys200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListSigningKeys200TextCsvResponse) VisitListSigningKeysResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
 	return err
 }
 

@@ -302,7 +302,28 @@ func cell(value json.RawMessage) (string, error) {
 	}
 	var b bytes.Buffer
 	err := json.Compact(&b, value)
-	return b.String(), err
+	return string(plainJSON(b.Bytes())), err
+}
+
+// plainJSON writes <, > and & in JSON as they are: encoding/json escapes them for pages, and nobody could search a table for them.
+func plainJSON(text []byte) []byte {
+	out := text[:0]
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			out = append(out, text[i])
+			continue
+		}
+		if i+5 < len(text) && text[i+1] == 'u' {
+			if c, ok := map[string]byte{"003c": '<', "003e": '>', "0026": '&'}[string(text[i+2:i+6])]; ok {
+				out = append(out, c)
+				i += 5
+				continue
+			}
+		}
+		out = append(out, text[i], text[i+1]) // an escaped backslash begins nothing
+		i++
+	}
+	return out
 }
 
 // defused is a text that no spreadsheet takes for a formula (OWASP, CSV Injection): those that begin with one of its

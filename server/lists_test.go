@@ -89,6 +89,21 @@ func listFaults(op *openapi3.Operation) (faults []string) {
 	return faults
 }
 
+// What is answered whole is exported as well, by the same rules.
+func TestPlainListsAreExported(t *testing.T) {
+	doc, err := loadContract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range plainLists {
+		op := doc.Paths.Find(path).Get
+		codes, _ := op.Extensions["x-problem-codes"].([]any)
+		if content := op.Responses.Value("200").Value.Content; content[mediaCSV] == nil || content[mediaNDJSON] == nil || !slices.Contains(codes, any(codeExportRunning)) {
+			t.Errorf("GET %s does not say that it is exported", path)
+		}
+	}
+}
+
 // lists walks and exports every list of the contract in each of its orders.
 func lists(b *bench, m *machine) {
 	b.want(200, "GET", "/v1/overview/series?metric=verdicts_by_status", b.admin, nil)
@@ -118,6 +133,18 @@ func lists(b *bench, m *machine) {
 		}
 		b.refused("invalid_field", "limit", "GET", ids.Replace(path)+"?limit=5", b.admin, nil, "Accept", "text/csv")
 	}
+	for path := range plainLists {
+		items := b.want(200, "GET", path, b.admin, nil).json(b.t)["items"].([]any)
+		a := b.want(200, "GET", path, b.admin, nil, "Accept", "text/csv")
+		table, err := csv.NewReader(strings.NewReader(string(a.body))).ReadAll()
+		if err != nil || len(table) != len(items)+2 || table[len(table)-1][1] != strconv.Itoa(len(items)) || strings.Contains(string(a.body), `\u003c`) {
+			b.t.Errorf("%s as CSV: %d rows for %d items, %v", path, len(table), len(items), err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(b.want(200, "GET", path, b.admin, nil, "Accept", mediaNDJSON).body)), "\n")
+		if len(lines) != len(items)+1 {
+			b.t.Errorf("%s as NDJSON: %d lines for %d items", path, len(lines), len(items))
+		}
+	}
 	p := b.signIn(b.admin)
 	if page := p.see("/ui/machines?sort=name"); !strings.Contains(page, `href="/ui/export/machines?sort=name"`) {
 		b.t.Error("the page of machines does not offer its list as CSV")
@@ -129,7 +156,7 @@ func lists(b *bench, m *machine) {
 		b.server.exports <- struct{}{}
 	}
 	for path, item := range doc.Paths.Map() {
-		if item.Get != nil && isList(item.Get) && plainLists[path] == "" {
+		if item.Get != nil && isList(item.Get) {
 			if a := b.refused("export_running", "", "GET", ids.Replace(path), b.admin, nil, "Accept", "text/html, text/csv;q=0.9"); a.header.Get("Retry-After") == "" {
 				b.t.Errorf("%s: no Retry-After", path)
 			}
@@ -184,6 +211,7 @@ func (b *bench) wholeList(path, query, other string) {
 func TestCells(t *testing.T) {
 	for in, want := range map[string]string{
 		`"plain"`: "plain", `null`: "", ``: "", `-5`: "-5", `true`: "true", `{"a": [1, "=x"]}`: `{"a":[1,"=x"]}`,
+		`["\u003cimg\u003e \u0026 x"]`: `["<img> & x"]`, `["\\u003c", "\\\u003c", "\u00e9", "\""]`: `["\\u003c","\\<","\u00e9","\""]`, `"\u003c"`: "<",
 		`"=1+1"`: "'=1+1", `"+1"`: "'+1", `"-1"`: "'-1", `"@SUM(A1)"`: "'@SUM(A1)", `"\tx"`: "'\tx", `"\rx"`: "'\rx", `"\nx"`: "'\nx",
 		`"＝1"`: "'＝1", `"a=1"`: "a=1", `"ü=1"`: "ü=1",
 	} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 // scopeOf checks what a schema cannot say: each condition compares in exactly one way.
@@ -19,6 +20,14 @@ func scopeOf(in openapi.SuppressionScope) (store.SuppressionScope, error) {
 		out.AllOf[i] = store.SuppressionCondition{Field: c.Field, In: value(c.In), Contains: value(c.Contains)}
 	}
 	return out, nil
+}
+
+// knownAlertCode refuses a code that no alert has: a rule with a typing error would hide nothing, and nobody would see why.
+func knownAlertCode(code string) error {
+	if !finding.RaisesAlert(code) {
+		return refuseField(codeInvalidField, "/alert_code", "no alert has this code; GET /v1/catalog?kind=alert lists them, and * is for all")
+	}
+	return nil
 }
 
 func conditionDTO(c store.SuppressionCondition) openapi.SuppressionCondition {
@@ -64,6 +73,9 @@ func (s *Server) CreateSuppressionRule(ctx context.Context, req openapi.CreateSu
 	if err != nil {
 		return nil, err
 	}
+	if err := knownAlertCode(req.Body.AlertCode); err != nil {
+		return nil, err
+	}
 	if err := inFuture("/expires_at", req.Body.ExpiresAt, now); err != nil {
 		return nil, err
 	}
@@ -99,6 +111,11 @@ func (s *Server) UpdateSuppressionRule(ctx context.Context, req openapi.UpdateSu
 }
 
 func patchRule(r *store.SuppressionRule, patch *openapi.SuppressionRulePatch, now time.Time) error {
+	if patch.AlertCode != nil {
+		if err := knownAlertCode(*patch.AlertCode); err != nil {
+			return err
+		}
+	}
 	for _, f := range []struct {
 		to   *string
 		from *string
@@ -150,6 +167,9 @@ const defaultSimulatedDays = 30
 func (s *Server) SimulateSuppressionRule(ctx context.Context, req openapi.SimulateSuppressionRuleRequestObject) (openapi.SimulateSuppressionRuleResponseObject, error) {
 	scope, err := scopeOf(req.Body.Scope)
 	if err != nil {
+		return nil, err
+	}
+	if err := knownAlertCode(req.Body.AlertCode); err != nil {
 		return nil, err
 	}
 	days := value(req.Body.Days)

@@ -57,7 +57,7 @@ func (s *Store) alertExists(ctx context.Context, tenant, id uuid.UUID) error {
 type AlertEvent struct {
 	ID       uuid.UUID
 	At       time.Time
-	Kind     string // opened, reopened, status_changed, commented, approved, refused
+	Kind     string // opened, reopened, status_changed, unsuppressed, grown, commented, approved, refused
 	Actor    string // kind:id; system:alerts where it happened by itself
 	From, To string // status; empty where it did not change
 	Comment  string

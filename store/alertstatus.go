@@ -73,13 +73,21 @@ func setAlerts(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, ids []uuid.UUID
 func (s *Store) SetAlertStatus(ctx context.Context, tenant, id uuid.UUID, c AlertChange, now time.Time, actor Actor) (Alert, error) {
 	var a Alert
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		var err error
+		rules, err := s.lockSuppressionRules(ctx, tx, tenant)
+		if err != nil {
+			return err
+		}
 		if a, err = scanAlert(tx.QueryRow(ctx, selectAlert+` FOR UPDATE OF a`, pgUUID(tenant), now, pgUUID(id))); err != nil {
 			return notFound(err, "alert", id)
 		}
 		from := a.Status
 		if !slices.Contains(alertTransitions[from], c.To) {
 			return &StateError{fmt.Sprintf("the alert is %s and cannot become %s", from, c.To)}
+		}
+		if from == "dismissed" || from == "resolved" {
+			if err := hideReopened(ctx, tx, tenant, id, rules, now); err != nil {
+				return err
+			}
 		}
 		if err := setAlerts(ctx, tx, tenant, []uuid.UUID{id}, c, now, actor); err != nil {
 			return err

@@ -70,7 +70,7 @@ func (s *Store) configAt(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, gener
 	if err := cfg.loadBaselines(ctx, tx, tenant); err != nil {
 		return nil, err
 	}
-	rules, err := readRules(ctx, tx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND state = 'enabled' ORDER BY rule_id`, tenant)
+	rules, err := rulesInForce(ctx, tx, tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -26,14 +26,14 @@ const touchesAtOnce = 2000
 // What fails is done again by the next call.
 func (s *Store) CountIncidents(ctx context.Context, tenant uuid.UUID, now time.Time) (IncidentsCounted, error) {
 	var total IncidentsCounted
+	if err := s.expireRules(ctx, tenant, now); err != nil {
+		return total, err
+	}
 	for {
 		var taken int
 		err := s.inTx(ctx, func(tx pgx.Tx) error {
 			c := incidentCount{tenant: tenant, now: now}
-			err := c.touchExpired(ctx, tx)
-			if err != nil {
-				return err
-			}
+			var err error
 			if taken, err = c.run(ctx, tx); err != nil {
 				return err
 			}
@@ -56,19 +56,6 @@ type incidentCount struct {
 	batch  pgx.Batch
 	told   int // events that were told: their ids go by their order
 	done   IncidentsCounted
-}
-
-// touchExpired leaves touches for what a rule hid until it expired. Nothing is written when a rule expires by itself, so that
-// this looks for rules whose end has not been counted.
-func (c *incidentCount) touchExpired(ctx context.Context, tx pgx.Tx) error {
-	rows, _ := tx.Query(ctx, `UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id FROM suppression_rules
-			WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL ORDER BY rule_id FOR UPDATE SKIP LOCKED) x
-		WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id`, pgUUID(c.tenant), c.now)
-	over, err := pgx.CollectRows(rows, pgx.RowTo[pgtype.UUID])
-	if err != nil || len(over) == 0 {
-		return err
-	}
-	return touchHidden(ctx, tx, c.tenant, over, c.now)
 }
 
 // touchHidden leaves a touch for each incident with open alerts that one of the rules hides, or hid until it expired.
@@ -172,28 +159,78 @@ type memberCount struct {
 	sets                 map[string]int64
 }
 
-// countMembers takes the time as $2 and the keys as $3. The rows are locked before, so that of two counts at once the later
-// one sees all that the earlier did.
-const countMembers = `SELECT ` + incidentColumns + `, told_members, n.* FROM incidents i CROSS JOIN LATERAL (
-		SELECT count(*) FILTER (WHERE im.left_at IS NULL), count(*) FILTER (WHERE im.left_at IS NULL AND a.status = 'active'),
-			count(*) FILTER (WHERE im.left_at IS NULL AND ` + isSuppressed + `), count(*), bool_and(a.machine_id IS NULL) IS TRUE, min(im.joined_at), max(im.joined_at), max(im.left_at),
-			min(im.joined_at) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at), count(*) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at),
-			count(*) FILTER (WHERE im.joined_at > i.closed_at AND im.left_as <> 'dismissed'),
-			count(*) FILTER (WHERE im.left_at IS NULL OR im.left_at >= i.opened_at), count(*) FILTER (WHERE im.left_at >= i.opened_at AND im.left_as <> 'dismissed'),
-			(SELECT coalesce(jsonb_object_agg(x.scale_set, x.n), '{}') FROM (SELECT coalesce(m.scale_set, '') AS scale_set, count(*) AS n
-				FROM incident_members o JOIN alerts b ON b.tenant_id = o.tenant_id AND b.alert_id = o.alert_id
-				LEFT JOIN machines m ON m.tenant_id = b.tenant_id AND m.machine_id = b.machine_id
-				WHERE o.tenant_id = i.tenant_id AND o.group_key = i.group_key AND o.left_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20) x)
+// openMembers counts the open members of incident i, by an index that holds no others; n.first_open is when the first joined.
+const openMembers = `SELECT count(*) AS open, count(*) FILTER (WHERE a.status = 'active') AS active, count(*) FILTER (WHERE ` + isSuppressed + `) AS hidden,
+		min(im.joined_at) AS first_open
+	FROM incident_members im JOIN alerts a ON a.tenant_id = im.tenant_id AND a.alert_id = im.alert_id
+	LEFT JOIN suppression_rules sr ON sr.tenant_id = a.tenant_id AND sr.rule_id = a.suppressed_by
+	WHERE im.tenant_id = i.tenant_id AND im.group_key = i.group_key AND im.left_at IS NULL`
+
+const openScaleSets = `(SELECT coalesce(jsonb_object_agg(x.scale_set, x.n), '{}') FROM (SELECT coalesce(m.scale_set, '') AS scale_set, count(*) AS n
+		FROM incident_members o JOIN alerts b ON b.tenant_id = o.tenant_id AND b.alert_id = o.alert_id
+		LEFT JOIN machines m ON m.tenant_id = b.tenant_id AND m.machine_id = b.machine_id
+		WHERE o.tenant_id = i.tenant_id AND o.group_key = i.group_key AND o.left_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20) x)`
+
+// Both statements take the time as $2 and the keys as $3, and take the changes of these incidents out in the snapshot in which
+// they count. The rows are locked before, so that of two counts at once the later one sees all that the earlier did.
+const takeMemberChanges = `WITH taken AS (DELETE FROM incident_changes WHERE tenant_id = $1 AND group_key = ANY ($3)
+	RETURNING group_key, is_new, was_joined_at, was_left_at, was_left_as, joined_at, left_at, left_as)
+	SELECT ` + incidentColumns + `, told_members, n.open, n.active, n.hidden, `
+
+// countChanges adds up what changed since the last count: members that have left cost nothing, however many they are. A change
+// takes what the member was out of each sum, and adds what it is; where it was or is no part of a sum, its condition is not met.
+const countChanges = takeMemberChanges + `i.ever_members + c.fresh, i.of_scope, i.first_seen_at, GREATEST(i.last_joined_at, c.last_joined), GREATEST(i.last_left_at, c.last_left),
+		LEAST(n.first_open, c.began), n.open + c.began_left, c.began_undismissed, n.open + i.left_members + c.same_left, i.left_undismissed + c.same_undismissed, ` + openScaleSets + `
+	FROM incidents i CROSS JOIN LATERAL (` + openMembers + `) n CROSS JOIN LATERAL (
+		SELECT count(*) FILTER (WHERE is_new) AS fresh, max(joined_at) AS last_joined, max(left_at) AS last_left, min(joined_at) FILTER (WHERE joined_at > i.closed_at) AS began,
+			count(*) FILTER (WHERE left_at IS NOT NULL AND joined_at > i.closed_at) - count(*) FILTER (WHERE was_left_at IS NOT NULL AND was_joined_at > i.closed_at) AS began_left,
+			count(*) FILTER (WHERE left_at IS NOT NULL AND joined_at > i.closed_at AND left_as <> 'dismissed')
+				- count(*) FILTER (WHERE was_left_at IS NOT NULL AND was_joined_at > i.closed_at AND was_left_as <> 'dismissed') AS began_undismissed,
+			count(*) FILTER (WHERE left_at >= i.opened_at) - count(*) FILTER (WHERE was_left_at >= i.opened_at) AS same_left,
+			count(*) FILTER (WHERE left_at >= i.opened_at AND left_as <> 'dismissed') - count(*) FILTER (WHERE was_left_at >= i.opened_at AND was_left_as <> 'dismissed') AS same_undismissed
+		FROM taken WHERE taken.group_key = i.group_key) c
+	WHERE i.tenant_id = $1 AND i.group_key = ANY ($3)`
+
+// countMembers reads all members: of an incident that was never counted, or was counted by a replica that knows no changes.
+const countMembers = takeMemberChanges + `GREATEST(i.ever_members, e.n), e.scoped, e.first_joined, e.last_joined, e.last_left,
+		e.began, e.began_n, e.began_undismissed, e.same_n, e.same_undismissed, ` + openScaleSets + `
+	FROM incidents i CROSS JOIN LATERAL (` + openMembers + `) n CROSS JOIN LATERAL (
+		SELECT count(*) AS n, bool_and(a.machine_id IS NULL) IS TRUE AS scoped, min(im.joined_at) AS first_joined, max(im.joined_at) AS last_joined, max(im.left_at) AS last_left,
+			min(im.joined_at) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at) AS began, count(*) FILTER (WHERE im.left_at IS NULL OR im.joined_at > i.closed_at) AS began_n,
+			count(*) FILTER (WHERE im.joined_at > i.closed_at AND im.left_at IS NOT NULL AND im.left_as <> 'dismissed') AS began_undismissed,
+			count(*) FILTER (WHERE im.left_at IS NULL OR im.left_at >= i.opened_at) AS same_n, count(*) FILTER (WHERE im.left_at >= i.opened_at AND im.left_as <> 'dismissed') AS same_undismissed
 		FROM incident_members im JOIN alerts a ON a.tenant_id = im.tenant_id AND a.alert_id = im.alert_id
-		LEFT JOIN suppression_rules sr ON sr.tenant_id = a.tenant_id AND sr.rule_id = a.suppressed_by
-		WHERE im.tenant_id = i.tenant_id AND im.group_key = i.group_key) n
+		WHERE im.tenant_id = i.tenant_id AND im.group_key = i.group_key) e
 	WHERE i.tenant_id = $1 AND i.group_key = ANY ($3)`
 
 func (c *incidentCount) count(ctx context.Context, tx pgx.Tx, keys [][]byte) ([]memberCount, error) {
-	if _, err := tx.Exec(ctx, `SELECT FROM incidents WHERE tenant_id = $1 AND group_key = ANY ($2) ORDER BY group_key FOR UPDATE`, pgUUID(c.tenant), keys); err != nil {
+	rows, _ := tx.Query(ctx, `SELECT group_key, (opened_at = counted_opened_at) IS TRUE FROM incidents WHERE tenant_id = $1 AND group_key = ANY ($2) ORDER BY group_key FOR UPDATE`, pgUUID(c.tenant), keys)
+	var known, others [][]byte
+	var key []byte
+	var counted bool
+	if _, err := pgx.ForEachRow(rows, []any{&key, &counted}, func() error {
+		if counted {
+			known = append(known, bytes.Clone(key))
+		} else {
+			others = append(others, bytes.Clone(key))
+		}
+		return nil
+	}); err != nil {
 		return nil, err
 	}
-	rows, _ := tx.Query(ctx, countMembers, pgUUID(c.tenant), c.now, keys)
+	counts, err := c.countBy(ctx, tx, countChanges, known)
+	if err != nil {
+		return nil, err
+	}
+	more, err := c.countBy(ctx, tx, countMembers, others)
+	return append(counts, more...), err
+}
+
+func (c *incidentCount) countBy(ctx context.Context, tx pgx.Tx, statement string, keys [][]byte) ([]memberCount, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	rows, _ := tx.Query(ctx, statement, pgUUID(c.tenant), c.now, keys)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (memberCount, error) {
 		var m memberCount
 		i := &m.Incident
@@ -212,6 +249,7 @@ func (c *incidentCount) settle(m *memberCount) {
 	}
 	c.done.Counted++
 	fresh, wasClosed := i.All == 0, i.ClosedAt != nil
+	wasHidden := i.Open > 0 && i.Open == i.Suppressed
 	opens := wasClosed && m.began != nil
 	i.Open, i.Suppressed, i.All, i.ScaleSets, i.OfScope, i.UpdatedAt = m.open, m.hidden, m.all, m.sets, m.ofScope, c.now
 	i.LastJoinedAt, i.Episode = *m.lastJoined, m.sameCount
@@ -241,32 +279,37 @@ func (c *incidentCount) settle(m *memberCount) {
 	case m.open > 0:
 		i.ClosedAt = nil
 	case closes:
-		i.ClosedAt = m.lastLeft
+		i.ClosedAt = cmp.Or(m.lastLeft, &c.now) // nobody left whose alert was deleted
 	}
 	grown := powerOfTen(i.Episode)
-	switch {
-	case opens:
+	hidden := i.Open > 0 && i.Open == i.Suppressed
+	if opens {
 		c.done.Opened++
-		c.tell("incident.opened", i)
-	case grown > m.told && m.open > 0:
+		c.tell("incident.opened", i, hidden)
+	}
+	if !opens && wasHidden && m.open > 0 && !hidden {
+		c.tell("incident.unsuppressed", i, false)
+	}
+	if !opens && grown > m.told && m.open > 0 {
 		c.done.Grown++
-		c.tell("incident.grown", i)
+		c.tell("incident.grown", i, hidden)
 	}
 	if closes {
 		c.done.Closed++
-		c.tell("incident.resolved", i)
+		c.tell("incident.resolved", i, wasHidden && !opens)
 	}
 	c.batch.Queue(`UPDATE incidents SET status = $3, first_seen_at = $4, last_joined_at = $5, opened_at = $6, reopened_count = $7, closed_at = $8, open_members = $9,
-			suppressed_members = $10, episode_members = $11, all_members = $12, told_members = $13, scale_sets = $14, of_scope = $15, updated_at = $16
+			suppressed_members = $10, episode_members = $11, all_members = $12, told_members = $13, scale_sets = $14, of_scope = $15, updated_at = $16,
+			counted_opened_at = $6, ever_members = $12, left_members = $17, left_undismissed = $18, last_left_at = $19
 		WHERE tenant_id = $1 AND incident_id = $2`,
 		pgUUID(c.tenant), pgUUID(i.ID), i.Status, i.FirstSeenAt, i.LastJoinedAt, i.OpenedAt, i.ReopenedCount, i.ClosedAt, i.Open, i.Suppressed, i.Episode, i.All,
-		max(m.told, grown), i.ScaleSets, i.OfScope, i.UpdatedAt)
+		max(m.told, grown), i.ScaleSets, i.OfScope, i.UpdatedAt, i.Episode-i.Open, undismissed, m.lastLeft)
 }
 
-// tell puts into the outbox what the incident is now.
-func (c *incidentCount) tell(kind string, i *Incident) {
+// tell puts into the outbox what the incident is now; hidden: all that was open of it was suppressed.
+func (c *incidentCount) tell(kind string, i *Incident, hidden bool) {
 	payload := map[string]any{"incident_id": i.ID, "code": i.Code, "reason": i.Reason, "severity": i.Severity, "title": i.Title, "summary": i.Summary(), "status": i.Status,
-		"open_alerts": i.Open, "suppressed_alerts": i.Suppressed, "alerts": i.Episode, "suppressed": i.Open > 0 && i.Open == i.Suppressed,
+		"open_alerts": i.Open, "suppressed_alerts": i.Suppressed, "alerts": i.Episode, "suppressed": hidden,
 		"scale_sets": i.ScaleSets, "opened_at": i.OpenedAt.UTC().Format(time.RFC3339Nano), "reopened_count": i.ReopenedCount}
 	c.batch.Queue(`INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
 		pgUUID(c.tenant), pgUUID(newID(c.now.Add(time.Duration(c.told)*time.Microsecond))), kind, pgUUID(i.ID), payload, c.now)

@@ -31,7 +31,7 @@ const deadlinePage = 200
 // CheckDeadlines finds the machines that are silent past their deadline and what their policy leaves after it, and says so
 // in their assessments; and it raises, in due time, the alert that attestation is missing: for a machine, or for many that
 // went silent together. Rows decide, so that of several callers at once, or one after the other, each thing is done once.
-// The clock of all callers is now.
+// The clock of all callers is now; the zero time stands for the database's clock, as in Beat, whose beats are compared with it.
 //
 // The overdue are found by reading the whole hot table (60 MB at 100,000 machines, see BenchmarkOverdue): an index of deadlines
 // would have to be written by each attestation, which then is no heap-only update and writes 2.6 times the WAL.
@@ -40,6 +40,9 @@ func (s *Store) CheckDeadlines(ctx context.Context, tenant uuid.UUID, limits fin
 	// One look at a time: whoever holds this row decides on all that is silent, and not on what another has found so far. The
 	// lock goes with the connection, so that one who dies holds up nobody.
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := databaseTime(ctx, tx, &now); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `INSERT INTO deadline_watch (tenant_id, checked_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -378,4 +379,88 @@ func TestHeartbeatOfTheDatabasesClock(t *testing.T) {
 	s, conn := newStore(t)
 	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
 	expect(t, "by its clock", number(t, conn, `SELECT count(*) FROM service_heartbeats WHERE beat_at BETWEEN transaction_timestamp() - interval '1 hour' AND clock_timestamp()`), 1)
+}
+
+// A clock of the database that was ahead and is put back: the beats and outages of the wrong time are taken back, and until then
+// nobody is taken to serve.
+func TestClockOfTheDatabaseIsPutBack(t *testing.T) {
+	s, conn := newStore(t)
+	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
+	for _, sql := range []string{
+		`UPDATE service_heartbeats SET beat_at = clock_timestamp() + interval '1 day'`,
+		`INSERT INTO service_outages (tenant_id, started_at, ended_at) SELECT tenant_id, clock_timestamp() - interval '1 minute', beat_at FROM service_heartbeats`,
+		`INSERT INTO service_outages (tenant_id, started_at, ended_at) SELECT tenant_id, clock_timestamp() - interval '3 hours', clock_timestamp() - interval '2 hours' FROM service_heartbeats`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() store.DeadlineRound {
+		t.Helper()
+		return must[store.DeadlineRound](t)(s.CheckDeadlines(t.Context(), tenant, finding.DefaultSilenceLimits(), time.Time{}, system))
+	}
+	expect(t, "the beat is of another time", check(), store.DeadlineRound{NotServing: true})
+	must0(t, s.Beat(t.Context(), tenant, time.Time{}))
+	expect(t, "it is put right", number(t, conn, `SELECT count(*) FROM service_heartbeats WHERE beat_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp()`), 1)
+	expect(t, "the outage of the wrong time is gone", number(t, conn, `SELECT count(*) FROM service_outages WHERE ended_at > clock_timestamp()`), 0)
+	expect(t, "the true one is there", number(t, conn, `SELECT count(*) FROM service_outages WHERE ended_at < clock_timestamp() - interval '1 hour'`), 1)
+	expect(t, "it serves", check(), store.DeadlineRound{})
+	expect(t, "by the same clock", number(t, conn, `SELECT count(*) FROM deadline_watch WHERE checked_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp()`), 1)
+}
+
+// Machines that fall silent one by one, and too few for a mass silence, are incidents of their own.
+func TestASingleSilentMachineIsAnIncidentOfItsOwn(t *testing.T) {
+	f := newDeadlineFleet(t, 2)
+	f.attest(0, 2, 0)
+	expect(t, "both have an alert", f.serve(20).Alerts, 2)
+	must[store.IncidentsCounted](t)(f.s.CountIncidents(t.Context(), tenant, f.clock))
+	list, _, err := f.s.ListIncidents(t.Context(), tenant, store.IncidentFilter{}, store.Page{})
+	must0(t, err)
+	expect(t, "incidents", len(list), 2)
+	for _, i := range list {
+		expect(t, "of one machine", i.Open, 1)
+	}
+}
+
+// A mass silence that becomes twice as large as was told is told once, with its size; and not where its alert was closed.
+func TestGrowthOfAMassSilence(t *testing.T) {
+	for name, closed := range map[string]bool{"open": false, "closed by hand": true} {
+		t.Run(name, func(t *testing.T) {
+			f := newDeadlineFleet(t, 24)
+			f.limits.Percent = 10
+			told := func() string {
+				return fmt.Sprint(number(t, f.conn, `SELECT count(*) FROM outbox WHERE kind = 'alert.grown'`), number(t, f.conn, `SELECT count(*) FROM alert_events WHERE kind = 'grown'`))
+			}
+			silent := func() int64 { return number(t, f.conn, `SELECT silent FROM silences`) }
+			f.attest(0, 24, 0)
+			for minute := 4; minute <= 12; minute += 4 { // six fall silent
+				f.serve(minute - 1)
+				f.attest(6, 24, minute)
+			}
+			f.serve(15)
+			f.attest(11, 24, 16) // and five more, that miss their deadline at the seventeenth minute
+			f.serve(17)
+			expect(t, "it began", silent(), 6)
+			f.serve(19)
+			expect(t, "not twice as many", fmt.Sprint(silent(), " ", told()), "11 0 0")
+			a := alertsOf(t, f.s, store.AlertFilter{Code: "attestation_missing"}, t0)[0]
+			if closed {
+				must[store.Alert](t)(f.s.SetAlertStatus(t.Context(), tenant, a.ID, store.AlertChange{To: "dismissed"}, f.clock, system))
+			}
+			f.attest(13, 24, 20)
+			f.serve(23)
+			want := "13 1 1"
+			if closed {
+				want = "13 0 0"
+			}
+			expect(t, "more than twice as many", fmt.Sprint(silent(), " ", told()), want)
+			f.attest(13, 24, 24)
+			f.serve(25)
+			expect(t, "once", fmt.Sprint(silent(), " ", told()), want)
+			a = must[store.Alert](t)(f.s.GetAlert(t.Context(), tenant, a.ID, t0))
+			if says := strings.HasPrefix(a.Description, "13 machines of the fleet are silent by now; the first of them missed its deadline at 2026-11-23T12:05:00Z."); says == closed {
+				t.Errorf("the alert says %q", a.Description)
+			}
+		})
+	}
 }

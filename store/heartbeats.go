@@ -26,13 +26,13 @@ const (
 // an outage, once. Before the very first beat nobody is known to have served.
 //
 // The zero time stands for the database's clock, which is one for all replicas: the beat of one whose clock is ahead would
-// hide each outage until that time has come.
+// hide each outage until that time has come. A last beat in that clock's own future says that it was put back: the beat, and the
+// outages that end in the future, were of a wrong time, and are taken back.
 func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error {
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		if now.IsZero() {
-			if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
-				return err
-			}
+		ofDatabase := now.IsZero()
+		if err := databaseTime(ctx, tx, &now); err != nil {
+			return err
 		}
 		tag, err := tx.Exec(ctx, `INSERT INTO service_heartbeats (tenant_id, beat_at) VALUES ($1, $2) ON CONFLICT DO NOTHING`, pgUUID(tenant), now)
 		if err != nil {
@@ -55,7 +55,11 @@ func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error
 				return err
 			}
 		}
-		if !now.After(last) { // another replica's clock is ahead
+		if ofDatabase && last.Sub(now) >= outageAfter {
+			if _, err := tx.Exec(ctx, `DELETE FROM service_outages WHERE tenant_id = $1 AND ended_at > $2`, pgUUID(tenant), now); err != nil {
+				return err
+			}
+		} else if !now.After(last) { // another replica's clock is ahead, or its beat was a moment earlier
 			return nil
 		}
 		_, err = tx.Exec(ctx, `UPDATE service_heartbeats SET beat_at = $2 WHERE tenant_id = $1`, pgUUID(tenant), now)
@@ -63,6 +67,17 @@ func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error
 	})
 	if err != nil {
 		return fmt.Errorf("note a heartbeat: %w", err)
+	}
+	return nil
+}
+
+// databaseTime sets a zero time to the database's clock.
+func databaseTime(ctx context.Context, tx pgx.Tx, now *time.Time) error {
+	if !now.IsZero() {
+		return nil
+	}
+	if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(now); err != nil {
+		return fmt.Errorf("ask for the time: %w", err)
 	}
 	return nil
 }
@@ -77,7 +92,7 @@ func served(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, now time.Time) (se
 	if err != nil {
 		return false, nil, fmt.Errorf("read the last heartbeat: %w", err)
 	}
-	if now.Sub(last) >= outageAfter {
+	if now.Sub(last).Abs() >= outageAfter { // or so far in the future that the clock was put back since (Beat)
 		return false, nil, nil
 	}
 	rows, _ := tx.Query(ctx, `SELECT started_at, ended_at FROM service_outages WHERE tenant_id = $1 AND ended_at >= $2 ORDER BY started_at`,

@@ -299,3 +299,43 @@ func TestExemptionsEnd(t *testing.T) {
 		t.Errorf("%d events in the outbox", n)
 	}
 }
+
+// Whoever walks the incidents page by page in the order that is not asked for meets each once, though some are opened again
+// meanwhile; by when they were opened he does not.
+func TestWalkOfIncidentsThatAreOpenedAgain(t *testing.T) {
+	walk := func(sort string) (seen []string) {
+		s, _ := newStore(t)
+		token := joinToken(t, s, "j", 9)
+		var machines []store.Enrollment
+		for i := range 4 {
+			machines = append(machines, active(t, s, token, fmt.Sprint("m", i)))
+			record(t, s, caused(machines[i], t0.Add(time.Duration(i)*time.Second), fmt.Sprint("cause ", i)))
+			must[store.IncidentsCounted](t)(s.CountIncidents(t.Context(), tenant, t0.Add(time.Duration(i)*time.Second)))
+		}
+		page := store.Page{Limit: 1, Sort: sort}
+		for i := 0; ; i++ {
+			items, next, err := s.ListIncidents(t.Context(), tenant, store.IncidentFilter{}, page)
+			must0(t, err)
+			for _, one := range items {
+				seen = append(seen, one.Title)
+			}
+			if next == "" {
+				return seen
+			}
+			page.Cursor = next
+			if i == 0 { // the oldest, which was not met yet
+				at := t0.Add(time.Hour)
+				record(t, s, judgement(machines[0], at, verifier.Affirming, "good"))
+				must[store.IncidentsCounted](t)(s.CountIncidents(t.Context(), tenant, at))
+				record(t, s, caused(machines[0], at.Add(time.Second), "cause 0"))
+				must[store.IncidentsCounted](t)(s.CountIncidents(t.Context(), tenant, at.Add(time.Second)))
+			}
+		}
+	}
+	if got := walk(""); strings.Join(got, ", ") != "cause 3 changed, cause 2 changed, cause 1 changed, cause 0 changed" {
+		t.Errorf("met %v", got)
+	}
+	if got := walk("-opened_at"); len(got) != 3 {
+		t.Errorf("by the time of opening, which changes, met %v", got)
+	}
+}

@@ -185,7 +185,7 @@ func (s *Store) UpsertMachines(ctx context.Context, tenant uuid.UUID, inputs []M
 					return fmt.Errorf("machine %d (%q): %w", i, inputs[i].Name, err)
 				}
 			}
-			if err := resuppress(ctx, tx, tenant, &m.ID, rules, now); err != nil {
+			if err := resuppress(ctx, tx, tenant, openOfMachine, pgUUID(m.ID), rules, now, actor.String()); err != nil {
 				return err
 			}
 			out[i] = m

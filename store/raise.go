@@ -35,6 +35,8 @@ const automatic = "system:alerts"
 // The cause is the alert's group key.
 //
 // And when the cause is found gone: active and in_progress become resolved; a dismissed one stays dismissed and notes it.
+//
+// An open alert that a suppression rule hid, and that no rule hides as it is counted up, is news of its own (unsuppressed).
 
 // raiseStatement takes one row an occurrence, each machine (or scope) and code once. {of} is the condition that finds
 // the alerts of a row. It answers which alerts became active.
@@ -43,11 +45,13 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 		WITH ORDINALITY u (tenant_id, machine_id, scope, code, display_name, severity, reason, description, steps, verdict_id, at, hidden_by,
 			new_id, event_id, details, group_key, title, ord)),
 	cur AS MATERIALIZED (SELECT u.ord, x.* FROM u CROSS JOIN LATERAL (SELECT a.alert_id, a.status, a.verdict_id AS was_verdict, a.seen_count, a.last_seen_at,
-			a.closed_at, a.over_at, a.group_key AS was_key
+			a.closed_at, a.over_at, a.group_key AS was_key, a.suppressed_by AS was_hidden
 		FROM alerts a WHERE a.tenant_id = u.tenant_id AND {of}
 		ORDER BY a.status IN ('active', 'in_progress') DESC, a.alert_id DESC LIMIT 1 FOR NO KEY UPDATE) x),
 	p AS MATERIALIZED (SELECT u.*, cur.status AS was, cur.was_verdict, cur.seen_count, cur.last_seen_at, cur.was_key, w.what,
-			CASE WHEN w.what = 'open' THEN u.new_id ELSE cur.alert_id END AS alert_id
+			CASE WHEN w.what = 'open' THEN u.new_id ELSE cur.alert_id END AS alert_id,
+			CASE WHEN w.what IN ('open', 'reopen') THEN w.what WHEN w.what = 'count' AND cur.was_hidden IS NOT NULL AND u.hidden_by IS NULL THEN 'unsuppress' END AS news,
+			w.what IN ('open', 'reopen') OR w.what = 'count' AND (cur.was_key <> u.group_key OR cur.was_hidden IS DISTINCT FROM u.hidden_by) AS touches
 		FROM u LEFT JOIN cur USING (ord) CROSS JOIN LATERAL (SELECT CASE
 			WHEN cur.status IN ('active', 'in_progress') THEN 'count'
 			WHEN cur.status = 'dismissed' AND cur.over_at IS NULL AND cur.was_key = u.group_key THEN 'quiet'
@@ -73,12 +77,13 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 		SELECT tenant_id, alert_id, CASE what WHEN 'open' THEN 0 ELSE seen_count END, verdict_id, at, CASE what WHEN 'open' THEN NULL ELSE last_seen_at END
 		FROM p WHERE what IN ('open', 'reopen') OR was_verdict IS DISTINCT FROM verdict_id),
 	told AS (INSERT INTO alert_events (tenant_id, alert_id, event_id, at, kind, actor, from_status, to_status)
-		SELECT tenant_id, alert_id, event_id, at, what || 'ed', '` + automatic + `', CASE what WHEN 'open' THEN '' ELSE was END, 'active'
-		FROM p WHERE what IN ('open', 'reopen')),
+		SELECT tenant_id, alert_id, event_id, at, news || 'ed', '` + automatic + `', CASE news WHEN 'reopen' THEN was ELSE '' END, CASE news WHEN 'unsuppress' THEN '' ELSE 'active' END
+		FROM p WHERE news IS NOT NULL),
 	sent AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
-		SELECT tenant_id, event_id, 'alert.' || what || 'ed', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'scope', scope,
-			'code', code, 'severity', severity, 'reason', reason, 'verdict_id', verdict_id, 'suppressed_by', hidden_by), at
-		FROM p WHERE what IN ('open', 'reopen')),
+		SELECT tenant_id, event_id, 'alert.' || news || 'ed', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'scope', scope,
+			'code', code, 'severity', severity, 'reason', reason, 'verdict_id', verdict_id, 'suppressed_by', hidden_by)
+			|| CASE news WHEN 'unsuppress' THEN jsonb_build_object('to', was) ELSE '{}' END, at
+		FROM p WHERE news IS NOT NULL),
 	moved AS (UPDATE incident_members m SET left_at = p.at, left_as = 'changed'
 		FROM p WHERE m.tenant_id = p.tenant_id AND m.group_key = p.was_key AND m.alert_id = p.alert_id AND p.what = 'count' AND p.was_key <> p.group_key),
 	joined AS (INSERT INTO incident_members AS m (tenant_id, group_key, alert_id, joined_at)
@@ -86,7 +91,7 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 		ON CONFLICT (tenant_id, group_key, alert_id) DO UPDATE SET joined_at = EXCLUDED.joined_at, left_at = NULL, left_as = ''),
 	touched AS (INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
 		SELECT DISTINCT ON (tenant_id, group_key) tenant_id, event_id, group_key, code, display_name, severity, reason, title
-		FROM p WHERE what IN ('open', 'reopen') OR what = 'count' AND was_key <> group_key ORDER BY tenant_id, group_key, ord),
+		FROM p WHERE touches ORDER BY tenant_id, group_key, ord),
 	untouched AS (INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
 		SELECT DISTINCT ON (tenant_id, was_key) tenant_id, new_id, was_key, code, display_name, severity, reason, ''
 		FROM p WHERE what = 'count' AND was_key <> group_key ORDER BY tenant_id, was_key, ord)

@@ -40,6 +40,7 @@ type openSilence struct {
 	alert        *uuid.UUID
 	since, begun time.Time
 	silent, peak int
+	told         int // the size that receivers were told last
 }
 
 // silenceDetails are an alert's of a mass silence.
@@ -74,12 +75,12 @@ func (s *Store) settleSilences(ctx context.Context, tenant uuid.UUID, limits fin
 }
 
 func (w *silences) read(ctx context.Context, limits finding.SilenceLimits, outages []finding.Outage) error {
-	rows, _ := w.tx.Query(ctx, `SELECT silence_id, scope, alert_id, since, started_at, silent, peak FROM silences WHERE tenant_id = $1 AND ended_at IS NULL ORDER BY silence_id`, pgUUID(w.tenant))
+	rows, _ := w.tx.Query(ctx, `SELECT silence_id, scope, alert_id, since, started_at, silent, peak, told FROM silences WHERE tenant_id = $1 AND ended_at IS NULL ORDER BY silence_id`, pgUUID(w.tenant))
 	var err error
 	w.open, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (openSilence, error) {
 		var o openSilence
 		var alert pgtype.UUID
-		err := row.Scan(&o.id, &o.scope, &alert, &o.since, &o.begun, &o.silent, &o.peak)
+		err := row.Scan(&o.id, &o.scope, &alert, &o.since, &o.begun, &o.silent, &o.peak, &o.told)
 		o.alert = uuidPtr(alert)
 		return o, err
 	})
@@ -299,9 +300,9 @@ func (w *silences) write(ctx context.Context, d *finding.SilenceDecision, begun 
 // insert keeps a silence with its alert: the one that was opened, opened again, or counted up because somebody had
 // dismissed it.
 func (w *silences) insert(ctx context.Context, o *openSilence) error {
-	_, err := w.tx.Exec(ctx, `INSERT INTO silences (tenant_id, silence_id, scope, alert_id, silent, peak, since, started_at)
+	_, err := w.tx.Exec(ctx, `INSERT INTO silences (tenant_id, silence_id, scope, alert_id, silent, peak, since, started_at, told)
 		SELECT $1, $2, $3, (SELECT alert_id FROM alerts WHERE tenant_id = $1 AND machine_id IS NULL AND scope = $3 AND code = $8
-			ORDER BY status IN ('active', 'in_progress') DESC, alert_id DESC LIMIT 1), $4, $5, $6, $7`,
+			ORDER BY status IN ('active', 'in_progress') DESC, alert_id DESC LIMIT 1), $4, $5, $6, $7, $5`,
 		pgUUID(w.tenant), pgUUID(o.id), o.scope, o.silent, o.peak, o.since, w.now, finding.CodeAttestationMissing)
 	if err != nil {
 		return fmt.Errorf("begin mass silence %s: %w", o.scope, err)
@@ -323,14 +324,38 @@ func (w *silences) measure(ctx context.Context, d *finding.SilenceDecision) erro
 			}
 		}
 		peak := max(silent, o.peak)
-		if silent == o.silent && peak == o.peak {
+		told := o.told
+		if told == 0 {
+			told = o.peak
+		}
+		grown := peak >= 2*told
+		if grown {
+			told = peak
+		}
+		if silent == o.silent && peak == o.peak && told == o.told {
 			continue
 		}
-		if _, err := w.tx.Exec(ctx, `WITH s AS (UPDATE silences SET silent = $3, peak = $4 WHERE tenant_id = $1 AND silence_id = $2)
+		if _, err := w.tx.Exec(ctx, `WITH s AS (UPDATE silences SET silent = $3, peak = $4, told = $6 WHERE tenant_id = $1 AND silence_id = $2)
 			UPDATE alerts SET details = details || jsonb_build_object('silent', $3::bigint, 'peak', $4::bigint)
-			WHERE tenant_id = $1 AND alert_id = $5`, pgUUID(w.tenant), pgUUID(o.id), silent, peak, pgUUIDPtr(o.alert)); err != nil {
+			WHERE tenant_id = $1 AND alert_id = $5`, pgUUID(w.tenant), pgUUID(o.id), silent, peak, pgUUIDPtr(o.alert), told); err != nil {
 			return fmt.Errorf("measure mass silence %s: %w", o.scope, err)
+		}
+		if grown && o.alert != nil {
+			if err := w.tellGrowth(ctx, o, silent); err != nil {
+				return fmt.Errorf("tell of the growth of mass silence %s: %w", o.scope, err)
+			}
 		}
 	}
 	return nil
+}
+
+// tellGrowth says in the open alert of a mass silence, in its history and to receivers that it is twice as large as was told last.
+func (w *silences) tellGrowth(ctx context.Context, o *openSilence, silent int) error {
+	_, err := w.tx.Exec(ctx, `WITH grown AS (UPDATE alerts SET description = $4, updated_at = $5 WHERE tenant_id = $1 AND alert_id = $2 AND status IN ('active', 'in_progress')
+			RETURNING alert_id, scope, code, severity, reason, status),
+		told AS (INSERT INTO alert_events (tenant_id, alert_id, event_id, at, kind, actor) SELECT $1, alert_id, $3, $5, 'grown', '`+automatic+`' FROM grown)
+		INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+		SELECT $1, $3, 'alert.grown', alert_id, jsonb_build_object('alert_id', alert_id, 'scope', scope, 'code', code, 'severity', severity, 'reason', reason, 'to', status), $5 FROM grown`,
+		pgUUID(w.tenant), pgUUIDPtr(o.alert), pgUUID(newID(w.now)), finding.GrownTogether(o.scope, silent, o.since), w.now)
+	return err
 }

@@ -84,58 +84,138 @@ func suppressor(rules []SuppressionRule, code string, reason verifier.Reason, m 
 	return &best.ID
 }
 
-// resuppress looks again at the open alerts of one machine (nil: of all) after rules or the machine changed.
-func resuppress(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, machineID *uuid.UUID, rules []SuppressionRule, now time.Time) error {
+// rehidden is an alert that another rule hides than did before; nil for none.
+type rehidden struct {
+	alert    uuid.UUID
+	was, now *uuid.UUID
+}
+
+// lookAgain locks alerts, those that the condition finds ($2 is its parameter), and tells which of them another rule hides now.
+// It locks in the order of lockMembers.
+func lookAgain(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, condition string, param any, rules []SuppressionRule, now time.Time) ([]rehidden, error) {
 	rows, _ := tx.Query(ctx, `SELECT a.alert_id, a.code, a.reason, a.suppressed_by, coalesce(m.name, ''), coalesce(m.scale_set, ''), coalesce(m.labels, '{}')
 		FROM alerts a LEFT JOIN machines m ON m.tenant_id = a.tenant_id AND m.machine_id = a.machine_id
-		WHERE a.tenant_id = $1 AND ($2::uuid IS NULL OR a.machine_id = $2) AND a.status IN ('active', 'in_progress')
-		ORDER BY a.alert_id FOR UPDATE OF a`, tenant, pgUUIDPtr(machineID))
-	var ids []uuid.UUID
-	var by []*uuid.UUID
+		WHERE a.tenant_id = $1 AND `+condition+` ORDER BY a.machine_id, a.alert_id FOR UPDATE OF a`, pgUUID(tenant), param)
+	var changed []rehidden
 	var id uuid.UUID
 	var code, reason string
 	var was *uuid.UUID
 	var m Machine
 	_, err := pgx.ForEachRow(rows, []any{&id, &code, &reason, &was, &m.Name, &m.ScaleSet, &m.Labels}, func() error {
-		now := suppressor(rules, code, verifier.Reason(reason), &m, now)
-		if (was == nil) != (now == nil) || was != nil && *was != *now {
-			ids, by = append(ids, id), append(by, now)
+		by := suppressor(rules, code, verifier.Reason(reason), &m, now)
+		if (was == nil) != (by == nil) || was != nil && *was != *by {
+			changed = append(changed, rehidden{id, was, by})
 		}
 		m.Labels = nil
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("look again at open alerts: %w", err)
+		return nil, fmt.Errorf("look again at alerts: %w", err)
 	}
-	if len(ids) == 0 {
-		return nil
+	return changed, nil
+}
+
+// The conditions of lookAgain.
+const (
+	openOfMachine = `a.machine_id = $2 AND a.status IN ('active', 'in_progress')`
+	openOfAll     = `$2::text = '' AND a.status IN ('active', 'in_progress')`
+	openOfRules   = `a.suppressed_by = ANY ($2::uuid[]) AND a.status IN ('active', 'in_progress')`
+	oneAlert      = `a.alert_id = $2`
+)
+
+// resuppress looks again at alerts (see lookAgain) after rules or a machine changed. An alert that a rule hid, and that none
+// hides now, is told to receivers and in its history, as of who caused it. What is written is what the alert's row says, under
+// its lock: so each time is told once, whoever finds it first.
+func resuppress(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, condition string, param any, rules []SuppressionRule, now time.Time, actor string) error {
+	changed, err := lookAgain(ctx, tx, tenant, condition, param, rules, now)
+	if err != nil || len(changed) == 0 {
+		return err
 	}
-	touches := make([]uuid.UUID, len(ids))
-	for i := range touches {
-		touches[i] = newID(now)
+	ids, by, touches, events := make([]uuid.UUID, len(changed)), make([]*uuid.UUID, len(changed)), make([]uuid.UUID, len(changed)), make([]*uuid.UUID, len(changed))
+	for i, c := range changed {
+		ids[i], by[i], touches[i] = c.alert, c.now, newID(now)
+		if c.now == nil {
+			id := newID(now)
+			events[i] = &id
+		}
 	}
-	_, err = tx.Exec(ctx, `WITH u AS (SELECT * FROM unnest($2::uuid[], $3::uuid[], $5::uuid[]) u (alert_id, rule_id, touch_id)),
-			hidden AS (UPDATE alerts a SET suppressed_by = u.rule_id, updated_at = $4 FROM u WHERE a.tenant_id = $1 AND a.alert_id = u.alert_id
-				RETURNING a.group_key, u.touch_id, a.code, a.display_name, a.severity, a.reason)
-		INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
-		SELECT DISTINCT ON (group_key) $1, touch_id, group_key, code, display_name, severity, reason, '' FROM hidden ORDER BY group_key, touch_id`,
-		pgUUID(tenant), ids, by, now, touches)
-	if err != nil {
+	if _, err := tx.Exec(ctx, rehide, pgUUID(tenant), ids, by, now, touches, events, actor); err != nil {
 		return fmt.Errorf("suppress alerts: %w", err)
 	}
 	return nil
 }
 
-const ruleColumns = `rule_id, alert_code, reason, comment, expires_at, state, scope, created_by, created_at, updated_at`
+// rehide writes which rules hide alerts: $2 alerts, $3 their rules (null for none), $4 time, $5 touch ids, $6 ids of the events
+// of those that none hides any more, $7 who caused it.
+const rehide = `WITH u AS (SELECT * FROM unnest($2::uuid[], $3::uuid[], $5::uuid[], $6::uuid[]) u (alert_id, rule_id, touch_id, event_id)),
+	hidden AS (UPDATE alerts a SET suppressed_by = u.rule_id, updated_at = $4 FROM u WHERE a.tenant_id = $1 AND a.alert_id = u.alert_id
+		RETURNING a.alert_id, a.machine_id, a.scope, a.status, a.verdict_id, a.group_key, u.touch_id, u.event_id, a.code, a.display_name, a.severity, a.reason),
+	told AS (INSERT INTO alert_events (tenant_id, alert_id, event_id, at, kind, actor)
+		SELECT $1, alert_id, event_id, $4, 'unsuppressed', $7 FROM hidden WHERE event_id IS NOT NULL),
+	sent AS (INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
+		SELECT $1, event_id, 'alert.unsuppressed', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'scope', scope, 'code', code,
+			'severity', severity, 'reason', reason, 'verdict_id', verdict_id, 'suppressed_by', NULL, 'to', status), $4
+		FROM hidden WHERE event_id IS NOT NULL)
+	INSERT INTO incident_touches (tenant_id, touch_id, group_key, code, display_name, severity, reason, title)
+	SELECT DISTINCT ON (group_key) $1, touch_id, group_key, code, display_name, severity, reason, '' FROM hidden ORDER BY group_key, touch_id`
 
-func readRules(ctx context.Context, tx pgx.Tx, sql string, args ...any) ([]SuppressionRule, error) {
-	rows, _ := tx.Query(ctx, sql, args...)
+// hideReopened sets which rule hides a closed alert that is about to be opened by hand: rules that changed while it was closed
+// did not look at it. Nothing is told of it, since the opening is.
+func hideReopened(ctx context.Context, tx pgx.Tx, tenant, alert uuid.UUID, rules []SuppressionRule, now time.Time) error {
+	changed, err := lookAgain(ctx, tx, tenant, oneAlert, pgUUID(alert), rules, now)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE alerts SET suppressed_by = $3 WHERE tenant_id = $1 AND alert_id = $2`, pgUUID(tenant), pgUUID(alert), pgUUIDPtr(changed[0].now)); err != nil {
+		return fmt.Errorf("suppress a reopened alert: %w", err)
+	}
+	return nil
+}
+
+// expireRules ends the rules whose time is over: nothing is written when a rule expires by itself, so that this looks for those
+// whose end has not been counted. From then on it is over for every replica, whatever its clock says (rulesInForce). It is a
+// transaction of its own, as each change of rules.
+func (s *Store) expireRules(ctx context.Context, tenant uuid.UUID, now time.Time) error {
+	const over = ` FROM suppression_rules WHERE tenant_id = $1 AND state = 'enabled' AND expires_at <= $2 AND expiry_counted_at IS NULL`
+	var some bool
+	if err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT`+over+`)`, pgUUID(tenant), now).Scan(&some); err != nil {
+		return fmt.Errorf("look for expired suppression rules: %w", err)
+	}
+	if !some {
+		return nil
+	}
+	return s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := bumpConfig(ctx, tx, tenant); err != nil {
+			return err
+		}
+		rows, _ := tx.Query(ctx, `UPDATE suppression_rules r SET expiry_counted_at = $2 FROM (SELECT rule_id`+over+` ORDER BY rule_id FOR UPDATE) x
+			WHERE r.tenant_id = $1 AND r.rule_id = x.rule_id RETURNING r.rule_id`, pgUUID(tenant), now)
+		ended, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return fmt.Errorf("end expired suppression rules: %w", err)
+		}
+		if len(ended) == 0 { // another replica did it meanwhile
+			return nil
+		}
+		rules, err := rulesInForce(ctx, tx, tenant)
+		if err != nil {
+			return err
+		}
+		return resuppress(ctx, tx, tenant, openOfRules, ended, rules, now, automatic)
+	})
+}
+
+// rulesInForce are the enabled rules whose end no replica has found. Those that expire hide until they do (hides).
+func rulesInForce(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) ([]SuppressionRule, error) {
+	rows, _ := tx.Query(ctx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND state = 'enabled' AND expiry_counted_at IS NULL ORDER BY rule_id`, tenant)
 	rules, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (SuppressionRule, error) { return scanRule(row) })
 	if err != nil {
 		return nil, fmt.Errorf("read suppression rules: %w", err)
 	}
 	return rules, nil
 }
+
+const ruleColumns = `rule_id, alert_code, reason, comment, expires_at, state, scope, created_by, created_at, updated_at`
 
 func scanRule(row pgx.Row) (SuppressionRule, error) {
 	var r SuppressionRule
@@ -161,7 +241,7 @@ func (r *SuppressionRule) storedState() string {
 }
 
 // changeRules runs f, which writes rules, and looks again at all open alerts in the same transaction.
-func (s *Store) changeRules(ctx context.Context, tenant uuid.UUID, now time.Time, f func(tx pgx.Tx) error) error {
+func (s *Store) changeRules(ctx context.Context, tenant uuid.UUID, now time.Time, actor Actor, f func(tx pgx.Tx) error) error {
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := bumpConfig(ctx, tx, tenant); err != nil {
 			return err
@@ -169,11 +249,11 @@ func (s *Store) changeRules(ctx context.Context, tenant uuid.UUID, now time.Time
 		if err := f(tx); err != nil {
 			return err
 		}
-		rules, err := readRules(ctx, tx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND state = 'enabled' ORDER BY rule_id`, tenant)
+		rules, err := rulesInForce(ctx, tx, tenant)
 		if err != nil {
 			return err
 		}
-		return resuppress(ctx, tx, tenant, nil, rules, now)
+		return resuppress(ctx, tx, tenant, openOfAll, "", rules, now, actor.String())
 	})
 }
 
@@ -181,7 +261,7 @@ func (s *Store) changeRules(ctx context.Context, tenant uuid.UUID, now time.Time
 // filled in; an empty state is enabled.
 func (s *Store) CreateSuppressionRule(ctx context.Context, tenant uuid.UUID, r SuppressionRule, now time.Time, actor Actor) (SuppressionRule, error) {
 	r.ID, r.State, r.CreatedBy, r.CreatedAt, r.UpdatedAt = newID(now), r.storedState(), actor.String(), now, now
-	err := s.changeRules(ctx, tenant, now, func(tx pgx.Tx) error {
+	err := s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO suppression_rules (tenant_id, `+ruleColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			tenant, r.ID, r.AlertCode, r.Reason, r.Comment, r.ExpiresAt, r.State, r.Scope, r.CreatedBy, r.CreatedAt, r.UpdatedAt); err != nil {
 			return fmt.Errorf("make suppression rule: %w", err)
@@ -197,7 +277,7 @@ func (s *Store) CreateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 // UpdateSuppressionRule replaces what the rule r.ID says, and hides and shows the open alerts that it now
 // fits and no longer fits. ErrNotFound.
 func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r SuppressionRule, now time.Time, actor Actor) (SuppressionRule, error) {
-	err := s.changeRules(ctx, tenant, now, func(tx pgx.Tx) error {
+	err := s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		was, err := scanRule(tx.QueryRow(ctx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND rule_id = $2 FOR UPDATE`, tenant, r.ID))
 		if err != nil {
 			return notFound(err, "suppression rule", r.ID)
@@ -221,7 +301,7 @@ func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 
 // DeleteSuppressionRule removes a rule; what it hid is shown again. ErrNotFound.
 func (s *Store) DeleteSuppressionRule(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
-	return s.changeRules(ctx, tenant, now, func(tx pgx.Tx) error {
+	return s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		was, err := scanRule(tx.QueryRow(ctx, `DELETE FROM suppression_rules WHERE tenant_id = $1 AND rule_id = $2 RETURNING `+ruleColumns, tenant, id))
 		if err != nil {
 			return notFound(err, "suppression rule", id)

@@ -31,6 +31,9 @@ type IncidentsList struct {
 // Run lists them.
 func (c *IncidentsList) Run(a *app) error {
 	open := !c.Closed && c.Status == ""
+	if c.Sort == "" && !c.All { // what was opened last, for who looks; the order that does not change, for who takes all
+		c.Sort = "-opened_at"
+	}
 	items, all, err := fetchList[client.Incident](a, c.Paging, func(api *client.ClientWithResponses, limit *int, cursor *string) (reply, error) {
 		return api.ListIncidentsWithResponse(a.ctx, &client.ListIncidentsParams{Limit: limit, Cursor: cursor, Status: optionalAs[client.AlertStatus](c.Status),
 			Open: &open, Code: optional(c.Code), Severity: optionalAs[client.Severity](c.Severity), Reason: optionalAs[client.FilterReason](c.Reason)})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/reach"
+	"github.com/assay-verifier/assay/server/schedule"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
@@ -87,6 +88,9 @@ type Config struct {
 
 	// Silence says when many silent machines are one event.
 	Silence SilenceConfig `embed:""`
+
+	// Retention is how long what is over is kept.
+	Retention AlertRetentionConfig `embed:""`
 
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
@@ -181,6 +185,23 @@ func (c *SilenceConfig) check() error {
 		return badConfig("--silence-end-percent: %d is outside 1 to 100", c.SilenceEndPercent)
 	case c.SilenceMaxAge < time.Hour || c.SilenceMaxAge > 30*24*time.Hour:
 		return badConfig("--silence-max-age: %s is outside 1h to 720h", c.SilenceMaxAge)
+	}
+	return nil
+}
+
+// AlertRetentionConfig is how long what is over of alerts is kept.
+type AlertRetentionConfig struct {
+	// RetentionAlerts is how long the history and the occurrences of a closed alert, the members of a closed incident, and
+	// silences and fleet conflicts that ended are kept. Alerts and incidents themselves stay, with their counts, the first and the
+	// last event and occurrence; nothing that is open is ever deleted.
+	//
+	// Danger: what was said and done about an alert is gone afterwards, but for the audit record, which has a retention of its own.
+	RetentionAlerts time.Duration `env:"ASSAY_RETENTION_ALERTS" default:"9600h" placeholder:"DURATION" help:"How long histories of closed alerts and incidents, and ended silences and fleet conflicts are kept (${default}, 400 days)."`
+}
+
+func (c *AlertRetentionConfig) check() error {
+	if c.RetentionAlerts < schedule.LeastAlertRetention {
+		return badConfig("--retention-alerts: %s is less than %s", c.RetentionAlerts, schedule.LeastAlertRetention)
 	}
 	return nil
 }
@@ -299,7 +320,7 @@ func (c *Config) check() error {
 	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
 		return err
 	}
-	if err := errors.Join(c.Fetch.check(), c.Silence.check()); err != nil {
+	if err := errors.Join(c.Fetch.check(), c.Silence.check(), c.Retention.check()); err != nil {
 		return err
 	}
 	if _, err := c.Issuers.roots(); err != nil {

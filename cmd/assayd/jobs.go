@@ -32,6 +32,7 @@ type worker struct {
 	tokens      *token.Service
 	fetch       *FetchConfig
 	silence     *SilenceConfig
+	retention   *AlertRetentionConfig
 }
 
 // jobs are all jobs that can also be called by hand, whether the service does them or not.
@@ -41,7 +42,7 @@ func (w *worker) jobs() []schedule.Job {
 	return []schedule.Job{
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
-		each(func(t uuid.UUID) schedule.Job { return schedule.Deadlines(st, t, w.silence.limits(), time.Now) }),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Deadlines(st, t, w.silence.limits(), databaseClock) }),
 		schedule.Rollups(st, time.Now),
 		each(func(t uuid.UUID) schedule.Job { return schedule.EndGrace(st, t, time.Now) }),
 		each(func(t uuid.UUID) schedule.Job { return schedule.CountIncidents(st, t, time.Now) }),
@@ -55,7 +56,15 @@ func (w *worker) jobs() []schedule.Job {
 		{Name: signingKeys, Every: signingKeysInterval, Run: func(ctx context.Context) (string, error) { return tokens.Keep(ctx) },
 			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
 		schedule.EndDeliveries(st, time.Now),
+		each(func(t uuid.UUID) schedule.Job {
+			return schedule.PruneAlerts(st, t, w.retention.RetentionAlerts, time.Now)
+		}),
 	}
+}
+
+// heartbeat is the one job that only the service does.
+func (w *worker) heartbeat() schedule.Job {
+	return schedule.ForTenants(w.st, func(t uuid.UUID) schedule.Job { return schedule.Heartbeat(w.st, t, databaseClock) })
 }
 
 // runs tells whether the service does the job by itself.
@@ -71,6 +80,9 @@ func makePartitions(ctx context.Context, st *store.Store) (string, error) {
 	return fmt.Sprintf("%d partitions made", made), nil
 }
 
+// databaseClock is the time that stands for the database's clock: replicas whose clocks differ keep one record of who serves.
+func databaseClock() time.Time { return time.Time{} }
+
 // startJobs does the jobs until ctx ends or stop is called, which returns when none is under way. The partitions of this
 // month are made when it returns: an insert that has chosen the default partition while this month's is being made
 // is refused by Postgres, so the one time that this can happen, on a fresh database, comes before the first request.
@@ -80,8 +92,7 @@ func startJobs(ctx context.Context, w *worker, log *slog.Logger) (stop func(), e
 	} else if report != "" {
 		log.Info(report)
 	}
-	databaseClock := func() time.Time { return time.Time{} } // replicas whose clocks differ keep one record
-	heartbeat := schedule.ForTenants(w.st, func(t uuid.UUID) schedule.Job { return schedule.Heartbeat(w.st, t, databaseClock) })
+	heartbeat := w.heartbeat()
 	if _, err := heartbeat.Run(ctx); err != nil && ctx.Err() == nil { // before anybody looks at deadlines
 		log.Error("no heartbeat was noted", "error", err)
 	}
@@ -128,7 +139,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &AlertRetentionConfig{}}).jobs() {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -146,18 +157,19 @@ func (l *jobListCommand) Run(p *process) error {
 
 // jobRunCommand does one round.
 type jobRunCommand struct {
-	DataDir     string        `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string        `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	Fetch       FetchConfig   `embed:""`
-	Silence     SilenceConfig `embed:""`
-	KEK         KEKConfig     `embed:""`
-	Results     ResultConfig  `embed:""`
-	Job         string        `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
+	DataDir     string               `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL string               `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Fetch       FetchConfig          `embed:""`
+	Silence     SilenceConfig        `embed:""`
+	Retention   AlertRetentionConfig `embed:""`
+	KEK         KEKConfig            `embed:""`
+	Results     ResultConfig         `embed:""`
+	Job         string               `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
 // Run does it.
 func (r *jobRunCommand) Run(p *process) (err error) {
-	if err := errors.Join(r.Fetch.check(), r.Silence.check(), r.Results.check()); err != nil {
+	if err := errors.Join(r.Fetch.check(), r.Silence.check(), r.Retention.check(), r.Results.check()); err != nil {
 		return err
 	}
 	if !known(r.Job, &r.Fetch) { // before a database is started for it
@@ -185,7 +197,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 			return err
 		}
 	}
-	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence}
+	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence, retention: &r.Retention}
 	report, err := schedule.Once(p.ctx, w.jobs(), r.Job)
 	if err != nil {
 		return err
@@ -219,7 +231,7 @@ func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *sl
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &AlertRetentionConfig{}}).jobs() {
 		if j.Name == name {
 			return true
 		}

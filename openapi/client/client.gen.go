@@ -118,10 +118,12 @@ func (e AlertDecisionDecision) Valid() bool {
 const (
 	AlertEventKindApproved      AlertEventKind = "approved"
 	AlertEventKindCommented     AlertEventKind = "commented"
+	AlertEventKindGrown         AlertEventKind = "grown"
 	AlertEventKindOpened        AlertEventKind = "opened"
 	AlertEventKindRefused       AlertEventKind = "refused"
 	AlertEventKindReopened      AlertEventKind = "reopened"
 	AlertEventKindStatusChanged AlertEventKind = "status_changed"
+	AlertEventKindUnsuppressed  AlertEventKind = "unsuppressed"
 )
 
 // Valid indicates whether the value is a known member of the AlertEventKind enum.
@@ -131,6 +133,8 @@ func (e AlertEventKind) Valid() bool {
 		return true
 	case AlertEventKindCommented:
 		return true
+	case AlertEventKindGrown:
+		return true
 	case AlertEventKindOpened:
 		return true
 	case AlertEventKindRefused:
@@ -138,6 +142,8 @@ func (e AlertEventKind) Valid() bool {
 	case AlertEventKindReopened:
 		return true
 	case AlertEventKindStatusChanged:
+		return true
+	case AlertEventKindUnsuppressed:
 		return true
 	default:
 		return false
@@ -857,15 +863,18 @@ func (e NotificationFormat) Valid() bool {
 
 // Defines values for NotificationKind.
 const (
+	AlertGrown                   NotificationKind = "alert.grown"
 	AlertOpened                  NotificationKind = "alert.opened"
 	AlertReopened                NotificationKind = "alert.reopened"
 	AlertResolved                NotificationKind = "alert.resolved"
 	AlertStatusChanged           NotificationKind = "alert.status_changed"
+	AlertUnsuppressed            NotificationKind = "alert.unsuppressed"
 	AssessmentChanged            NotificationKind = "assessment.changed"
 	ChannelDisabled              NotificationKind = "channel.disabled"
 	IncidentGrown                NotificationKind = "incident.grown"
 	IncidentOpened               NotificationKind = "incident.opened"
 	IncidentResolved             NotificationKind = "incident.resolved"
+	IncidentUnsuppressed         NotificationKind = "incident.unsuppressed"
 	RecommendationExemptionEnded NotificationKind = "recommendation.exemption_ended"
 	RecommendationOpened         NotificationKind = "recommendation.opened"
 	RecommendationResolved       NotificationKind = "recommendation.resolved"
@@ -875,6 +884,8 @@ const (
 // Valid indicates whether the value is a known member of the NotificationKind enum.
 func (e NotificationKind) Valid() bool {
 	switch e {
+	case AlertGrown:
+		return true
 	case AlertOpened:
 		return true
 	case AlertReopened:
@@ -882,6 +893,8 @@ func (e NotificationKind) Valid() bool {
 	case AlertResolved:
 		return true
 	case AlertStatusChanged:
+		return true
+	case AlertUnsuppressed:
 		return true
 	case AssessmentChanged:
 		return true
@@ -892,6 +905,8 @@ func (e NotificationKind) Valid() bool {
 	case IncidentOpened:
 		return true
 	case IncidentResolved:
+		return true
+	case IncidentUnsuppressed:
 		return true
 	case RecommendationExemptionEnded:
 		return true
@@ -2165,6 +2180,8 @@ func (e ListIdentityProvidersParamsSort) Valid() bool {
 
 // Defines values for ListIncidentsParamsSort.
 const (
+	ListIncidentsParamsSortID            ListIncidentsParamsSort = "id"
+	ListIncidentsParamsSortMinusID       ListIncidentsParamsSort = "-id"
 	ListIncidentsParamsSortMinusOpen     ListIncidentsParamsSort = "-open"
 	ListIncidentsParamsSortMinusOpenedAt ListIncidentsParamsSort = "-opened_at"
 	ListIncidentsParamsSortMinusSeverity ListIncidentsParamsSort = "-severity"
@@ -2176,6 +2193,10 @@ const (
 // Valid indicates whether the value is a known member of the ListIncidentsParamsSort enum.
 func (e ListIncidentsParamsSort) Valid() bool {
 	switch e {
+	case ListIncidentsParamsSortID:
+		return true
+	case ListIncidentsParamsSortMinusID:
+		return true
 	case ListIncidentsParamsSortMinusOpen:
 		return true
 	case ListIncidentsParamsSortMinusOpenedAt:
@@ -2945,13 +2966,15 @@ type AlertEvent struct {
 	// From The status before; null where it did not change or began.
 	From *string            `json:"from"`
 	ID   openapi_types.UUID `json:"id"`
-	Kind AlertEventKind     `json:"kind"`
+
+	// Kind `unsuppressed`: a suppression rule hid it, and none does any more, by a change of rules, of the machine, or of the alert's reason, or because a rule expired.
+	Kind AlertEventKind `json:"kind"`
 
 	// To The status after; null where it did not change.
 	To *string `json:"to"`
 }
 
-// AlertEventKind defines model for AlertEvent.Kind.
+// AlertEventKind `unsuppressed`: a suppression rule hid it, and none does any more, by a change of rules, of the machine, or of the alert's reason, or because a rule expired.
 type AlertEventKind string
 
 // AlertEventList defines model for AlertEventList.
@@ -3552,7 +3575,7 @@ type Delivery struct {
 	FinishedAt  *time.Time         `json:"finished_at"`
 	ID          openapi_types.UUID `json:"id"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind           NotificationKind `json:"kind"`
 	LastError      *string          `json:"last_error"`
 	LastStatusCode *int             `json:"last_status_code"`
@@ -3589,7 +3612,7 @@ type DeliveryDetail struct {
 	FinishedAt *time.Time         `json:"finished_at"`
 	ID         openapi_types.UUID `json:"id"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind           NotificationKind `json:"kind"`
 	LastError      *string          `json:"last_error"`
 	LastStatusCode *int             `json:"last_status_code"`
@@ -4570,7 +4593,7 @@ type NotificationEvent struct {
 		Title       string             `json:"title"`
 	} `json:"incident,omitempty"`
 
-	// Kind What happened.
+	// Kind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Kind NotificationKind `json:"kind"`
 
 	// Link The page about it.
@@ -4619,7 +4642,7 @@ type NotificationFilter struct {
 // NotificationFormat How events are written: our own JSON (`NotificationPayload`), CloudEvents 1.0.2, OCSF findings, or CEF. Mail is always text.
 type NotificationFormat string
 
-// NotificationKind What happened.
+// NotificationKind What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 type NotificationKind string
 
 // NotificationPayload The body of a webhook in the format `assay`, after Standard Webhooks.
@@ -4629,7 +4652,7 @@ type NotificationPayload struct {
 	Data      NotificationEvent `json:"data"`
 	Timestamp time.Time         `json:"timestamp"`
 
-	// Type What happened.
+	// Type What happened. `alert.unsuppressed`: a suppression rule hid an open alert, and none hides it any more; `incident.unsuppressed`: all open alerts of an incident were hidden, and are not any more. For a receiver that is not told of what is suppressed these are the first news of it. `alert.grown`: a mass silence is twice as large as was told last.
 	Type NotificationKind `json:"type"`
 }
 
@@ -8599,7 +8622,7 @@ type ClientInterface interface {
 
 	// ListIncidents List incidents
 	//
-	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The newest comes first, by when it was made. By `opened_at` an incident that is opened again meanwhile changes its place, so that a walk or an export in that order may miss it or hold it twice. Counts follow the alerts by a few seconds.
 	//
 	// Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
 	ListIncidents(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -10883,7 +10906,7 @@ func (c *Client) PutIdentityProvider(ctx context.Context, providerID ProviderID,
 
 // ListIncidents List incidents
 //
-// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The newest comes first, by when it was made. By `opened_at` an incident that is opened again meanwhile changes its place, so that a walk or an export in that order may miss it or hold it twice. Counts follow the alerts by a few seconds.
 //
 // Corresponds with GET /v1/incidents (the `ListIncidents` operationId).
 func (c *Client) ListIncidents(ctx context.Context, params *ListIncidentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -22767,7 +22790,7 @@ type ClientWithResponsesInterface interface {
 
 	// ListIncidentsWithResponse List incidents
 	//
-	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+	// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The newest comes first, by when it was made. By `opened_at` an incident that is opened again meanwhile changes its place, so that a walk or an export in that order may miss it or hold it twice. Counts follow the alerts by a few seconds.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -31298,7 +31321,7 @@ func (c *ClientWithResponses) PutIdentityProviderWithResponse(ctx context.Contex
 
 // ListIncidentsWithResponse List incidents
 //
-// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The one that was opened last comes first. Counts follow the alerts by a few seconds.
+// An incident is one cause and the alerts that it raised, on however many machines; each alert belongs to one. The newest comes first, by when it was made. By `opened_at` an incident that is opened again meanwhile changes its place, so that a walk or an export in that order may miss it or hold it twice. Counts follow the alerts by a few seconds.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -34254,6 +34277,9 @@ func ParseListCatalogResponse(rsp *http.Response) (*ListCatalogResponse, error) 
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	return response, nil
@@ -36705,6 +36731,9 @@ func ParseListSigningKeysResponse(rsp *http.Response) (*ListSigningKeysResponse,
 			return nil, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 

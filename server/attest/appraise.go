@@ -122,7 +122,7 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 		}
 		s.remember(a)
 		if record.Sighting != nil {
-			s.detect(ctx, a.tenant, a.now)
+			s.detect(ctx, a.tenant, a.machineID, a.now)
 		}
 		if recorded.New {
 			s.log.LogAttrs(ctx, levelOf(judged.Status), "verdict", verdictAttrs(a, judged, recorded)...)

@@ -66,9 +66,11 @@ type Service struct {
 	// endorsements are what EK certificates say, fleets what machines of a tenant show.
 	endorsements *lru[endorsementKey, *finding.Endorsement]
 	fleets       *lru[fleetKey, fleetSeen]
-	compiled     *lru[versionKey, *verifier.Reference]
-	rules        *lru[verifier.VersionRef, *rules.Set]
-	trials       sync.Map // tenants (uuid.UUID) that have a trial under way
+	// detected is when a machine last caused a comparison of the fleet.
+	detected *lru[detectKey, time.Time]
+	compiled *lru[versionKey, *verifier.Reference]
+	rules    *lru[verifier.VersionRef, *rules.Set]
+	trials   sync.Map // tenants (uuid.UUID) that have a trial under way
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]
@@ -119,6 +121,7 @@ func New(cfg Config) (*Service, error) {
 		keys:         newLRU[uuid.UUID, parsedKey](maxCachedKeys),
 		endorsements: newLRU[endorsementKey, *finding.Endorsement](maxEndorsements),
 		fleets:       newLRU[fleetKey, fleetSeen](maxFleets),
+		detected:     newLRU[detectKey, time.Time](maxDetected),
 		compiled:     newLRU[versionKey, *verifier.Reference](maxCachedReferences),
 		rules:        newLRU[verifier.VersionRef, *rules.Set](maxCachedRules),
 

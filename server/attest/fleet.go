@@ -182,7 +182,7 @@ func (s *Service) noteForeignQuote(ctx context.Context, a *appraisal) error {
 	if err := s.store.NoteSighting(ctx, a.tenant, a.machineID, *seen, a.now); err != nil {
 		return fmt.Errorf("record a relayed quote: %w", err)
 	}
-	s.detect(ctx, a.tenant, a.now)
+	s.detect(ctx, a.tenant, a.machineID, a.now)
 	return nil
 }
 
@@ -246,9 +246,24 @@ func (a *appraisal) ranAhead(now tpm.ClockState) *store.Sighting {
 		Observed: finding.ConflictObserved{AheadMS: int64(float64(now.Clock-last.Clock) - passedMS), MayBe: []string{finding.MayBeClone, finding.MayBeClockSet}}}
 }
 
-// detect raises what was just noted. The note is in the database: where this fails, or we crash here, the job
-// fleet-detection finds it.
-func (s *Service) detect(ctx context.Context, tenant uuid.UUID, now time.Time) {
+// A comparison of the fleet reads more than a refused request should cost: whoever repeats one, or has many machines of its own,
+// causes one in detectEvery for each machine, or for all refused enrolments of a tenant together.
+const (
+	detectEvery = 30 * time.Second // the job fleet-detection comes as often
+	maxDetected = 4096             // machines that are remembered
+)
+
+// detectKey is who causes a comparison of the fleet.
+type detectKey struct{ tenant, machine uuid.UUID }
+
+// detect raises what was just noted about a machine (uuid.Nil: about an enrolment). The note is in the database: where this
+// fails, or we crash here, or it was done lately, the job fleet-detection finds it.
+func (s *Service) detect(ctx context.Context, tenant, machine uuid.UUID, now time.Time) {
+	key := detectKey{tenant, machine}
+	if last, before := s.detected.get(key); before && now.Before(last.Add(detectEvery)) {
+		return
+	}
+	s.detected.put(key, now, 1)
 	if _, err := s.store.DetectFleet(ctx, tenant, now); err != nil && !errors.Is(err, context.Canceled) {
 		s.log.WarnContext(ctx, "a conflict was noted and is looked at later", "error", err.Error())
 	}
@@ -264,7 +279,7 @@ func (s *Service) noteRefused(ctx context.Context, tenant uuid.UUID, now time.Ti
 		return err
 	}
 	if noted {
-		s.detect(ctx, tenant, now)
+		s.detect(ctx, tenant, uuid.Nil, now)
 	}
 	return refused
 }

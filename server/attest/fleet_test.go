@@ -329,3 +329,39 @@ func TestHealthyLifeIsNoConflict(t *testing.T) {
 	b.detectFleet()
 	b.noConflict()
 }
+
+// A machine that repeats another's quotes causes one comparison of the fleet in a while, and all that it did is found all the same.
+func TestRelaysDoNotCompareTheFleetEachTime(t *testing.T) {
+	b := newBench(t)
+	victim, other, helper := b.enrolled("sb-on-1"), b.enrolled("sb-on-1"), b.enrolled("sb-on-1")
+	for _, m := range []*machine{victim, other, helper} {
+		b.attest(m)
+	}
+	b.detectFleet()
+	relay := func(m *machine) (waiting int) {
+		t.Helper()
+		if _, err := b.post(m, helper.quote(b.nonce(m))); err != nil {
+			t.Fatal(err)
+		}
+		return b.rows()["fleet_changes"]
+	}
+	for i, want := range []int{0, 1, 2} {
+		if got := relay(victim); got != want {
+			t.Errorf("after relay %d %d sightings wait, want %d", i, got, want)
+		}
+	}
+	if got := relay(other); got != 0 { // another machine's is looked at at once, and all with it
+		t.Errorf("%d wait after another machine's", got)
+	}
+	b.wait(detectEvery / 2)
+	if got := relay(victim); got != 1 {
+		t.Errorf("%d wait within %s", got, detectEvery)
+	}
+	b.wait(detectEvery)
+	if got := relay(victim); got != 0 {
+		t.Errorf("%d wait after %s", got, detectEvery)
+	}
+	if c := b.wantConflict(finding.QuoteRelayed, victim, helper); c.Observed.What != "quote" {
+		t.Errorf("%+v", c)
+	}
+}

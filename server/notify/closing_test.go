@@ -15,13 +15,14 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
-func (b *bench) hideWeb() {
+func (b *bench) hideWeb() (rule uuid.UUID) {
 	b.t.Helper()
-	_, err := b.store.CreateSuppressionRule(b.t.Context(), tenant, store.SuppressionRule{AlertCode: "*", Reason: "known",
+	r, err := b.store.CreateSuppressionRule(b.t.Context(), tenant, store.SuppressionRule{AlertCode: "*", Reason: "known",
 		Scope: store.SuppressionScope{AllOf: []store.SuppressionCondition{{Field: "machine.scale_set", In: []string{"web"}}}}}, b.clock(), system)
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return r.ID
 }
 
 func kindsOf(rc *receiver) (kinds []string) {

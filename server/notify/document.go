@@ -86,6 +86,8 @@ func describeAlert(e *event.Event, id uuid.UUID, f *facts) {
 		if f.Severity != "" { // a reopening by hand repeats none of this
 			a.Reason, a.Suppressed = f.Reason, f.SuppressedBy != nil
 		}
+	case event.AlertUnsuppressed:
+		a.Status, a.Reason, a.Suppressed = f.To, f.Reason, false
 	case event.AlertResolved:
 		a.Status = "resolved"
 	default:

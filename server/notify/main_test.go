@@ -204,12 +204,17 @@ var secret = bytes.Repeat([]byte{0x5a}, 32)
 // webhook makes a channel to the receiver.
 func (b *bench) webhook(s *notify.Service, name, url, ca string, filter store.ChannelFilter) store.Channel {
 	b.t.Helper()
+	return b.webhookAs(s, "assay", name, url, ca, filter)
+}
+
+func (b *bench) webhookAs(s *notify.Service, format, name, url, ca string, filter store.ChannelFilter) store.Channel {
+	b.t.Helper()
 	id := store.NewChannelID(b.clock())
 	sealed, err := s.Seal(tenant, id, notify.Secrets{Signing: secret})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	c, err := b.store.CreateChannel(b.t.Context(), tenant, store.Channel{ID: id, Kind: store.ChannelWebhook, Name: name, Enabled: true, Format: "assay", Filter: filter,
+	c, err := b.store.CreateChannel(b.t.Context(), tenant, store.Channel{ID: id, Kind: store.ChannelWebhook, Name: name, Enabled: true, Format: format, Filter: filter,
 		Config: store.ChannelConfig{URL: url, CAPEM: ca}, Secrets: sealed}, b.clock(), system)
 	if err != nil {
 		b.t.Fatal(err)

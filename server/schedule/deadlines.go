@@ -34,7 +34,8 @@ func Heartbeat(st *store.Store, tenant uuid.UUID, now func() time.Time) Job {
 	}
 }
 
-// Deadlines is the job that finds machines that are silent past their deadline.
+// Deadlines is the job that finds machines that are silent past their deadline. The zero time is the database's clock, which the
+// heartbeats go by too.
 func Deadlines(st *store.Store, tenant uuid.UUID, limits finding.SilenceLimits, now func() time.Time) Job {
 	return Job{
 		Name:  StaleName,

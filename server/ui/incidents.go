@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strings"
@@ -31,7 +32,9 @@ func (h *handler) incidents(w http.ResponseWriter, r *http.Request, s session) e
 	case "all":
 		f.Status = ""
 	}
-	items, next, err := h.Store.ListIncidents(r.Context(), s.Tenant, f, pageOf(r))
+	page := pageOf(r)
+	page.Sort = cmp.Or(page.Sort, "-opened_at")
+	items, next, err := h.Store.ListIncidents(r.Context(), s.Tenant, f, page)
 	if err != nil {
 		return err
 	}
@@ -157,6 +160,10 @@ func eventText(e store.AlertEvent) string {
 		return "Opened again, was " + strings.ToLower(words(e.From))
 	case "commented":
 		return "Comment"
+	case "unsuppressed":
+		return "No longer suppressed"
+	case "grown":
+		return "Twice as large as was told before"
 	case "status_changed":
 		return words(e.To)
 	}

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/finding"
 )
 
 type suppressionRow struct {
@@ -68,7 +69,7 @@ func (h *handler) makeSuppression(w http.ResponseWriter, r *http.Request, s sess
 	return nil
 }
 
-var errBadSuppression = &pageError{http.StatusBadRequest, "The rule cannot be read", "It needs a code, a reason of at most 512 characters, and at least one of scale set, machine and label. Go back and fill them in."}
+var errBadSuppression = &pageError{http.StatusBadRequest, "The rule cannot be read", "It needs a code that alerts have, or *, a reason of at most 512 characters, and at least one of scale set, machine and label. Go back and fill them in."}
 
 const maxSuppressionText = 512
 
@@ -99,7 +100,7 @@ func suppressionOf(r *http.Request) (suppressionForm, store.SuppressionRule, err
 	if f.Label != "" {
 		rule.Scope.AllOf = append(rule.Scope.AllOf, store.SuppressionCondition{Field: "machine.labels." + f.Label, In: []string{f.Value}})
 	}
-	if f.Code == "" || len(rule.Scope.AllOf) == 0 {
+	if !finding.RaisesAlert(f.Code) || len(rule.Scope.AllOf) == 0 {
 		return f, rule, errBadSuppression
 	}
 	return f, rule, nil

@@ -73,13 +73,19 @@ func Missing(id string, m *Machine, s Silence) Alert {
 // of which heard others have attested since the first deadline was missed.
 func MissingTogether(scope string, silent, heard int, since time.Time) Alert {
 	var out Result
-	attestationMissing.alert(&Input{}, &out, "", fmt.Sprintf("%d machines of %s missed their deadline from %s on; %d others of it have attested since. "+
-		"What they have in common is the first suspect: the network, a proxy, a change that was rolled out. They have no alerts of their own while this lasts.",
+	attestationMissing.alert(&Input{}, &out, "", fmt.Sprintf("%d machines of %s missed their deadline from %s on; %d others of it have attested since. "+commonSuspect,
 		silent, scopeInWords(scope), since.UTC().Format(time.RFC3339), heard))
 	a := out.Alerts[0]
 	a.RemediationSteps = append([]string{"Look for what the machines have in common before looking at any of them: `assay machines list --stale` lists them."}, a.RemediationSteps...)
 	return a
 }
+
+// GrownTogether is what the alert of MissingTogether says once there are many more of them.
+func GrownTogether(scope string, silent int, since time.Time) string {
+	return fmt.Sprintf("%d machines of %s are silent by now; the first of them missed its deadline at %s. "+commonSuspect, silent, scopeInWords(scope), since.UTC().Format(time.RFC3339))
+}
+
+const commonSuspect = "What they have in common is the first suspect: the network, a proxy, a change that was rolled out. They have no alerts of their own while this lasts."
 
 // silence says which deadline was missed.
 func (in *Input) silence() string {

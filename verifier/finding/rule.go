@@ -1,6 +1,10 @@
 package finding
 
-import "github.com/assay-verifier/assay/verifier"
+import (
+	"slices"
+
+	"github.com/assay-verifier/assay/verifier"
+)
 
 // Kind is what a rule can raise.
 type Kind string
@@ -130,4 +134,10 @@ func By(code string) *Rule {
 		}
 	}
 	return nil
+}
+
+// RaisesAlert tells whether there may be alerts of the code; * stands for all.
+func RaisesAlert(code string) bool {
+	r := By(code)
+	return code == "*" || r != nil && slices.Contains(r.Kinds, KindAlert)
 }

@@ -9,7 +9,7 @@ import (
 // TPM firmware with a published weakness should be updated. Who made the TPM is told by its EK certificate, the version by the
 // signed quote. A TPM obscures the version in quotes of keys outside the endorsement and platform hierarchies (TPM 2.0
 // Part 2, TPMS_ATTEST.firmwareVersion), with 64 bits that look random: such a version hits one of the few listed
-// ones with a probability below 2^-25, so that it makes no false finding, and none at all.
+// ones with a probability below 2^-25, so that it makes no false finding; and it ends none (judgedBy).
 var tpmFirmwareWeakness = &Rule{
 	Code:      "tpm_firmware_weakness",
 	Title:     "TPM firmware with a known weakness should be updated",
@@ -48,9 +48,31 @@ var tpmFirmwareWeakness = &Rule{
 				return
 			}
 		}
-		r.settle(out)
+		if judgedBy(e.TPM.Manufacturer, major, minor) {
+			r.settle(out)
+		}
 	},
 }
+
+// judgedBy tells whether a version that is not listed as affected proves that the TPM is not. Of a maker without a list nothing is
+// to be proved. Of one with a list the version has to be of a line that the list is about, with a minor version of the size that
+// the makers use: another may be an obscured one, and a guest that makes its AK in the owner hierarchy would end by it
+// what its TPM is known for. A finding that was made then stays until
+// such a version or another maker's TPM is shown; after a change to a TPM of the same maker's other line it is to be exempted.
+func judgedBy(manufacturer string, major, minor int) bool {
+	listed := false
+	for i := range tpmWeaknesses {
+		if w := &tpmWeaknesses[i]; w.manufacturer == manufacturer {
+			if listed = true; w.major == major && minor <= largestMinor {
+				return true
+			}
+		}
+	}
+	return !listed
+}
+
+// largestMinor is far above every minor version that the makers have published, and far below nearly all that look random.
+const largestMinor = 0xFF
 
 // tpmWeakness is a list of firmware versions of one maker that has a published weakness.
 type tpmWeakness struct {

@@ -28,20 +28,27 @@ const (
 	AlertReopened      Kind = "alert.reopened"
 	AlertResolved      Kind = "alert.resolved"
 	AlertStatusChanged Kind = "alert.status_changed" // by hand: active, in_progress, dismissed
-	IncidentOpened     Kind = "incident.opened"
-	IncidentGrown      Kind = "incident.grown" // ten times as many machines as were told before
-	IncidentResolved   Kind = "incident.resolved"
-	AssessmentChanged  Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
-	Recommended        Kind = "recommendation.opened"
-	Heeded             Kind = "recommendation.resolved"
-	ExemptionEnded     Kind = "recommendation.exemption_ended"
-	ChannelDisabled    Kind = "channel.disabled" // the service gave a channel up; told to the others
-	Test               Kind = "test"             // somebody pressed the button: nothing happened
+	// AlertUnsuppressed is an open alert that no suppression rule hides any more: the first that receivers hear of it, but for
+	// those that are told of suppressed alerts too.
+	AlertUnsuppressed Kind = "alert.unsuppressed"
+	// AlertGrown is the alert of a mass silence that is twice as large as was told last.
+	AlertGrown       Kind = "alert.grown"
+	IncidentOpened   Kind = "incident.opened"
+	IncidentGrown    Kind = "incident.grown" // ten times as many machines as were told before
+	IncidentResolved Kind = "incident.resolved"
+	// IncidentUnsuppressed is an incident whose open alerts were all hidden, and are not any more.
+	IncidentUnsuppressed Kind = "incident.unsuppressed"
+	AssessmentChanged    Kind = "assessment.changed" // its status became Unhealthy, or is Unhealthy no longer
+	Recommended          Kind = "recommendation.opened"
+	Heeded               Kind = "recommendation.resolved"
+	ExemptionEnded       Kind = "recommendation.exemption_ended"
+	ChannelDisabled      Kind = "channel.disabled" // the service gave a channel up; told to the others
+	Test                 Kind = "test"             // somebody pressed the button: nothing happened
 )
 
 // Kinds are all of them, in the order of the documentation.
-var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, IncidentOpened, IncidentGrown, IncidentResolved,
-	AssessmentChanged, Recommended, Heeded, ExemptionEnded, ChannelDisabled, Test}
+var Kinds = []Kind{AlertOpened, AlertReopened, AlertResolved, AlertStatusChanged, AlertUnsuppressed, AlertGrown, IncidentOpened, IncidentGrown, IncidentResolved,
+	IncidentUnsuppressed, AssessmentChanged, Recommended, Heeded, ExemptionEnded, ChannelDisabled, Test}
 
 // ByName are those that only who names them is told: there may be a dozen for each machine that enrols, or goes silent.
 var ByName = []Kind{AssessmentChanged, Recommended, Heeded}
@@ -82,7 +89,7 @@ type Alert struct {
 	Scope       string    `json:"scope,omitempty"`      // of an alert of many machines: what it is about
 	Suppressed  bool      `json:"suppressed"`           // a suppression rule hid it when it happened
 	Comment     string    `json:"comment,omitempty"`    // by who changed the status
-	ChangedBy   string    `json:"changed_by,omitempty"` // kind:id of who changed the status by hand
+	ChangedBy   string    `json:"changed_by,omitempty"` // kind:id of who changed the status, or what hid it, by hand
 }
 
 // Incident is many alerts of one cause.
@@ -150,6 +157,17 @@ func (e *Event) Severity() string {
 // Summary says in one line what happened, for the subject of a mail or the text of a log line. It is made of texts
 // that come from machines too: whoever writes it into a protocol escapes it there.
 func (e *Event) Summary() string {
+	text := e.summary()
+	switch e.Kind {
+	case AlertUnsuppressed, IncidentUnsuppressed:
+		text += ", no longer suppressed"
+	case AlertGrown:
+		text += ", twice as large as before"
+	}
+	return text
+}
+
+func (e *Event) summary() string {
 	switch {
 	case e.Kind == Test:
 		return "Test notification of Assay"

@@ -55,6 +55,8 @@ func TestWhatAnEventSays(t *testing.T) {
 	many := full()
 	many.Machine = nil
 	incident := event.Event{ID: uuid.New(), Kind: event.IncidentOpened, Incident: &event.Incident{ID: uuid.New(), Title: "grubx64.efi changed", Severity: "high", Status: "active", Machines: 312}}
+	shown := full()
+	shown.Kind = event.AlertUnsuppressed
 	disabled := event.Event{ID: uuid.New(), Kind: event.ChannelDisabled, Channel: &event.Channel{Name: "siem"}}
 	test := event.Event{ID: uuid.New(), Kind: event.Test, Channel: &event.Channel{Name: "siem"}}
 	exempt := event.Event{Kind: event.ExemptionEnded, Machine: alert.Machine, Compliance: &event.Compliance{Title: "Secure Boot should be enabled", Status: "active", Severity: "low"}}
@@ -65,6 +67,7 @@ func TestWhatAnEventSays(t *testing.T) {
 		{alert, "Attestation failed for your virtual machine: active on web-1", "medium"},
 		{many, "Attestation failed for your virtual machine: active", "medium"},
 		{incident, "grubx64.efi changed: incident active (312 machines)", "high"},
+		{shown, "Attestation failed for your virtual machine: active on web-1, no longer suppressed", "medium"},
 		{disabled, "Notification channel siem was disabled", ""},
 		{test, "Test notification of Assay", ""},
 		{event.Event{Kind: "later.kind"}, "later.kind", ""},

@@ -68,6 +68,7 @@ func events() map[string]*event.Event {
 	test.Channel = disabled.Channel
 	return map[string]*event.Event{
 		"opened": alert(event.AlertOpened, "active"), "reopened": alert(event.AlertReopened, "active"), "resolved": alert(event.AlertResolved, "resolved"), "dismissed": alert(event.AlertStatusChanged, "dismissed"),
+		"shown again": alert(event.AlertUnsuppressed, "in_progress"), "grew": alert(event.AlertGrown, "active"), "incident shown": incident(event.IncidentUnsuppressed, "open"),
 		"in progress": changed, "of many machines": many,
 		"incident": incident(event.IncidentOpened, "open"), "incident grew": incident(event.IncidentGrown, "open"), "incident over": incident(event.IncidentResolved, "resolved"),
 		"unhealthy": compliance(event.AssessmentChanged, "Unhealthy", "Healthy", nil), "healthy": compliance(event.AssessmentChanged, "Healthy", "Unhealthy", nil),
@@ -235,7 +236,7 @@ func checkOCSF(t *testing.T, place, name string, value map[string]any) {
 func TestOCSF(t *testing.T) {
 	want := map[string][4]int{ // class, activity, severity, status
 		"opened": {2004, 1, 3, 1}, "reopened": {2004, 2, 3, 1}, "resolved": {2004, 3, 3, 4}, "dismissed": {2004, 3, 3, 3}, "in progress": {2004, 2, 3, 2}, "of many machines": {2004, 1, 4, 1},
-		"incident": {2004, 1, 4, 1}, "incident grew": {2004, 2, 4, 1}, "incident over": {2004, 3, 4, 4},
+		"shown again": {2004, 1, 3, 2}, "grew": {2004, 2, 3, 1}, "incident shown": {2004, 1, 4, 1}, "incident": {2004, 1, 4, 1}, "incident grew": {2004, 2, 4, 1}, "incident over": {2004, 3, 4, 4},
 		"unhealthy": {2003, 1, 2, 1}, "healthy": {2003, 3, 2, 4}, "not applicable": {2003, 3, 2, 4}, "recommended": {2003, 1, 2, 1}, "exemption ended": {2003, 1, 2, 1}, "heeded": {2003, 3, 2, 4}, "exempt": {2003, 3, 2, 3},
 		"channel disabled": {2004, 1, 1, 1}, "test": {2004, 1, 1, 1},
 	}
@@ -309,7 +310,7 @@ func parseCEF(t testing.TB, line string) (fields []string, pairs map[string]stri
 }
 
 func TestCEF(t *testing.T) {
-	severities := map[string]string{"opened": "6", "reopened": "6", "exemption ended": "3", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
+	severities := map[string]string{"shown again": "6", "grew": "6", "incident shown": "8", "opened": "6", "reopened": "6", "exemption ended": "3", "in progress": "6", "of many machines": "8", "incident": "8", "incident grew": "8", "unhealthy": "3", "recommended": "3"}
 	for name, e := range events() {
 		fields, pairs := parseCEF(t, string(encode(t, format.CEF, e)))
 		if len(fields) != 7 || fields[0] != "CEF:0" || fields[1] != "Assay" || fields[3] != "1.2.3" {
@@ -395,7 +396,7 @@ func TestMail(t *testing.T) {
 }
 
 func TestSyslogSeverity(t *testing.T) {
-	want := map[string]int{"opened": 4, "reopened": 4, "exemption ended": 5, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
+	want := map[string]int{"shown again": 4, "grew": 4, "incident shown": 2, "opened": 4, "reopened": 4, "exemption ended": 5, "in progress": 4, "of many machines": 2, "incident": 2, "incident grew": 2, "unhealthy": 5, "recommended": 5}
 	for name, e := range events() {
 		expected, told := want[name]
 		if !told {

@@ -176,12 +176,13 @@ func (f *ocsf) compliance(e *event.Event, c *event.Compliance) {
 	}
 }
 
-// activity is what happened to the finding (attribute activity_id of the class Finding).
+// activity is what happened to the finding (attribute activity_id of the class Finding). What is suppressed no more is new to most
+// receivers: so it is Create, and an alert, for all; the finding's uid tells the others that they know it.
 func activity(e *event.Event) (id int, name string) {
 	switch {
 	case Over(e):
 		return activityClose, "Close"
-	case e.Kind == event.AlertReopened || e.Kind == event.AlertStatusChanged || e.Kind == event.IncidentGrown:
+	case e.Kind == event.AlertReopened || e.Kind == event.AlertStatusChanged || e.Kind == event.AlertGrown || e.Kind == event.IncidentGrown:
 		return activityUpdate, "Update"
 	}
 	return activityCreate, "Create"

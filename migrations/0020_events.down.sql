@@ -1,0 +1,16 @@
+DROP TABLE alert_retention;
+ALTER TABLE silences DROP COLUMN told;
+DROP INDEX incident_members_open;
+DROP TRIGGER incident_members_note ON incident_members;
+DROP FUNCTION assay_note_member;
+ALTER TABLE incidents DROP COLUMN counted_opened_at, DROP COLUMN ever_members, DROP COLUMN left_members, DROP COLUMN left_undismissed, DROP COLUMN last_left_at;
+DROP TABLE incident_changes;
+COMMENT ON COLUMN suppression_rules.expiry_counted_at IS 'When the incidents were counted again after it expired; null before, and where it was changed since.';
+COMMENT ON COLUMN alert_occurrences.verdict_id IS 'The verdict; null where none raised it.';
+COMMENT ON TABLE alert_occurrences IS 'The verdicts behind an alert, one row for consecutive occurrences of one verdict. Written once: its count is the next row''s seen_before (the alert''s seen_count for the last) less its own, and its end the next row''s last_before_at (the alert''s last_seen_at).';
+COMMENT ON TABLE alert_events IS 'The history of an alert: what changed, by whom, and what people said about it. Append-only. Of alerts older than the table it begins with the opening.';
+COMMENT ON COLUMN alert_events.kind IS 'What happened; approved and refused are decisions about the deviations behind it.';
+ALTER TABLE alert_events DROP CONSTRAINT alert_events_kind;
+DELETE FROM alert_events WHERE kind IN ('unsuppressed', 'grown');
+DELETE FROM outbox WHERE kind IN ('alert.unsuppressed', 'alert.grown', 'incident.unsuppressed') AND fanned_out_at IS NULL;
+ALTER TABLE alert_events ADD CONSTRAINT alert_events_kind_check CHECK (kind IN ('opened', 'reopened', 'status_changed', 'commented', 'approved', 'refused'));
