@@ -15,6 +15,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/reach"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
@@ -46,7 +47,7 @@ type Config struct {
 	//
 	// Danger: other users of the host can read a flag, so give a URL with a password by the variable, or
 	// name a passfile= in it.
-	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
+	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
 
 	// DatabaseConnections bounds the connections to Postgres. One is busy with the group commit of verdicts;
 	// the others answer queries. More than twice the database's cores gain nothing.
