@@ -89,6 +89,9 @@ type Config struct {
 	// Silence says when many silent machines are one event.
 	Silence SilenceConfig `embed:""`
 
+	// Retention is how long what was judged is kept.
+	Retention RetentionConfig `embed:""`
+
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
 
@@ -301,6 +304,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := errors.Join(c.Fetch.check(), c.Silence.check()); err != nil {
+		return err
+	}
+	if err := c.Retention.check(); err != nil {
 		return err
 	}
 	if _, err := c.Issuers.roots(); err != nil {

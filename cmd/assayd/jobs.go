@@ -33,6 +33,7 @@ type worker struct {
 	tokens      *token.Service
 	fetch       *FetchConfig
 	silence     *SilenceConfig
+	retention   *RetentionConfig
 }
 
 // jobs are all jobs that can also be called by hand, whether the service does them or not.
@@ -56,6 +57,8 @@ func (w *worker) jobs() []schedule.Job {
 		{Name: signingKeys, Every: signingKeysInterval, Run: func(ctx context.Context) (string, error) { return tokens.Keep(ctx) },
 			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
 		schedule.EndDeliveries(st, time.Now),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Retention(st, t, w.retention.standard(), time.Now) }),
+		schedule.DropPartitions(st, time.Now),
 	}
 }
 
@@ -129,7 +132,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -158,7 +161,7 @@ type jobRunCommand struct {
 
 // Run does it.
 func (r *jobRunCommand) Run(p *process) (err error) {
-	if err := errors.Join(r.Fetch.check(), r.Silence.check(), r.Results.check()); err != nil {
+	if err := errors.Join(r.Fetch.check(), r.Silence.check(), r.Retention.check(), r.Results.check()); err != nil {
 		return err
 	}
 	if !known(r.Job, &r.Fetch) { // before a database is started for it
@@ -186,7 +189,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 			return err
 		}
 	}
-	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence}
+	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence, retention: &r.Retention}
 	report, err := schedule.Once(p.ctx, w.jobs(), r.Job)
 	if err != nil {
 		return err
@@ -220,7 +223,7 @@ func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *sl
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
 		if j.Name == name {
 			return true
 		}

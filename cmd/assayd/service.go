@@ -95,7 +95,7 @@ func serve(p *process, c *Config, issuer func(public net.Listener) string, annou
 	if secret != "" {
 		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
 	}
-	stopJobs, err := startJobs(p.ctx, &worker{st: st, attestation: attestation, tokens: tokens, fetch: &c.Fetch, silence: &c.Silence}, log)
+	stopJobs, err := startJobs(p.ctx, &worker{st: st, attestation: attestation, tokens: tokens, fetch: &c.Fetch, silence: &c.Silence, retention: &c.Retention}, log)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, n
 	}
 	srv, err = server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
-		Issuers: c.Issuers.reach(), IssuerRoots: roots,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots, Retention: c.Retention.standard(),
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, tokens, err

@@ -1,0 +1,321 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Retention is how many days a tenant keeps what was judged.
+type Retention struct {
+	EvidenceDays int `json:"evidence_days"` // raw evidence and boot logs; 7 to 36,500 and not above VerdictDays
+	VerdictDays  int `json:"verdict_days"`  // 30 to 36,500
+	AuditDays    int `json:"audit_days"`    // 365 to 36,500
+}
+
+// DefaultRetention is what holds where nobody says otherwise: a quarter of evidence, a year of verdicts and the month in which it
+// is looked back on, seven years of the audit record.
+var DefaultRetention = Retention{EvidenceDays: 90, VerdictDays: 400, AuditDays: 2557}
+
+// Check refuses what the database would.
+func (r Retention) Check() error {
+	const most = 36500
+	switch {
+	case r.EvidenceDays < 7 || r.EvidenceDays > most:
+		return fmt.Errorf("evidence is kept for 7 to %d days, and not for %d", most, r.EvidenceDays)
+	case r.VerdictDays < 30 || r.VerdictDays > most:
+		return fmt.Errorf("verdicts are kept for 30 to %d days, and not for %d", most, r.VerdictDays)
+	case r.AuditDays < 365 || r.AuditDays > most:
+		return fmt.Errorf("the audit record is kept for 365 to %d days, and not for %d", most, r.AuditDays)
+	case r.EvidenceDays > r.VerdictDays:
+		return fmt.Errorf("evidence (%d days) is not kept for longer than verdicts (%d days)", r.EvidenceDays, r.VerdictDays)
+	}
+	return nil
+}
+
+// RetentionPolicy is a tenant's decision. UpdatedAt is zero where it has made none.
+type RetentionPolicy struct {
+	Retention
+	UpdatedBy string
+	UpdatedAt time.Time
+}
+
+// GetRetention reads the tenant's retention; standard is that of the service.
+func (s *Store) GetRetention(ctx context.Context, tenant uuid.UUID, standard Retention) (RetentionPolicy, error) {
+	return readRetention(ctx, s.pool, tenant, standard)
+}
+
+// querierRow is what reads one row: a pool or a transaction.
+type querierRow interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func readRetention(ctx context.Context, db querierRow, tenant uuid.UUID, standard Retention) (RetentionPolicy, error) {
+	p := RetentionPolicy{Retention: standard}
+	err := db.QueryRow(ctx, `SELECT evidence_days, verdict_days, audit_days, updated_by, updated_at FROM retention_policies WHERE tenant_id = $1`, pgUUID(tenant)).
+		Scan(&p.EvidenceDays, &p.VerdictDays, &p.AuditDays, &p.UpdatedBy, &p.UpdatedAt)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return p, fmt.Errorf("read the retention: %w", err)
+	}
+	return p, nil
+}
+
+// PutRetention sets the tenant's retention. It holds from the next round of the job on.
+func (s *Store) PutRetention(ctx context.Context, tenant uuid.UUID, r, standard Retention, now time.Time, actor Actor) (RetentionPolicy, error) {
+	if err := r.Check(); err != nil {
+		return RetentionPolicy{}, err
+	}
+	out := RetentionPolicy{Retention: r, UpdatedBy: actor.String(), UpdatedAt: now}
+	return out, s.inTx(ctx, func(tx pgx.Tx) error {
+		before, err := readRetention(ctx, tx, tenant, standard)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO retention_policies (tenant_id, evidence_days, verdict_days, audit_days, updated_by, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT (tenant_id) DO UPDATE SET evidence_days = EXCLUDED.evidence_days, verdict_days = EXCLUDED.verdict_days, audit_days = EXCLUDED.audit_days,
+				updated_by = EXCLUDED.updated_by, updated_at = EXCLUDED.updated_at`,
+			tenant, r.EvidenceDays, r.VerdictDays, r.AuditDays, out.UpdatedBy, now); err != nil {
+			return fmt.Errorf("set the retention: %w", err)
+		}
+		return audit(ctx, tx, tenant, now, actor, "retention.update", "retention:"+tenant.String(), before.Retention, r)
+	})
+}
+
+// RetentionMark is up to where a series was pruned: from its beginning, so that a verifier of its chain begins behind it.
+type RetentionMark struct {
+	Kind     string // audit_events, verdicts or evidence
+	Subject  uuid.UUID
+	LastID   uuid.UUID
+	LastHash []byte // nil where it had none
+	Count    int64
+	PrunedAt time.Time
+}
+
+// GetRetentionMark reads a mark; ErrNotFound where nothing of the series was pruned. subject is the machine of verdicts, else
+// the tenant.
+func (s *Store) GetRetentionMark(ctx context.Context, tenant uuid.UUID, kind string, subject uuid.UUID) (RetentionMark, error) {
+	m := RetentionMark{Kind: kind, Subject: subject}
+	err := s.pool.QueryRow(ctx, `SELECT pruned_id, pruned_hash, pruned_count, pruned_at FROM retention_marks WHERE tenant_id = $1 AND kind = $2 AND subject_id = $3`,
+		pgUUID(tenant), kind, pgUUID(subject)).Scan(&m.LastID, &m.LastHash, &m.Count, &m.PrunedAt)
+	if err != nil {
+		return m, notFound(err, "retention mark of "+kind, subject)
+	}
+	return m, nil
+}
+
+// WasPruned tells whether what has that id may have been pruned: the tenant has pruned rows of that age or a later one. It says
+// nothing of whether there ever was such a row, of this tenant or another.
+func (s *Store) WasPruned(ctx context.Context, tenant uuid.UUID, kind string, id uuid.UUID) (bool, error) {
+	var pruned bool
+	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM retention_marks WHERE tenant_id = $1 AND kind = $2 AND pruned_id >= $3)`,
+		pgUUID(tenant), kind, pgUUID(id)).Scan(&pruned)
+	if err != nil {
+		return false, fmt.Errorf("read the retention marks: %w", err)
+	}
+	return pruned, nil
+}
+
+// Pruned is what a round took out.
+type Pruned struct {
+	Evidence, BootLogs, Verdicts, AuditEvents, Answers int64
+}
+
+// The rows of one transaction of pruning, and how long it waits for a lock: those who come after it must not wait long behind it.
+const (
+	prunePage     = 500
+	pruneLockWait = `SET LOCAL lock_timeout = '2s'`
+)
+
+// What a verdict is still needed for: it is a machine's standing one or the last genuine one, an alert that is open rests on it, a
+// baseline version that is not retired was taken from it, or the machine was moved to a version by it. Of v and golden.
+const neededVerdicts = `(SELECT st.verdict_id FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.machine_id = v.machine_id
+	UNION ALL SELECT st.genuine_verdict_id FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.machine_id = v.machine_id
+	UNION ALL SELECT m.last_verdict_id FROM machines m WHERE m.tenant_id = $1 AND m.machine_id = v.machine_id
+	UNION ALL SELECT a.verdict_id FROM alerts a WHERE a.tenant_id = $1 AND a.machine_id = v.machine_id AND a.status IN ('active', 'in_progress')
+	UNION ALL SELECT o.verdict_id FROM alert_occurrences o JOIN alerts a ON a.tenant_id = o.tenant_id AND a.alert_id = o.alert_id
+		WHERE a.tenant_id = $1 AND a.machine_id = v.machine_id AND a.status IN ('active', 'in_progress')
+	UNION ALL SELECT b.verdict_id FROM baseline_matches b WHERE b.tenant_id = $1 AND b.machine_id = v.machine_id
+	UNION ALL SELECT g.verdict_id FROM golden g WHERE g.machine_id = v.machine_id)`
+
+// goldenVerdicts are those that captured and learned versions were taken from; of the machines that the rest of the statement names.
+const goldenVerdicts = `golden AS MATERIALIZED (
+		SELECT (bv.provenance->>'machine_id')::uuid AS machine_id, (bv.provenance->>'verdict_id')::uuid AS verdict_id FROM baseline_versions bv
+		WHERE bv.tenant_id = $1 AND bv.origin IN ('captured', 'learned') AND bv.state <> 'retired' AND bv.provenance->>'machine_id' IN (SELECT machine_id::text FROM of_page))`
+
+// pruneVerdicts takes a page out: of each machine the oldest, up to the first that is still needed. A machine of which something older
+// than the page was left is passed over, so that what goes is always the beginning of its series. $2 is where the page
+// begins, $3 the bound, $4 its size, $5 the time.
+const pruneVerdicts = `WITH page AS MATERIALIZED (
+		SELECT v.verdict_id, v.machine_id FROM verdicts v WHERE v.tenant_id = $1 AND v.verdict_id > $2 AND v.verdict_id < $3 ORDER BY v.verdict_id LIMIT $4),
+	of_page AS MATERIALIZED (SELECT DISTINCT machine_id FROM page),
+	` + goldenVerdicts + `,
+	bound AS MATERIALIZED (
+		SELECT v.machine_id, (SELECT n.verdict_id FROM ` + neededVerdicts + ` n (verdict_id) WHERE n.verdict_id IS NOT NULL ORDER BY 1 LIMIT 1) AS first_needed
+		FROM of_page v
+		WHERE NOT EXISTS (SELECT FROM verdicts o WHERE o.tenant_id = $1 AND o.machine_id = v.machine_id AND o.verdict_id <= $2)),
+	gone AS (DELETE FROM verdicts d USING page p JOIN bound b USING (machine_id)
+		WHERE d.tenant_id = $1 AND d.verdict_id = p.verdict_id AND (b.first_needed IS NULL OR d.verdict_id < b.first_needed)
+		RETURNING d.machine_id, d.verdict_id, d.hash),
+	marked AS (INSERT INTO retention_marks AS m (tenant_id, kind, subject_id, pruned_id, pruned_hash, pruned_count, pruned_at)
+		SELECT $1, 'verdicts', machine_id, (array_agg(verdict_id ORDER BY verdict_id DESC))[1], (array_agg(hash ORDER BY verdict_id DESC))[1], count(*), $5::timestamptz
+		FROM gone GROUP BY machine_id
+		ON CONFLICT (tenant_id, kind, subject_id) DO UPDATE SET pruned_id = EXCLUDED.pruned_id, pruned_hash = EXCLUDED.pruned_hash,
+			pruned_count = m.pruned_count + EXCLUDED.pruned_count, pruned_at = EXCLUDED.pruned_at)
+	SELECT (SELECT count(*) FROM gone), (SELECT verdict_id FROM page ORDER BY verdict_id DESC LIMIT 1)`
+
+// pruneEvidence takes a page of evidence out, but for what is needed: that of needed verdicts, or what those name as theirs.
+const pruneEvidence = `WITH page AS MATERIALIZED (
+		SELECT e.verdict_id FROM evidence e WHERE e.tenant_id = $1 AND e.verdict_id > $2 AND e.verdict_id < $3 ORDER BY e.verdict_id LIMIT $4),
+	of_page AS MATERIALIZED (SELECT DISTINCT v.machine_id FROM page p JOIN verdicts v ON v.tenant_id = $1 AND v.verdict_id = p.verdict_id),
+	` + goldenVerdicts + `,
+	needed AS MATERIALIZED (
+		SELECT coalesce(w.evidence_id, n.verdict_id) AS verdict_id FROM of_page v CROSS JOIN LATERAL ` + neededVerdicts + ` n (verdict_id)
+		LEFT JOIN verdicts w ON w.tenant_id = $1 AND w.verdict_id = n.verdict_id),
+	gone AS (DELETE FROM evidence d USING page p WHERE d.tenant_id = $1 AND d.verdict_id = p.verdict_id
+		AND NOT EXISTS (SELECT FROM needed n WHERE n.verdict_id = p.verdict_id) RETURNING d.verdict_id),
+	marked AS (INSERT INTO retention_marks AS m (tenant_id, kind, subject_id, pruned_id, pruned_count, pruned_at)
+		SELECT $1, 'evidence', $1, (array_agg(verdict_id ORDER BY verdict_id DESC))[1], count(*), $5::timestamptz FROM gone HAVING count(*) > 0
+		ON CONFLICT (tenant_id, kind, subject_id) DO UPDATE SET pruned_id = greatest(m.pruned_id, EXCLUDED.pruned_id),
+			pruned_count = m.pruned_count + EXCLUDED.pruned_count, pruned_at = EXCLUDED.pruned_at)
+	SELECT (SELECT count(*) FROM gone), (SELECT verdict_id FROM page ORDER BY verdict_id DESC LIMIT 1)`
+
+// pruneLogs takes boot logs out that no evidence names and no machine has shown last. Where a machine boots back into one at this very
+// moment its evidence may name a log that is gone: it is asked for the log again at its next attestation (event_log_required).
+const pruneLogs = `DELETE FROM boot_logs b WHERE b.tenant_id = $1 AND b.digest IN (
+		SELECT l.digest FROM boot_logs l WHERE l.tenant_id = $1 AND l.created_at < $2
+			AND NOT EXISTS (SELECT FROM evidence e WHERE e.tenant_id = $1 AND e.event_log_digest = l.digest)
+			AND NOT EXISTS (SELECT FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.last_log = l.digest)
+		LIMIT $3)`
+
+// PruneTenant takes out what the tenant keeps no longer, in pages of a transaction each. Events of the audit record go by its one way
+// out (assay_prune_audit); each page is recorded in the audit record itself.
+func (s *Store) PruneTenant(ctx context.Context, tenant uuid.UUID, standard Retention, now time.Time) (Pruned, error) {
+	var out Pruned
+	r, err := s.GetRetention(ctx, tenant, standard)
+	if err != nil {
+		return out, err
+	}
+	bound := func(days int) time.Time { return now.AddDate(0, 0, -days) }
+	if out.Evidence, err = s.prunePages(ctx, tenant, "evidence", pruneEvidence, bound(r.EvidenceDays), now); err != nil {
+		return out, err
+	}
+	if out.BootLogs, err = s.pruneWhile(ctx, func(tx pgx.Tx) (int64, error) {
+		tag, err := tx.Exec(ctx, pruneLogs, pgUUID(tenant), bound(r.EvidenceDays), prunePage)
+		return tag.RowsAffected(), err
+	}); err != nil {
+		return out, fmt.Errorf("prune boot logs: %w", err)
+	}
+	if out.Verdicts, err = s.prunePages(ctx, tenant, "verdicts", pruneVerdicts, bound(r.VerdictDays), now); err != nil {
+		return out, err
+	}
+	if out.AuditEvents, err = s.pruneAudit(ctx, tenant, bound(r.AuditDays), now); err != nil {
+		return out, err
+	}
+	out.Answers, err = s.pruneWhile(ctx, func(tx pgx.Tx) (int64, error) {
+		tag, err := tx.Exec(ctx, `DELETE FROM idempotency_keys WHERE tenant_id = $1 AND (principal, key) IN
+			(SELECT principal, key FROM idempotency_keys WHERE tenant_id = $1 AND expires_at < $2 LIMIT $3)`, pgUUID(tenant), now, prunePage)
+		return tag.RowsAffected(), err
+	})
+	if err != nil {
+		return out, fmt.Errorf("prune kept answers: %w", err)
+	}
+	return out, nil
+}
+
+// pruneWhile does pages until one is not full.
+func (s *Store) pruneWhile(ctx context.Context, page func(tx pgx.Tx) (int64, error)) (total int64, err error) {
+	for {
+		var n int64
+		err := s.inTx(ctx, func(tx pgx.Tx) (err error) {
+			if _, err := tx.Exec(ctx, pruneLockWait); err != nil {
+				return err
+			}
+			n, err = page(tx)
+			return err
+		})
+		total += n
+		if err != nil || n < prunePage {
+			return total, err
+		}
+	}
+}
+
+// prunePages walks the ids below the bound, page by page, and deletes what the statement says.
+func (s *Store) prunePages(ctx context.Context, tenant uuid.UUID, kind, statement string, before, now time.Time) (total int64, err error) {
+	after, bound := pgtype.UUID{Valid: true}, idBound(before.UnixMilli()) // from the nil UUID, below all, on
+	for {
+		var n int64
+		var last pgtype.UUID
+		err := s.inTx(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, pruneLockWait); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, statement, pgUUID(tenant), after, pgUUID(bound), prunePage, now).Scan(&n, &last); err != nil {
+				return err
+			}
+			return auditPruned(ctx, tx, tenant, kind, n, before, now)
+		})
+		if err != nil {
+			return total, fmt.Errorf("prune %s: %w", kind, err)
+		}
+		total += n
+		if !last.Valid {
+			return total, nil
+		}
+		after = last
+	}
+}
+
+func (s *Store) pruneAudit(ctx context.Context, tenant uuid.UUID, before, now time.Time) (int64, error) {
+	total := int64(0)
+	for {
+		var n int64
+		err := s.inTx(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, pruneLockWait); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `SELECT assay_prune_audit($1, $2, $3, $4)`, pgUUID(tenant), pgUUID(idBound(before.UnixMilli())), prunePage, now).Scan(&n); err != nil {
+				return err
+			}
+			return auditPruned(ctx, tx, tenant, "audit_events", n, before, now)
+		})
+		if err != nil {
+			return total, fmt.Errorf("prune the audit record: %w", err)
+		}
+		if total += n; n == 0 {
+			return total, nil
+		}
+	}
+}
+
+func auditPruned(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, kind string, n int64, before, now time.Time) error {
+	if n == 0 {
+		return nil
+	}
+	return audit(ctx, tx, tenant, now, Actor{Kind: "system", ID: "retention"}, "retention.prune", kind+":", nil, map[string]any{"rows": n, "before": before.UTC()})
+}
+
+// DropEmptyPartitions drops the months before now of which no tenant has a row left. It gives up at a table that is being read
+// for long; the next round tries again.
+func (s *Store) DropEmptyPartitions(ctx context.Context, now time.Time) (dropped int, err error) {
+	for _, table := range []string{"verdicts", "evidence", "audit_events"} {
+		err := s.inTx(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, pruneLockWait); err != nil {
+				return err
+			}
+			var n int
+			err := tx.QueryRow(ctx, `SELECT assay_drop_empty_partitions($1::text::regclass, $2)`, table, now).Scan(&n)
+			dropped += n
+			return err
+		})
+		if err != nil && !isCode(err, "55P03") { // lock_not_available
+			return dropped, fmt.Errorf("drop partitions of %s: %w", table, err)
+		}
+	}
+	return dropped, nil
+}
