@@ -68,7 +68,7 @@ type Config struct {
 	// TLSCert and TLSKey are PEM files; with both the public address speaks TLS 1.2 and 1.3 only. They are
 	// read at start: restart to change them.
 	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"Certificate chain of the public address, leaf first. Read at start."`
-	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key."`
+	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key; not readable by all users (mode 0640 at most)."`
 
 	// PublicURL is the address that clients use, such as https://assay.example. Results name it as their
 	// issuer, under which consumers of workload identities find /.well-known/openid-configuration, and cookies of the pages are
@@ -295,6 +295,9 @@ func (c *Config) check() error {
 	if c.TLSCert != "" {
 		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
 			return badConfig("--tls-cert and --tls-key: %v", err)
+		}
+		if err := keyring.CheckNotPublic(c.TLSKey); err != nil {
+			return badConfig("--tls-key: %v", err)
 		}
 	}
 	if err := checkURL("--public-url", c.PublicURL); err != nil {

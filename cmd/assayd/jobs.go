@@ -150,13 +150,14 @@ func (l *jobListCommand) Run(p *process) error {
 
 // jobRunCommand does one round.
 type jobRunCommand struct {
-	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	Fetch       FetchConfig    `embed:""`
-	Silence     SilenceConfig  `embed:""`
-	KEK         KEKConfig      `embed:""`
-	Results     ResultConfig   `embed:""`
-	Job         string         `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
+	DataDir     string          `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL keyring.Secret  `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Fetch       FetchConfig     `embed:""`
+	Silence     SilenceConfig   `embed:""`
+	Retention   RetentionConfig `embed:""`
+	KEK         KEKConfig       `embed:""`
+	Results     ResultConfig    `embed:""`
+	Job         string          `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
 // Run does it.

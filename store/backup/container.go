@@ -76,8 +76,8 @@ type TableEnd struct {
 
 // Trailer is what a file ends with.
 type Trailer struct {
-	Tables []TableEnd `json:"tables"`
-	Rows   int64      `json:"rows"`
+	Contents []TableEnd `json:"contents"`
+	Rows     int64      `json:"rows"`
 }
 
 // Manifest is all that a file says of itself.
@@ -178,7 +178,7 @@ func (w *writer) finish(rows int64) error {
 		return err
 	}
 	w.end.Rows, w.end.SHA256 = rows, hex.EncodeToString(w.rows.Sum(nil))
-	w.trailer.Tables = append(w.trailer.Tables, w.end)
+	w.trailer.Contents = append(w.trailer.Contents, w.end)
 	w.trailer.Rows += rows
 	return w.object(recordEnd, w.end)
 }
@@ -350,11 +350,11 @@ func (r *reader) finish() (Manifest, error) {
 		return Manifest{}, err
 	}
 	m := Manifest{Header: r.Header}
-	if kind != recordTrailer || json.Unmarshal(r.buffer, &m.Trailer) != nil || len(m.Trailer.Tables) != len(r.ends) {
+	if kind != recordTrailer || json.Unmarshal(r.buffer, &m.Trailer) != nil || len(m.Contents) != len(r.ends) {
 		return Manifest{}, damaged("its end is not that of a backup")
 	}
 	for i, e := range r.ends {
-		if m.Trailer.Tables[i] != e {
+		if m.Contents[i] != e {
 			return Manifest{}, damaged("its end says something else of table %s", e.Name)
 		}
 	}
