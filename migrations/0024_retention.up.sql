@@ -40,7 +40,7 @@ COMMENT ON COLUMN retention_marks.pruned_at IS 'When the last were.';
 -- The one way out of the audit record. Triggers that keep it append-only rest on the one partition and in this transaction
 -- alone, by the right of the tables' owner: there is no setting that would let anybody else through. A partition that gets rows of
 -- now is never touched.
-CREATE FUNCTION assay_prune_audit(of_tenant uuid, before uuid, most integer, at timestamptz) RETURNS bigint
+CREATE FUNCTION assay_prune_audit(of_tenant uuid, below uuid, most integer, noted_at timestamptz) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     part    regclass;
@@ -50,10 +50,8 @@ DECLARE
     last    uuid;
     seal    bytea;
 BEGIN
-    IF before > assay_uuid7_floor(now() - interval '365 days') THEN
-        RAISE EXCEPTION 'the audit record is kept for a year at least';
-    END IF;
-    SELECT e.tableoid::regclass INTO part FROM audit_events e WHERE e.tenant_id = of_tenant AND e.event_id < before ORDER BY e.event_id LIMIT 1;
+    below := least(below, assay_uuid7_floor(now() - interval '365 days'));
+    SELECT e.tableoid::regclass INTO part FROM audit_events e WHERE e.tenant_id = of_tenant AND e.event_id < below ORDER BY e.event_id LIMIT 1;
     IF part IS NULL THEN
         RETURN 0;
     END IF;
@@ -64,19 +62,19 @@ BEGIN
     EXECUTE format('WITH old AS (SELECT event_id FROM ONLY %1$s WHERE tenant_id = $1 AND event_id < $2 ORDER BY event_id LIMIT $3),
         gone AS (DELETE FROM ONLY %1$s a USING old WHERE a.tenant_id = $1 AND a.event_id = old.event_id RETURNING a.event_id, a.hash)
         SELECT count(*), (array_agg(event_id ORDER BY event_id DESC))[1], (array_agg(hash ORDER BY event_id DESC))[1] FROM gone', part)
-        INTO gone, last, seal USING of_tenant, before, most;
+        INTO gone, last, seal USING of_tenant, below, most;
     FOREACH one IN ARRAY coalesce(resting, '{}') LOOP
         EXECUTE format('ALTER TABLE ONLY %s ENABLE TRIGGER %I', part, one);
     END LOOP;
     INSERT INTO retention_marks AS m (tenant_id, kind, subject_id, pruned_id, pruned_hash, pruned_count, pruned_at)
-        VALUES (of_tenant, 'audit_events', of_tenant, last, seal, gone, at)
+        VALUES (of_tenant, 'audit_events', of_tenant, last, seal, gone, noted_at)
         ON CONFLICT (tenant_id, kind, subject_id) DO UPDATE SET pruned_id = EXCLUDED.pruned_id, pruned_hash = EXCLUDED.pruned_hash,
             pruned_count = m.pruned_count + EXCLUDED.pruned_count, pruned_at = EXCLUDED.pruned_at;
     RETURN gone;
 END $$;
-COMMENT ON FUNCTION assay_prune_audit(uuid, uuid, integer, timestamptz) IS 'Takes the oldest events of a tenant below an id out of the audit record, and notes up to where; answers how many. The caller records it in the same transaction.';
+COMMENT ON FUNCTION assay_prune_audit(uuid, uuid, integer, timestamptz) IS 'Takes the oldest events of a tenant below an id out of the audit record, and notes up to where; answers how many. By the clock of the database a year is kept, whatever is asked. The caller records it in the same transaction.';
 
-CREATE FUNCTION assay_drop_empty_partitions(parent regclass, before timestamptz) RETURNS integer
+CREATE FUNCTION assay_drop_empty_partitions(parent regclass, month_of timestamptz) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     part    record;
@@ -88,7 +86,7 @@ BEGIN
     END IF;
     FOR part IN SELECT c.oid::regclass AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = parent AND c.relname ~ '_y[0-9]{4}m[0-9]{2}$'
-            AND substring(c.relname FROM '_y([0-9]{4}m[0-9]{2})$') < to_char(least(before, now()) AT TIME ZONE 'UTC', 'YYYY"m"MM') LOOP
+            AND substring(c.relname FROM '_y([0-9]{4}m[0-9]{2})$') < to_char(least(month_of, now()) AT TIME ZONE 'UTC', 'YYYY"m"MM') LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', part.name) INTO full_of;
         CONTINUE WHEN full_of;
         EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', part.name);

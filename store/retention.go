@@ -200,6 +200,14 @@ func (s *Store) PruneTenant(ctx context.Context, tenant uuid.UUID, standard Rete
 	if err != nil {
 		return out, err
 	}
+	// Where this host's clock is ahead nothing young must go: the earlier of the two clocks counts.
+	var there time.Time
+	if err := s.pool.QueryRow(ctx, `SELECT now()`).Scan(&there); err != nil {
+		return out, fmt.Errorf("read the database's clock: %w", err)
+	}
+	if there.Before(now) {
+		now = there
+	}
 	bound := func(days int) time.Time { return now.AddDate(0, 0, -days) }
 	if out.Evidence, err = s.prunePages(ctx, tenant, "evidence", pruneEvidence, bound(r.EvidenceDays), now); err != nil {
 		return out, err
