@@ -63,14 +63,23 @@ const (
 	collateralSoon = 7 * 24 * time.Hour
 )
 
-// Examine looks a database over, whose schema is that of this code. now is this process's clock.
-func (s *Store) Examine(ctx context.Context, now func() time.Time) (x Examination, err error) {
+// examiner looks by a connection of its own, as the role that the URL names: at all tenants, and outside of what binds the service.
+type examiner struct{ db *pgx.Conn }
+
+// Examine looks the database at url over, whose schema is that of this code. now is this process's clock.
+func Examine(ctx context.Context, url string, now func() time.Time) (x Examination, err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return x, fmt.Errorf("the database does not answer: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	e := examiner{conn}
 	steps := []func() error{
-		func() error { return s.examineServer(ctx, &x, now) },
-		func() error { return s.examineRole(ctx, &x) },
-		func() error { return s.examineTrust(ctx, &x, now()) },
-		func() error { return s.examinePartitions(ctx, &x, now()) },
-		func() error { return s.examineWork(ctx, &x, now()) },
+		func() error { return e.server(ctx, &x, now) },
+		func() error { return e.role(ctx, &x) },
+		func() error { return e.trust(ctx, &x, now()) },
+		func() error { return e.partitions(ctx, &x, now()) },
+		func() error { return e.work(ctx, &x, now()) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -80,10 +89,10 @@ func (s *Store) Examine(ctx context.Context, now func() time.Time) (x Examinatio
 	return x, nil
 }
 
-func (s *Store) examineServer(ctx context.Context, x *Examination, now func() time.Time) error {
+func (e examiner) server(ctx context.Context, x *Examination, now func() time.Time) error {
 	var there time.Time
 	before := now()
-	if err := s.pool.QueryRow(ctx, `SELECT clock_timestamp(), current_setting('server_version'), concat_ws(', ',
+	if err := e.db.QueryRow(ctx, `SELECT clock_timestamp(), current_setting('server_version'), concat_ws(', ',
 			CASE WHEN current_setting('fsync') = 'off' THEN 'fsync' END,
 			CASE WHEN current_setting('full_page_writes') = 'off' THEN 'full_page_writes' END,
 			CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'synchronous_commit' END)`).Scan(&there, &x.Server, &x.NotDurable); err != nil {
@@ -94,9 +103,9 @@ func (s *Store) examineServer(ctx context.Context, x *Examination, now func() ti
 	return nil
 }
 
-// examineRole asks the catalog alone, whatever the policies are.
-func (s *Store) examineRole(ctx context.Context, x *Examination) error {
-	return s.pool.QueryRow(ctx, `SELECT r.rolname, count(c.oid), CASE
+// role asks the catalog alone, whatever the policies are.
+func (e examiner) role(ctx context.Context, x *Examination) error {
+	return e.db.QueryRow(ctx, `SELECT r.rolname, count(c.oid), CASE
 			WHEN count(c.oid) = 0 THEN ''
 			WHEN r.rolsuper THEN 'it is a superuser'
 			WHEN r.rolbypassrls THEN 'it has BYPASSRLS'
@@ -106,13 +115,13 @@ func (s *Store) examineRole(ctx context.Context, x *Examination) error {
 		WHERE r.rolname = current_user GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls`).Scan(&x.Role, &x.ProtectedBy, &x.BypassesRLS)
 }
 
-func (s *Store) examineTrust(ctx context.Context, x *Examination, now time.Time) error {
-	if err := s.pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE kek_id IS NOT NULL), count(*) FILTER (WHERE kek_id IS NULL AND length(key) > 0) FROM service_keys`).
+func (e examiner) trust(ctx context.Context, x *Examination, now time.Time) error {
+	if err := e.db.QueryRow(ctx, `SELECT count(*) FILTER (WHERE kek_id IS NOT NULL), count(*) FILTER (WHERE kek_id IS NULL AND length(key) > 0) FROM service_keys`).
 		Scan(&x.SealedKeys, &x.PlainKeys); err != nil {
 		return err
 	}
 	var oldest *time.Time
-	if err := s.pool.QueryRow(ctx, `SELECT min(since) FROM (SELECT purpose, max(coalesce(activated_at, created_at)) AS since FROM service_keys
+	if err := e.db.QueryRow(ctx, `SELECT min(since) FROM (SELECT purpose, max(coalesce(activated_at, created_at)) AS since FROM service_keys
 		WHERE purpose LIKE 'result_signing%' AND revoked_at IS NULL AND erased_at IS NULL AND (activated_at <= $1 OR activated_at IS NULL AND generation = 1) GROUP BY purpose) k`, now).
 		Scan(&oldest); err != nil {
 		return err
@@ -120,25 +129,25 @@ func (s *Store) examineTrust(ctx context.Context, x *Examination, now time.Time)
 	if oldest != nil {
 		x.OldestSigner = *oldest
 	}
-	rows, _ := s.pool.Query(ctx, `SELECT a.purpose, a.name, min(c.not_after) FROM trust_anchors a JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
+	rows, _ := e.db.Query(ctx, `SELECT a.purpose, a.name, min(c.not_after) FROM trust_anchors a JOIN trust_anchor_certificates c USING (tenant_id, anchor_id)
 		WHERE a.enabled AND c.not_after < $1 GROUP BY a.tenant_id, a.anchor_id, a.purpose, a.name ORDER BY 3 LIMIT $2`, now.Add(anchorsEndSoon), examinedMost)
 	var err error
 	if x.Anchors, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ExaminedAnchor]); err != nil {
 		return err
 	}
-	rows, _ = s.pool.Query(ctx, `SELECT kind, name, not_after FROM collateral WHERE not_after < $1 ORDER BY 3 LIMIT $2`, now.Add(collateralSoon), examinedMost)
+	rows, _ = e.db.Query(ctx, `SELECT kind, name, not_after FROM collateral WHERE not_after < $1 ORDER BY 3 LIMIT $2`, now.Add(collateralSoon), examinedMost)
 	if x.Collateral, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ExaminedCollateral]); err != nil {
 		return err
 	}
-	return s.pool.QueryRow(ctx, `SELECT count(*) FROM collateral_wants WHERE attempts >= 5`).Scan(&x.WantedLong)
+	return e.db.QueryRow(ctx, `SELECT count(*) FROM collateral_wants WHERE attempts >= 5`).Scan(&x.WantedLong)
 }
 
-func (s *Store) examinePartitions(ctx context.Context, x *Examination, now time.Time) error {
+func (e examiner) partitions(ctx context.Context, x *Examination, now time.Time) error {
 	month := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
 	for _, table := range []string{"verdicts", "evidence", "audit_events"} {
 		p := ExaminedPartitions{Table: table}
 		name := func(m time.Time) string { return table + m.Format("_y2006m01") }
-		if err := s.pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL, EXISTS (SELECT FROM `+pgx.Identifier{table + "_default"}.Sanitize()+`)`,
+		if err := e.db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL, EXISTS (SELECT FROM `+pgx.Identifier{table + "_default"}.Sanitize()+`)`,
 			name(month), name(month.AddDate(0, 1, 0))).Scan(&p.ThisMonth, &p.NextMonth, &p.DefaultHasRows); err != nil {
 			return err
 		}
@@ -147,15 +156,15 @@ func (s *Store) examinePartitions(ctx context.Context, x *Examination, now time.
 	return nil
 }
 
-func (s *Store) examineWork(ctx context.Context, x *Examination, now time.Time) error {
-	if err := s.pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM deliveries WHERE state = 'dead' AND finished_at > $1),
+func (e examiner) work(ctx context.Context, x *Examination, now time.Time) error {
+	if err := e.db.QueryRow(ctx, `SELECT (SELECT count(*) FROM deliveries WHERE state = 'dead' AND finished_at > $1),
 		(SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM (SELECT name FROM notification_channels WHERE NOT enabled AND disabled_reason IN ('gone', 'failing') ORDER BY name LIMIT $2) c)`,
 		now.AddDate(0, 0, -7), examinedMost).Scan(&x.DeadLast7d, &x.ChannelsOff); err != nil {
 		return err
 	}
 	since := func(into *time.Duration, sql string, args ...any) error {
 		var at *time.Time
-		if err := s.pool.QueryRow(ctx, sql, args...).Scan(&at); err != nil {
+		if err := e.db.QueryRow(ctx, sql, args...).Scan(&at); err != nil {
 			return err
 		}
 		if at != nil {

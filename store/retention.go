@@ -131,66 +131,17 @@ const (
 	pruneLockWait = `SET LOCAL lock_timeout = '2s'`
 )
 
-// What a verdict is still needed for: it is a machine's standing one or the last genuine one, an alert that is open rests on it, a
-// baseline version that is not retired was taken from it, or the machine was moved to a version by it. Of v and golden.
-const neededVerdicts = `(SELECT st.verdict_id FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.machine_id = v.machine_id
-	UNION ALL SELECT st.genuine_verdict_id FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.machine_id = v.machine_id
-	UNION ALL SELECT m.last_verdict_id FROM machines m WHERE m.tenant_id = $1 AND m.machine_id = v.machine_id
-	UNION ALL SELECT a.verdict_id FROM alerts a WHERE a.tenant_id = $1 AND a.machine_id = v.machine_id AND a.status IN ('active', 'in_progress')
-	UNION ALL SELECT o.verdict_id FROM alert_occurrences o JOIN alerts a ON a.tenant_id = o.tenant_id AND a.alert_id = o.alert_id
-		WHERE a.tenant_id = $1 AND a.machine_id = v.machine_id AND a.status IN ('active', 'in_progress')
-	UNION ALL SELECT b.verdict_id FROM baseline_matches b WHERE b.tenant_id = $1 AND b.machine_id = v.machine_id
-	UNION ALL SELECT g.verdict_id FROM golden g WHERE g.machine_id = v.machine_id)`
-
-// goldenVerdicts are those that captured and learned versions were taken from; of the machines that the rest of the statement names.
-const goldenVerdicts = `golden AS MATERIALIZED (
-		SELECT (bv.provenance->>'machine_id')::uuid AS machine_id, (bv.provenance->>'verdict_id')::uuid AS verdict_id FROM baseline_versions bv
-		WHERE bv.tenant_id = $1 AND bv.origin IN ('captured', 'learned') AND bv.state <> 'retired' AND bv.provenance->>'machine_id' IN (SELECT machine_id::text FROM of_page))`
-
-// pruneVerdicts takes a page out: of each machine the oldest, up to the first that is still needed. A machine of which something older
-// than the page was left is passed over, so that what goes is always the beginning of its series. $2 is where the page
-// begins, $3 the bound, $4 its size, $5 the time.
-const pruneVerdicts = `WITH page AS MATERIALIZED (
-		SELECT v.verdict_id, v.machine_id FROM verdicts v WHERE v.tenant_id = $1 AND v.verdict_id > $2 AND v.verdict_id < $3 ORDER BY v.verdict_id LIMIT $4),
-	of_page AS MATERIALIZED (SELECT DISTINCT machine_id FROM page),
-	` + goldenVerdicts + `,
-	bound AS MATERIALIZED (
-		SELECT v.machine_id, (SELECT n.verdict_id FROM ` + neededVerdicts + ` n (verdict_id) WHERE n.verdict_id IS NOT NULL ORDER BY 1 LIMIT 1) AS first_needed
-		FROM of_page v
-		WHERE NOT EXISTS (SELECT FROM verdicts o WHERE o.tenant_id = $1 AND o.machine_id = v.machine_id AND o.verdict_id <= $2)),
-	gone AS (DELETE FROM verdicts d USING page p JOIN bound b USING (machine_id)
-		WHERE d.tenant_id = $1 AND d.verdict_id = p.verdict_id AND (b.first_needed IS NULL OR d.verdict_id < b.first_needed)
-		RETURNING d.machine_id, d.verdict_id, d.hash),
-	marked AS (INSERT INTO retention_marks AS m (tenant_id, kind, subject_id, pruned_id, pruned_hash, pruned_count, pruned_at)
-		SELECT $1, 'verdicts', machine_id, (array_agg(verdict_id ORDER BY verdict_id DESC))[1], (array_agg(hash ORDER BY verdict_id DESC))[1], count(*), $5::timestamptz
-		FROM gone GROUP BY machine_id
-		ON CONFLICT (tenant_id, kind, subject_id) DO UPDATE SET pruned_id = EXCLUDED.pruned_id, pruned_hash = EXCLUDED.pruned_hash,
-			pruned_count = m.pruned_count + EXCLUDED.pruned_count, pruned_at = EXCLUDED.pruned_at)
-	SELECT (SELECT count(*) FROM gone), (SELECT verdict_id FROM page ORDER BY verdict_id DESC LIMIT 1)`
-
-// pruneEvidence takes a page of evidence out, but for what is needed: that of needed verdicts, or what those name as theirs.
-const pruneEvidence = `WITH page AS MATERIALIZED (
-		SELECT e.verdict_id FROM evidence e WHERE e.tenant_id = $1 AND e.verdict_id > $2 AND e.verdict_id < $3 ORDER BY e.verdict_id LIMIT $4),
-	of_page AS MATERIALIZED (SELECT DISTINCT v.machine_id FROM page p JOIN verdicts v ON v.tenant_id = $1 AND v.verdict_id = p.verdict_id),
-	` + goldenVerdicts + `,
-	needed AS MATERIALIZED (
-		SELECT coalesce(w.evidence_id, n.verdict_id) AS verdict_id FROM of_page v CROSS JOIN LATERAL ` + neededVerdicts + ` n (verdict_id)
-		LEFT JOIN verdicts w ON w.tenant_id = $1 AND w.verdict_id = n.verdict_id),
-	gone AS (DELETE FROM evidence d USING page p WHERE d.tenant_id = $1 AND d.verdict_id = p.verdict_id
-		AND NOT EXISTS (SELECT FROM needed n WHERE n.verdict_id = p.verdict_id) RETURNING d.verdict_id),
-	marked AS (INSERT INTO retention_marks AS m (tenant_id, kind, subject_id, pruned_id, pruned_count, pruned_at)
-		SELECT $1, 'evidence', $1, (array_agg(verdict_id ORDER BY verdict_id DESC))[1], count(*), $5::timestamptz FROM gone HAVING count(*) > 0
-		ON CONFLICT (tenant_id, kind, subject_id) DO UPDATE SET pruned_id = greatest(m.pruned_id, EXCLUDED.pruned_id),
-			pruned_count = m.pruned_count + EXCLUDED.pruned_count, pruned_at = EXCLUDED.pruned_at)
-	SELECT (SELECT count(*) FROM gone), (SELECT verdict_id FROM page ORDER BY verdict_id DESC LIMIT 1)`
-
-// pruneLogs takes boot logs out that no evidence names and no machine has shown last. Where a machine boots back into one at this very
-// moment its evidence may name a log that is gone: it is asked for the log again at its next attestation (event_log_required).
-const pruneLogs = `DELETE FROM boot_logs b WHERE b.tenant_id = $1 AND b.digest IN (
-		SELECT l.digest FROM boot_logs l WHERE l.tenant_id = $1 AND l.created_at < $2
-			AND NOT EXISTS (SELECT FROM evidence e WHERE e.tenant_id = $1 AND e.event_log_digest = l.digest)
-			AND NOT EXISTS (SELECT FROM machine_attestation_state st WHERE st.tenant_id = $1 AND st.last_log = l.digest)
-		LIMIT $3)`
+// What is taken out is decided in the database (migration 0024), by the right of the tables' owner. A verdict is needed, and stays, where it
+// is the machine's standing one or the last genuine one, where an alert that is open rests on it, where a baseline version that is not
+// retired was taken from it, or where the machine was moved to a version by it; its evidence stays with it.
+//
+// Where a machine boots back into a boot log at the very moment when it is taken out, its evidence names a log that is gone: it is asked
+// for the log again at its next attestation (event_log_required).
+const (
+	pruneVerdicts = `SELECT pruned, reached FROM assay_prune_verdicts($1, $2, $3, $4, $5)`
+	pruneEvidence = `SELECT pruned, reached FROM assay_prune_evidence($1, $2, $3, $4, $5)`
+	pruneLogs     = `SELECT assay_prune_boot_logs($1, $2, $3)`
+)
 
 // PruneTenant takes out what the tenant keeps no longer, in pages of a transaction each. Events of the audit record go by its one way
 // out (assay_prune_audit); each page is recorded in the audit record itself.
@@ -213,8 +164,9 @@ func (s *Store) PruneTenant(ctx context.Context, tenant uuid.UUID, standard Rete
 		return out, err
 	}
 	if out.BootLogs, err = s.pruneWhile(ctx, func(tx pgx.Tx) (int64, error) {
-		tag, err := tx.Exec(ctx, pruneLogs, pgUUID(tenant), bound(r.EvidenceDays), prunePage)
-		return tag.RowsAffected(), err
+		var n int64
+		err := tx.QueryRow(ctx, pruneLogs, pgUUID(tenant), bound(r.EvidenceDays), prunePage).Scan(&n)
+		return n, err
 	}); err != nil {
 		return out, fmt.Errorf("prune boot logs: %w", err)
 	}

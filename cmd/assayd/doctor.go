@@ -143,7 +143,7 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		r.skip("the schema is not that of this version", databaseChecks[1:]...)
 		return nil
 	}
-	x, err := st.Examine(ctx, time.Now)
+	x, err := store.Examine(ctx, url, time.Now)
 	if err != nil {
 		r.fail("database", "look at the database's log, and at the rights of its role", "%v", err)
 		r.skip("the database cannot be asked", databaseChecks...)
