@@ -133,6 +133,7 @@ BEGIN
         EXECUTE 'WITH page AS (SELECT c.seq, c.event_id, c.hash, e.tableoid AS part FROM audit_chain c JOIN audit_events e ON e.tenant_id = c.tenant_id AND e.event_id = c.event_id
                 WHERE c.tenant_id = $1 AND c.event_id < $2
                     AND c.seq < coalesce((SELECT min(k.seq) FROM audit_chain k WHERE k.tenant_id = $1 AND k.seq > 0 AND k.event_id >= $2), 9223372036854775807)
+                    AND c.seq < (SELECT max(k.seq) FROM audit_chain k WHERE k.tenant_id = $1) -- the last stays: the next is chained to it
                 ORDER BY c.seq LIMIT $3),
             together AS (SELECT *, bool_and(part = first_part) OVER (ORDER BY seq) AS same
                 FROM (SELECT *, first_value(part) OVER (ORDER BY seq) AS first_part FROM page) p)
