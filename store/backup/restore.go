@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -58,15 +59,10 @@ func prepare(ctx context.Context, url string, h Header, replace bool) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := nobodyElse(ctx, conn); err != nil {
+		return err
+	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		var others int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
-			AND backend_type = 'client backend'`).Scan(&others); err != nil {
-			return fmt.Errorf("look who uses the database: %w", err)
-		}
-		if others > 0 {
-			return fmt.Errorf("%w: %d other connections of this role are open; stop the service first", ErrInUse, others)
-		}
 		schema, dirty, _, err := versions(ctx, tx)
 		switch {
 		case err != nil:
@@ -98,6 +94,31 @@ func prepare(ctx context.Context, url string, h Header, replace bool) error {
 		}
 		return errors.Join(empty(ctx, tx, all), restoreTriggers())
 	})
+}
+
+// leaving is how long connections that have just been closed may take to end.
+const leaving = 5 * time.Second
+
+// nobodyElse refuses a database that others of this role are connected to.
+func nobodyElse(ctx context.Context, conn *pgx.Conn) error {
+	for end := time.Now().Add(leaving); ; {
+		var others int
+		if err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+			AND backend_type = 'client backend'`).Scan(&others); err != nil {
+			return fmt.Errorf("look who uses the database: %w", err)
+		}
+		if others == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%w: %d other connections of this role are open; stop the service first", ErrInUse, others)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // load loads the rows in one transaction.
