@@ -46,7 +46,7 @@ $(GOLANGCI):
 
 test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the long suites
 	@integration/fuzz.sh 5000x verifier
-	@integration/fuzz.sh 1000x baseline server/auth server/token store/keyring
+	@integration/fuzz.sh 1000x baseline server/auth server/token store/keyring store/backup
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
 	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 ./store/keyring/hsm
 	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 -run '^TestKeysInAToken$$' ./cmd/assayd

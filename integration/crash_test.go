@@ -229,7 +229,7 @@ func TestKill(t *testing.T) {
 	all := softStreams(t, svc, 6)
 	real := booted(t, svc, "kill-tpm", "", "sb-on-1")
 	state := real.agentState()
-	all = append(all, &stream{svc: svc, id: state.MachineID, token: state.Token, next: func(c *client.Challenge, _ int) ([]byte, error) {
+	all = append(all, &stream{svc: svc, id: state.MachineID, token: state.Bearer(), next: func(c *client.Challenge, _ int) ([]byte, error) {
 		return real.evidence(c), nil
 	}})
 	all.to(svc)

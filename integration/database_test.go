@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
+	"github.com/assay-verifier/assay/migrations"
 	"github.com/assay-verifier/assay/store/embedded"
 )
 
@@ -43,13 +44,9 @@ func TestExternalDatabase(t *testing.T) {
 		"--listen", "127.0.0.1:0", "--admin-listen", ""); err == nil || !strings.Contains(out, "migrate") {
 		t.Errorf("on a database without schema serve --no-migrate says: %v %s", err, out)
 	}
-	files, err := filepath.Glob(filepath.Join("..", "migrations", "*.up.sql"))
-	if err != nil || len(files) == 0 {
-		t.Fatal("no migrations", err)
-	}
 	for range 2 { // the second time there is nothing to do
 		out, err := assayd(t, "migrate", "--database-url", databaseURL)
-		if want := fmt.Sprintf("schema version %d\n", len(files)); err != nil || !strings.HasSuffix(out, want) {
+		if want := fmt.Sprintf("schema version %d\n", migrations.Last()); err != nil || !strings.HasSuffix(out, want) {
 			t.Fatalf("migrate: %v %q, want %q", err, out, want)
 		}
 	}

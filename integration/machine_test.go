@@ -148,7 +148,7 @@ func (m *machine) challenge() *client.Challenge {
 	m.t.Helper()
 	state := m.agentState()
 	var c client.Challenge
-	m.svc.call(m.t, http.MethodPost, "/v1/machines/"+state.MachineID+"/challenges", state.Token, nil, http.StatusCreated, &c)
+	m.svc.call(m.t, http.MethodPost, "/v1/machines/"+state.MachineID+"/challenges", state.Bearer(), nil, http.StatusCreated, &c)
 	return &c
 }
 
@@ -196,7 +196,7 @@ func (m *machine) evidenceFrom(c *client.Challenge, socket string, foreign bool)
 func (m *machine) submit(body []byte) answer {
 	m.t.Helper()
 	state := m.agentState()
-	a, err := m.svc.send(m.t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+"/evidence", state.Token, "application/json", body)
+	a, err := m.svc.send(m.t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+"/evidence", state.Bearer(), "application/json", body)
 	if err != nil {
 		m.t.Fatal(err)
 	}

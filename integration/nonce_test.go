@@ -45,7 +45,7 @@ func TestConcurrentNonce(t *testing.T) {
 			for i := range posts {
 				done.Go(func() {
 					start.Wait()
-					answers[i], errs[i] = svc.send(context.Background(), http.MethodPost, "/v1/machines/"+state.MachineID+"/evidence", state.Token, "application/json", body)
+					answers[i], errs[i] = svc.send(context.Background(), http.MethodPost, "/v1/machines/"+state.MachineID+"/evidence", state.Bearer(), "application/json", body)
 				})
 			}
 			start.Done()
@@ -125,7 +125,7 @@ func TestForeignNonce(t *testing.T) {
 	}
 	// With its own token a machine posts for itself only.
 	state := a.agentState()
-	got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+b.id()+"/evidence", state.Token, "application/json", a.evidence(made))
+	got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+b.id()+"/evidence", state.Bearer(), "application/json", a.evidence(made))
 	if err != nil || got.status != http.StatusForbidden {
 		t.Errorf("another machine's token: %v %d %s", err, got.status, got.body)
 	}

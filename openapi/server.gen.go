@@ -5354,6 +5354,29 @@ type ResultRequest struct {
 	Profile *ResultProfile `json:"profile,omitempty"`
 }
 
+// Retention defines model for Retention.
+type Retention struct {
+	AuditDays    int        `json:"audit_days"`
+	EvidenceDays int        `json:"evidence_days"`
+	UpdatedAt    *time.Time `json:"updated_at"`
+
+	// UpdatedBy Who decided; null where the service's own settings hold.
+	UpdatedBy   *string `json:"updated_by"`
+	VerdictDays int     `json:"verdict_days"`
+}
+
+// RetentionRequest defines model for RetentionRequest.
+type RetentionRequest struct {
+	// AuditDays Events of the audit record.
+	AuditDays int `json:"audit_days"`
+
+	// EvidenceDays Raw evidence and boot logs. Not more than verdict_days.
+	EvidenceDays int `json:"evidence_days"`
+
+	// VerdictDays Verdicts.
+	VerdictDays int `json:"verdict_days"`
+}
+
 // RetireRequest defines model for RetireRequest.
 type RetireRequest struct {
 	// Comment Free text, line breaks included.
@@ -7209,6 +7232,12 @@ type IntrospectResultParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// PutRetentionParams defines parameters for PutRetention.
+type PutRetentionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RotateSigningKeysParams defines parameters for RotateSigningKeys.
 type RotateSigningKeysParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -7524,6 +7553,9 @@ type IntrospectResultJSONRequestBody = IntrospectionRequest
 
 // IntrospectResultFormdataRequestBody defines body for IntrospectResult for application/x-www-form-urlencoded ContentType.
 type IntrospectResultFormdataRequestBody = IntrospectionForm
+
+// PutRetentionJSONRequestBody defines body for PutRetention for application/json ContentType.
+type PutRetentionJSONRequestBody = RetentionRequest
 
 // RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
 type RotateSigningKeysJSONRequestBody = RotateRequest
@@ -8061,6 +8093,12 @@ type ServerInterface interface {
 	// IntrospectResult Whether a result still holds
 	// (POST /v1/results/introspect)
 	IntrospectResult(w http.ResponseWriter, r *http.Request, params IntrospectResultParams)
+	// GetRetention How long what was judged is kept
+	// (GET /v1/retention)
+	GetRetention(w http.ResponseWriter, r *http.Request)
+	// PutRetention Decide how long what was judged is kept
+	// (PUT /v1/retention)
+	PutRetention(w http.ResponseWriter, r *http.Request, params PutRetentionParams)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(w http.ResponseWriter, r *http.Request)
@@ -8700,6 +8738,18 @@ func (_ Unimplemented) UnexemptRecommendation(w http.ResponseWriter, r *http.Req
 // IntrospectResult Whether a result still holds
 // (POST /v1/results/introspect)
 func (_ Unimplemented) IntrospectResult(w http.ResponseWriter, r *http.Request, params IntrospectResultParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetRetention How long what was judged is kept
+// (GET /v1/retention)
+func (_ Unimplemented) GetRetention(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutRetention Decide how long what was judged is kept
+// (PUT /v1/retention)
+func (_ Unimplemented) PutRetention(w http.ResponseWriter, r *http.Request, params PutRetentionParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -14360,6 +14410,61 @@ func (siw *ServerInterfaceWrapper) IntrospectResult(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
+// GetRetention operation middleware
+func (siw *ServerInterfaceWrapper) GetRetention(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRetention(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutRetention operation middleware
+func (siw *ServerInterfaceWrapper) PutRetention(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutRetentionParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutRetention(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListRevocations operation middleware
 func (siw *ServerInterfaceWrapper) ListRevocations(w http.ResponseWriter, r *http.Request) {
 
@@ -16193,6 +16298,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/policies/{name}/versions", wrapper.ListPolicyVersions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/retention", wrapper.GetRetention)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/retention", wrapper.PutRetention)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/policy-templates", wrapper.ListPolicyTemplates)
@@ -21449,6 +21560,84 @@ func (response IntrospectResultdefaultApplicationProblemPlusJSONResponse) VisitI
 	return err
 }
 
+type GetRetentionRequestObject struct {
+}
+
+type GetRetentionResponseObject interface {
+	VisitGetRetentionResponse(w http.ResponseWriter) error
+}
+
+type GetRetention200JSONResponse Retention
+
+func (response GetRetention200JSONResponse) VisitGetRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRetentiondefaultApplicationProblemPlusJSONResponse) VisitGetRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutRetentionRequestObject struct {
+	Params PutRetentionParams
+	Body   *PutRetentionJSONRequestBody
+}
+
+type PutRetentionResponseObject interface {
+	VisitPutRetentionResponse(w http.ResponseWriter) error
+}
+
+type PutRetention200JSONResponse Retention
+
+func (response PutRetention200JSONResponse) VisitPutRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutRetentiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutRetentiondefaultApplicationProblemPlusJSONResponse) VisitPutRetentionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRevocationsRequestObject struct {
 }
 
@@ -23261,6 +23450,12 @@ type StrictServerInterface interface {
 	// IntrospectResult Whether a result still holds
 	// (POST /v1/results/introspect)
 	IntrospectResult(ctx context.Context, request IntrospectResultRequestObject) (IntrospectResultResponseObject, error)
+	// GetRetention How long what was judged is kept
+	// (GET /v1/retention)
+	GetRetention(ctx context.Context, request GetRetentionRequestObject) (GetRetentionResponseObject, error)
+	// PutRetention Decide how long what was judged is kept
+	// (PUT /v1/retention)
+	PutRetention(ctx context.Context, request PutRetentionRequestObject) (PutRetentionResponseObject, error)
 	// ListRevocations List what is known to be bad
 	// (GET /v1/revocations)
 	ListRevocations(ctx context.Context, request ListRevocationsRequestObject) (ListRevocationsResponseObject, error)
@@ -26121,6 +26316,63 @@ func (sh *strictHandler) IntrospectResult(w http.ResponseWriter, r *http.Request
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(IntrospectResultResponseObject); ok {
 		if err := validResponse.VisitIntrospectResultResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRetention operation middleware
+func (sh *strictHandler) GetRetention(w http.ResponseWriter, r *http.Request) {
+	var request GetRetentionRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRetention(ctx, request.(GetRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRetentionResponseObject); ok {
+		if err := validResponse.VisitGetRetentionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutRetention operation middleware
+func (sh *strictHandler) PutRetention(w http.ResponseWriter, r *http.Request, params PutRetentionParams) {
+	var request PutRetentionRequestObject
+
+	request.Params = params
+
+	var body PutRetentionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutRetention(ctx, request.(PutRetentionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutRetention")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutRetentionResponseObject); ok {
+		if err := validResponse.VisitPutRetentionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -61,6 +61,8 @@ type Config struct {
 	// IssuerRoots are the certificates that theirs must chain to; nil means the system's.
 	Issuers     auth.Reach
 	IssuerRoots *x509.CertPool
+	// Retention is how long tenants that have decided nothing keep what was judged; the zero value is store.DefaultRetention.
+	Retention store.Retention
 	// TLSCertFile and TLSKeyFile make the public address speak TLS 1.2 and 1.3 (PEM). Both or none.
 	TLSCertFile, TLSKeyFile string
 }
@@ -137,6 +139,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Random == nil {
 		c.Random = rand.Reader
+	}
+	if c.Retention == (store.Retention{}) {
+		c.Retention = store.DefaultRetention
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -52,6 +52,7 @@ func TestContract(t *testing.T) {
 		{"collateral", collateral},
 		{"revocation", revocation},
 		{"policies", policies},
+		{"retention", retention},
 		{"known-bad", knownBad},
 		{"lists", lists},
 		{"malformed", malformed},

@@ -53,6 +53,7 @@ var fittingBodies = map[string]string{
 	"putNotificationChannel":    `{"name": "x", "kind": "syslog", "address": "syslog.example:6514"}`,
 	"createTrustAnchor":         `{"name": "x", "purpose": "ek", "certificates_pem": "x"}`,
 	"putPolicy":                 `{}`,
+	"putRetention":              `{"evidence_days": 30, "verdict_days": 60, "audit_days": 365}`,
 	"dryRunReferenceValues":     `{"reference_values": {"claims": {"secure_boot": true}}}`,
 	"testPolicy":                `{"policy": {}}`,
 	"createReappraisal":         `{"comment": "x"}`,

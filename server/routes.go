@@ -177,6 +177,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/policies/{name}", roleReader, api.GetPolicy},
 		{"PUT", "/v1/policies/{name}", roleAdmin, api.PutPolicy},
 		{"GET", "/v1/policies/{name}/versions", roleReader, api.ListPolicyVersions},
+		{"GET", "/v1/retention", roleReader, api.GetRetention},
+		{"PUT", "/v1/retention", roleAdmin, api.PutRetention},
 		{"GET", "/v1/policy-templates", roleReader, api.ListPolicyTemplates},
 		{"GET", "/v1/revocations", roleReader, api.ListRevocations},
 		{"PUT", "/v1/revocations/{kind}", roleAdmin, s.putRevocations},

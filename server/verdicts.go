@@ -123,7 +123,7 @@ func (s *Server) listVerdicts(ctx context.Context, f store.VerdictFilter, page s
 func (s *Server) GetVerdict(ctx context.Context, req openapi.GetVerdictRequestObject) (openapi.GetVerdictResponseObject, error) {
 	v, err := s.store.GetVerdict(ctx, principalOf(ctx).tenant, req.VerdictID)
 	if err != nil {
-		return nil, err
+		return nil, s.orPruned(ctx, "verdicts", req.VerdictID, err)
 	}
 	return jsonAnswer{http.StatusOK, storedVerdict(v)}, nil
 }
@@ -132,7 +132,7 @@ func (s *Server) GetVerdict(ctx context.Context, req openapi.GetVerdictRequestOb
 func (s *Server) GetVerdictEventLog(ctx context.Context, req openapi.GetVerdictEventLogRequestObject) (openapi.GetVerdictEventLogResponseObject, error) {
 	events, err := s.attest.DecodedLog(ctx, principalOf(ctx).tenant, req.VerdictID)
 	if err != nil {
-		return nil, err
+		return nil, s.orPruned(ctx, "evidence", req.VerdictID, err)
 	}
 	if len(events) == 0 {
 		return nil, refuse(codeNotFound, "the verdict was reached without an event log")

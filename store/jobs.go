@@ -100,7 +100,10 @@ func (s *Store) enqueueDeliveries(ctx context.Context, tx pgx.Tx, tenant uuid.UU
 const jobLock = 0x61737361795f6a62
 
 // migrateJobs brings River's tables to the version of this code.
-func migrateJobs(ctx context.Context, url string) (err error) {
+func migrateJobs(ctx context.Context, url string) error { return migrateJobsTo(ctx, url, 0) }
+
+// migrateJobsTo brings River's tables to a version, also back; 0 is that of this code.
+func migrateJobsTo(ctx context.Context, url string, version int) (err error) {
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		return fmt.Errorf("database URL: %w", err)
@@ -122,7 +125,17 @@ func migrateJobs(ctx context.Context, url string) (err error) {
 	if err != nil {
 		return fmt.Errorf("migrate the job queue: %w", err)
 	}
-	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, &rivermigrate.MigrateOpts{TargetVersion: version}); err != nil {
+		return fmt.Errorf("migrate the job queue: %w", err)
+	}
+	applied, err := migrator.ExistingVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("migrate the job queue: %w", err)
+	}
+	if version == 0 || len(applied) == 0 || applied[len(applied)-1].Version <= version {
+		return nil
+	}
+	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionDown, &rivermigrate.MigrateOpts{TargetVersion: version}); err != nil {
 		return fmt.Errorf("migrate the job queue: %w", err)
 	}
 	return nil

@@ -34,6 +34,18 @@ func Migrate(ctx context.Context, url string) error {
 	return migrateJobs(ctx, url)
 }
 
+// MigrateTo brings the schema to a version, also back, and the job queue's tables to theirs (0: as they are). It is for a
+// backup that is restored; the way back fails where data stands against it.
+func MigrateTo(ctx context.Context, url string, version uint, jobs int) error {
+	if err := withMigrator(ctx, url, func(m *migrate.Migrate) error { return m.Migrate(version) }); err != nil {
+		return err
+	}
+	if jobs == 0 {
+		return nil
+	}
+	return migrateJobsTo(ctx, url, jobs)
+}
+
 // withMigrator gives f a migrator on url; migrate.ErrNoChange is no error.
 func withMigrator(ctx context.Context, url string, f func(*migrate.Migrate) error) error {
 	cfg, err := pgx.ParseConfig(url)
@@ -106,6 +118,10 @@ func (s *Store) CheckMigrations(ctx context.Context) error {
 func (s *Store) MakePartitions(ctx context.Context, now time.Time, months int) (int, error) {
 	made := 0
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		// Attaching a partition locks the default one: behind a reader that takes long (a backup) everybody would wait.
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '5s'`); err != nil {
+			return fmt.Errorf("make partitions: %w", err)
+		}
 		for table, key := range map[string]string{"verdicts": "verdict_id", "evidence": "verdict_id", "audit_events": "event_id"} {
 			var n int
 			if err := tx.QueryRow(ctx, `SELECT assay_make_partitions($1::text::regclass, $2, $3, $4)`, table, key, now, months).Scan(&n); err != nil {

@@ -14,11 +14,12 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/attester"
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 type enrollCmd struct {
-	JoinToken     string            `name:"join-token" placeholder:"TOKEN" xor:"token" help:"Join token. On the command line every user of the machine can see it: prefer ASSAY_JOIN_TOKEN or a file."`
+	JoinToken     keyring.Secret    `name:"join-token" placeholder:"TOKEN" xor:"token" help:"Join token. On the command line every user of the machine can see it: prefer ASSAY_JOIN_TOKEN or a file."`
 	JoinTokenFile string            `name:"join-token-file" placeholder:"FILE" xor:"token" help:"File with the join token."`
 	AKAlg         string            `name:"ak-alg" enum:"ecdsa,rsassa,rsapss" default:"ecdsa" help:"Attestation key that the agent makes: ecdsa (P-256), rsassa or rsapss (RSA-2048). Where the cloud made one, that is used, of this kind if there are several."`
 	EKChain       string            `name:"ek-certificate-chain" placeholder:"FILE" help:"PEM intermediates of the EK certificate that the TPM does not hold itself."`
@@ -38,8 +39,11 @@ func (c *enrollCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer at.Close()
-	token := c.JoinToken
+	token := string(c.JoinToken.Reveal())
 	if c.JoinTokenFile != "" {
+		if err := keyring.CheckNotPublic(c.JoinTokenFile); err != nil {
+			return err
+		}
 		text, err := os.ReadFile(c.JoinTokenFile)
 		if err != nil {
 			return err
@@ -58,7 +62,7 @@ func (c *enrollCmd) Run(ctx context.Context, a *app) error {
 		}
 	}
 	enrolled, err := at.Enroll(ctx, attester.Enrollment{
-		JoinToken:          strings.TrimSpace(token),
+		JoinToken:          keyring.NewSecret([]byte(strings.TrimSpace(token))),
 		AKAlg:              tpmdevice.AKAlg(c.AKAlg),
 		EKCertificateChain: ekChain,
 		AKCertificateChain: akChain,

@@ -33,6 +33,7 @@ type CLI struct {
 	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
 	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`
 	APITokens         APITokensCommand         `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
+	Retention         RetentionCommand         `cmd:"" group:"admin" help:"How long evidence, verdicts and the audit record are kept."`
 	SigningKeys       SigningKeysCommand       `cmd:"" name:"signing-keys" aliases:"signing-key" group:"admin" help:"Keys that sign results for relying parties."`
 
 	Token   TokenCommand   `cmd:"" group:"offline" help:"Results for relying parties: verify one offline, ask whether it still holds, have one signed."`

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/openapi/client"
+	"github.com/assay-verifier/assay/store/keyring"
 )
 
 const (
@@ -81,6 +82,11 @@ func isLoopback(host string) bool {
 func (a *app) token() (string, error) {
 	if a.cli.TokenFile == "" {
 		return strings.TrimSpace(a.getenv("ASSAY_TOKEN")), nil
+	}
+	if a.cli.TokenFile != "-" {
+		if err := keyring.CheckNotPublic(a.cli.TokenFile); err != nil {
+			return "", unreadable(a.cli.TokenFile, "a token", err)
+		}
 	}
 	body, err := readFile(a.cli.TokenFile, 64<<10, a.stdin)
 	if err != nil {

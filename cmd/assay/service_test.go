@@ -24,6 +24,7 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
 	"github.com/assay-verifier/assay/integration/measure"
 	"github.com/assay-verifier/assay/integration/swtpm"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
@@ -173,7 +174,7 @@ func TestAgainstService(t *testing.T) {
 		}
 		defer a.Close()
 		if !a.State().Enrolled() {
-			if _, err := a.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: agent.Machine{Name: "web-1", ExternalID: "vm-1", OS: "linux", Platform: "qemu", SecurityType: "trusted_launch", ScaleSet: "web"}}); err != nil {
+			if _, err := a.Enroll(ctx, attester.Enrollment{JoinToken: keyring.NewSecret([]byte(join)), Machine: agent.Machine{Name: "web-1", ExternalID: "vm-1", OS: "linux", Platform: "qemu", SecurityType: "trusted_launch", ScaleSet: "web"}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -245,13 +246,13 @@ func TestAgainstService(t *testing.T) {
 		t.Fatal(err)
 	}
 	web := agent.Machine{Name: "web-1", ExternalID: "vm-1", OS: "linux"}
-	_, err = lost.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: web})
+	_, err = lost.Enroll(ctx, attester.Enrollment{JoinToken: keyring.NewSecret([]byte(join)), Machine: web})
 	if err == nil || !strings.Contains(err.Error(), "identity_conflict") {
 		t.Errorf("another AK before the release: %v", err)
 	}
 	s.wants(0, []string{"web-1 is released"}, "machines", "release", "web-1")
 	s.wants(1, []string{"conflict", "no active key"}, "machines", "release", "web-1")
-	if _, err := lost.Enroll(ctx, attester.Enrollment{JoinToken: join, Machine: web}); err != nil {
+	if _, err := lost.Enroll(ctx, attester.Enrollment{JoinToken: keyring.NewSecret([]byte(join)), Machine: web}); err != nil {
 		t.Errorf("another AK after the release: %v", err)
 	}
 	lost.Close()

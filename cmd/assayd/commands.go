@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/keyring"
 )
 
 // serveCommand runs the service.
@@ -55,9 +56,9 @@ func (d *devCommand) Run(p *process) error {
 
 // migrateCommand migrates the configured database.
 type migrateCommand struct {
-	DataDir     string `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	LogFormat   string `env:"ASSAY_LOG_FORMAT" enum:",json,text" default:"" help:"json or text."`
+	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	LogFormat   string         `env:"ASSAY_LOG_FORMAT" enum:",json,text" default:"" help:"json or text."`
 }
 
 // Run migrates and prints the version.
@@ -92,9 +93,9 @@ func (m *migrateCommand) Run(p *process) (err error) {
 
 // adminTokenCommand makes an administrator's token where every other is lost.
 type adminTokenCommand struct {
-	DataDir     string `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	Name        string `default:"operator" help:"Name of the token, for the audit record."`
+	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Name        string         `default:"operator" help:"Name of the token, for the audit record."`
 }
 
 // Run makes the token and prints it, alone, on standard output.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/reach"
-	"github.com/assay-verifier/assay/server/schedule"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/finding"
 )
 
@@ -47,7 +47,7 @@ type Config struct {
 	//
 	// Danger: other users of the host can read a flag, so give a URL with a password by the variable, or
 	// name a passfile= in it.
-	DatabaseURL string `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
+	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
 
 	// DatabaseConnections bounds the connections to Postgres. One is busy with the group commit of verdicts;
 	// the others answer queries. More than twice the database's cores gain nothing.
@@ -68,7 +68,7 @@ type Config struct {
 	// TLSCert and TLSKey are PEM files; with both the public address speaks TLS 1.2 and 1.3 only. They are
 	// read at start: restart to change them.
 	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"Certificate chain of the public address, leaf first. Read at start."`
-	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key."`
+	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key; not readable by all users (mode 0640 at most)."`
 
 	// PublicURL is the address that clients use, such as https://assay.example. Results name it as their
 	// issuer, under which consumers of workload identities find /.well-known/openid-configuration, and cookies of the pages are
@@ -89,8 +89,8 @@ type Config struct {
 	// Silence says when many silent machines are one event.
 	Silence SilenceConfig `embed:""`
 
-	// Retention is how long what is over is kept.
-	Retention AlertRetentionConfig `embed:""`
+	// Retention is how long what was judged is kept.
+	Retention RetentionConfig `embed:""`
 
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
@@ -185,23 +185,6 @@ func (c *SilenceConfig) check() error {
 		return badConfig("--silence-end-percent: %d is outside 1 to 100", c.SilenceEndPercent)
 	case c.SilenceMaxAge < time.Hour || c.SilenceMaxAge > 30*24*time.Hour:
 		return badConfig("--silence-max-age: %s is outside 1h to 720h", c.SilenceMaxAge)
-	}
-	return nil
-}
-
-// AlertRetentionConfig is how long what is over of alerts is kept.
-type AlertRetentionConfig struct {
-	// RetentionAlerts is how long the history and the occurrences of a closed alert, the members of a closed incident, and
-	// silences and fleet conflicts that ended are kept. Alerts and incidents themselves stay, with their counts, the first and the
-	// last event and occurrence; nothing that is open is ever deleted.
-	//
-	// Danger: what was said and done about an alert is gone afterwards, but for the audit record, which has a retention of its own.
-	RetentionAlerts time.Duration `env:"ASSAY_RETENTION_ALERTS" default:"9600h" placeholder:"DURATION" help:"How long histories of closed alerts and incidents, and ended silences and fleet conflicts are kept (${default}, 400 days)."`
-}
-
-func (c *AlertRetentionConfig) check() error {
-	if c.RetentionAlerts < schedule.LeastAlertRetention {
-		return badConfig("--retention-alerts: %s is less than %s", c.RetentionAlerts, schedule.LeastAlertRetention)
 	}
 	return nil
 }
@@ -313,6 +296,9 @@ func (c *Config) check() error {
 		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
 			return badConfig("--tls-cert and --tls-key: %v", err)
 		}
+		if err := keyring.CheckNotPublic(c.TLSKey); err != nil {
+			return badConfig("--tls-key: %v", err)
+		}
 	}
 	if err := checkURL("--public-url", c.PublicURL); err != nil {
 		return err
@@ -320,7 +306,10 @@ func (c *Config) check() error {
 	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
 		return err
 	}
-	if err := errors.Join(c.Fetch.check(), c.Silence.check(), c.Retention.check()); err != nil {
+	if err := errors.Join(c.Fetch.check(), c.Silence.check()); err != nil {
+		return err
+	}
+	if err := c.Retention.check(); err != nil {
 		return err
 	}
 	if _, err := c.Issuers.roots(); err != nil {

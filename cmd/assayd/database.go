@@ -15,13 +15,13 @@ const postgresStop = 20 * time.Second
 // startDatabase gives the URL of the configured database, starting the embedded one where none is
 // configured. stop ends what was started; it comes last of all.
 func startDatabase(ctx context.Context, c *Config, log *slog.Logger) (url string, stop func() error, err error) {
-	if c.DatabaseURL != "" {
-		return c.DatabaseURL, func() error { return nil }, nil
+	if !c.DatabaseURL.Empty() {
+		return string(c.DatabaseURL.Reveal()), func() error { return nil }, nil
 	}
 	if err := c.makeDataDir(); err != nil {
 		return "", nil, err
 	}
-	postgres, err := embedded.Start(ctx, embedded.Config{DataDir: filepath.Join(c.DataDir, "postgres"), Logf: infof(log)})
+	postgres, err := embedded.Start(ctx, embedded.Config{DataDir: c.postgresDir(), Logf: infof(log)})
 	if err != nil {
 		return "", nil, err
 	}
@@ -31,3 +31,6 @@ func startDatabase(ctx context.Context, c *Config, log *slog.Logger) (url string
 		return postgres.Stop(ctx)
 	}, nil
 }
+
+// postgresDir is the folder of the embedded Postgres.
+func (c *Config) postgresDir() string { return filepath.Join(c.DataDir, "postgres") }

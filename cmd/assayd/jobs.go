@@ -14,6 +14,7 @@ import (
 	"github.com/assay-verifier/assay/server/schedule"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/keyring"
 )
 
 const (
@@ -32,7 +33,7 @@ type worker struct {
 	tokens      *token.Service
 	fetch       *FetchConfig
 	silence     *SilenceConfig
-	retention   *AlertRetentionConfig
+	retention   *RetentionConfig
 }
 
 // jobs are all jobs that can also be called by hand, whether the service does them or not.
@@ -57,8 +58,10 @@ func (w *worker) jobs() []schedule.Job {
 			About: "Publishes the keys that will sign results next, lets them sign when it is time, and erases those that have ended."},
 		schedule.EndDeliveries(st, time.Now),
 		each(func(t uuid.UUID) schedule.Job {
-			return schedule.PruneAlerts(st, t, w.retention.RetentionAlerts, time.Now)
+			return schedule.PruneAlerts(st, t, w.retention.alerts(), time.Now)
 		}),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Retention(st, t, w.retention.standard(), time.Now) }),
+		schedule.DropPartitions(st, time.Now),
 	}
 }
 
@@ -139,7 +142,7 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &AlertRetentionConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
 		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
@@ -157,14 +160,14 @@ func (l *jobListCommand) Run(p *process) error {
 
 // jobRunCommand does one round.
 type jobRunCommand struct {
-	DataDir     string               `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string               `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	Fetch       FetchConfig          `embed:""`
-	Silence     SilenceConfig        `embed:""`
-	Retention   AlertRetentionConfig `embed:""`
-	KEK         KEKConfig            `embed:""`
-	Results     ResultConfig         `embed:""`
-	Job         string               `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
+	DataDir     string          `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL keyring.Secret  `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	Fetch       FetchConfig     `embed:""`
+	Silence     SilenceConfig   `embed:""`
+	Retention   RetentionConfig `embed:""`
+	KEK         KEKConfig       `embed:""`
+	Results     ResultConfig    `embed:""`
+	Job         string          `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
 // Run does it.
@@ -231,7 +234,7 @@ func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *sl
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &AlertRetentionConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
 		if j.Name == name {
 			return true
 		}

@@ -57,7 +57,7 @@ func TestJobsAreDoneForEveryTenant(t *testing.T) {
 		}
 	}
 	w := &worker{st: st, fetch: &FetchConfig{}, silence: &SilenceConfig{SilenceMachines: 5, SilencePercent: 50, SilenceEndPercent: 20, SilenceMaxAge: time.Hour},
-		retention: &AlertRetentionConfig{RetentionAlerts: schedule.LeastAlertRetention}}
+		retention: &RetentionConfig{RetentionAlerts: int(schedule.LeastAlertRetention / (24 * time.Hour)), RetentionEvidence: 90, RetentionVerdicts: 400, RetentionAudit: 2557}}
 	both := func(story, sql string, want int64) {
 		t.Helper()
 		var n int64

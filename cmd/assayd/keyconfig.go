@@ -143,7 +143,7 @@ func (c *Config) ring(inUse []string, log *slog.Logger) (*keyring.Ring, error) {
 		}
 	}
 	file := c.KEK.KeyFile
-	if file == "" && c.DatabaseURL == "" && (len(wrappers) == 0 || exists(c.ownKeyFile())) {
+	if file == "" && c.DatabaseURL.Empty() && (len(wrappers) == 0 || exists(c.ownKeyFile())) {
 		file = c.ownKeyFile()
 		if !exists(file) {
 			if len(inUse) > 0 {

@@ -68,10 +68,10 @@ func (g *keysGenerateInTokenCommand) Run(*process) error {
 
 // keyStore are the settings of the commands that open the database with its keys.
 type keyStore struct {
-	DataDir     string       `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
-	DatabaseURL string       `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
-	KEK         KEKConfig    `embed:""`
-	Results     ResultConfig `embed:""`
+	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
+	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
+	KEK         KEKConfig      `embed:""`
+	Results     ResultConfig   `embed:""`
 }
 
 // with opens the database for f.

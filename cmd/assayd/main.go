@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,6 +35,9 @@ type commands struct {
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
 	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
 	Job         jobCommand         `cmd:"" help:"List the jobs that the service does by time, or do a round of one by hand."`
+	Backup      backupCommand      `cmd:"" help:"Write the whole database into one file, while the service runs or not. The key-encryption key is not in it."`
+	Restore     restoreCommand     `cmd:"" help:"Make the database of a file that assayd backup wrote, of this version or an earlier one. No service may run on it."`
+	Doctor      doctorCommand      `cmd:"" help:"Look settings, host and database over, and say what to do about what is not well."`
 	Keys        keysCommand        `cmd:"" help:"Keys that sign results, and the key-encryption keys that seal them."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
@@ -74,6 +78,10 @@ func run(args []string, p *process) int {
 		return exitBadCall
 	}
 	if err := kctx.Run(p); err != nil {
+		var verdict doctorVerdict
+		if errors.As(err, &verdict) { // it has said everything
+			return verdict.code
+		}
 		message, code := explain(err)
 		fmt.Fprintln(p.stderr, "assayd:", message)
 		return code

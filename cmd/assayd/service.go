@@ -175,7 +175,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, n
 	}
 	srv, err = server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
-		Issuers: c.Issuers.reach(), IssuerRoots: roots,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots, Retention: c.Retention.standard(),
 		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, tokens, err

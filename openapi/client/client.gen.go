@@ -5371,6 +5371,29 @@ type ResultRequest struct {
 	Profile *ResultProfile `json:"profile,omitempty"`
 }
 
+// Retention defines model for Retention.
+type Retention struct {
+	AuditDays    int        `json:"audit_days"`
+	EvidenceDays int        `json:"evidence_days"`
+	UpdatedAt    *time.Time `json:"updated_at"`
+
+	// UpdatedBy Who decided; null where the service's own settings hold.
+	UpdatedBy   *string `json:"updated_by"`
+	VerdictDays int     `json:"verdict_days"`
+}
+
+// RetentionRequest defines model for RetentionRequest.
+type RetentionRequest struct {
+	// AuditDays Events of the audit record.
+	AuditDays int `json:"audit_days"`
+
+	// EvidenceDays Raw evidence and boot logs. Not more than verdict_days.
+	EvidenceDays int `json:"evidence_days"`
+
+	// VerdictDays Verdicts.
+	VerdictDays int `json:"verdict_days"`
+}
+
 // RetireRequest defines model for RetireRequest.
 type RetireRequest struct {
 	// Comment Free text, line breaks included.
@@ -7324,6 +7347,12 @@ type IntrospectResultParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// PutRetentionParams defines parameters for PutRetention.
+type PutRetentionParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // PutRevocationsJSONBody defines parameters for PutRevocations.
 type PutRevocationsJSONBody = interface{}
 
@@ -7666,6 +7695,9 @@ type IntrospectResultJSONRequestBody = IntrospectionRequest
 
 // IntrospectResultFormdataRequestBody defines body for IntrospectResult for application/x-www-form-urlencoded ContentType.
 type IntrospectResultFormdataRequestBody = IntrospectionForm
+
+// PutRetentionJSONRequestBody defines body for PutRetention for application/json ContentType.
+type PutRetentionJSONRequestBody = RetentionRequest
 
 // PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
 type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
@@ -9249,6 +9281,33 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 	IntrospectResultWithFormdataBody(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRetention How long what was judged is kept
+	//
+	// A job takes out what is older, from the beginning of each series, and records it. What is still needed stays: the standing
+	// and the last genuine verdict of a machine, what an open alert rests on, and what a baseline was taken from, each with its evidence.
+	// A verdict that was taken out is `not_found`, whose detail says so.
+	//
+	// Corresponds with GET /v1/retention (the `GetRetention` operationId).
+	GetRetention(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRetentionWithBody Decide how long what was judged is kept
+	//
+	// It holds from the next round of the job on, for what is there already too.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+	PutRetentionWithBody(ctx context.Context, params *PutRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRetention Decide how long what was judged is kept
+	//
+	// It holds from the next round of the job on, for what is there already too.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+	PutRetention(ctx context.Context, params *PutRetentionParams, body PutRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRevocations List what is known to be bad
 	//
@@ -12284,6 +12343,63 @@ func (c *Client) IntrospectResult(ctx context.Context, params *IntrospectResultP
 // Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 func (c *Client) IntrospectResultWithFormdataBody(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIntrospectResultRequestWithFormdataBody(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRetention How long what was judged is kept
+//
+// A job takes out what is older, from the beginning of each series, and records it. What is still needed stays: the standing
+// and the last genuine verdict of a machine, what an open alert rests on, and what a baseline was taken from, each with its evidence.
+// A verdict that was taken out is `not_found`, whose detail says so.
+//
+// Corresponds with GET /v1/retention (the `GetRetention` operationId).
+func (c *Client) GetRetention(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRetentionRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRetentionWithBody Decide how long what was judged is kept
+//
+// It holds from the next round of the job on, for what is there already too.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+func (c *Client) PutRetentionWithBody(ctx context.Context, params *PutRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRetentionRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRetention Decide how long what was judged is kept
+//
+// It holds from the next round of the job on, for what is there already too.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+func (c *Client) PutRetention(ctx context.Context, params *PutRetentionParams, body PutRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRetentionRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -20333,6 +20449,88 @@ func NewIntrospectResultRequestWithBody(server string, params *IntrospectResultP
 	return req, nil
 }
 
+// NewGetRetentionRequest constructs an http.Request for the GetRetention method
+func NewGetRetentionRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/retention")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutRetentionRequest calls the generic PutRetention builder with application/json body
+func NewPutRetentionRequest(server string, params *PutRetentionParams, body PutRetentionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutRetentionRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewPutRetentionRequestWithBody constructs an http.Request for the PutRetention method, with any body, and a specified content type
+func NewPutRetentionRequestWithBody(server string, params *PutRetentionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/retention")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListRevocationsRequest constructs an http.Request for the ListRevocations method
 func NewListRevocationsRequest(server string) (*http.Request, error) {
 	var err error
@@ -23477,6 +23675,35 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/results/introspect (the `IntrospectResult` operationId).
 	IntrospectResultWithFormdataBodyWithResponse(ctx context.Context, params *IntrospectResultParams, body IntrospectResultFormdataRequestBody, reqEditors ...RequestEditorFn) (*IntrospectResultResponse, error)
+
+	// GetRetentionWithResponse How long what was judged is kept
+	//
+	// A job takes out what is older, from the beginning of each series, and records it. What is still needed stays: the standing
+	// and the last genuine verdict of a machine, what an open alert rests on, and what a baseline was taken from, each with its evidence.
+	// A verdict that was taken out is `not_found`, whose detail says so.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/retention (the `GetRetention` operationId).
+	GetRetentionWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRetentionResponse, error)
+
+	// PutRetentionWithBodyWithResponse Decide how long what was judged is kept
+	//
+	// It holds from the next round of the job on, for what is there already too.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+	PutRetentionWithBodyWithResponse(ctx context.Context, params *PutRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRetentionResponse, error)
+
+	// PutRetentionWithResponse Decide how long what was judged is kept
+	//
+	// It holds from the next round of the job on, for what is there already too.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+	PutRetentionWithResponse(ctx context.Context, params *PutRetentionParams, body PutRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRetentionResponse, error)
 
 	// ListRevocationsWithResponse List what is known to be bad
 	//
@@ -28833,6 +29060,102 @@ func (r IntrospectResultResponse) ContentType() string {
 	return ""
 }
 
+type GetRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Retention
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRetentionResponse) GetJSON200() *Retention {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRetentionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Retention
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutRetentionResponse) GetJSON200() *Retention {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutRetentionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRevocationsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -32463,6 +32786,53 @@ func (c *ClientWithResponses) IntrospectResultWithFormdataBodyWithResponse(ctx c
 		return nil, err
 	}
 	return ParseIntrospectResultResponse(rsp)
+}
+
+// GetRetentionWithResponse How long what was judged is kept
+//
+// A job takes out what is older, from the beginning of each series, and records it. What is still needed stays: the standing
+// and the last genuine verdict of a machine, what an open alert rests on, and what a baseline was taken from, each with its evidence.
+// A verdict that was taken out is `not_found`, whose detail says so.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/retention (the `GetRetention` operationId).
+func (c *ClientWithResponses) GetRetentionWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRetentionResponse, error) {
+	rsp, err := c.GetRetention(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRetentionResponse(rsp)
+}
+
+// PutRetentionWithBodyWithResponse Decide how long what was judged is kept
+//
+// It holds from the next round of the job on, for what is there already too.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+func (c *ClientWithResponses) PutRetentionWithBodyWithResponse(ctx context.Context, params *PutRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRetentionResponse, error) {
+	rsp, err := c.PutRetentionWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRetentionResponse(rsp)
+}
+
+// PutRetentionWithResponse Decide how long what was judged is kept
+//
+// It holds from the next round of the job on, for what is there already too.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/retention (the `PutRetention` operationId).
+func (c *ClientWithResponses) PutRetentionWithResponse(ctx context.Context, params *PutRetentionParams, body PutRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRetentionResponse, error) {
+	rsp, err := c.PutRetention(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRetentionResponse(rsp)
 }
 
 // ListRevocationsWithResponse List what is known to be bad
@@ -36581,6 +36951,72 @@ func ParseIntrospectResultResponse(rsp *http.Response) (*IntrospectResultRespons
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Introspection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRetentionResponse parses an HTTP response from a GetRetentionWithResponse call
+func ParseGetRetentionResponse(rsp *http.Response) (*GetRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Retention
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutRetentionResponse parses an HTTP response from a PutRetentionWithResponse call
+func ParsePutRetentionResponse(rsp *http.Response) (*PutRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Retention
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

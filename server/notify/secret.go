@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,12 @@ type Secrets struct {
 	Previous []byte `json:"previous,omitempty"` // before the last rotation; signs as well until Channel.PreviousSecretUntil
 	Password string `json:"password,omitempty"` // of a mail server
 }
+
+// Format implements fmt.Formatter: no verb shows any of them.
+func (Secrets) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
+
+// LogValue implements slog.LogValuer.
+func (Secrets) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 // secretBytes is the length of a signing secret (Standard Webhooks 1.0.0, "Signature scheme": 24 to 64 bytes).
 const secretBytes = 32

@@ -22,7 +22,7 @@ const (
 func PruneAlerts(st *store.Store, tenant uuid.UUID, keep time.Duration, now func() time.Time) Job {
 	return Job{
 		Name:  "alerts-retention",
-		About: "Deletes histories of alerts and incidents, silences and fleet conflicts that have been over for longer than --retention-alerts.",
+		About: "Deletes histories of alerts and incidents, silences and fleet conflicts that have been over for longer than --retention-alert-days.",
 		Every: time.Hour,
 		Run: func(ctx context.Context) (string, error) {
 			p, err := st.PruneAlerts(ctx, tenant, now().Add(-keep), prunedPage)

@@ -26,6 +26,9 @@ var ErrNotInstalled = errors.New("no Postgres server is installed; this installs
 // ErrInUse is returned where another process runs a server on the same folder.
 var ErrInUse = errors.New("the data folder is in use by another process")
 
+// ErrNotRunning is returned where no process runs a server on the folder.
+var ErrNotRunning = errors.New("no server runs on the data folder")
+
 // Config says where a server lives.
 type Config struct {
 	// DataDir is a folder for this server alone; it is made if missing.

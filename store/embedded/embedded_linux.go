@@ -117,6 +117,29 @@ func (p *Postgres) start(ctx context.Context, base string) error {
 	return nil
 }
 
+// Running is the connection URL of the server that another process runs on a data folder. The server may end at any time.
+// Errors: ErrNotRunning, and a folder that is not ours.
+func Running(dataDir string) (string, error) {
+	base, err := filepath.Abs(dataDir)
+	if err != nil {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	lock, err := takeLock(base)
+	switch {
+	case err == nil:
+		return "", errors.Join(fmt.Errorf("%s: %w", base, ErrNotRunning), lock.Close())
+	case errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("%s: %w", base, ErrNotRunning)
+	case !errors.Is(err, ErrInUse):
+		return "", err
+	}
+	p := &Postgres{paths: paths{base: base, socket: socketDir(base)}}
+	if p.user, err = lookupUser(); err != nil {
+		return "", err
+	}
+	return p.URL(), p.checkSocketDir(p.paths.socket)
+}
+
 // URL is the connection URL of the server's database: a unix socket, no password.
 func (p *Postgres) URL() string { return p.urlOf(database) }
 

@@ -15,6 +15,9 @@ func Start(context.Context, Config) (*Postgres, error) {
 	return nil, errors.New("the embedded Postgres runs on Linux only; give a database URL")
 }
 
+// Running fails, for the same reason.
+func Running(string) (string, error) { return "", ErrNotRunning }
+
 // URL is empty.
 func (*Postgres) URL() string { return "" }
 

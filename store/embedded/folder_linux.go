@@ -65,28 +65,42 @@ func (u *dropTo) own(dir string) error {
 	return nil
 }
 
-// makeSocketDir makes the folder of the socket, which only the server's user (and root) can enter. Where the
-// data folder's path is too long for a socket, it is a folder below /tmp whose name follows from that path.
-func (p *Postgres) makeSocketDir() (string, error) {
-	dir := filepath.Join(p.paths.base, "run")
+// socketDir is the folder of the socket. Where the data folder's path is too long for a socket, it is a folder below
+// /tmp whose name follows from that path.
+func socketDir(base string) string {
+	dir := filepath.Join(base, "run")
 	if len(dir) > maxSocketDir {
-		sum := sha256.Sum256([]byte(p.paths.base))
+		sum := sha256.Sum256([]byte(base))
 		dir = filepath.Join("/tmp", "assay-postgres-"+hex.EncodeToString(sum[:8]))
 	}
+	return dir
+}
+
+// makeSocketDir makes the folder of the socket, which only the server's user (and root) can enter.
+func (p *Postgres) makeSocketDir() (string, error) {
+	dir := socketDir(p.paths.base)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("make the socket folder: %w", err)
 	}
+	if err := p.checkSocketDir(dir); err != nil {
+		return "", err
+	}
+	return dir, p.user.own(dir)
+}
+
+// checkSocketDir refuses a folder of somebody else.
+func (p *Postgres) checkSocketDir(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return "", fmt.Errorf("socket folder: %w", err)
+		return fmt.Errorf("socket folder: %w", err)
 	}
 	// Below /tmp anybody could have made it first, to be in the middle of our connections.
 	st, ok := info.Sys().(*syscall.Stat_t)
 	ours := ok && (int(st.Uid) == os.Geteuid() || p.user != nil && st.Uid == p.user.uid)
 	if !info.IsDir() || !ours || info.Mode().Perm() != 0o700 {
-		return "", fmt.Errorf("%s should be a folder of ours with mode 0700: remove it", dir)
+		return fmt.Errorf("%s should be a folder of ours with mode 0700: remove it", dir)
 	}
-	return dir, p.user.own(dir)
+	return nil
 }
 
 // takeLock makes sure that one process uses the folder. The kernel frees the lock with the process.

@@ -91,18 +91,48 @@ func ReadPrivate(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if err := checkPrivate(f); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxKeyFile))
+}
+
+// CheckPrivate refuses what ReadPrivate would, and reads nothing.
+func CheckPrivate(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return checkPrivate(f)
+}
+
+// CheckNotPublic refuses a file that all users of the machine may read, or that others than its owner may write. A group may read it: so
+// are TLS keys given out that several services use.
+func CheckNotPublic(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o027 != 0 {
+		return fmt.Errorf("%s can be read by all users, or written by others (mode %04o): chmod 640 %s", path, info.Mode().Perm(), path)
+	}
+	return nil
+}
+
+func checkPrivate(f *os.File) error {
 	info, err := f.Stat() // of what was opened, so that it cannot be another file by now
 	switch {
 	case err != nil:
-		return nil, err
+		return err
 	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
+		return fmt.Errorf("%s is no regular file", f.Name())
 	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s can be read or written by other users (mode %04o): chmod 600 it", path, info.Mode().Perm())
+		return fmt.Errorf("%s can be read or written by other users (mode %04o): chmod 600 %s", f.Name(), info.Mode().Perm(), f.Name())
 	case info.Size() > maxKeyFile:
-		return nil, fmt.Errorf("%s has more than %d bytes", path, maxKeyFile)
+		return fmt.Errorf("%s has more than %d bytes", f.Name(), maxKeyFile)
 	}
-	return io.ReadAll(io.LimitReader(f, maxKeyFile))
+	return nil
 }
 
 // NewKeyLine is a line for a key file: a fresh key with an id of its own.

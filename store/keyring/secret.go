@@ -1,12 +1,13 @@
 package keyring
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 )
 
 // redacted is what a Secret shows of itself.
-const redacted = "[secret]"
+const redacted = "[redacted]"
 
 // Secret holds bytes that must not be read anywhere but where they are used. However it is printed, logged or marshalled,
 // alone or inside another value, it shows a fixed word. The zero value holds nothing.
@@ -45,3 +46,9 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // MarshalBinary implements encoding.BinaryMarshaler, which encoding/gob follows.
 func (s Secret) MarshalBinary() ([]byte, error) { return []byte(redacted), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler, so that settings are read straight into a Secret.
+func (s *Secret) UnmarshalText(text []byte) error {
+	*s = NewSecret(bytes.Clone(text))
+	return nil
+}

@@ -47,7 +47,7 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 	s := a.state
 	if challenge == nil {
 		var err error
-		if challenge, err = a.client.Challenge(ctx, s.MachineID, s.Token); err != nil {
+		if challenge, err = a.client.Challenge(ctx, s.MachineID, s.Bearer()); err != nil {
 			return nil, err
 		}
 	}
@@ -58,7 +58,7 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 	if e.logToSend != nil {
 		// Raw and ahead of the evidence: in the evidence it would be base64 in JSON. A server that wants it
 		// otherwise gets it there.
-		if err := a.client.PutEventLog(ctx, s.MachineID, s.Token, e.logDigest, e.logToSend); err != nil {
+		if err := a.client.PutEventLog(ctx, s.MachineID, s.Bearer(), e.logDigest, e.logToSend); err != nil {
 			var p *client.Problem
 			if !errors.As(err, &p) || (p.Status != 404 && p.Status != 405) {
 				return nil, err
@@ -70,7 +70,7 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 	var asked time.Time
 	for again := true; again; {
 		asked = time.Now()
-		verdict, err = a.client.SubmitEvidence(ctx, s.MachineID, s.Token, e.evidence)
+		verdict, err = a.client.SubmitEvidence(ctx, s.MachineID, s.Bearer(), e.evidence)
 		// What was named by its digest is sent whole when the server does not hold it; each once.
 		switch again = false; {
 		case client.IsProblem(err, codeEventLogRequired) && e.log != nil && e.evidence.EventLog == nil:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
+	"github.com/assay-verifier/assay/store/keyring"
 )
 
 // The server's time is taken as it is; only where it says none there is jitter.
@@ -121,12 +122,12 @@ func TestStateSurvives(t *testing.T) {
 	if err != nil || s.Enrolled() {
 		t.Fatalf("%+v, %v", s, err)
 	}
-	s.Server, s.MachineID, s.Token, s.AK = "https://x", "m", "secret", AK{Alg: "ecdsa", Blob: []byte{1}}
+	s.Server, s.MachineID, s.Token, s.AK = "https://x", "m", keyring.NewSecret([]byte("secret")), AK{Alg: "ecdsa", Blob: []byte{1}}
 	if err := s.Save(); err != nil {
 		t.Fatal(err)
 	}
 	again, err := LoadState(dir)
-	if err != nil || !again.Enrolled() || again.Token != "secret" || again.Last != nil {
+	if err != nil || !again.Enrolled() || again.Bearer() != "secret" || again.Last != nil {
 		t.Errorf("%+v, %v", again, err)
 	}
 	for _, name := range []string{stateFile, tokenFile} {
@@ -162,7 +163,7 @@ func TestEnrolled(t *testing.T) {
 		{State{Platform: client.TDX}, true, "none"},
 		{State{}, false, "none"},
 	} {
-		c.state.dir, c.state.MachineID, c.state.Token = t.TempDir(), "m", "t"
+		c.state.dir, c.state.MachineID, c.state.Token = t.TempDir(), "m", keyring.NewSecret([]byte("t"))
 		if err := c.state.Save(); err != nil {
 			t.Fatal(err)
 		}

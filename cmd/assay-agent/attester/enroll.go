@@ -12,12 +12,13 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
 
 // Enrollment says how to enrol.
 type Enrollment struct {
-	JoinToken string
+	JoinToken keyring.Secret
 	AKAlg     tpmdevice.AKAlg // default ECDSA
 	// Machine overrides what is detected, field by field.
 	Machine client.Machine
@@ -51,7 +52,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 	if a.client == nil {
 		return nil, errors.New("a server address is needed")
 	}
-	if e.JoinToken == "" {
+	if e.JoinToken.Empty() {
 		return nil, errors.New("a join token is needed")
 	}
 	if e.AKAlg == "" {
@@ -91,7 +92,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 	}
 	p.request.Machine = merge(p.request.Machine, e.Machine)
 
-	answer, err := a.client.Enroll(ctx, e.JoinToken, p.request)
+	answer, err := a.client.Enroll(ctx, string(e.JoinToken.Reveal()), p.request)
 	if client.IsProblem(err, codeIdentityConflict) && a.state.Enrolled() && !bytes.Equal(a.state.AK.Public, p.key.Public) {
 		return nil, fmt.Errorf("%w\n  %s", err, a.otherKey(p.key))
 	}
@@ -109,7 +110,7 @@ func (a *Attester) Enroll(ctx context.Context, e Enrollment) (out *Enrolled, err
 
 	s := a.state
 	s.AK, s.Pending, s.Platform = *p.key, nil, kind
-	s.Server, s.MachineID, s.Token = a.config.Server, answer.MachineID, answer.MachineToken
+	s.Server, s.MachineID, s.Token = a.config.Server, answer.MachineID, keyring.NewSecret([]byte(answer.MachineToken))
 	s.Assurance, s.EnrolledAt, s.Last = answer.Assurance, time.Now().UTC(), nil
 	s.EK = p.ekText()
 	if err := s.Save(); err != nil {

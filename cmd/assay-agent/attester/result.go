@@ -11,5 +11,5 @@ func (a *Attester) Result(ctx context.Context, r *client.ResultRequest) (*client
 	if !a.state.Enrolled() {
 		return nil, ErrNotEnrolled
 	}
-	return a.client.Result(ctx, a.state.MachineID, a.state.Token, r)
+	return a.client.Result(ctx, a.state.MachineID, a.state.Bearer(), r)
 }

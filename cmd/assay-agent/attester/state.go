@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/store/keyring"
 )
 
 // State is what survives a restart. It lies in state.json of the state directory, and the machine's
@@ -32,7 +33,7 @@ type State struct {
 	Pending *AK `json:"pending_ak,omitempty"`
 
 	// Token is the machine's bearer token.
-	Token string `json:"-"`
+	Token keyring.Secret `json:"-"`
 
 	dir string
 }
@@ -94,17 +95,23 @@ func LoadState(dir string) (*State, error) {
 	if err := json.Unmarshal(raw, s); err != nil {
 		return nil, fmt.Errorf("read the state: %s: %w", filepath.Join(dir, stateFile), err)
 	}
+	if err := keyring.CheckNotPublic(filepath.Join(dir, tokenFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the machine token: %w", err)
+	}
 	token, err := os.ReadFile(filepath.Join(dir, tokenFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read the machine token: %w", err)
 	}
-	s.Token = strings.TrimSpace(string(token))
+	s.Token = keyring.NewSecret([]byte(strings.TrimSpace(string(token))))
 	return s, nil
 }
 
+// Bearer is what requests are authenticated with.
+func (s *State) Bearer() string { return string(s.Token.Reveal()) }
+
 // Enrolled tells whether the machine can attest.
 func (s *State) Enrolled() bool {
-	return s.MachineID != "" && s.Token != "" && (s.AK.exists() || s.Platform != "")
+	return s.MachineID != "" && !s.Token.Empty() && (s.AK.exists() || s.Platform != "")
 }
 
 // Save writes the state. The token goes first: a crash in between leaves an enrolment that is not known
@@ -113,8 +120,8 @@ func (s *State) Save() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("write the state: %w", err)
 	}
-	if s.Token != "" {
-		if err := replaceFile(filepath.Join(s.dir, tokenFile), []byte(s.Token+"\n")); err != nil {
+	if !s.Token.Empty() {
+		if err := replaceFile(filepath.Join(s.dir, tokenFile), []byte(s.Bearer()+"\n")); err != nil {
 			return fmt.Errorf("write the machine token: %w", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	netmail "net/mail"
 	"strings"
@@ -37,6 +38,9 @@ type Target struct {
 	Username, Password string      // empty: no authentication
 	Hello              string      // what the sender calls itself (EHLO); empty for the machine's name
 }
+
+// Format implements fmt.Formatter: no verb shows the password.
+func (t Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "mail server "+t.Host) }
 
 // Message is one mail.
 type Message struct {
