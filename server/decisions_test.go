@@ -48,6 +48,7 @@ func deciders(b *bench, f *fixture) map[string]string {
 	out["expired admin"] = b.storedToken(store.DefaultTenant, store.APIToken{Name: "expired", Role: store.RoleAdmin, ExpiresAt: ptr(time.Now().Add(-time.Second))})
 	out["admin of another tenant"] = b.storedToken(b.otherTenant(), store.APIToken{Name: "other", Role: store.RoleAdmin})
 	out["pipeline with a rule"] = b.ci.token(nil)
+	out["pipeline without a rule"] = b.ci.token(map[string]any{"repository": "stranger/images"})
 	out["person without a binding"] = b.ci.token(map[string]any{"sub": "mallory", "repository": nil, "ref": nil})
 	out["person, expired"] = b.ci.token(map[string]any{"sub": "alice", "exp": time.Now().Add(-time.Hour).Unix(), "iat": time.Now().Add(-2 * time.Hour).Unix()})
 	for _, x := range []struct {

@@ -77,7 +77,7 @@ var viewing = []permission{permMachinesRead, permVerdictsRead, permFindingsRead,
 var (
 	responding = []permission{permAlertsWrite, permAlertsRefuse, permSuppress, permExempt}
 	authoring  = []permission{permBaselinesWrite, permCapture}
-	approving  = []permission{permPromote, permApprove, permAlertsRefuse}
+	approving  = []permission{permPromote, permApprove}
 	operating  = []permission{permMachinesWrite, permKeysWrite, permJoinTokens, permSigningKeys, permTrustWrite, permPoliciesWrite, permChannelsWrite, permReappraise}
 	governing  = []permission{permTokensWrite, permIdentityWrite, permRolesRead, permRolesWrite}
 )
@@ -90,7 +90,7 @@ var permissionsOf = map[role][]permission{
 	roleReader:       viewing,
 	roleResponder:    slices.Concat(viewing, responding),
 	roleAuthor:       slices.Concat(viewing, authoring),
-	roleApprover:     slices.Concat(viewing, approving),
+	roleApprover:     slices.Concat(viewing, approving, []permission{permAlertsRefuse}),
 	roleOperator:     slices.Concat(viewing, operating),
 	roleAdmin:        slices.Concat(viewing, responding, authoring, approving, operating, governing),
 	roleRelyingParty: {permIntrospect},

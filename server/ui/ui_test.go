@@ -66,7 +66,7 @@ func authenticate(now func() time.Time) func(context.Context, string) (ui.Princi
 		if err != nil {
 			return ui.Principal{}, err
 		}
-		return ui.Principal{Tenant: tenant, TokenID: token.ID, Name: token.Name, Role: token.Role}, nil
+		return ui.Principal{Tenant: tenant, TokenID: token.ID, Name: token.Name, Role: token.Role, Owner: token.Owner, Scope: token.Scope}, nil
 	}
 }
 
