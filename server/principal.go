@@ -286,7 +286,7 @@ func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID,
 			return "", fmt.Errorf("bootstrap admin token: %w", err)
 		}
 		for _, t := range items {
-			if t.Role == store.RoleAdmin && (t.ExpiresAt == nil || t.ExpiresAt.After(now)) {
+			if t.Role == store.RoleAdmin && t.Scope == nil && (t.ExpiresAt == nil || t.ExpiresAt.After(now)) {
 				return "", nil
 			}
 		}

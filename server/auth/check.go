@@ -22,8 +22,15 @@ var shared = map[string][]string{
 	"https://accounts.google.com":                 {"email", "hd"}, // hd: the domain of a Workspace account
 }
 
-// strangers are texts that no rule is meant to admit. A Match that takes all of them says nothing.
-var strangers = []string{"x", "repo:somebody-else/anything:ref:refs/heads/main", "somebody-else/anything", "0"}
+// strangers are texts that no rule is meant to admit, by their form: texts of any kind, addresses, domains, numbers and
+// UUIDs. A Match that takes all of one form says nothing of whom it means.
+var strangers = [][]string{
+	{"x", "repo:somebody-else/anything:ref:refs/heads/main", "somebody-else/anything", "0"},
+	{"somebody@elsewhere.invalid", "x.y+z@mail.elsewhere.example"},
+	{"elsewhere.invalid", "mail.elsewhere.example"},
+	{"7", "104857600000000000001"},
+	{"6f1c9d0e-52b1-4b0a-9d6e-0c7f3a1b2c3d", "01900000-0000-7000-8000-0000000000ff"},
+}
 
 // Check tells why a rule cannot be used, as a *verifier.FieldError with a JSON pointer into it; nil if it can.
 func (r *Rule) Check(issuer string) error {
@@ -95,7 +102,9 @@ func (m *Match) check(pointer string) error {
 
 // takesStrangers tells whether a pattern admits whatever comes.
 func (m *Match) takesStrangers() bool {
-	return !slices.ContainsFunc(strangers, func(s string) bool { return !m.matches(s) })
+	return slices.ContainsFunc(strangers, func(form []string) bool {
+		return !slices.ContainsFunc(form, func(s string) bool { return !m.matches(s) })
+	})
 }
 
 func field(pointer, detail string) error {
