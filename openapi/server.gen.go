@@ -19,69 +19,6 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
-// Defines values for APITokenRole.
-const (
-	APITokenRoleAdmin        APITokenRole = "admin"
-	APITokenRoleReader       APITokenRole = "reader"
-	APITokenRoleRelyingParty APITokenRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenRole enum.
-func (e APITokenRole) Valid() bool {
-	switch e {
-	case APITokenRoleAdmin:
-		return true
-	case APITokenRoleReader:
-		return true
-	case APITokenRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for APITokenCreatedRole.
-const (
-	APITokenCreatedRoleAdmin        APITokenCreatedRole = "admin"
-	APITokenCreatedRoleReader       APITokenCreatedRole = "reader"
-	APITokenCreatedRoleRelyingParty APITokenCreatedRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenCreatedRole enum.
-func (e APITokenCreatedRole) Valid() bool {
-	switch e {
-	case APITokenCreatedRoleAdmin:
-		return true
-	case APITokenCreatedRoleReader:
-		return true
-	case APITokenCreatedRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for APITokenInputRole.
-const (
-	APITokenInputRoleAdmin        APITokenInputRole = "admin"
-	APITokenInputRoleReader       APITokenInputRole = "reader"
-	APITokenInputRoleRelyingParty APITokenInputRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenInputRole enum.
-func (e APITokenInputRole) Valid() bool {
-	switch e {
-	case APITokenInputRoleAdmin:
-		return true
-	case APITokenInputRoleReader:
-		return true
-	case APITokenInputRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
 // Defines values for ActivationStatus.
 const (
 	ActivationStatusActive ActivationStatus = "active"
@@ -1375,6 +1312,42 @@ func (e RevokedEntryKind) Valid() bool {
 	}
 }
 
+// Defines values for Role.
+const (
+	Admin            Role = "admin"
+	BaselineApprover Role = "baseline_approver"
+	BaselineAuthor   Role = "baseline_author"
+	Operator         Role = "operator"
+	Reader           Role = "reader"
+	RelyingParty     Role = "relying_party"
+	Responder        Role = "responder"
+	Viewer           Role = "viewer"
+)
+
+// Valid indicates whether the value is a known member of the Role enum.
+func (e Role) Valid() bool {
+	switch e {
+	case Admin:
+		return true
+	case BaselineApprover:
+		return true
+	case BaselineAuthor:
+		return true
+	case Operator:
+		return true
+	case Reader:
+		return true
+	case RelyingParty:
+		return true
+	case Responder:
+		return true
+	case Viewer:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RotateRequestAlgorithm.
 const (
 	RotateRequestAlgorithmES256 RotateRequestAlgorithm = "ES256"
@@ -1909,24 +1882,6 @@ func (e ListAPITokensParamsSort) Valid() bool {
 	case ListAPITokensParamsSortName:
 		return true
 	case ListAPITokensParamsSortRole:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for ListAPITokensParamsRole.
-const (
-	ListAPITokensParamsRoleAdmin  ListAPITokensParamsRole = "admin"
-	ListAPITokensParamsRoleReader ListAPITokensParamsRole = "reader"
-)
-
-// Valid indicates whether the value is a known member of the ListAPITokensParamsRole enum.
-func (e ListAPITokensParamsRole) Valid() bool {
-	switch e {
-	case ListAPITokensParamsRoleAdmin:
-		return true
-	case ListAPITokensParamsRoleReader:
 		return true
 	default:
 		return false
@@ -2593,6 +2548,30 @@ func (e ListRecommendationHistoryParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListRoleBindingsParamsSort.
+const (
+	ListRoleBindingsParamsSortID        ListRoleBindingsParamsSort = "id"
+	ListRoleBindingsParamsSortMinusID   ListRoleBindingsParamsSort = "-id"
+	ListRoleBindingsParamsSortMinusName ListRoleBindingsParamsSort = "-name"
+	ListRoleBindingsParamsSortName      ListRoleBindingsParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListRoleBindingsParamsSort enum.
+func (e ListRoleBindingsParamsSort) Valid() bool {
+	switch e {
+	case ListRoleBindingsParamsSortID:
+		return true
+	case ListRoleBindingsParamsSortMinusID:
+		return true
+	case ListRoleBindingsParamsSortMinusName:
+		return true
+	case ListRoleBindingsParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListSuppressionRulesParamsSort.
 const (
 	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
@@ -2778,24 +2757,42 @@ func (e ListWebhooksParamsSort) Valid() bool {
 
 // APIToken defines model for APIToken.
 type APIToken struct {
-	CreatedAt  time.Time          `json:"created_at"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy Null of tokens that are older than this field.
+	CreatedBy  *string            `json:"created_by"`
 	ExpiresAt  *time.Time         `json:"expires_at"`
 	ID         openapi_types.UUID `json:"id"`
 	LastUsedAt *time.Time         `json:"last_used_at"`
 	Name       string             `json:"name"`
-	Role       APITokenRole       `json:"role"`
-}
+	Owner      *string            `json:"owner"`
 
-// APITokenRole defines model for APIToken.Role.
-type APITokenRole string
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
+}
 
 // APITokenCreated defines model for APITokenCreated.
 type APITokenCreated struct {
-	CreatedAt time.Time           `json:"created_at"`
-	ExpiresAt *time.Time          `json:"expires_at"`
-	ID        openapi_types.UUID  `json:"id"`
-	Name      string              `json:"name"`
-	Role      APITokenCreatedRole `json:"role"`
+	CreatedAt time.Time          `json:"created_at"`
+	ExpiresAt *time.Time         `json:"expires_at"`
+	ID        openapi_types.UUID `json:"id"`
+	Name      string             `json:"name"`
+	Owner     *string            `json:"owner"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
 
 	// Token Shown once.
 	//
@@ -2803,21 +2800,28 @@ type APITokenCreated struct {
 	Token string `json:"token"`
 }
 
-// APITokenCreatedRole defines model for APITokenCreated.Role.
-type APITokenCreatedRole string
-
 // APITokenInput defines model for APITokenInput.
 type APITokenInput struct {
-	// ExpiresInSeconds Absent is for ever.
+	// ExpiresInSeconds Absent is as long as the service allows, which may be for ever.
 	ExpiresInSeconds *int `json:"expires_in_seconds,omitempty"`
 
 	// Name Example: web-1
-	Name Name              `json:"name"`
-	Role APITokenInputRole `json:"role"`
-}
+	Name Name `json:"name"`
 
-// APITokenInputRole defines model for APITokenInput.Role.
-type APITokenInputRole string
+	// Owner The person that the token is of, as `person:issuer|subject`: what is done by it counts as done by that person where two persons are needed. A person's tokens, and those made by them, are that person's, and nobody else's.
+	//
+	// Example: person:https://login.example|alice
+	Owner *string `json:"owner,omitempty"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
 
 // APITokenList defines model for APITokenList.
 type APITokenList struct {
@@ -5463,6 +5467,84 @@ type RevokedEntry struct {
 // RevokedEntryKind defines model for RevokedEntry.Kind.
 type RevokedEntryKind string
 
+// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+// `relying_party` may only ask whether a result still holds.
+type Role string
+
+// RoleBinding defines model for RoleBinding.
+type RoleBinding struct {
+	Conditions []ClaimCondition   `json:"conditions"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	ID         openapi_types.UUID `json:"id"`
+	Name       string             `json:"name"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject   *Match    `json:"subject,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// RoleBindingInput defines model for RoleBindingInput.
+type RoleBindingInput struct {
+	// Conditions All must hold. One on `email` holds only of a token whose `email_verified` is true. `groups` is a list, of which one element must match.
+	Conditions *[]ClaimCondition `json:"conditions,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// ProviderID Identity provider whose tokens it is about.
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject *Match `json:"subject,omitempty"`
+}
+
+// RoleBindingList defines model for RoleBindingList.
+type RoleBindingList struct {
+	Items []RoleBinding `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RoleInfo defines model for RoleInfo.
+type RoleInfo struct {
+	// Permissions As `x-assay-permission` names them.
+	Permissions []string `json:"permissions"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+}
+
+// RoleList defines model for RoleList.
+type RoleList struct {
+	Items []RoleInfo `json:"items"`
+}
+
 // Rollout defines model for Rollout.
 type Rollout struct {
 	ActiveVersion *int `json:"active_version"`
@@ -5560,6 +5642,14 @@ type RotateSecret struct {
 //
 // Example: web
 type ScaleSet = string
+
+// ScopeSelector The machines that the role is given for; null for the whole tenant.
+type ScopeSelector struct {
+	Labels     *map[string]string    `json:"labels,omitempty"`
+	MachineIds *[]openapi_types.UUID `json:"machine_ids,omitempty"`
+	Platform   *[]string             `json:"platform,omitempty"`
+	ScaleSet   *[]string             `json:"scale_set,omitempty"`
+}
 
 // SecurityType defines model for SecurityType.
 type SecurityType string
@@ -6306,6 +6396,9 @@ type AnchorID = openapi_types.UUID
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
 
+// BindingID defines model for BindingID.
+type BindingID = openapi_types.UUID
+
 // CatalogCode defines model for CatalogCode.
 type CatalogCode = string
 
@@ -6483,15 +6576,12 @@ type ListAPITokensParams struct {
 	Sort *ListAPITokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Q Names that begin with this, upper and lower case told apart.
-	Q    *FilterText                `form:"q,omitempty" json:"q,omitempty"`
-	Role *[]ListAPITokensParamsRole `form:"role,omitempty" json:"role,omitempty"`
+	Q    *FilterText `form:"q,omitempty" json:"q,omitempty"`
+	Role *[]Role     `form:"role,omitempty" json:"role,omitempty"`
 }
 
 // ListAPITokensParamsSort defines parameters for ListAPITokens.
 type ListAPITokensParamsSort string
-
-// ListAPITokensParamsRole defines parameters for ListAPITokens.
-type ListAPITokensParamsRole string
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
@@ -7238,6 +7328,43 @@ type PutRetentionParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListRoleBindingsParams defines parameters for ListRoleBindings.
+type ListRoleBindingsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRoleBindingsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q          *FilterText         `form:"q,omitempty" json:"q,omitempty"`
+	ProviderID *openapi_types.UUID `form:"provider_id,omitempty" json:"provider_id,omitempty"`
+}
+
+// ListRoleBindingsParamsSort defines parameters for ListRoleBindings.
+type ListRoleBindingsParamsSort string
+
+// CreateRoleBindingParams defines parameters for CreateRoleBinding.
+type CreateRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteRoleBindingParams defines parameters for DeleteRoleBinding.
+type DeleteRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutRoleBindingParams defines parameters for PutRoleBinding.
+type PutRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RotateSigningKeysParams defines parameters for RotateSigningKeys.
 type RotateSigningKeysParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -7556,6 +7683,12 @@ type IntrospectResultFormdataRequestBody = IntrospectionForm
 
 // PutRetentionJSONRequestBody defines body for PutRetention for application/json ContentType.
 type PutRetentionJSONRequestBody = RetentionRequest
+
+// CreateRoleBindingJSONRequestBody defines body for CreateRoleBinding for application/json ContentType.
+type CreateRoleBindingJSONRequestBody = RoleBindingInput
+
+// PutRoleBindingJSONRequestBody defines body for PutRoleBinding for application/json ContentType.
+type PutRoleBindingJSONRequestBody = RoleBindingInput
 
 // RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
 type RotateSigningKeysJSONRequestBody = RotateRequest
@@ -8105,6 +8238,24 @@ type ServerInterface interface {
 	// GetRevokedEntry Look one digest up
 	// (GET /v1/revocations/entries/{sha256})
 	GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string)
+	// ListRoleBindings List role bindings
+	// (GET /v1/role-bindings)
+	ListRoleBindings(w http.ResponseWriter, r *http.Request, params ListRoleBindingsParams)
+	// CreateRoleBinding Give people a role
+	// (POST /v1/role-bindings)
+	CreateRoleBinding(w http.ResponseWriter, r *http.Request, params CreateRoleBindingParams)
+	// DeleteRoleBinding Take a role away
+	// (DELETE /v1/role-bindings/{binding_id})
+	DeleteRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params DeleteRoleBindingParams)
+	// GetRoleBinding Get a role binding
+	// (GET /v1/role-bindings/{binding_id})
+	GetRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID)
+	// PutRoleBinding Change a role binding
+	// (PUT /v1/role-bindings/{binding_id})
+	PutRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params PutRoleBindingParams)
+	// ListRoles List the roles and what they may
+	// (GET /v1/roles)
+	ListRoles(w http.ResponseWriter, r *http.Request)
 	// ListSigningKeys Keys that sign results
 	// (GET /v1/signing-keys)
 	ListSigningKeys(w http.ResponseWriter, r *http.Request)
@@ -8762,6 +8913,42 @@ func (_ Unimplemented) ListRevocations(w http.ResponseWriter, r *http.Request) {
 // GetRevokedEntry Look one digest up
 // (GET /v1/revocations/entries/{sha256})
 func (_ Unimplemented) GetRevokedEntry(w http.ResponseWriter, r *http.Request, sha256 string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListRoleBindings List role bindings
+// (GET /v1/role-bindings)
+func (_ Unimplemented) ListRoleBindings(w http.ResponseWriter, r *http.Request, params ListRoleBindingsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateRoleBinding Give people a role
+// (POST /v1/role-bindings)
+func (_ Unimplemented) CreateRoleBinding(w http.ResponseWriter, r *http.Request, params CreateRoleBindingParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteRoleBinding Take a role away
+// (DELETE /v1/role-bindings/{binding_id})
+func (_ Unimplemented) DeleteRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params DeleteRoleBindingParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetRoleBinding Get a role binding
+// (GET /v1/role-bindings/{binding_id})
+func (_ Unimplemented) GetRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutRoleBinding Change a role binding
+// (PUT /v1/role-bindings/{binding_id})
+func (_ Unimplemented) PutRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params PutRoleBindingParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListRoles List the roles and what they may
+// (GET /v1/roles)
+func (_ Unimplemented) ListRoles(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -14505,6 +14692,272 @@ func (siw *ServerInterfaceWrapper) GetRevokedEntry(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// ListRoleBindings operation middleware
+func (siw *ServerInterfaceWrapper) ListRoleBindings(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListRoleBindingsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", r.URL.Query(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sort"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sort", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", r.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "q"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "q", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "provider_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "provider_id", r.URL.Query(), &params.ProviderID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "provider_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "provider_id", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRoleBindings(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateRoleBinding operation middleware
+func (siw *ServerInterfaceWrapper) CreateRoleBinding(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateRoleBindingParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateRoleBinding(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteRoleBinding operation middleware
+func (siw *ServerInterfaceWrapper) DeleteRoleBinding(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "binding_id" -------------
+	var bindingID BindingID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "binding_id", chi.URLParam(r, "binding_id"), &bindingID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "binding_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteRoleBindingParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteRoleBinding(w, r, bindingID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetRoleBinding operation middleware
+func (siw *ServerInterfaceWrapper) GetRoleBinding(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "binding_id" -------------
+	var bindingID BindingID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "binding_id", chi.URLParam(r, "binding_id"), &bindingID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "binding_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetRoleBinding(w, r, bindingID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutRoleBinding operation middleware
+func (siw *ServerInterfaceWrapper) PutRoleBinding(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "binding_id" -------------
+	var bindingID BindingID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "binding_id", chi.URLParam(r, "binding_id"), &bindingID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "binding_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutRoleBindingParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutRoleBinding(w, r, bindingID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListRoles operation middleware
+func (siw *ServerInterfaceWrapper) ListRoles(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRoles(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSigningKeys operation middleware
 func (siw *ServerInterfaceWrapper) ListSigningKeys(w http.ResponseWriter, r *http.Request) {
 
@@ -16247,6 +16700,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Put(options.BaseURL+"/v1/pipeline-rules/{rule_id}", wrapper.PutPipelineRule)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/roles", wrapper.ListRoles)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/role-bindings", wrapper.ListRoleBindings)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/role-bindings", wrapper.CreateRoleBinding)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/role-bindings/{binding_id}", wrapper.DeleteRoleBinding)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/role-bindings/{binding_id}", wrapper.GetRoleBinding)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/role-bindings/{binding_id}", wrapper.PutRoleBinding)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/trust-anchors", wrapper.ListTrustAnchors)
@@ -21715,6 +22186,300 @@ func (response GetRevokedEntrydefaultApplicationProblemPlusJSONResponse) VisitGe
 	return err
 }
 
+type ListRoleBindingsRequestObject struct {
+	Params ListRoleBindingsParams
+}
+
+type ListRoleBindingsResponseObject interface {
+	VisitListRoleBindingsResponse(w http.ResponseWriter) error
+}
+
+type ListRoleBindings200JSONResponse RoleBindingList
+
+func (response ListRoleBindings200JSONResponse) VisitListRoleBindingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRoleBindings200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRoleBindings200ApplicationXNdjsonResponse) VisitListRoleBindingsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListRoleBindings200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListRoleBindings200TextCsvResponse) VisitListRoleBindingsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ListRoleBindingsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRoleBindingsdefaultApplicationProblemPlusJSONResponse) VisitListRoleBindingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateRoleBindingRequestObject struct {
+	Params CreateRoleBindingParams
+	Body   *CreateRoleBindingJSONRequestBody
+}
+
+type CreateRoleBindingResponseObject interface {
+	VisitCreateRoleBindingResponse(w http.ResponseWriter) error
+}
+
+type CreateRoleBinding201JSONResponse RoleBinding
+
+func (response CreateRoleBinding201JSONResponse) VisitCreateRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateRoleBindingdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateRoleBindingdefaultApplicationProblemPlusJSONResponse) VisitCreateRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteRoleBindingRequestObject struct {
+	BindingID BindingID `json:"binding_id"`
+	Params    DeleteRoleBindingParams
+}
+
+type DeleteRoleBindingResponseObject interface {
+	VisitDeleteRoleBindingResponse(w http.ResponseWriter) error
+}
+
+type DeleteRoleBinding204Response struct {
+}
+
+func (response DeleteRoleBinding204Response) VisitDeleteRoleBindingResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteRoleBindingdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteRoleBindingdefaultApplicationProblemPlusJSONResponse) VisitDeleteRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRoleBindingRequestObject struct {
+	BindingID BindingID `json:"binding_id"`
+}
+
+type GetRoleBindingResponseObject interface {
+	VisitGetRoleBindingResponse(w http.ResponseWriter) error
+}
+
+type GetRoleBinding200JSONResponse RoleBinding
+
+func (response GetRoleBinding200JSONResponse) VisitGetRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRoleBindingdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRoleBindingdefaultApplicationProblemPlusJSONResponse) VisitGetRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutRoleBindingRequestObject struct {
+	BindingID BindingID `json:"binding_id"`
+	Params    PutRoleBindingParams
+	Body      *PutRoleBindingJSONRequestBody
+}
+
+type PutRoleBindingResponseObject interface {
+	VisitPutRoleBindingResponse(w http.ResponseWriter) error
+}
+
+type PutRoleBinding200JSONResponse RoleBinding
+
+func (response PutRoleBinding200JSONResponse) VisitPutRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutRoleBindingdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutRoleBindingdefaultApplicationProblemPlusJSONResponse) VisitPutRoleBindingResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRolesRequestObject struct {
+}
+
+type ListRolesResponseObject interface {
+	VisitListRolesResponse(w http.ResponseWriter) error
+}
+
+type ListRoles200JSONResponse RoleList
+
+func (response ListRoles200JSONResponse) VisitListRolesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRolesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListRolesdefaultApplicationProblemPlusJSONResponse) VisitListRolesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListSigningKeysRequestObject struct {
 }
 
@@ -23462,6 +24227,24 @@ type StrictServerInterface interface {
 	// GetRevokedEntry Look one digest up
 	// (GET /v1/revocations/entries/{sha256})
 	GetRevokedEntry(ctx context.Context, request GetRevokedEntryRequestObject) (GetRevokedEntryResponseObject, error)
+	// ListRoleBindings List role bindings
+	// (GET /v1/role-bindings)
+	ListRoleBindings(ctx context.Context, request ListRoleBindingsRequestObject) (ListRoleBindingsResponseObject, error)
+	// CreateRoleBinding Give people a role
+	// (POST /v1/role-bindings)
+	CreateRoleBinding(ctx context.Context, request CreateRoleBindingRequestObject) (CreateRoleBindingResponseObject, error)
+	// DeleteRoleBinding Take a role away
+	// (DELETE /v1/role-bindings/{binding_id})
+	DeleteRoleBinding(ctx context.Context, request DeleteRoleBindingRequestObject) (DeleteRoleBindingResponseObject, error)
+	// GetRoleBinding Get a role binding
+	// (GET /v1/role-bindings/{binding_id})
+	GetRoleBinding(ctx context.Context, request GetRoleBindingRequestObject) (GetRoleBindingResponseObject, error)
+	// PutRoleBinding Change a role binding
+	// (PUT /v1/role-bindings/{binding_id})
+	PutRoleBinding(ctx context.Context, request PutRoleBindingRequestObject) (PutRoleBindingResponseObject, error)
+	// ListRoles List the roles and what they may
+	// (GET /v1/roles)
+	ListRoles(ctx context.Context, request ListRolesRequestObject) (ListRolesResponseObject, error)
 	// ListSigningKeys Keys that sign results
 	// (GET /v1/signing-keys)
 	ListSigningKeys(ctx context.Context, request ListSigningKeysRequestObject) (ListSigningKeysResponseObject, error)
@@ -26423,6 +27206,176 @@ func (sh *strictHandler) GetRevokedEntry(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetRevokedEntryResponseObject); ok {
 		if err := validResponse.VisitGetRevokedEntryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListRoleBindings operation middleware
+func (sh *strictHandler) ListRoleBindings(w http.ResponseWriter, r *http.Request, params ListRoleBindingsParams) {
+	var request ListRoleBindingsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRoleBindings(ctx, request.(ListRoleBindingsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRoleBindings")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRoleBindingsResponseObject); ok {
+		if err := validResponse.VisitListRoleBindingsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateRoleBinding operation middleware
+func (sh *strictHandler) CreateRoleBinding(w http.ResponseWriter, r *http.Request, params CreateRoleBindingParams) {
+	var request CreateRoleBindingRequestObject
+
+	request.Params = params
+
+	var body CreateRoleBindingJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateRoleBinding(ctx, request.(CreateRoleBindingRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateRoleBinding")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateRoleBindingResponseObject); ok {
+		if err := validResponse.VisitCreateRoleBindingResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteRoleBinding operation middleware
+func (sh *strictHandler) DeleteRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params DeleteRoleBindingParams) {
+	var request DeleteRoleBindingRequestObject
+
+	request.BindingID = bindingID
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteRoleBinding(ctx, request.(DeleteRoleBindingRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteRoleBinding")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteRoleBindingResponseObject); ok {
+		if err := validResponse.VisitDeleteRoleBindingResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetRoleBinding operation middleware
+func (sh *strictHandler) GetRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID) {
+	var request GetRoleBindingRequestObject
+
+	request.BindingID = bindingID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRoleBinding(ctx, request.(GetRoleBindingRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRoleBinding")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetRoleBindingResponseObject); ok {
+		if err := validResponse.VisitGetRoleBindingResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutRoleBinding operation middleware
+func (sh *strictHandler) PutRoleBinding(w http.ResponseWriter, r *http.Request, bindingID BindingID, params PutRoleBindingParams) {
+	var request PutRoleBindingRequestObject
+
+	request.BindingID = bindingID
+	request.Params = params
+
+	var body PutRoleBindingJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutRoleBinding(ctx, request.(PutRoleBindingRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutRoleBinding")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutRoleBindingResponseObject); ok {
+		if err := validResponse.VisitPutRoleBindingResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListRoles operation middleware
+func (sh *strictHandler) ListRoles(w http.ResponseWriter, r *http.Request) {
+	var request ListRolesRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRoles(ctx, request.(ListRolesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRoles")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRolesResponseObject); ok {
+		if err := validResponse.VisitListRolesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -27,6 +27,7 @@ func alertDTO(a store.Alert) openapi.Alert {
 func (s *Server) ListAlerts(ctx context.Context, req openapi.ListAlertsRequestObject) (openapi.ListAlertsResponseObject, error) {
 	q := req.Params
 	f := store.AlertFilter{
+		Scope:     callerScope(ctx),
 		MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), Severity: joined(q.Severity), Reason: joined(q.Reason),
 		ScaleSet: value(q.ScaleSet), IncludeSuppressed: value(q.IncludeSuppressed), Since: q.Since, Until: q.Until,
 	}

@@ -62,8 +62,12 @@ func (s *Server) ApproveAlert(ctx context.Context, req openapi.ApproveAlertReque
 	if err := inFuture("/grace_until", body.GraceUntil, s.now()); err != nil {
 		return nil, err
 	}
+	choice := attest.ApprovalChoice{Scope: text(body.Scope), BaselineID: body.BaselineID, Replace: value(body.Replace)}
+	if err := s.mayApprove(ctx, req.AlertID, choice); err != nil {
+		return nil, err
+	}
 	p, v, err := s.attest.ApproveAlert(ctx, principalOf(ctx).tenant, req.AlertID, attest.ApprovalRequest{
-		ApprovalChoice: attest.ApprovalChoice{Scope: text(body.Scope), BaselineID: body.BaselineID, Replace: value(body.Replace)},
+		ApprovalChoice: choice,
 		Comment:        body.Comment, VerdictID: body.VerdictID, BasedOn: body.BasedOn, Force: value(body.Force),
 		Activate: text(body.State) != string(openapi.BaselineStateDraft),
 		Grace:    store.Grace{Until: body.GraceUntil, MovedPercent: body.GraceUntilMovedPercent},

@@ -27,12 +27,12 @@ type person struct {
 func (b *bench) signIn(token string) *person {
 	b.t.Helper()
 	s := b.server
-	pages, err := ui.New(ui.Config{Store: s.store, EventLog: s.attest.DecodedLog, PreviewApproval: s.attest.PreviewApproval, ApproveAlert: s.attest.ApproveAlert,
+	pages, err := ui.New(ui.Config{May: RoleMay, Store: s.store, EventLog: s.attest.DecodedLog, PreviewApproval: s.attest.PreviewApproval, ApproveAlert: s.attest.ApproveAlert,
 		RefuseAlert: s.attest.RefuseAlert, DiffVersion: s.attest.DiffVersion, Now: s.now, API: s.Inner(),
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))
 			tenant, t, err := s.store.LookupAPIToken(ctx, hash[:], s.now())
-			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role}, err
+			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role, Owner: t.Owner, Scope: t.Scope}, err
 		}})
 	if err != nil {
 		b.t.Fatal(err)

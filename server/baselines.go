@@ -105,15 +105,15 @@ func (s *Server) CreateBaseline(ctx context.Context, req openapi.CreateBaselineR
 	if err != nil {
 		return nil, err
 	}
-	p, selector, state := principalOf(ctx), selectorOf(req.Body.Selector), text(req.Body.State)
-	asked := state
-	if asked == "" { // what it becomes where the two-person rule is not in force
-		asked = string(openapi.BaselineStateActive)
+	p, selector := principalOf(ctx), selectorOf(req.Body.Selector)
+	state, asked, err := firstState(ctx, text(req.Body.State), string(openapi.BaselineStateActive))
+	if err != nil {
+		return nil, err
 	}
 	if err := s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: req.Body.Name, Selector: selector, State: asked}); err != nil {
 		return nil, err
 	}
-	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
+	v := store.BaselineVersion{State: state, Reference: values, Provenance: provenance, Origin: originRegistered}
 	if v, err = s.store.CreateBaseline(ctx, p.tenant, req.Body.Name, selector, v, s.now(), actorOf(ctx)); err != nil {
 		return nil, err
 	}
@@ -135,9 +135,9 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 	if err != nil {
 		return nil, err
 	}
-	state := text(req.Body.State)
-	if state == "" {
-		state = string(openapi.BaselineStateDraft)
+	_, state, err := firstState(ctx, text(req.Body.State), string(openapi.BaselineStateDraft))
+	if err != nil {
+		return nil, err
 	}
 	if err := s.mayWriteTo(ctx, req.BaselineID, auth.ActionAddVersion, state); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (s *Server) CreateBaselineVersion(ctx context.Context, req openapi.CreateBa
 	p := principalOf(ctx)
 	v := store.BaselineVersion{
 		BaselineID: req.BaselineID, State: state, ActiveUntil: req.Body.ActiveUntil, Reference: values,
-		Provenance: provenance, Origin: originRegistered, CreatedBy: p.name(),
+		Provenance: provenance, Origin: originRegistered,
 	}
 	if v, err = s.store.AddBaselineVersion(ctx, p.tenant, req.BaselineID, v, now, actorOf(ctx)); err != nil {
 		return nil, err
@@ -164,7 +164,13 @@ func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselin
 		if req.Body.Selector != nil {
 			chosen := selectorOf(req.Body.Selector)
 			o.Selector = &chosen
+			if err := s.mayChoose(ctx, chosen); err != nil {
+				return nil, err
+			}
 		}
+	}
+	if !p.may(permApprove) {
+		o.State = string(openapi.BaselineStateDraft)
 	}
 	v, err := s.attest.CaptureGolden(ctx, p.tenant, req.MachineID, o, actorOf(ctx))
 	if err != nil {
@@ -177,7 +183,7 @@ func (s *Server) CaptureBaseline(ctx context.Context, req openapi.CaptureBaselin
 // ListBaselines lists baselines with the states of their versions.
 func (s *Server) ListBaselines(ctx context.Context, req openapi.ListBaselinesRequestObject) (openapi.ListBaselinesResponseObject, error) {
 	q := req.Params
-	items, next, err := s.store.ListBaselines(ctx, principalOf(ctx).tenant, store.BaselineFilter{NamePrefix: value(q.Q), State: joined(q.State)}, pageOf(q.Limit, q.Cursor, q.Sort))
+	items, next, err := s.store.ListBaselines(ctx, principalOf(ctx).tenant, store.BaselineFilter{Scope: callerScope(ctx), NamePrefix: value(q.Q), State: joined(q.State)}, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}

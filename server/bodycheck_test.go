@@ -132,12 +132,14 @@ func manyFields(n int) string {
 func TestContractIsEnforced(t *testing.T) {
 	b := newBench(t, nil)
 	for name, breaks := range map[string]func(*openapi3.T){
-		"no role":           func(d *openapi3.T) { delete(op(d).Extensions, "x-assay-role") },
-		"another role":      func(d *openapi3.T) { op(d).Extensions["x-assay-role"] = "public" },
-		"unknown code":      func(d *openapi3.T) { op(d).Extensions["x-problem-codes"] = []any{"made_up"} },
-		"no codes":          func(d *openapi3.T) { delete(op(d).Extensions, "x-problem-codes") },
-		"route missing":     func(d *openapi3.T) { d.Paths.Set("/v1/more", &openapi3.PathItem{Get: op(d)}) },
-		"operation missing": func(d *openapi3.T) { d.Paths.Delete("/v1/join-tokens") },
+		"no permission":      func(d *openapi3.T) { delete(op(d).Extensions, "x-assay-permission") },
+		"another permission": func(d *openapi3.T) { op(d).Extensions["x-assay-permission"] = "public" },
+		"no scope":           func(d *openapi3.T) { delete(op(d).Extensions, "x-assay-scope") },
+		"another scope":      func(d *openapi3.T) { op(d).Extensions["x-assay-scope"] = "same" },
+		"unknown code":       func(d *openapi3.T) { op(d).Extensions["x-problem-codes"] = []any{"made_up"} },
+		"no codes":           func(d *openapi3.T) { delete(op(d).Extensions, "x-problem-codes") },
+		"route missing":      func(d *openapi3.T) { d.Paths.Set("/v1/more", &openapi3.PathItem{Get: op(d)}) },
+		"operation missing":  func(d *openapi3.T) { d.Paths.Delete("/v1/join-tokens") },
 		"open object": func(d *openapi3.T) {
 			d.Components.Schemas["JoinTokenInput"].Value.AdditionalProperties = openapi3.AdditionalProperties{}
 		},

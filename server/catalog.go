@@ -30,10 +30,11 @@ func catalogDTO(r *finding.Rule, system, platform string, open map[string]store.
 
 // openFindings counts open findings where the caller asks for that; nil otherwise.
 func (s *Server) openFindings(ctx context.Context, asked *bool) (map[string]store.OpenFindings, error) {
+	scope := callerScope(ctx) // the rules are the same for everybody, the counts are not
 	if !value(asked) {
 		return nil, nil
 	}
-	return s.store.CountOpenFindings(ctx, principalOf(ctx).tenant, s.now())
+	return s.store.CountOpenFindings(ctx, principalOf(ctx).tenant, scope, s.now())
 }
 
 // ListCatalog lists the rules that findings follow from.

@@ -55,6 +55,9 @@ type Config struct {
 	// BodyBudget bounds the bytes of all request bodies in work at one time; 0 means 256 MiB. A body of
 	// unknown length counts as the largest that its operation accepts.
 	BodyBudget int64
+	// MaxTokenLifetime is the longest life of a new API token, and the life of one that is asked for without; 0 means that they
+	// may live for ever.
+	MaxTokenLifetime time.Duration
 	// ShutdownTimeout is how long Serve waits for requests in flight; 0 means 30 s.
 	ShutdownTimeout time.Duration
 	// Issuers says which identity providers may be asked for their keys; the zero value: public https only.

@@ -43,6 +43,7 @@ func TestContract(t *testing.T) {
 		{"reappraisals", reappraisals},
 		{"approvals", approvals},
 		{"pipelines", pipelines},
+		{"access", access},
 		{"notifications", notifications},
 		{"findings", findings},
 		{"suppression", suppression},

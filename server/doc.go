@@ -5,8 +5,8 @@
 // # The life of a request
 //
 //	telemetry   request id, trace, access log, metrics, recovery from a panic        telemetry.go
-//	route       chi; every operation of openapi.yaml has one line in routes.go, with its role
-//	guard       1 who calls (bearer token), in a role that may     401 403   principal.go guard.go
+//	route       chi; every operation of openapi.yaml has one line in routes.go, with its permission and scope
+//	guard       1 who calls (bearer token), with a permission, where       401 403 404   principal.go permissions.go guard.go
 //	            2 path, query and header parameters                400       parameters.go
 //	            3 a machine speaks for itself only                 403       guard.go
 //	            4 the body: encoding, type, size, then its schema  413 415 503 400  body.go bodycheck.go

@@ -33,7 +33,7 @@ func recommendationDTO(r store.Recommendation) openapi.Recommendation {
 // ListAssessments lists the current state of each code for each machine.
 func (s *Server) ListAssessments(ctx context.Context, req openapi.ListAssessmentsRequestObject) (openapi.ListAssessmentsResponseObject, error) {
 	q := req.Params
-	f := store.AssessmentFilter{MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), ScaleSet: value(q.ScaleSet), Severity: joined(q.Severity),
+	f := store.AssessmentFilter{Scope: callerScope(ctx), MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), ScaleSet: value(q.ScaleSet), Severity: joined(q.Severity),
 		Since: q.Since, Until: q.Until}
 	items, next, err := s.store.ListAssessments(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *Server) ListAssessments(ctx context.Context, req openapi.ListAssessment
 // ListRecommendations lists recommendations.
 func (s *Server) ListRecommendations(ctx context.Context, req openapi.ListRecommendationsRequestObject) (openapi.ListRecommendationsResponseObject, error) {
 	q := req.Params
-	f := store.RecommendationFilter{MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), Severity: joined(q.Severity), ScaleSet: value(q.ScaleSet),
+	f := store.RecommendationFilter{Scope: callerScope(ctx), MachineID: q.MachineID, Code: joined(q.Code), Status: joined(q.Status), Severity: joined(q.Severity), ScaleSet: value(q.ScaleSet),
 		Since: q.Since, Until: q.Until, ExemptionEndsBefore: q.ExemptionEndsBefore}
 	items, next, err := s.store.ListRecommendations(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort), s.now())
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Server) ExemptRecommendation(ctx context.Context, req openapi.ExemptRec
 	}
 	e := store.Exemption{
 		Reason: string(req.Body.Reason), Comment: value(req.Body.Comment), ExpiresAt: req.Body.ExpiresAt,
-		CreatedBy: principalOf(ctx).name(), CreatedAt: now,
+		CreatedBy: actor.String(), CreatedAt: now,
 	}
 	r, err := s.store.ExemptRecommendation(ctx, principalOf(ctx).tenant, req.RecommendationID, e, now, actor)
 	if err != nil {

@@ -53,7 +53,7 @@ func given[T comparable](v T) *T {
 // ListFleetConflicts lists machines that cannot both be what they say, and TPMs with two histories.
 func (s *Server) ListFleetConflicts(ctx context.Context, req openapi.ListFleetConflictsRequestObject) (openapi.ListFleetConflictsResponseObject, error) {
 	q := req.Params
-	f := store.FleetConflictFilter{MachineID: q.MachineID, Kind: text(q.Kind), IncludeEnded: q.IncludeEnded != nil && *q.IncludeEnded}
+	f := store.FleetConflictFilter{MachineID: q.MachineID, Kind: text(q.Kind), IncludeEnded: q.IncludeEnded != nil && *q.IncludeEnded, Scope: callerScope(ctx)}
 	items, next, err := s.store.ListFleetConflicts(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err

@@ -30,17 +30,8 @@ type guard struct {
 // route disagree about the role, or promise what cannot be enforced.
 func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*guard, error) {
 	where := rt.method + " " + rt.path
-	documented, _ := op.Extensions["x-assay-role"].(string)
-	if role(documented) != rt.needs {
-		return nil, fmt.Errorf("server: %s: the route needs %q, openapi.yaml says %q", where, rt.needs, documented)
-	}
-	switch rt.needs {
-	case rolePublic, roleJoin, roleMachine, roleReader, roleAdmin, roleBaselineReader, roleBaselineWriter, roleResultReader, roleRelyingParty:
-	default:
-		return nil, fmt.Errorf("server: %s: there is no role %q", where, rt.needs)
-	}
-	if (rt.needs == roleMachine || rt.needs == roleResultReader) && !strings.Contains(rt.path, "{machine_id}") {
-		return nil, fmt.Errorf("server: %s: role %s needs {machine_id} in the path", where, rt.needs)
+	if err := rt.check(where, op); err != nil {
+		return nil, err
 	}
 	if err := s.checkDocumentedCodes(where, op); err != nil {
 		return nil, err
@@ -60,6 +51,28 @@ func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*g
 		return nil, err
 	}
 	return g, nil
+}
+
+// check refuses a route whose permission or scope is not the contract's, or is none.
+func (rt route) check(where string, op *openapi3.Operation) error {
+	needs, _ := op.Extensions["x-assay-permission"].(string)
+	scope, _ := op.Extensions["x-assay-scope"].(string)
+	parameter := scopedParameter[rt.scope]
+	switch {
+	case permission(needs) != rt.needs:
+		return fmt.Errorf("server: %s: the route needs %q, openapi.yaml says %q", where, rt.needs, needs)
+	case scoping(scope) != rt.scope:
+		return fmt.Errorf("server: %s: the route's scope is %q, openapi.yaml says %q", where, rt.scope, scope)
+	case !rt.needs.known():
+		return fmt.Errorf("server: %s: no role has the permission %q", where, rt.needs)
+	case !rt.scope.known():
+		return fmt.Errorf("server: %s: there is no scope %q", where, rt.scope)
+	case parameter != "" && !strings.Contains(rt.path, "{"+parameter+"}"):
+		return fmt.Errorf("server: %s: the scope %s needs {%s} in the path", where, rt.scope, parameter)
+	case roleMachine.may(rt.needs) && rt.needs != permPublic && rt.scope != scopeMachine:
+		return fmt.Errorf("server: %s: a machine may call it, so that it has to be about the machine in the path", where)
+	}
+	return nil
 }
 
 // checkDocumentedCodes refuses an operation that documents a code which the catalogue does not have.
@@ -83,6 +96,11 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		g.s.fail(w, r, err)
 		return
+	}
+	if asked := principalOf(r.Context()).asked; asked != nil {
+		w = &scopeFence{ResponseWriter: w, asked: asked, fail: func(w http.ResponseWriter) {
+			g.s.fail(w, r, fmt.Errorf("%s %s answers a principal with a scope without asking for it", g.route.method, g.route.path))
+		}}
 	}
 	if !g.write {
 		if g.export != nil {
@@ -114,16 +132,26 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // principal, also where it is refused.
 func (g *guard) admit(r *http.Request) (*http.Request, error) {
 	p := principal{kind: rolePublic, tenant: store.DefaultTenant}
-	if g.route.needs != rolePublic {
+	if g.route.needs != permPublic {
 		var err error
 		if p, err = g.s.authenticate(r); err != nil {
 			return r, err
 		}
 	}
+	allowed := p.may(g.route.needs)
+	if allowed {
+		p.scope = p.scopeFor(g.route.needs)
+		if p.scope != nil && g.route.scope == scopeFiltered {
+			p.asked = new(bool)
+		}
+	}
 	notePrincipal(r.Context(), p)
 	r = r.WithContext(withPrincipal(r.Context(), p))
-	if !p.mayCall(g.route.needs) {
-		return r, refuse(codeForbidden, "this operation needs the role "+string(g.route.needs)+"; the token has the role "+string(p.kind))
+	if !allowed {
+		return r, refuse(codeForbidden, "this operation needs the permission "+string(g.route.needs)+", which "+p.roles()+" does not have")
+	}
+	if p.scope != nil && g.route.scope == scopeForbidden {
+		return r, refuse(codeScopeForbids, "this is about the tenant as a whole, and you see only some of its machines")
 	}
 	if err := g.parameters.check(r); err != nil {
 		return r, err
@@ -133,11 +161,18 @@ func (g *guard) admit(r *http.Request) (*http.Request, error) {
 			return r, err
 		}
 	}
-	if p.kind == roleMachine && g.route.needs != rolePublic {
+	if p.kind == roleMachine && g.route.needs != permPublic {
 		id, err := uuid.Parse(chi.URLParam(r, "machine_id"))
 		if err != nil || id != p.machineID {
 			return r, refuse(codeForbidden, "the token belongs to another machine")
 		}
+	}
+	if parameter := scopedParameter[g.route.scope]; p.scope != nil && parameter != "" {
+		id, err := uuid.Parse(chi.URLParam(r, parameter))
+		if err == nil {
+			err = g.s.store.InScope(r.Context(), p.tenant, p.scope, string(g.route.scope), id)
+		}
+		return r, err // what is outside does not exist: the answer is that of an id that nobody has
 	}
 	return r, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier"
 )
 
 // purposeIdempotency is the service key that stored answers are sealed with: they may hold a token that
@@ -57,7 +58,7 @@ func (g *guard) serveOnce(w http.ResponseWriter, r *http.Request, key string, bo
 	if p.kind == rolePublic { // anyone: the path holds the credential
 		o.principal += ":" + r.URL.Path
 	}
-	stored, err := s.store.BeginIdempotent(r.Context(), o.tenant, o.principal, key, requestHash(r, body), s.now())
+	stored, err := s.store.BeginIdempotent(r.Context(), o.tenant, o.principal, key, requestHash(r, body, p.scope), s.now())
 	switch {
 	case errors.Is(err, store.ErrConflict):
 		s.fail(w, r, refuse(codeIdempotencyConflict, "the key was used with another request, or that request is still running"))
@@ -66,6 +67,7 @@ func (g *guard) serveOnce(w http.ResponseWriter, r *http.Request, key string, bo
 		s.fail(w, r, fmt.Errorf("begin idempotent request: %w", err))
 		return
 	case stored != nil:
+		callerScope(r.Context()) // the request's hash holds the scope that the answer was made for
 		s.replay(w, r, o, stored)
 		return
 	}
@@ -130,9 +132,15 @@ func (o once) binding() []byte {
 	return []byte(o.tenant.String() + "\x00" + o.principal + "\x00" + o.key)
 }
 
-func requestHash(r *http.Request, body []byte) []byte {
+// requestHash stands for a request and for where its sender has the permission for it: an answer from another scope is not
+// answered again.
+func requestHash(r *http.Request, body []byte, scope store.Scope) []byte {
 	h := sha256.New()
-	for _, part := range []string{r.Method, r.URL.RequestURI(), r.Header.Get("Content-Type"), r.Header.Get("Content-Encoding")} {
+	parts := []string{r.Method, r.URL.RequestURI(), r.Header.Get("Content-Type"), r.Header.Get("Content-Encoding")}
+	if scope != nil {
+		parts = append(parts, fmt.Sprint([]verifier.Selector(scope)))
+	}
+	for _, part := range parts {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	_, _ = h.Write(body)

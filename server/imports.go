@@ -122,7 +122,7 @@ func (s *Server) storeImport(r *http.Request) (store.BaselineVersion, error) {
 	if err != nil {
 		return none, err
 	}
-	v := store.BaselineVersion{State: in.state, Reference: imported.Values, Provenance: provenance, Origin: originRegistered, CreatedBy: p.name()}
+	v := store.BaselineVersion{State: in.state, Reference: imported.Values, Provenance: provenance, Origin: originRegistered}
 	if imported.Signer != nil {
 		v.ImportAnchor = imported.Signer.AnchorSHA256
 	}
@@ -135,15 +135,20 @@ func (s *Server) storeImport(r *http.Request) (store.BaselineVersion, error) {
 // mayImport decides whether the caller may register what a document says, as if the caller had said it.
 func (s *Server) mayImport(ctx context.Context, in *importRequest) error {
 	if in.baselineID != nil {
-		if in.state == "" { // as of a version that is posted
-			in.state = string(openapi.BaselineStateDraft)
+		var err error
+		if _, in.state, err = firstState(ctx, in.state, string(openapi.BaselineStateDraft)); err != nil { // as of a version that is posted
+			return err
+		}
+		if err := s.mayChange(ctx, *in.baselineID); err != nil {
+			return err
 		}
 		return s.mayWriteTo(ctx, *in.baselineID, auth.ActionAddVersion, in.state)
 	}
-	asked := in.state
-	if asked == "" {
-		asked = string(openapi.BaselineStateActive)
+	state, asked, err := firstState(ctx, in.state, string(openapi.BaselineStateActive))
+	if err != nil {
+		return err
 	}
+	in.state = state
 	return s.mayWrite(ctx, auth.Attempt{Action: auth.ActionCreate, Baseline: in.name, Selector: in.selector, State: asked})
 }
 

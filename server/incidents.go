@@ -20,7 +20,7 @@ func incidentDTO(i store.Incident) openapi.Incident {
 // ListIncidents lists incidents.
 func (s *Server) ListIncidents(ctx context.Context, req openapi.ListIncidentsRequestObject) (openapi.ListIncidentsResponseObject, error) {
 	q := req.Params
-	f := store.IncidentFilter{Status: text(q.Status), Code: value(q.Code), Severity: text(q.Severity), Reason: text(q.Reason), Open: value(q.Open)}
+	f := store.IncidentFilter{Scope: callerScope(ctx), Status: text(q.Status), Code: value(q.Code), Severity: text(q.Severity), Reason: text(q.Reason), Open: value(q.Open)}
 	items, next, err := s.store.ListIncidents(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err

@@ -49,7 +49,8 @@ func machineDTO(m store.Machine) openapi.Machine {
 func (s *Server) ListMachines(ctx context.Context, req openapi.ListMachinesRequestObject) (openapi.ListMachinesResponseObject, error) {
 	q := req.Params
 	f := store.MachineFilter{
-		Name: value(q.Name), NamePrefix: value(q.Q), ScaleSet: value(q.ScaleSet), Platform: joined(q.Platform), OS: joined(q.Os),
+		Scope: callerScope(ctx),
+		Name:  value(q.Name), NamePrefix: value(q.Q), ScaleSet: value(q.ScaleSet), Platform: joined(q.Platform), OS: joined(q.Os),
 		SecurityType: joined(q.SecurityType), Labels: value(q.Label), Status: joined(q.Status), Assurance: joined(q.Assurance),
 		State: joined(q.State), SeenBefore: q.SeenBefore, DueBefore: q.DueBefore,
 		Stale: q.Stale, SilenceAlert: q.SilenceAlertID,

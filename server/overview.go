@@ -11,7 +11,7 @@ import (
 
 // GetOverview answers the fleet in numbers.
 func (s *Server) GetOverview(ctx context.Context, _ openapi.GetOverviewRequestObject) (openapi.GetOverviewResponseObject, error) {
-	o, err := s.store.Overview(ctx, principalOf(ctx).tenant, s.now())
+	o, err := s.store.Overview(ctx, principalOf(ctx).tenant, callerScope(ctx), s.now())
 	if err != nil {
 		return nil, err
 	}

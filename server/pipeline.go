@@ -34,8 +34,18 @@ func (s *Server) identityPrincipal(ctx context.Context, bearer string) (principa
 	case err != nil:
 		return principal{}, fmt.Errorf("verify identity token: %w", err)
 	}
-	return principal{kind: rolePipeline, tenant: id.Tenant, id: id.Name(), pipeline: &pipeline{identity: id}}, nil
+	grants, err := s.personGrants(ctx, &id)
+	if err != nil {
+		return principal{}, err
+	}
+	if len(grants) > 0 {
+		return principal{kind: kindPerson, tenant: id.Tenant, id: id.Name(), grants: grants}, nil
+	}
+	return principal{kind: rolePipeline, tenant: id.Tenant, id: id.Name(), grants: pipelineGrants, pipeline: &pipeline{identity: id}}, nil
 }
+
+// pipelineGrants are those of every pipeline, as far as its rules go.
+var pipelineGrants = []grant{{role: rolePipeline}}
 
 // admitPipeline finds the rules that are about a pipeline. Without one it may do nothing, not even read.
 func (s *Server) admitPipeline(ctx context.Context, p principal) error {
@@ -75,12 +85,13 @@ func ruleOf(r store.PipelineRule) (auth.Rule, error) {
 	return out, nil
 }
 
-// mayWrite decides whether the caller may do it: whoever is no pipeline passes, since the guard has let them in.
-// Every operation of the role baseline_writer calls it before it changes anything.
+// mayWrite decides whether the caller may do it: a pipeline as far as a rule says, everybody else, whom the guard has let in,
+// where the selector chooses nothing outside of their scope. Every operation that a pipeline may call calls it before it
+// changes anything.
 func (s *Server) mayWrite(ctx context.Context, a auth.Attempt) error {
 	p := principalOf(ctx)
 	if p.pipeline == nil {
-		return nil
+		return s.mayChoose(ctx, a.Selector)
 	}
 	d := auth.Decide(p.pipeline.admitted, &p.pipeline.identity, a)
 	if d.By == nil {

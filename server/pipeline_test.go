@@ -121,7 +121,7 @@ func pipelines(b *bench, _ *machine) {
 	stranger := c.token(map[string]any{"repository": "stranger/images"})
 	before := b.rows()
 	for _, o := range operations(b.t, &machine{id: nobody}) {
-		if o.role != roleBaselineReader && o.role != roleBaselineWriter {
+		if o.needs == permPublic || !rolePipeline.may(o.needs) {
 			continue
 		}
 		a := b.refused("rule_denied", "", o.method, o.path, stranger, o.body)

@@ -24,6 +24,19 @@ func matchDTO(m auth.Match) openapi.Match {
 	return out
 }
 
+func conditionsOf(in []openapi.ClaimCondition) []auth.Condition {
+	var out []auth.Condition
+	for _, c := range in {
+		out = append(out, auth.Condition{Claim: c.Claim, Match: auth.Match{In: value(c.In), Pattern: value(c.Pattern)}})
+	}
+	return out
+}
+
+func claimDTO(c auth.Condition) openapi.ClaimCondition {
+	m := matchDTO(c.Match)
+	return openapi.ClaimCondition{Claim: c.Claim, In: m.In, Pattern: m.Pattern}
+}
+
 // pipelineRuleOf reads a rule out of a request and makes sure that it can be used for its provider.
 func (s *Server) pipelineRuleOf(ctx context.Context, tenant uuid.UUID, in *openapi.PipelineRuleInput) (store.PipelineRule, error) {
 	r := auth.Rule{Baselines: matchOf(in.Baselines), Selector: selectorOf(in.Selector), WholeFleet: value(in.WholeFleet)}
@@ -31,9 +44,7 @@ func (s *Server) pipelineRuleOf(ctx context.Context, tenant uuid.UUID, in *opena
 		m := matchOf(*in.Subject)
 		r.Subject = &m
 	}
-	for _, c := range value(in.Conditions) {
-		r.Conditions = append(r.Conditions, auth.Condition{Claim: c.Claim, Match: auth.Match{In: value(c.In), Pattern: value(c.Pattern)}})
-	}
+	r.Conditions = conditionsOf(value(in.Conditions))
 	for _, a := range in.Actions {
 		r.Actions = append(r.Actions, auth.Action(a))
 	}
@@ -61,13 +72,10 @@ func pipelineRuleDTO(stored store.PipelineRule) (openapi.PipelineRule, error) {
 	}
 	out := openapi.PipelineRule{
 		ID: r.ID, Name: r.Name, ProviderID: r.ProviderID, Baselines: matchDTO(r.Baselines), Selector: selectorDTO(r.Selector), WholeFleet: r.WholeFleet,
-		Conditions: each(r.Conditions, func(c auth.Condition) openapi.ClaimCondition {
-			m := matchDTO(c.Match)
-			return openapi.ClaimCondition{Claim: c.Claim, In: m.In, Pattern: m.Pattern}
-		}),
-		Actions:   each(r.Actions, func(a auth.Action) openapi.PipelineAction { return openapi.PipelineAction(a) }),
-		States:    each(r.States, func(state string) openapi.PipelineRuleStates { return openapi.PipelineRuleStates(state) }),
-		CreatedAt: utc(stored.CreatedAt), CreatedBy: stored.CreatedBy, UpdatedAt: utc(stored.UpdatedAt),
+		Conditions: each(r.Conditions, claimDTO),
+		Actions:    each(r.Actions, func(a auth.Action) openapi.PipelineAction { return openapi.PipelineAction(a) }),
+		States:     each(r.States, func(state string) openapi.PipelineRuleStates { return openapi.PipelineRuleStates(state) }),
+		CreatedAt:  utc(stored.CreatedAt), CreatedBy: stored.CreatedBy, UpdatedAt: utc(stored.UpdatedAt),
 	}
 	if r.Subject != nil {
 		m := matchDTO(*r.Subject)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,13 +20,24 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
-// The prefixes of the bearer tokens that this package makes, so that secret scanners know what they found.
-const (
-	prefixAdmin  = "assay_adm_"
-	prefixReader = "assay_rdr_"
-	prefixRelier = "assay_rp_"
-	prefixJoin   = "assay_join_"
-)
+// prefixJoin begins the join tokens.
+const prefixJoin = "assay_join_"
+
+// prefixes begin the API tokens of each role, so that secret scanners know what they found. Who a token is of is decided by
+// its row and never by its prefix.
+var prefixes = map[role]string{
+	roleAdmin: "assay_adm_", roleViewer: "assay_rdr_", roleReader: "assay_rdr_", roleRelyingParty: "assay_rp_",
+	roleResponder: "assay_rsp_", roleAuthor: "assay_bla_", roleApprover: "assay_blp_", roleOperator: "assay_opr_",
+}
+
+func isAPIToken(secret string) bool {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(secret, prefix) {
+			return true
+		}
+	}
+	return false
+}
 
 // maxSecret is the longest token that can be one of ours, in bytes. Identity tokens are longer: auth.MaxTokenSize.
 const maxSecret = 512
@@ -35,14 +47,55 @@ const tokenSecretSize = 32
 
 // principal is who sent a request.
 type principal struct {
-	kind   role // roleAdmin, roleReader, roleRelyingParty, roleJoin, roleMachine, rolePipeline, or rolePublic for anyone
+	kind   role // the role of an API token; kindPerson, roleJoin, roleMachine, rolePipeline, or rolePublic for anyone
 	tenant uuid.UUID
-	id     string // of the token; of the machine for machine tokens; issuer|subject for pipelines
+	id     string // of the token; of the machine for machine tokens; issuer|subject for people and pipelines
+	owner  string // the person that an API token is of, as "person:issuer|subject"; empty where nobody has said
+
+	// grants are what it may do and where. They are never mixed: what one role may is never done in another's scope.
+	grants []grant
+	scope  store.Scope // of the permission that this call needs; set by the guard
+	asked  *bool       // whether the handler has asked for the scope; nil but for calls that have to
 
 	joinHash  []byte    // SHA-256 of a join token
 	machineID uuid.UUID // of a machine token
 	keyID     uuid.UUID // attestation key that the machine token names
 	pipeline  *pipeline // nil but for pipelines
+}
+
+// grant is a role and the machines that it is given for; a nil scope is the whole tenant.
+type grant struct {
+	role  role
+	scope store.Scope
+}
+
+// kindPerson is what a principal is whose identity token a role binding admits. It is no role: the bindings give those.
+const kindPerson role = "person"
+
+// may tells whether one of the grants has a permission, wherever.
+func (p principal) may(needs permission) bool {
+	return needs == permPublic || slices.ContainsFunc(p.grants, func(g grant) bool { return g.role.may(needs) })
+}
+
+// is tells whether one of the grants is of a role.
+func (p principal) is(r role) bool {
+	return slices.ContainsFunc(p.grants, func(g grant) bool { return g.role == r })
+}
+
+// scopeFor is where a principal has a permission: the union of the scopes of the grants that have it, and of no others. nil
+// is the whole tenant, so that it is only asked about a permission that the principal has.
+func (p principal) scopeFor(needs permission) store.Scope {
+	scope := store.Scope{}
+	for _, g := range p.grants {
+		switch {
+		case !g.role.may(needs):
+		case g.scope == nil:
+			return nil
+		default:
+			scope = append(scope, g.scope...)
+		}
+	}
+	return scope
 }
 
 // name identifies the principal in logs and audit records. It is no secret.
@@ -65,11 +118,21 @@ func principalOf(ctx context.Context) principal {
 	return p
 }
 
+// callerScope is where the caller has the permission that this operation needs. Every handler of a route with scopeFiltered
+// asks for it before it answers: the guard refuses its answer otherwise.
+func callerScope(ctx context.Context) store.Scope {
+	p := principalOf(ctx)
+	if p.asked != nil {
+		*p.asked = true
+	}
+	return p.scope
+}
+
 // actorOf says who changes something, for the audit record.
 func actorOf(ctx context.Context) store.Actor {
 	p := principalOf(ctx)
 	t := traceOf(ctx)
-	actor := store.Actor{Kind: string(p.kind), ID: p.id, RemoteAddr: t.remote, RequestID: t.id}
+	actor := store.Actor{Kind: string(p.kind), ID: p.id, Owner: p.owner, RemoteAddr: t.remote, RequestID: t.id}
 	if p.pipeline != nil {
 		// A second fence: an operation that forgot to ask writes nothing, and answers internal.
 		if p.pipeline.allowed == nil {
@@ -107,8 +170,8 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 		if err != nil {
 			return principal{}, unauthenticated("the machine token is not valid")
 		}
-		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), machineID: machineID, keyID: keyID}, nil
-	case strings.HasPrefix(secret, prefixAdmin), strings.HasPrefix(secret, prefixReader), strings.HasPrefix(secret, prefixRelier):
+		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), grants: machineGrants, machineID: machineID, keyID: keyID}, nil
+	case isAPIToken(secret):
 		return s.apiPrincipal(r.Context(), sha256.Sum256([]byte(secret)), now)
 	case strings.HasPrefix(secret, prefixJoin):
 		hash := sha256.Sum256([]byte(secret))
@@ -116,10 +179,13 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 		if err != nil {
 			return principal{}, tokenError(err)
 		}
-		return principal{kind: roleJoin, tenant: tenant, id: t.ID.String(), joinHash: hash[:]}, nil
+		return principal{kind: roleJoin, tenant: tenant, id: t.ID.String(), grants: []grant{{role: roleJoin}}, joinHash: hash[:]}, nil
 	}
 	return principal{}, unauthenticated("this is no token of this service")
 }
+
+// machineGrants are those of every machine; a variable, since each attestation has them.
+var machineGrants = []grant{{role: roleMachine}}
 
 func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time) (principal, error) {
 	if p, ok := s.tokens.get(hash, now); ok {
@@ -129,17 +195,11 @@ func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time)
 	if err != nil {
 		return principal{}, tokenError(err)
 	}
-	p := principal{tenant: tenant, id: t.ID.String()}
-	switch t.Role {
-	case store.RoleAdmin:
-		p.kind = roleAdmin
-	case store.RoleReader:
-		p.kind = roleReader
-	case store.RoleRelyingParty:
-		p.kind = roleRelyingParty
-	default:
+	kind := role(t.Role)
+	if !slices.Contains(personal, kind) {
 		return principal{}, fmt.Errorf("api token %s has the unknown role %q", t.ID, t.Role)
 	}
+	p := principal{kind: kind, tenant: tenant, id: t.ID.String(), owner: t.Owner, grants: []grant{{role: kind, scope: t.Scope}}}
 	s.tokens.put(hash, p, now, t.ExpiresAt)
 	return p, nil
 }
@@ -149,27 +209,6 @@ func tokenError(err error) error {
 		return unauthenticated("the token is unknown, expired or used up")
 	}
 	return fmt.Errorf("look up token: %w", err)
-}
-
-// mayCall decides whether a principal has the role that an operation needs.
-func (p principal) mayCall(needs role) bool {
-	switch needs {
-	case rolePublic:
-		return true
-	case roleReader:
-		return p.kind == roleReader || p.kind == roleAdmin
-	case roleBaselineReader:
-		return p.kind == roleReader || p.kind == roleAdmin || p.kind == rolePipeline
-	case roleResultReader:
-		return p.kind == roleReader || p.kind == roleAdmin || p.kind == roleMachine
-	case roleRelyingParty:
-		return p.kind == roleReader || p.kind == roleAdmin || p.kind == roleRelyingParty
-	case roleBaselineWriter:
-		return p.kind == roleAdmin || p.kind == rolePipeline
-	case roleAdmin, roleJoin, roleMachine:
-		return p.kind == needs
-	}
-	return false
 }
 
 // tokenCacheLifetime is for how long an API token that another replica revoked may still be accepted by this one.
@@ -247,7 +286,7 @@ func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID,
 			return "", fmt.Errorf("bootstrap admin token: %w", err)
 		}
 		for _, t := range items {
-			if t.Role == store.RoleAdmin && (t.ExpiresAt == nil || t.ExpiresAt.After(now)) {
+			if t.Role == store.RoleAdmin && t.Scope == nil && (t.ExpiresAt == nil || t.ExpiresAt.After(now)) {
 				return "", nil
 			}
 		}
@@ -262,7 +301,7 @@ func BootstrapAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID,
 // NewAdminToken makes an administrator's API token without being asked by one: for an operator with
 // access to the database who has lost every other. It is in the audit record as made by the system.
 func NewAdminToken(ctx context.Context, st *store.Store, tenant uuid.UUID, name string, now time.Time, random io.Reader) (secret string, err error) {
-	secret, hash, err := newSecret(prefixAdmin, random)
+	secret, hash, err := newSecret(prefixes[roleAdmin], random)
 	if err != nil {
 		return "", err
 	}

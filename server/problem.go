@@ -31,6 +31,7 @@ const (
 	codeExportRunning       = "export_running"
 	codeUnauthenticated     = "unauthenticated"
 	codeForbidden           = "forbidden"
+	codeScopeForbids        = "scope_forbids"
 	codeRuleDenied          = "rule_denied"
 	codeNotFound            = "not_found"
 	codeMethodNotAllowed    = "method_not_allowed"

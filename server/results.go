@@ -13,6 +13,7 @@ import (
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/server/token/relying"
+	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier/ear"
 )
 
@@ -38,7 +39,14 @@ func (s *Server) CreateResult(ctx context.Context, req openapi.CreateResultReque
 
 // IntrospectResult tells whether a result holds.
 func (s *Server) IntrospectResult(ctx context.Context, req openapi.IntrospectResultRequestObject) (openapi.IntrospectResultResponseObject, error) {
-	i, err := s.attest.Introspect(ctx, principalOf(ctx).tenant, req.JSONBody.Token)
+	p, scope := principalOf(ctx), callerScope(ctx)
+	i, err := s.attest.Introspect(ctx, p.tenant, req.JSONBody.Token)
+	if err == nil && scope != nil && i.MachineID != nil {
+		err = s.store.InScope(ctx, p.tenant, scope, string(scopeMachine), *i.MachineID)
+		if errors.Is(err, store.ErrNotFound) { // a result about a machine outside says nothing, like one of another tenant
+			i, err = attest.Introspection{Reason: attest.InactiveUnknown}, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -278,7 +278,7 @@ func (b *bench) discovery() {
 func TestRelyingPartyIsNoReader(t *testing.T) {
 	b := newBench(t, nil)
 	token := b.relyingToken()
-	if !strings.HasPrefix(token, prefixRelier) {
+	if !strings.HasPrefix(token, prefixes[roleRelyingParty]) {
 		t.Errorf("token %.12s…", token)
 	}
 	b.refused("forbidden", "", "GET", "/v1/machines", token, nil)

@@ -43,7 +43,9 @@ func (s *Server) PromoteBaselineVersion(ctx context.Context, req openapi.Promote
 		return nil, err
 	}
 	p := store.Promotion{Grace: graceOf(req.Body), Expected: text(body.ExpectedState), Comment: value(body.Comment)}
-	v, err := s.store.PromoteVersion(ctx, principalOf(ctx).tenant, req.BaselineID, req.Version, p, now, actorOf(ctx))
+	who := principalOf(ctx)
+	p.NeedsSecond = who.pipeline == nil && !who.is(roleAdmin)
+	v, err := s.store.PromoteVersion(ctx, who.tenant, req.BaselineID, req.Version, p, now, actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

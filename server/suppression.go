@@ -85,7 +85,7 @@ func (s *Server) CreateSuppressionRule(ctx context.Context, req openapi.CreateSu
 	}
 	r := store.SuppressionRule{
 		AlertCode: req.Body.AlertCode, Reason: req.Body.Reason, Comment: value(req.Body.Comment),
-		ExpiresAt: req.Body.ExpiresAt, State: state, Scope: scope, CreatedBy: principalOf(ctx).name(),
+		ExpiresAt: req.Body.ExpiresAt, State: state, Scope: scope, CreatedBy: actorOf(ctx).String(),
 	}
 	if r, err = s.store.CreateSuppressionRule(ctx, principalOf(ctx).tenant, r, now, actorOf(ctx)); err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func (s *Server) CreateJoinToken(ctx context.Context, req openapi.CreateJoinToke
 // ListAPITokens lists API tokens, without the tokens themselves.
 func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensRequestObject) (openapi.ListAPITokensResponseObject, error) {
 	q := req.Params
-	f := store.TokenFilter{NamePrefix: value(q.Q), Role: joined(q.Role)}
+	f := store.TokenFilter{Scope: callerScope(ctx), NamePrefix: value(q.Q), Role: joined(q.Role)}
 	items, next, err := s.store.ListAPITokens(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
@@ -73,42 +73,43 @@ func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensReq
 	return openapi.ListAPITokens200JSONResponse{
 		Items: each(items, func(t store.APIToken) openapi.APIToken {
 			return openapi.APIToken{
-				ID: t.ID, Name: t.Name, Role: openapi.APITokenRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt),
-				CreatedAt: utc(t.CreatedAt), LastUsedAt: utcOrNull(t.LastUsed),
+				ID: t.ID, Name: t.Name, Role: openapi.Role(t.Role), Selector: scopeDTO(t.Scope), Owner: textOrNull(t.Owner), ExpiresAt: utcOrNull(t.ExpiresAt),
+				CreatedAt: utc(t.CreatedAt), CreatedBy: textOrNull(t.CreatedBy), LastUsedAt: utcOrNull(t.LastUsed),
 			}
 		}),
 		NextCursor: nextCursor(next),
 	}, nil
 }
 
-// CreateAPIToken makes the token of a person or pipeline and shows it, once.
+// CreateAPIToken makes the token of a person or program and shows it, once. It never gives more than its maker has.
 func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenRequestObject) (openapi.CreateAPITokenResponseObject, error) {
-	now := s.now()
+	now, p := s.now(), principalOf(ctx)
 	t := store.APIToken{Name: req.Body.Name, Role: store.Role(req.Body.Role), CreatedAt: now}
-	prefix := prefixReader
-	switch t.Role {
-	case store.RoleAdmin:
-		prefix = prefixAdmin
-	case store.RoleRelyingParty:
-		prefix = prefixRelier
-	case store.RoleReader:
+	var err error
+	if t.Scope, err = scopeFrom(req.Body.Selector); err != nil {
+		return nil, err
 	}
-	if req.Body.ExpiresInSeconds != nil {
-		expires := now.Add(time.Duration(*req.Body.ExpiresInSeconds) * time.Second)
-		t.ExpiresAt = &expires
+	if t.Owner, err = ownerOf(p, value(req.Body.Owner)); err != nil {
+		return nil, err
 	}
-	secret, hash, err := newSecret(prefix, s.random)
+	if err := s.mayGive(ctx, role(t.Role), &t.Scope); err != nil {
+		return nil, err
+	}
+	if t.ExpiresAt, err = s.tokenEnd(now, req.Body.ExpiresInSeconds); err != nil {
+		return nil, err
+	}
+	secret, hash, err := newSecret(prefixes[role(t.Role)], s.random)
 	if err != nil {
 		return nil, err
 	}
 	if t.ID, err = s.newID(); err != nil {
 		return nil, err
 	}
-	if err := s.store.CreateAPIToken(ctx, principalOf(ctx).tenant, t, hash, actorOf(ctx)); err != nil {
+	if err := s.store.CreateAPIToken(ctx, p.tenant, t, hash, actorOf(ctx)); err != nil {
 		return nil, err
 	}
 	return openapi.CreateAPIToken201JSONResponse{
-		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.APITokenCreatedRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
+		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.Role(t.Role), Selector: scopeDTO(t.Scope), Owner: textOrNull(t.Owner), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
 	}, nil
 }
 
@@ -125,6 +126,11 @@ func (s *Server) RevokeAPIToken(ctx context.Context, req openapi.RevokeAPITokenR
 	p := principalOf(ctx)
 	if req.TokenID.String() == p.id {
 		return nil, refuse(codeConflict, "this is the token of the call itself; revoke it with another one")
+	}
+	if scope := callerScope(ctx); scope != nil {
+		if err := s.store.InScope(ctx, p.tenant, scope, "api_token", req.TokenID); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.store.RevokeAPIToken(ctx, p.tenant, req.TokenID, s.now(), actorOf(ctx)); err != nil {
 		return nil, err

@@ -69,6 +69,9 @@ func (s *Server) dryRunValues(w http.ResponseWriter, r *http.Request) {
 // them. Whoever is no pipeline may.
 func (s *Server) mayTry(ctx context.Context, body *openapi.DryRunRequest) error {
 	if body.BaselineID != nil {
+		if err := s.mayChange(ctx, *body.BaselineID); err != nil {
+			return err
+		}
 		return s.mayWriteTo(ctx, *body.BaselineID, auth.ActionDryRun, "")
 	}
 	attempt := auth.Attempt{Action: auth.ActionDryRun, Selector: selectorOf(body.Selector)}

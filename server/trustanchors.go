@@ -140,7 +140,7 @@ func (s *Server) CreateTrustAnchor(ctx context.Context, req openapi.CreateTrustA
 		return nil, err
 	}
 	p := principalOf(ctx)
-	a := store.TrustAnchor{Name: req.Body.Name, Purpose: string(req.Body.Purpose), Certificates: certificates, CreatedBy: p.name()}
+	a := store.TrustAnchor{Name: req.Body.Name, Purpose: string(req.Body.Purpose), Certificates: certificates, CreatedBy: actorOf(ctx).String()}
 	if a, err = s.store.CreateTrustAnchor(ctx, p.tenant, a, s.now(), actorOf(ctx)); err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (s *Server) ListMachineVerdicts(ctx context.Context, req openapi.ListMachin
 // ListVerdicts lists the changes of judgement of the fleet.
 func (s *Server) ListVerdicts(ctx context.Context, req openapi.ListVerdictsRequestObject) (openapi.ListVerdictsResponseObject, error) {
 	q := req.Params
-	f := store.VerdictFilter{MachineID: q.MachineID, Status: joined(q.Status), Reason: joined(q.Reason), Assurance: joined(q.Assurance),
+	f := store.VerdictFilter{Scope: callerScope(ctx), MachineID: q.MachineID, Status: joined(q.Status), Reason: joined(q.Reason), Assurance: joined(q.Assurance),
 		ScaleSet: value(q.ScaleSet), Since: q.Since, Until: q.Until}
 	return s.listVerdicts(ctx, f, pageOf(q.Limit, q.Cursor, q.Sort))
 }

@@ -69,7 +69,7 @@ func alertQuery(tenant uuid.UUID, f AlertFilter, now time.Time) *query {
 	if !f.IncludeSuppressed {
 		q.plain("NOT " + isSuppressed)
 	}
-	return q
+	return q.within(f.Scope)
 }
 
 const selectAlert = `SELECT ` + alertColumns + alertTables + `AND a.alert_id = $3`

@@ -267,7 +267,7 @@ func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, f BaselineF
 	if f.State != "" {
 		q.and("EXISTS (SELECT FROM baseline_versions v WHERE v.tenant_id = b.tenant_id AND v.baseline_id = b.baseline_id AND v.state = ANY(?))", strings.Split(f.State, ","))
 	}
-	chosen, next, err := baselineList.page(ctx, s.pool, q, page)
+	chosen, next, err := baselineList.page(ctx, s.pool, q.within(f.Scope), page)
 	if err != nil || len(chosen) == 0 {
 		return nil, "", err
 	}
@@ -294,7 +294,10 @@ func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, f BaselineF
 
 // BaselineFilter narrows ListBaselines. State may hold several values with commas between them; a baseline fits that has a
 // version in one of them.
-type BaselineFilter struct{ NamePrefix, State string }
+type BaselineFilter struct {
+	NamePrefix, State string
+	Scope             Scope
+}
 
 var baselineList = listing[pgtype.UUID]{
 	name: "baselines", columns: "b.baseline_id", scan: scanID, initial: "-id",

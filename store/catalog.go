@@ -16,10 +16,11 @@ type OpenFindings struct {
 	Alerts          int64 // active or in progress, and not suppressed
 }
 
-// CountOpenFindings counts a tenant's open findings by code, in one snapshot. Codes of which none is open are absent.
-func (s *Store) CountOpenFindings(ctx context.Context, tenant uuid.UUID, now time.Time) (map[string]OpenFindings, error) {
+// CountOpenFindings counts a tenant's open findings by code, those of a scope's machines, in one snapshot. Codes of which none is open are absent.
+func (s *Store) CountOpenFindings(ctx context.Context, tenant uuid.UUID, scope Scope, now time.Time) (map[string]OpenFindings, error) {
 	out := map[string]OpenFindings{}
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		tx = scope.over(tx)
 		for _, c := range []struct {
 			sql string
 			add func(*OpenFindings, int64)

@@ -89,11 +89,15 @@ func TestAlertLifecycle(t *testing.T) {
 			t.Errorf("outbox: %d %s, want %d", got, kind, want)
 		}
 	}
-	for f, want := range map[store.AlertFilter]int{
-		{Status: "active"}: 1, {Status: "dismissed"}: 1, {Code: "attestation_failed"}: 2, {Severity: "low"}: 0, {Reason: "baseline_deviation"}: 2, {Reason: "origin_unverified"}: 0, {ScaleSet: "web"}: 2,
+	for _, c := range []struct {
+		f    store.AlertFilter
+		want int
+	}{
+		{store.AlertFilter{Status: "active"}, 1}, {store.AlertFilter{Status: "dismissed"}, 1}, {store.AlertFilter{Code: "attestation_failed"}, 2}, {store.AlertFilter{Severity: "low"}, 0},
+		{store.AlertFilter{Reason: "baseline_deviation"}, 2}, {store.AlertFilter{Reason: "origin_unverified"}, 0}, {store.AlertFilter{ScaleSet: "web"}, 2},
 	} {
-		if got := alertsOf(t, s, f, t0); len(got) != want {
-			t.Errorf("%+v finds %d alerts, want %d", f, len(got), want)
+		if got := alertsOf(t, s, c.f, t0); len(got) != c.want {
+			t.Errorf("%+v finds %d alerts, want %d", c.f, len(got), c.want)
 		}
 	}
 }
@@ -167,7 +171,7 @@ func TestSuppressionHidesAlertsAndNothingElse(t *testing.T) {
 	if len(as) != 1 || as[0].Status != finding.Unhealthy {
 		t.Errorf("suppression changed the assessment: %+v", as)
 	}
-	o := must[store.Overview](t)(s.Overview(t.Context(), tenant, t0))
+	o := must[store.Overview](t)(s.Overview(t.Context(), tenant, nil, t0))
 	if o.SuppressedAlerts != 1 || o.OpenAlertsBySeverity["medium"] != 1 || o.MachinesByStatus["contraindicated"] != 2 || o.AssessmentsByStatus["Unhealthy"] != 2 || o.OpenAlertsByReason["baseline_deviation"] != 1 || o.Machines != 2 || o.OldestAttestation == nil {
 		t.Errorf("overview %+v", o)
 	}
@@ -260,7 +264,7 @@ func TestAssessmentsAndRecommendations(t *testing.T) {
 	if got := now(); got.Status != "exempt" || got.ID != r.ID || !got.FirstSeenAt.Equal(t0.Add(6*time.Minute)) {
 		t.Errorf("when it comes back it is %+v", got)
 	}
-	o := must[store.Overview](t)(s.Overview(t.Context(), tenant, until))
+	o := must[store.Overview](t)(s.Overview(t.Context(), tenant, nil, until))
 	if o.RecommendationsByCode["secure_boot_enabled"] != 1 || o.RecommendationsBySev["low"] != 1 {
 		t.Errorf("overview %+v", o)
 	}

@@ -99,6 +99,7 @@ type FleetConflictFilter struct {
 	MachineID    *uuid.UUID
 	Kind, Code   string
 	IncludeEnded bool
+	Scope        Scope
 }
 
 var conflictList = listing[FleetConflict]{
@@ -122,5 +123,5 @@ func (s *Store) ListFleetConflicts(ctx context.Context, tenant uuid.UUID, f Flee
 	q.id(`? IN (c.machine_id, c.other_id)`, f.MachineID)
 	q.oneOf(`c.kind`, f.Kind)
 	q.oneOf(`c.code`, f.Code)
-	return conflictList.page(ctx, s.pool, q, page)
+	return conflictList.page(ctx, s.pool, q.within(f.Scope), page)
 }

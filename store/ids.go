@@ -70,4 +70,9 @@ func (p Page) limit() int {
 }
 
 // String is kind:id, as columns created_by hold it.
-func (a Actor) String() string { return fmt.Sprintf("%s:%s", a.Kind, a.ID) }
+func (a Actor) String() string {
+	if a.Owner != "" {
+		return a.Owner
+	}
+	return fmt.Sprintf("%s:%s", a.Kind, a.ID)
+}

@@ -40,6 +40,7 @@ type Incident struct {
 type IncidentFilter struct {
 	Status, Code, Severity, Reason string
 	Open                           bool
+	Scope                          Scope
 }
 
 const incidentColumns = `incident_id, code, display_name, severity, reason, title, status, first_seen_at, last_joined_at, opened_at, reopened_count, closed_at,
@@ -72,7 +73,7 @@ func (s *Store) ListIncidents(ctx context.Context, tenant uuid.UUID, f IncidentF
 	if f.Open {
 		q.plain("closed_at IS NULL")
 	}
-	return incidentList.page(ctx, s.pool, q, page)
+	return incidentList.page(ctx, s.pool, q.within(f.Scope), page)
 }
 
 // GetIncident reads one incident. ErrNotFound.

@@ -155,7 +155,7 @@ func (l *listing[T]) statement(q *query, p Page) (sql string, args []any, o orde
 		exprs[i], by[i] = k.expr, k.expr+way
 	}
 	var b strings.Builder
-	b.WriteString("SELECT " + l.columns + ", " + strings.Join(exprs, ", ") + q.sql.String())
+	b.WriteString(q.before + "SELECT " + l.columns + ", " + strings.Join(exprs, ", ") + q.sql.String())
 	if p.Cursor != "" {
 		from, err := decodePosition(p.Cursor, position{List: l.name, Sort: o.name, Filter: q.fingerprint()})
 		if err != nil {

@@ -152,7 +152,7 @@ func machineQuery(tenant uuid.UUID, f MachineFilter) *query {
 	}
 	q.at("(st.last_seen_at IS NULL OR st.last_seen_at < ?)", f.SeenBefore)
 	q.at("st.next_due_at < ?", f.DueBefore)
-	return q
+	return q.within(f.Scope)
 }
 
 // UpsertMachines registers machines or updates what the inventory says of them, all in one transaction. A

@@ -10,10 +10,11 @@ import (
 )
 
 // Overview is the fleet in numbers, as of one snapshot. It reads what is: machines, open alerts, recommendations; of
-// history it reads the rollups alone.
-func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, now time.Time) (Overview, error) {
+// history it reads the rollups alone, or, with a scope, what is of the scope's machines.
+func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, scope Scope, now time.Time) (Overview, error) {
 	var o Overview
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		tx = scope.over(tx)
 		for _, c := range []struct {
 			into *map[string]int64
 			sql  string
@@ -44,7 +45,7 @@ func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, now time.Time) (
 		if err := o.readFindings(ctx, tx, tenant, now); err != nil {
 			return err
 		}
-		if err := o.readRecent(ctx, tx, tenant, now); err != nil {
+		if err := o.readRecent(ctx, tx, tenant, scope, now); err != nil {
 			return err
 		}
 		return o.readOldest(ctx, tx, tenant)
@@ -78,10 +79,27 @@ func (o *Overview) readFindings(ctx context.Context, tx pgx.Tx, tenant uuid.UUID
 	return tx.QueryRow(ctx, `SELECT count(*) FROM (`+recommendationSelect+`) x WHERE status = 'exempt'`, pgUUID(tenant), now).Scan(&o.RecommendationsExempt)
 }
 
+// What the rollups count, counted in the tables themselves.
+const (
+	recentVerdicts = `SELECT status, count(*) FROM verdicts WHERE tenant_id = $1 AND first_at >= $2 GROUP BY 1`
+	recentTurns    = `SELECT a.severity, count(*) FROM alert_events e JOIN alerts a USING (tenant_id, alert_id) WHERE e.tenant_id = $1 AND e.at >= $2`
+	recentlyOpened = recentTurns + ` AND e.to_status IN ('active', 'in_progress') AND e.from_status NOT IN ('active', 'in_progress') GROUP BY 1`
+	recentlyClosed = recentTurns + ` AND e.to_status IN ('dismissed', 'resolved') AND e.from_status NOT IN ('dismissed', 'resolved') GROUP BY 1`
+)
+
 // readRecent adds up the last day out of the rollups, from the full hour on.
-func (o *Overview) readRecent(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, now time.Time) error {
+func (o *Overview) readRecent(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, scope Scope, now time.Time) error {
 	r := SeriesRange{Step: time.Hour}
 	o.Since = r.floor(now.Add(-24 * time.Hour))
+	if scope != nil { // the rollups do not tell machines apart
+		for into, sql := range map[*map[string]int64]string{&o.RecentVerdicts: recentVerdicts, &o.RecentAlertsOpened: recentlyOpened, &o.RecentAlertsClosed: recentlyClosed} {
+			*into = map[string]int64{}
+			if err := readCounts(ctx, tx, *into, sql, pgUUID(tenant), o.Since); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for metric, into := range map[Metric]*map[string]int64{VerdictsByStatus: &o.RecentVerdicts, AlertsOpened: &o.RecentAlertsOpened, AlertsClosed: &o.RecentAlertsClosed} {
 		counts := map[string]int64{}
 		if err := readSteps(ctx, tx, tenant, metric, r, o.Since, seriesEnd, func(_ time.Time, key string, n int64) { counts[key] += n }); err != nil {

@@ -44,6 +44,8 @@ type Promotion struct {
 	Grace
 	Expected string // state that the version must be in; empty: the one that it is in when the call begins
 	Comment  string // kept where the promotion is a second person's approval
+	// NeedsSecond asks for a second person whatever the policy says: of an actor whose role is to approve what others made.
+	NeedsSecond bool
 }
 
 // twoPersons tells whether the two-person rule is in force for a selector. The tenant's row is locked against changes of
@@ -205,6 +207,9 @@ func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID
 		}
 		if err := vouchedFor(ctx, tx, tenant, anchor); err != nil {
 			return err
+		}
+		if p.NeedsSecond && v.CreatedBy == actor.String() {
+			return &SecondPersonError{"this principal made the version, and its role is to approve what others made: another one has to promote it"}
 		}
 		if v.NeedsSecond && !v.approvedByPerson() {
 			if actor.Kind == kindPipeline {

@@ -240,6 +240,9 @@ func (s *Store) DeleteIdentityProvider(ctx context.Context, tenant, id uuid.UUID
 	if isViolation(err, "pipeline_rules_tenant_id_provider_id_fkey") {
 		err = fmt.Errorf("pipeline rules name it: %w", ErrConflict)
 	}
+	if isViolation(err, "role_bindings_tenant_id_provider_id_fkey") {
+		err = fmt.Errorf("role bindings name it: %w", ErrConflict)
+	}
 	if err != nil {
 		return fmt.Errorf("delete identity provider %s: %w", id, err)
 	}

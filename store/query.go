@@ -13,6 +13,7 @@ import (
 // query is the part of a SELECT from FROM on, whose conditions are known only when it is run. Each set of filters is a
 // statement of its own, so that Postgres plans it for the indexes that fit.
 type query struct {
+	before  string // what the statement begins with, ahead of SELECT
 	sql     strings.Builder
 	filters strings.Builder // the conditions with their values, for cursors
 	args    []any

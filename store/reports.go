@@ -47,7 +47,7 @@ func assessmentQuery(tenant uuid.UUID, f AssessmentFilter) *query {
 	q.text("m.scale_set = ?", f.ScaleSet)
 	q.at("a.status_changed_at >= ?", f.Since)
 	q.at("a.status_changed_at < ?", f.Until)
-	return q
+	return q.within(f.Scope)
 }
 
 // recommendationSelect takes the time as $2: an exemption ends by itself.
@@ -103,7 +103,7 @@ func recommendationQuery(tenant uuid.UUID, f RecommendationFilter, now time.Time
 	}
 	q.at("r.first_seen_at >= ?", f.Since)
 	q.at("r.first_seen_at < ?", f.Until)
-	return q
+	return q.within(f.Scope)
 }
 
 // GetRecommendation reads one recommendation. ErrNotFound.

@@ -44,8 +44,11 @@ type Page struct {
 
 // Actor says who changes something, for the audit record: "admin:<id of the token>", "machine:<id>", "system:<job>".
 type Actor struct {
-	Kind string // admin, reader, join, machine, pipeline, system
+	Kind string // the role of an API token; person, join, machine, pipeline, system
 	ID   string
+	// Owner is the person that an API token is of, as "person:issuer|subject"; empty where nobody has said. What the person
+	// does by the token counts as done by the person: see String.
+	Owner string
 	// Identity is what a verified token says of a pipeline, as JSON; nil for everybody else. It becomes part of the
 	// provenance of the versions that the pipeline makes.
 	Identity json.RawMessage
@@ -57,10 +60,15 @@ type Actor struct {
 // Role is what an API token may do.
 type Role string
 
-// The roles of this version.
+// The roles. What each may do is the business of package server.
 const (
-	RoleAdmin  Role = "admin"
-	RoleReader Role = "reader"
+	RoleAdmin            Role = "admin"
+	RoleViewer           Role = "viewer"
+	RoleReader           Role = "reader" // the same as viewer, and older
+	RoleResponder        Role = "responder"
+	RoleBaselineAuthor   Role = "baseline_author"
+	RoleBaselineApprover Role = "baseline_approver"
+	RoleOperator         Role = "operator"
 	// RoleRelyingParty may ask whether a result still holds, and nothing else.
 	RoleRelyingParty Role = "relying_party"
 )
@@ -70,8 +78,11 @@ type APIToken struct {
 	ID        uuid.UUID
 	Name      string
 	Role      Role
+	Scope     Scope  // nil for the whole tenant
+	Owner     string // the person that it is of, as "person:issuer|subject"; empty where nobody has said
 	ExpiresAt *time.Time
 	CreatedAt time.Time
+	CreatedBy string // empty of tokens that are older than this column
 	LastUsed  *time.Time
 }
 
@@ -132,6 +143,7 @@ type MachineInput struct {
 // MachineFilter narrows ListMachines. Empty fields do not restrict; Label is "key=value" or "key".
 // Platform, OS, SecurityType, Status and Assurance may hold several values with commas between them.
 type MachineFilter struct {
+	Scope                                                     Scope // nil for the whole tenant
 	Name, ScaleSet, Platform, OS, SecurityType, Label, Status string
 
 	Assurance, State      string
@@ -396,6 +408,7 @@ type Verdict struct {
 // VerdictFilter narrows ListVerdicts.
 // Status, Reason and Assurance may hold several values with commas between them.
 type VerdictFilter struct {
+	Scope               Scope // nil for the whole tenant
 	MachineID           *uuid.UUID
 	Status, Reason      string
 	Assurance, ScaleSet string
@@ -422,6 +435,7 @@ type Assessment struct {
 // AssessmentFilter narrows ListAssessments.
 // Code, Status and Severity may hold several values with commas between them.
 type AssessmentFilter struct {
+	Scope                            Scope // nil for the whole tenant
 	MachineID                        *uuid.UUID
 	Code, Status, ScaleSet, Severity string
 	Since, Until                     *time.Time // of the last change of status
@@ -451,6 +465,7 @@ type Exemption struct {
 // RecommendationFilter narrows ListRecommendations.
 // Code, Status and Severity may hold several values with commas between them.
 type RecommendationFilter struct {
+	Scope                            Scope // nil for the whole tenant
 	MachineID                        *uuid.UUID
 	Code, Status, Severity, ScaleSet string
 	ExemptionEndsBefore              *time.Time // exempt now, and no more at that time
@@ -484,6 +499,7 @@ type Alert struct {
 
 // AlertFilter narrows ListAlerts. Suppressed alerts are left out unless IncludeSuppressed.
 type AlertFilter struct {
+	Scope                                    Scope // nil for the whole tenant
 	MachineID                                *uuid.UUID
 	Code, Status, Severity, Reason, ScaleSet string
 	IncludeSuppressed                        bool

@@ -80,7 +80,7 @@ func verdictQuery(tenant uuid.UUID, f VerdictFilter) *query {
 		q.and("v.verdict_id < ?", pgUUID(idBound(f.Until.UnixMilli()+1))) // the same, in terms of the index and the partitions
 	}
 	q.at("(v.last_at >= ? OR st.verdict_id = v.verdict_id AND st.run_last_at >= ?)", f.Since)
-	return q
+	return q.within(f.Scope)
 }
 
 // idBound is the smallest UUIDv7 of a millisecond.

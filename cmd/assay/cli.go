@@ -32,7 +32,8 @@ type CLI struct {
 	JoinTokens        JoinTokensCommand        `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
 	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
 	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`
-	APITokens         APITokensCommand         `cmd:"" name:"api-tokens" group:"admin" help:"Tokens of people and pipelines."`
+	APITokens         APITokensCommand         `cmd:"" name:"api-tokens" aliases:"api-token" group:"admin" help:"Tokens of people and programs: what they may, where, and for how long."`
+	Roles             RolesCommand             `cmd:"" aliases:"role" group:"admin" help:"What each role may, and which people have it by their identity tokens."`
 	Retention         RetentionCommand         `cmd:"" group:"admin" help:"How long evidence, verdicts and the audit record are kept."`
 	SigningKeys       SigningKeysCommand       `cmd:"" name:"signing-keys" aliases:"signing-key" group:"admin" help:"Keys that sign results for relying parties."`
 

@@ -27,6 +27,7 @@ func TestPipelineWithoutSecrets(t *testing.T) {
 	s.wants(2, []string{"--claim takes NAME=VALUE"}, "pipeline-rules", "add", "--name", "x", "--provider", "github", "--claim", "repository", "--baseline", "x", "--whole-fleet")
 	s.wants(1, []string{"admits every token"}, "pipeline-rules", "add", "--name", "x", "--provider", "github", "--claim-pattern", "repository=.*", "--baseline", "x", "--whole-fleet")
 	s.wants(0, []string{"images", "repository example/images; ref refs/heads/main, refs/heads/release", "/web-.*/", "scale set web", "create add_version dry_run (draft)"}, "pipeline-rules")
+	testRoles(t, s)
 
 	// What the runner gives a job: an address with a query, and a secret to ask there with.
 	asked := 0
@@ -50,7 +51,7 @@ func TestPipelineWithoutSecrets(t *testing.T) {
 	job.wants(0, []string{"web-images version 2 is draft"}, append(register, "--name", "web-images", "--scale-set", "web")...) // the workflow runs again
 	job.wants(1, []string{"403 rule_denied", "not about baselines of this name"}, append(register, "--name", "db-images", "--scale-set", "web")...)
 	job.wants(1, []string{"rule_denied", "does not allow the action promote"}, "baselines", "promote", "web-images@1")
-	job.wants(1, []string{"403 forbidden", "the token has the role pipeline"}, "machines")
+	job.wants(1, []string{"403 forbidden", "which the role pipeline does not have"}, "machines")
 	job.wants(0, []string{"Made by a pipeline, verified", "repo:example/images:ref:refs/heads/main", "run_id", "4711"}, "baselines", "show", "web-images@1")
 	if asked == 0 {
 		t.Error("the runner was not asked")
@@ -95,5 +96,31 @@ func TestPipelineWithoutSecrets(t *testing.T) {
 	s.run(0, "identity-providers", "remove", "github")
 	if out := job.run(1, "baselines"); strings.Contains(out, "eyJ") {
 		t.Errorf("a token is shown: %s", out)
+	}
+}
+
+// testRoles gives people a role by their identity tokens, and tokens for some machines, and takes both away.
+func testRoles(t *testing.T, s *liveService) {
+	t.Helper()
+	s.wants(0, []string{"baseline_approver", "baselines:promote", "relying_party"}, "roles")
+	s.wants(0, nil, "roles", "bind", "--name", "security", "--provider", "github", "--role", "responder", "--claim", "groups=sec", "--scale-set", "web")
+	s.wants(0, []string{"security", "responder", "scale set web", "groups sec"}, "roles", "bindings")
+	s.wants(1, []string{"409 conflict"}, "roles", "bind", "--name", "security", "--provider", "github", "--role", "viewer", "--subject", "alice")
+	s.wants(1, []string{"admits every token"}, "roles", "bind", "--name", "all", "--provider", "github", "--role", "viewer", "--subject-pattern", ".*")
+	s.wants(2, []string{"--role"}, "roles", "bind", "--name", "x", "--provider", "github", "--role", "root", "--subject", "alice")
+	var list struct {
+		Items []struct{ ID string } `json:"items"`
+	}
+	s.json(&list, "roles", "bindings", "--all")
+	s.wants(0, []string{`"role": "responder"`}, "roles", "show", list.Items[0].ID)
+	s.run(0, "roles", "unbind", list.Items[0].ID)
+	s.wants(1, []string{"404 not_found"}, "roles", "show", list.Items[0].ID)
+	s.wants(2, []string{"no id of a role binding"}, "roles", "unbind", "security")
+	s.run(0, "roles", "bindings")
+
+	web := strings.TrimSpace(s.run(0, "api-tokens", "create", "--name", "web team", "--role", "operator", "--scale-set", "web", "--owner", "person:https://login.example|alice", "--expires-in", "1h"))
+	s.wants(0, []string{"web team", "operator", "scale set web", "person:https://login.example|alice"}, "api-tokens")
+	if r := assay(t, []string{s.env[0], "ASSAY_TOKEN=" + web}, "policies"); r.code != 1 || !strings.Contains(r.stderr, "403 scope_forbids") {
+		t.Errorf("a token for some machines: %+v", r)
 	}
 }

@@ -39,7 +39,7 @@ func (c *PipelineRulesList) Run(a *app) error {
 			if x.WholeFleet {
 				machines = "whole fleet"
 			}
-			rows[i] = []cell{plain(x.Name), plain(admitsText(x)), plain(matchText(x.Baselines)), plain(machines), plain(allowsText(x)), {x.ID.String(), dim}}
+			rows[i] = []cell{plain(x.Name), plain(admitsText(x.Subject, x.Conditions)), plain(matchText(x.Baselines)), plain(machines), plain(allowsText(x)), {x.ID.String(), dim}}
 		}
 		a.print.table([]string{"NAME", "ADMITS", "BASELINES", "MACHINES", "ALLOWS", "ID"}, rows)
 	})
@@ -58,12 +58,12 @@ func matchText(m client.Match) string {
 	return "/" + textOf(m.Pattern) + "/"
 }
 
-func admitsText(x *client.PipelineRule) string {
+func admitsText(subject *client.Match, conditions []client.ClaimCondition) string {
 	var parts []string
-	if x.Subject != nil {
-		parts = append(parts, "sub "+matchText(*x.Subject))
+	if subject != nil {
+		parts = append(parts, "sub "+matchText(*subject))
 	}
-	for _, c := range x.Conditions {
+	for _, c := range conditions {
 		parts = append(parts, c.Claim+" "+matchText(client.Match{In: c.In, Pattern: c.Pattern}))
 	}
 	return strings.Join(parts, "; ")
@@ -86,12 +86,9 @@ func allowsText(x *client.PipelineRule) string {
 
 // PipelineRuleAdd adds a rule. Several values of one claim are alternatives; several claims must all hold.
 type PipelineRuleAdd struct {
-	Name            string   `required:"" help:"Name of the rule."`
-	Provider        string   `required:"" placeholder:"ID|NAME" help:"Identity provider whose tokens it is about."`
-	Subject         []string `placeholder:"TEXT" sep:"none" help:"The claim sub is one of these."`
-	SubjectPattern  string   `placeholder:"RE2" help:"The claim sub matches this, whole."`
-	Claim           []string `placeholder:"NAME=TEXT" sep:"none" help:"The claim has this value, for example repository=example/images. Several values of one claim are alternatives."`
-	ClaimPattern    []string `placeholder:"NAME=RE2" sep:"none" help:"The claim matches this, whole, for example ref=refs/tags/v.*"`
+	Name            string `required:"" help:"Name of the rule."`
+	Provider        string `required:"" placeholder:"ID|NAME" help:"Identity provider whose tokens it is about."`
+	IdentityFlags   `embed:""`
 	Baseline        []string `placeholder:"NAME" sep:"none" help:"Baselines of these names."`
 	BaselinePattern string   `placeholder:"RE2" help:"Baselines whose name matches this, whole."`
 	SelectorFlags   `embed:""`
@@ -111,15 +108,9 @@ func (c *PipelineRuleAdd) Run(a *app) error {
 		return err
 	}
 	body := client.PipelineRuleInput{Name: c.Name, ProviderID: p.ID, Baselines: matchOf(c.Baseline, c.BaselinePattern), WholeFleet: &c.WholeFleet}
-	if len(c.Subject) > 0 || c.SubjectPattern != "" {
-		m := matchOf(c.Subject, c.SubjectPattern)
-		body.Subject = &m
-	}
-	conditions, err := c.conditions()
-	if err != nil {
+	if body.Subject, body.Conditions, err = c.who(); err != nil {
 		return err
 	}
-	body.Conditions = &conditions
 	if body.Selector, err = c.selector(a); err != nil {
 		return err
 	}
@@ -155,7 +146,25 @@ func matchOf(in []string, pattern string) client.Match {
 	return m
 }
 
-func (c *PipelineRuleAdd) conditions() ([]client.ClaimCondition, error) {
+// IdentityFlags say whose identity tokens are meant.
+type IdentityFlags struct {
+	Subject        []string `placeholder:"TEXT" sep:"none" help:"The claim sub is one of these."`
+	SubjectPattern string   `placeholder:"RE2" help:"The claim sub matches this, whole."`
+	Claim          []string `placeholder:"NAME=TEXT" sep:"none" help:"The claim has this value, for example repository=example/images. Several values of one claim are alternatives."`
+	ClaimPattern   []string `placeholder:"NAME=RE2" sep:"none" help:"The claim matches this, whole, for example ref=refs/tags/v.*"`
+}
+
+// who is what the flags say.
+func (c *IdentityFlags) who() (*client.Match, *[]client.ClaimCondition, error) {
+	conditions, err := c.conditions()
+	if len(c.Subject) == 0 && c.SubjectPattern == "" {
+		return nil, &conditions, err
+	}
+	m := matchOf(c.Subject, c.SubjectPattern)
+	return &m, &conditions, err
+}
+
+func (c *IdentityFlags) conditions() ([]client.ClaimCondition, error) {
 	out := []client.ClaimCondition{}
 	at := map[string]int{}
 	for _, text := range c.Claim {

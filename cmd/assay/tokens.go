@@ -100,17 +100,19 @@ func (c *APITokensList) Run(a *app) error {
 			if x.ExpiresAt != nil {
 				ends = a.print.ago(*x.ExpiresAt)
 			}
-			rows[i] = []cell{plain(x.Name), plain(string(x.Role)), plain(ends), plain(a.print.agoPtr(x.LastUsedAt)), {x.ID.String(), dim}}
+			rows[i] = []cell{plain(x.Name), plain(string(x.Role)), plain(reachText(x.Selector)), plain(dash(textOf(x.Owner))), plain(ends), plain(a.print.agoPtr(x.LastUsedAt)), {x.ID.String(), dim}}
 		}
-		a.print.table([]string{"NAME", "ROLE", "EXPIRES", "LAST USED", "ID"}, rows)
+		a.print.table([]string{"NAME", "ROLE", "MACHINES", "OWNER", "EXPIRES", "LAST USED", "ID"}, rows)
 	})
 }
 
 // APITokenCreate creates an API token.
 type APITokenCreate struct {
-	Name      string        `required:"" help:"Who or what it is for."`
-	Role      string        `required:"" enum:"admin,reader,relying_party" help:"admin, reader, or relying_party, who may only ask whether results still hold."`
-	ExpiresIn time.Duration `placeholder:"DURATION" help:"How long it is valid; for ever otherwise."`
+	Name          string        `required:"" help:"Who or what it is for."`
+	Role          string        `required:"" enum:"admin,viewer,reader,responder,baseline_author,baseline_approver,operator,relying_party" help:"${enum}; \"assay roles\" says what each may."`
+	ExpiresIn     time.Duration `placeholder:"DURATION" help:"How long it is valid; as long as the service allows otherwise, which may be for ever."`
+	Owner         string        `placeholder:"person:ISSUER|SUBJECT" help:"The person that it is of: where two persons are needed, what is done by it is done by that person."`
+	SelectorFlags `embed:""`
 }
 
 // Run creates it.
@@ -119,7 +121,10 @@ func (c *APITokenCreate) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	body := client.APITokenInput{Name: c.Name, Role: client.APITokenInputRole(c.Role)}
+	body := client.APITokenInput{Name: c.Name, Role: client.Role(c.Role), Owner: optional(c.Owner)}
+	if body.Selector, err = c.selector(a); err != nil {
+		return err
+	}
 	if c.ExpiresIn > 0 {
 		seconds := int(c.ExpiresIn.Seconds())
 		body.ExpiresInSeconds = &seconds

@@ -65,6 +65,10 @@ type Config struct {
 	// Danger: whoever reads it is administrator. Move it to where you keep secrets and delete the file.
 	AdminTokenFile string `env:"ASSAY_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Where a fresh database's first admin token is written, mode 0600 (admin.token in the data folder)."`
 
+	// MaxTokenLifetime is the longest life of an API token, and the life of one that is made without saying. 0: they may live
+	// for ever. Tokens that are there already keep their end, the first one too.
+	MaxTokenLifetime time.Duration `env:"ASSAY_MAX_TOKEN_LIFETIME" default:"0" placeholder:"DURATION" help:"Longest life of new API tokens, for example 2160h; 0 is for ever."`
+
 	// TLSCert and TLSKey are PEM files; with both the public address speaks TLS 1.2 and 1.3 only. They are
 	// read at start: restart to change them.
 	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"Certificate chain of the public address, leaf first. Read at start."`
@@ -299,6 +303,9 @@ func (c *Config) check() error {
 		if err := keyring.CheckNotPublic(c.TLSKey); err != nil {
 			return badConfig("--tls-key: %v", err)
 		}
+	}
+	if c.MaxTokenLifetime < 0 {
+		return badConfig("--max-token-lifetime: %s is less than nothing", c.MaxTokenLifetime)
 	}
 	if err := checkURL("--public-url", c.PublicURL); err != nil {
 		return err

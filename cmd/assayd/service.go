@@ -176,7 +176,7 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, n
 	srv, err = server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
 		Issuers: c.Issuers.reach(), IssuerRoots: roots, Retention: c.Retention.standard(),
-		ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
+		MaxTokenLifetime: c.MaxTokenLifetime, ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
 	})
 	return srv, attestation, tokens, err
 }
@@ -229,13 +229,14 @@ func newPages(c *Config, st *store.Store, attestation *attest.Service, notificat
 		ApproveAlert: attestation.ApproveAlert, RefuseAlert: attestation.RefuseAlert, DiffVersion: attestation.DiffVersion, TestChannel: notifications.Test,
 		Tokens: tokens, API: api, Now: time.Now, Version: version, Logger: log,
 		SecureCookies: c.TLSCert != "" || strings.HasPrefix(c.PublicURL, "https://"),
+		May:           server.RoleMay,
 		Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 			hash := sha256.Sum256([]byte(bearer))
 			tenant, t, err := st.LookupAPIToken(ctx, hash[:], time.Now())
 			if err != nil {
 				return ui.Principal{}, fmt.Errorf("look up the token: %w", err)
 			}
-			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role}, nil
+			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role, Owner: t.Owner, Scope: t.Scope}, nil
 		},
 	})
 }

@@ -140,7 +140,7 @@ func (s *story) forged() error {
 	if err != nil {
 		return err
 	}
-	id, token := state.MachineID, state.Token
+	id, token := state.MachineID, state.Bearer()
 	api, err := client.New(s.Server, client.Options{})
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func (s *story) forged() error {
 // evidence answers a fresh challenge for the machine with the TPM at socket, signed by the machine's
 // own AK or, with foreign set, by a new AK of that TPM.
 func (m *machine) evidence(api *client.Client, state *attester.State, socket string, foreign bool) (*client.Evidence, error) {
-	challenge, err := api.Challenge(m.story.ctx, state.MachineID, state.Token)
+	challenge, err := api.Challenge(m.story.ctx, state.MachineID, state.Bearer())
 	if err != nil {
 		return nil, err
 	}

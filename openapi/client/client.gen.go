@@ -18,69 +18,6 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
-// Defines values for APITokenRole.
-const (
-	APITokenRoleAdmin        APITokenRole = "admin"
-	APITokenRoleReader       APITokenRole = "reader"
-	APITokenRoleRelyingParty APITokenRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenRole enum.
-func (e APITokenRole) Valid() bool {
-	switch e {
-	case APITokenRoleAdmin:
-		return true
-	case APITokenRoleReader:
-		return true
-	case APITokenRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for APITokenCreatedRole.
-const (
-	APITokenCreatedRoleAdmin        APITokenCreatedRole = "admin"
-	APITokenCreatedRoleReader       APITokenCreatedRole = "reader"
-	APITokenCreatedRoleRelyingParty APITokenCreatedRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenCreatedRole enum.
-func (e APITokenCreatedRole) Valid() bool {
-	switch e {
-	case APITokenCreatedRoleAdmin:
-		return true
-	case APITokenCreatedRoleReader:
-		return true
-	case APITokenCreatedRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for APITokenInputRole.
-const (
-	APITokenInputRoleAdmin        APITokenInputRole = "admin"
-	APITokenInputRoleReader       APITokenInputRole = "reader"
-	APITokenInputRoleRelyingParty APITokenInputRole = "relying_party"
-)
-
-// Valid indicates whether the value is a known member of the APITokenInputRole enum.
-func (e APITokenInputRole) Valid() bool {
-	switch e {
-	case APITokenInputRoleAdmin:
-		return true
-	case APITokenInputRoleReader:
-		return true
-	case APITokenInputRoleRelyingParty:
-		return true
-	default:
-		return false
-	}
-}
-
 // Defines values for ActivationStatus.
 const (
 	ActivationStatusActive ActivationStatus = "active"
@@ -1374,6 +1311,42 @@ func (e RevokedEntryKind) Valid() bool {
 	}
 }
 
+// Defines values for Role.
+const (
+	Admin            Role = "admin"
+	BaselineApprover Role = "baseline_approver"
+	BaselineAuthor   Role = "baseline_author"
+	Operator         Role = "operator"
+	Reader           Role = "reader"
+	RelyingParty     Role = "relying_party"
+	Responder        Role = "responder"
+	Viewer           Role = "viewer"
+)
+
+// Valid indicates whether the value is a known member of the Role enum.
+func (e Role) Valid() bool {
+	switch e {
+	case Admin:
+		return true
+	case BaselineApprover:
+		return true
+	case BaselineAuthor:
+		return true
+	case Operator:
+		return true
+	case Reader:
+		return true
+	case RelyingParty:
+		return true
+	case Responder:
+		return true
+	case Viewer:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RotateRequestAlgorithm.
 const (
 	RotateRequestAlgorithmES256 RotateRequestAlgorithm = "ES256"
@@ -1908,24 +1881,6 @@ func (e ListAPITokensParamsSort) Valid() bool {
 	case ListAPITokensParamsSortName:
 		return true
 	case ListAPITokensParamsSortRole:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for ListAPITokensParamsRole.
-const (
-	ListAPITokensParamsRoleAdmin  ListAPITokensParamsRole = "admin"
-	ListAPITokensParamsRoleReader ListAPITokensParamsRole = "reader"
-)
-
-// Valid indicates whether the value is a known member of the ListAPITokensParamsRole enum.
-func (e ListAPITokensParamsRole) Valid() bool {
-	switch e {
-	case ListAPITokensParamsRoleAdmin:
-		return true
-	case ListAPITokensParamsRoleReader:
 		return true
 	default:
 		return false
@@ -2610,6 +2565,30 @@ func (e ListRecommendationHistoryParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ListRoleBindingsParamsSort.
+const (
+	ListRoleBindingsParamsSortID        ListRoleBindingsParamsSort = "id"
+	ListRoleBindingsParamsSortMinusID   ListRoleBindingsParamsSort = "-id"
+	ListRoleBindingsParamsSortMinusName ListRoleBindingsParamsSort = "-name"
+	ListRoleBindingsParamsSortName      ListRoleBindingsParamsSort = "name"
+)
+
+// Valid indicates whether the value is a known member of the ListRoleBindingsParamsSort enum.
+func (e ListRoleBindingsParamsSort) Valid() bool {
+	switch e {
+	case ListRoleBindingsParamsSortID:
+		return true
+	case ListRoleBindingsParamsSortMinusID:
+		return true
+	case ListRoleBindingsParamsSortMinusName:
+		return true
+	case ListRoleBindingsParamsSortName:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListSuppressionRulesParamsSort.
 const (
 	ListSuppressionRulesParamsSortAlertCode      ListSuppressionRulesParamsSort = "alert_code"
@@ -2795,24 +2774,42 @@ func (e ListWebhooksParamsSort) Valid() bool {
 
 // APIToken defines model for APIToken.
 type APIToken struct {
-	CreatedAt  time.Time          `json:"created_at"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy Null of tokens that are older than this field.
+	CreatedBy  *string            `json:"created_by"`
 	ExpiresAt  *time.Time         `json:"expires_at"`
 	ID         openapi_types.UUID `json:"id"`
 	LastUsedAt *time.Time         `json:"last_used_at"`
 	Name       string             `json:"name"`
-	Role       APITokenRole       `json:"role"`
-}
+	Owner      *string            `json:"owner"`
 
-// APITokenRole defines model for APIToken.Role.
-type APITokenRole string
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
+}
 
 // APITokenCreated defines model for APITokenCreated.
 type APITokenCreated struct {
-	CreatedAt time.Time           `json:"created_at"`
-	ExpiresAt *time.Time          `json:"expires_at"`
-	ID        openapi_types.UUID  `json:"id"`
-	Name      string              `json:"name"`
-	Role      APITokenCreatedRole `json:"role"`
+	CreatedAt time.Time          `json:"created_at"`
+	ExpiresAt *time.Time         `json:"expires_at"`
+	ID        openapi_types.UUID `json:"id"`
+	Name      string             `json:"name"`
+	Owner     *string            `json:"owner"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
 
 	// Token Shown once.
 	//
@@ -2820,21 +2817,28 @@ type APITokenCreated struct {
 	Token string `json:"token"`
 }
 
-// APITokenCreatedRole defines model for APITokenCreated.Role.
-type APITokenCreatedRole string
-
 // APITokenInput defines model for APITokenInput.
 type APITokenInput struct {
-	// ExpiresInSeconds Absent is for ever.
+	// ExpiresInSeconds Absent is as long as the service allows, which may be for ever.
 	ExpiresInSeconds *int `json:"expires_in_seconds,omitempty"`
 
 	// Name Example: web-1
-	Name Name              `json:"name"`
-	Role APITokenInputRole `json:"role"`
-}
+	Name Name `json:"name"`
 
-// APITokenInputRole defines model for APITokenInput.Role.
-type APITokenInputRole string
+	// Owner The person that the token is of, as `person:issuer|subject`: what is done by it counts as done by that person where two persons are needed. A person's tokens, and those made by them, are that person's, and nobody else's.
+	//
+	// Example: person:https://login.example|alice
+	Owner *string `json:"owner,omitempty"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+}
 
 // APITokenList defines model for APITokenList.
 type APITokenList struct {
@@ -5480,6 +5484,84 @@ type RevokedEntry struct {
 // RevokedEntryKind defines model for RevokedEntry.Kind.
 type RevokedEntryKind string
 
+// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+// `relying_party` may only ask whether a result still holds.
+type Role string
+
+// RoleBinding defines model for RoleBinding.
+type RoleBinding struct {
+	Conditions []ClaimCondition   `json:"conditions"`
+	CreatedAt  time.Time          `json:"created_at"`
+	CreatedBy  string             `json:"created_by"`
+	ID         openapi_types.UUID `json:"id"`
+	Name       string             `json:"name"`
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector The machines that the role is given for; null for the whole tenant.
+	Selector *ScopeSelector `json:"selector"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject   *Match    `json:"subject,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// RoleBindingInput defines model for RoleBindingInput.
+type RoleBindingInput struct {
+	// Conditions All must hold. One on `email` holds only of a token whose `email_verified` is true. `groups` is a list, of which one element must match.
+	Conditions *[]ClaimCondition `json:"conditions,omitempty"`
+
+	// Name Example: web-1
+	Name Name `json:"name"`
+
+	// ProviderID Identity provider whose tokens it is about.
+	ProviderID openapi_types.UUID `json:"provider_id"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+
+	// Selector Chooses machines. An empty or absent field does not restrict; all that are given must hold.
+	Selector *Selector `json:"selector,omitempty"`
+
+	// Subject Exactly one of the two: a list of texts, or an RE2 expression that must match the whole text.
+	Subject *Match `json:"subject,omitempty"`
+}
+
+// RoleBindingList defines model for RoleBindingList.
+type RoleBindingList struct {
+	Items []RoleBinding `json:"items"`
+
+	// NextCursor Null on the last page.
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// RoleInfo defines model for RoleInfo.
+type RoleInfo struct {
+	// Permissions As `x-assay-permission` names them.
+	Permissions []string `json:"permissions"`
+
+	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
+	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
+	// machines, keys, anchors, policies, join tokens and channels; `admin` may everything, and alone gives access.
+	// `relying_party` may only ask whether a result still holds.
+	Role Role `json:"role"`
+}
+
+// RoleList defines model for RoleList.
+type RoleList struct {
+	Items []RoleInfo `json:"items"`
+}
+
 // Rollout defines model for Rollout.
 type Rollout struct {
 	ActiveVersion *int `json:"active_version"`
@@ -5577,6 +5659,14 @@ type RotateSecret struct {
 //
 // Example: web
 type ScaleSet = string
+
+// ScopeSelector The machines that the role is given for; null for the whole tenant.
+type ScopeSelector struct {
+	Labels     *map[string]string    `json:"labels,omitempty"`
+	MachineIds *[]openapi_types.UUID `json:"machine_ids,omitempty"`
+	Platform   *[]string             `json:"platform,omitempty"`
+	ScaleSet   *[]string             `json:"scale_set,omitempty"`
+}
 
 // SecurityType defines model for SecurityType.
 type SecurityType string
@@ -6323,6 +6413,9 @@ type AnchorID = openapi_types.UUID
 // BaselineID defines model for BaselineID.
 type BaselineID = openapi_types.UUID
 
+// BindingID defines model for BindingID.
+type BindingID = openapi_types.UUID
+
 // CatalogCode defines model for CatalogCode.
 type CatalogCode = string
 
@@ -6500,15 +6593,12 @@ type ListAPITokensParams struct {
 	Sort *ListAPITokensParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Q Names that begin with this, upper and lower case told apart.
-	Q    *FilterText                `form:"q,omitempty" json:"q,omitempty"`
-	Role *[]ListAPITokensParamsRole `form:"role,omitempty" json:"role,omitempty"`
+	Q    *FilterText `form:"q,omitempty" json:"q,omitempty"`
+	Role *[]Role     `form:"role,omitempty" json:"role,omitempty"`
 }
 
 // ListAPITokensParamsSort defines parameters for ListAPITokens.
 type ListAPITokensParamsSort string
-
-// ListAPITokensParamsRole defines parameters for ListAPITokens.
-type ListAPITokensParamsRole string
 
 // CreateAPITokenParams defines parameters for CreateAPIToken.
 type CreateAPITokenParams struct {
@@ -7362,6 +7452,43 @@ type PutRevocationsParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListRoleBindingsParams defines parameters for ListRoleBindings.
+type ListRoleBindingsParams struct {
+	// Limit Entries on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Sort Order; `-` turns it round.
+	Sort *ListRoleBindingsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Q Names that begin with this, upper and lower case told apart.
+	Q          *FilterText         `form:"q,omitempty" json:"q,omitempty"`
+	ProviderID *openapi_types.UUID `form:"provider_id,omitempty" json:"provider_id,omitempty"`
+}
+
+// ListRoleBindingsParamsSort defines parameters for ListRoleBindings.
+type ListRoleBindingsParamsSort string
+
+// CreateRoleBindingParams defines parameters for CreateRoleBinding.
+type CreateRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteRoleBindingParams defines parameters for DeleteRoleBinding.
+type DeleteRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutRoleBindingParams defines parameters for PutRoleBinding.
+type PutRoleBindingParams struct {
+	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RotateSigningKeysParams defines parameters for RotateSigningKeys.
 type RotateSigningKeysParams struct {
 	// IdempotencyKey A key of the client's choice that makes a repetition of this request harmless for 24 hours.
@@ -7701,6 +7828,12 @@ type PutRetentionJSONRequestBody = RetentionRequest
 
 // PutRevocationsJSONRequestBody defines body for PutRevocations for application/json ContentType.
 type PutRevocationsJSONRequestBody = PutRevocationsJSONBody
+
+// CreateRoleBindingJSONRequestBody defines body for CreateRoleBinding for application/json ContentType.
+type CreateRoleBindingJSONRequestBody = RoleBindingInput
+
+// PutRoleBindingJSONRequestBody defines body for PutRoleBinding for application/json ContentType.
+type PutRoleBindingJSONRequestBody = RoleBindingInput
 
 // RotateSigningKeysJSONRequestBody defines body for RotateSigningKeys for application/json ContentType.
 type RotateSigningKeysJSONRequestBody = RotateRequest
@@ -8228,7 +8361,9 @@ type ClientInterface interface {
 
 	// CreateAPITokenWithBody Create an API token
 	//
-	// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+	// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+	// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+	// `scope_forbids`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -8237,7 +8372,9 @@ type ClientInterface interface {
 
 	// CreateAPIToken Create an API token
 	//
-	// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+	// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+	// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+	// `scope_forbids`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -9347,6 +9484,70 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 	PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListRoleBindings List role bindings
+	//
+	// Corresponds with GET /v1/role-bindings (the `ListRoleBindings` operationId).
+	ListRoleBindings(ctx context.Context, params *ListRoleBindingsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateRoleBindingWithBody Give people a role
+	//
+	// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+	// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+	// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+	// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+	CreateRoleBindingWithBody(ctx context.Context, params *CreateRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateRoleBinding Give people a role
+	//
+	// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+	// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+	// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+	// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+	CreateRoleBinding(ctx context.Context, params *CreateRoleBindingParams, body CreateRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteRoleBinding Take a role away
+	//
+	// At once, from everybody whom the binding admits. That the session of a token has ended elsewhere is not known here before the token expires.
+	//
+	// Corresponds with DELETE /v1/role-bindings/{binding_id} (the `DeleteRoleBinding` operationId).
+	DeleteRoleBinding(ctx context.Context, bindingID BindingID, params *DeleteRoleBindingParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRoleBinding Get a role binding
+	//
+	// Corresponds with GET /v1/role-bindings/{binding_id} (the `GetRoleBinding` operationId).
+	GetRoleBinding(ctx context.Context, bindingID BindingID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRoleBindingWithBody Change a role binding
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+	PutRoleBindingWithBody(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutRoleBinding Change a role binding
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+	PutRoleBinding(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, body PutRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRoles List the roles and what they may
+	//
+	// Corresponds with GET /v1/roles (the `ListRoles` operationId).
+	ListRoles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListSigningKeys Keys that sign results
 	//
 	// Those that have ended included, with their public halves, so that documents which they signed can still be verified. All are on one page.
@@ -10069,7 +10270,9 @@ func (c *Client) ListAPITokens(ctx context.Context, params *ListAPITokensParams,
 
 // CreateAPITokenWithBody Create an API token
 //
-// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+// `scope_forbids`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -10088,7 +10291,9 @@ func (c *Client) CreateAPITokenWithBody(ctx context.Context, params *CreateAPITo
 
 // CreateAPIToken Create an API token
 //
-// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+// `scope_forbids`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -12478,6 +12683,150 @@ func (c *Client) PutRevocationsWithBody(ctx context.Context, kind RevocationsKin
 // Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 func (c *Client) PutRevocations(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutRevocationsRequest(c.Server, kind, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRoleBindings List role bindings
+//
+// Corresponds with GET /v1/role-bindings (the `ListRoleBindings` operationId).
+func (c *Client) ListRoleBindings(ctx context.Context, params *ListRoleBindingsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRoleBindingsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateRoleBindingWithBody Give people a role
+//
+// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+func (c *Client) CreateRoleBindingWithBody(ctx context.Context, params *CreateRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateRoleBindingRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateRoleBinding Give people a role
+//
+// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+func (c *Client) CreateRoleBinding(ctx context.Context, params *CreateRoleBindingParams, body CreateRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateRoleBindingRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteRoleBinding Take a role away
+//
+// At once, from everybody whom the binding admits. That the session of a token has ended elsewhere is not known here before the token expires.
+//
+// Corresponds with DELETE /v1/role-bindings/{binding_id} (the `DeleteRoleBinding` operationId).
+func (c *Client) DeleteRoleBinding(ctx context.Context, bindingID BindingID, params *DeleteRoleBindingParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteRoleBindingRequest(c.Server, bindingID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRoleBinding Get a role binding
+//
+// Corresponds with GET /v1/role-bindings/{binding_id} (the `GetRoleBinding` operationId).
+func (c *Client) GetRoleBinding(ctx context.Context, bindingID BindingID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRoleBindingRequest(c.Server, bindingID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRoleBindingWithBody Change a role binding
+//
+// Replaces it whole, at once.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+func (c *Client) PutRoleBindingWithBody(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRoleBindingRequestWithBody(c.Server, bindingID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutRoleBinding Change a role binding
+//
+// Replaces it whole, at once.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+func (c *Client) PutRoleBinding(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, body PutRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutRoleBindingRequest(c.Server, bindingID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRoles List the roles and what they may
+//
+// Corresponds with GET /v1/roles (the `ListRoles` operationId).
+func (c *Client) ListRoles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRolesRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -20654,6 +21003,335 @@ func NewPutRevocationsRequestWithBody(server string, kind RevocationsKind, param
 	return req, nil
 }
 
+// NewListRoleBindingsRequest constructs an http.Request for the ListRoleBindings method
+func NewListRoleBindingsRequest(server string, params *ListRoleBindingsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/role-bindings")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ProviderID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider_id", *params.ProviderID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateRoleBindingRequest calls the generic CreateRoleBinding builder with application/json body
+func NewCreateRoleBindingRequest(server string, params *CreateRoleBindingParams, body CreateRoleBindingJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateRoleBindingRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateRoleBindingRequestWithBody constructs an http.Request for the CreateRoleBinding method, with any body, and a specified content type
+func NewCreateRoleBindingRequestWithBody(server string, params *CreateRoleBindingParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/role-bindings")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteRoleBindingRequest constructs an http.Request for the DeleteRoleBinding method
+func NewDeleteRoleBindingRequest(server string, bindingID BindingID, params *DeleteRoleBindingParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "binding_id", bindingID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/role-bindings/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetRoleBindingRequest constructs an http.Request for the GetRoleBinding method
+func NewGetRoleBindingRequest(server string, bindingID BindingID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "binding_id", bindingID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/role-bindings/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutRoleBindingRequest calls the generic PutRoleBinding builder with application/json body
+func NewPutRoleBindingRequest(server string, bindingID BindingID, params *PutRoleBindingParams, body PutRoleBindingJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutRoleBindingRequestWithBody(server, bindingID, params, "application/json", bodyReader)
+}
+
+// NewPutRoleBindingRequestWithBody constructs an http.Request for the PutRoleBinding method, with any body, and a specified content type
+func NewPutRoleBindingRequestWithBody(server string, bindingID BindingID, params *PutRoleBindingParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "binding_id", bindingID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/role-bindings/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListRolesRequest constructs an http.Request for the ListRoles method
+func NewListRolesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/roles")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListSigningKeysRequest constructs an http.Request for the ListSigningKeys method
 func NewListSigningKeysRequest(server string) (*http.Request, error) {
 	var err error
@@ -22518,7 +23196,9 @@ type ClientWithResponsesInterface interface {
 
 	// CreateAPITokenWithBodyWithResponse Create an API token
 	//
-	// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+	// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+	// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+	// `scope_forbids`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -22527,7 +23207,9 @@ type ClientWithResponsesInterface interface {
 
 	// CreateAPITokenWithResponse Create an API token
 	//
-	// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+	// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+	// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+	// `scope_forbids`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -23746,6 +24428,78 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/revocations/{kind} (the `PutRevocations` operationId).
 	PutRevocationsWithResponse(ctx context.Context, kind RevocationsKind, params *PutRevocationsParams, body PutRevocationsJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRevocationsResponse, error)
+
+	// ListRoleBindingsWithResponse List role bindings
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/role-bindings (the `ListRoleBindings` operationId).
+	ListRoleBindingsWithResponse(ctx context.Context, params *ListRoleBindingsParams, reqEditors ...RequestEditorFn) (*ListRoleBindingsResponse, error)
+
+	// CreateRoleBindingWithBodyWithResponse Give people a role
+	//
+	// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+	// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+	// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+	// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+	CreateRoleBindingWithBodyWithResponse(ctx context.Context, params *CreateRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRoleBindingResponse, error)
+
+	// CreateRoleBindingWithResponse Give people a role
+	//
+	// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+	// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+	// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+	// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+	CreateRoleBindingWithResponse(ctx context.Context, params *CreateRoleBindingParams, body CreateRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRoleBindingResponse, error)
+
+	// DeleteRoleBindingWithResponse Take a role away
+	//
+	// At once, from everybody whom the binding admits. That the session of a token has ended elsewhere is not known here before the token expires.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/role-bindings/{binding_id} (the `DeleteRoleBinding` operationId).
+	DeleteRoleBindingWithResponse(ctx context.Context, bindingID BindingID, params *DeleteRoleBindingParams, reqEditors ...RequestEditorFn) (*DeleteRoleBindingResponse, error)
+
+	// GetRoleBindingWithResponse Get a role binding
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/role-bindings/{binding_id} (the `GetRoleBinding` operationId).
+	GetRoleBindingWithResponse(ctx context.Context, bindingID BindingID, reqEditors ...RequestEditorFn) (*GetRoleBindingResponse, error)
+
+	// PutRoleBindingWithBodyWithResponse Change a role binding
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+	PutRoleBindingWithBodyWithResponse(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRoleBindingResponse, error)
+
+	// PutRoleBindingWithResponse Change a role binding
+	//
+	// Replaces it whole, at once.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+	PutRoleBindingWithResponse(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, body PutRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRoleBindingResponse, error)
+
+	// ListRolesWithResponse List the roles and what they may
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/roles (the `ListRoles` operationId).
+	ListRolesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRolesResponse, error)
 
 	// ListSigningKeysWithResponse Keys that sign results
 	//
@@ -29307,6 +30061,287 @@ func (r PutRevocationsResponse) ContentType() string {
 	return ""
 }
 
+type ListRoleBindingsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RoleBindingList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRoleBindingsResponse) GetJSON200() *RoleBindingList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRoleBindingsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRoleBindingsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRoleBindingsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRoleBindingsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRoleBindingsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateRoleBindingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *RoleBinding
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateRoleBindingResponse) GetJSON201() *RoleBinding {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateRoleBindingResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateRoleBindingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateRoleBindingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateRoleBindingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateRoleBindingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteRoleBindingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteRoleBindingResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteRoleBindingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteRoleBindingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteRoleBindingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteRoleBindingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRoleBindingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RoleBinding
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRoleBindingResponse) GetJSON200() *RoleBinding {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRoleBindingResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRoleBindingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRoleBindingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRoleBindingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRoleBindingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutRoleBindingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RoleBinding
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutRoleBindingResponse) GetJSON200() *RoleBinding {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutRoleBindingResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutRoleBindingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutRoleBindingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutRoleBindingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutRoleBindingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListRolesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RoleList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRolesResponse) GetJSON200() *RoleList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRolesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRolesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRolesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRolesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRolesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListSigningKeysResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -30892,7 +31927,9 @@ func (c *ClientWithResponses) ListAPITokensWithResponse(ctx context.Context, par
 
 // CreateAPITokenWithBodyWithResponse Create an API token
 //
-// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+// `scope_forbids`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -30907,7 +31944,9 @@ func (c *ClientWithResponses) CreateAPITokenWithBodyWithResponse(ctx context.Con
 
 // CreateAPITokenWithResponse Create an API token
 //
-// For a person or a pipeline. The token is shown once; only its SHA-256 is stored.
+// For a person or a program. The token is shown once; only its SHA-256 is stored. It never gives more than the caller has: a
+// role whose permissions the caller lacks is refused with `forbidden`, and a selector that is wider than the caller's with
+// `scope_forbids`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -32899,6 +33938,126 @@ func (c *ClientWithResponses) PutRevocationsWithResponse(ctx context.Context, ki
 		return nil, err
 	}
 	return ParsePutRevocationsResponse(rsp)
+}
+
+// ListRoleBindingsWithResponse List role bindings
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/role-bindings (the `ListRoleBindings` operationId).
+func (c *ClientWithResponses) ListRoleBindingsWithResponse(ctx context.Context, params *ListRoleBindingsParams, reqEditors ...RequestEditorFn) (*ListRoleBindingsResponse, error) {
+	rsp, err := c.ListRoleBindings(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRoleBindingsResponse(rsp)
+}
+
+// CreateRoleBindingWithBodyWithResponse Give people a role
+//
+// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+func (c *ClientWithResponses) CreateRoleBindingWithBodyWithResponse(ctx context.Context, params *CreateRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRoleBindingResponse, error) {
+	rsp, err := c.CreateRoleBindingWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateRoleBindingResponse(rsp)
+}
+
+// CreateRoleBindingWithResponse Give people a role
+//
+// Who sends an identity token of the provider that fits has the role, where the selector says; without one, in the whole
+// tenant. Several bindings each give their own: what the role of one may is never done in the scope of another. A binding
+// that would admit every token of its issuer is refused, and so is, for an issuer that gives tokens to everybody, one that
+// does not say whose token is meant. A token that a binding admits is a person's, whatever the pipeline rules say.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/role-bindings (the `CreateRoleBinding` operationId).
+func (c *ClientWithResponses) CreateRoleBindingWithResponse(ctx context.Context, params *CreateRoleBindingParams, body CreateRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRoleBindingResponse, error) {
+	rsp, err := c.CreateRoleBinding(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateRoleBindingResponse(rsp)
+}
+
+// DeleteRoleBindingWithResponse Take a role away
+//
+// At once, from everybody whom the binding admits. That the session of a token has ended elsewhere is not known here before the token expires.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/role-bindings/{binding_id} (the `DeleteRoleBinding` operationId).
+func (c *ClientWithResponses) DeleteRoleBindingWithResponse(ctx context.Context, bindingID BindingID, params *DeleteRoleBindingParams, reqEditors ...RequestEditorFn) (*DeleteRoleBindingResponse, error) {
+	rsp, err := c.DeleteRoleBinding(ctx, bindingID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteRoleBindingResponse(rsp)
+}
+
+// GetRoleBindingWithResponse Get a role binding
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/role-bindings/{binding_id} (the `GetRoleBinding` operationId).
+func (c *ClientWithResponses) GetRoleBindingWithResponse(ctx context.Context, bindingID BindingID, reqEditors ...RequestEditorFn) (*GetRoleBindingResponse, error) {
+	rsp, err := c.GetRoleBinding(ctx, bindingID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRoleBindingResponse(rsp)
+}
+
+// PutRoleBindingWithBodyWithResponse Change a role binding
+//
+// Replaces it whole, at once.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+func (c *ClientWithResponses) PutRoleBindingWithBodyWithResponse(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutRoleBindingResponse, error) {
+	rsp, err := c.PutRoleBindingWithBody(ctx, bindingID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRoleBindingResponse(rsp)
+}
+
+// PutRoleBindingWithResponse Change a role binding
+//
+// Replaces it whole, at once.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/role-bindings/{binding_id} (the `PutRoleBinding` operationId).
+func (c *ClientWithResponses) PutRoleBindingWithResponse(ctx context.Context, bindingID BindingID, params *PutRoleBindingParams, body PutRoleBindingJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRoleBindingResponse, error) {
+	rsp, err := c.PutRoleBinding(ctx, bindingID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutRoleBindingResponse(rsp)
+}
+
+// ListRolesWithResponse List the roles and what they may
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/roles (the `ListRoles` operationId).
+func (c *ClientWithResponses) ListRolesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRolesResponse, error) {
+	rsp, err := c.ListRoles(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRolesResponse(rsp)
 }
 
 // ListSigningKeysWithResponse Keys that sign results
@@ -37127,6 +38286,203 @@ func ParsePutRevocationsResponse(rsp *http.Response) (*PutRevocationsResponse, e
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRoleBindingsResponse parses an HTTP response from a ListRoleBindingsWithResponse call
+func ParseListRoleBindingsResponse(rsp *http.Response) (*ListRoleBindingsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRoleBindingsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RoleBindingList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateRoleBindingResponse parses an HTTP response from a CreateRoleBindingWithResponse call
+func ParseCreateRoleBindingResponse(rsp *http.Response) (*CreateRoleBindingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateRoleBindingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest RoleBinding
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteRoleBindingResponse parses an HTTP response from a DeleteRoleBindingWithResponse call
+func ParseDeleteRoleBindingResponse(rsp *http.Response) (*DeleteRoleBindingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteRoleBindingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRoleBindingResponse parses an HTTP response from a GetRoleBindingWithResponse call
+func ParseGetRoleBindingResponse(rsp *http.Response) (*GetRoleBindingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRoleBindingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RoleBinding
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutRoleBindingResponse parses an HTTP response from a PutRoleBindingWithResponse call
+func ParsePutRoleBindingResponse(rsp *http.Response) (*PutRoleBindingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutRoleBindingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RoleBinding
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRolesResponse parses an HTTP response from a ListRolesWithResponse call
+func ParseListRolesResponse(rsp *http.Response) (*ListRolesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRolesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RoleList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

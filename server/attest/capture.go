@@ -30,6 +30,8 @@ func (s *Service) CaptureBaseline(ctx context.Context, tenant, machineID uuid.UU
 type CaptureOptions struct {
 	Name     string
 	Selector *verifier.Selector
+	// State is that of the version; empty for active, or draft where the two-person rule is in force.
+	State string
 	// IncludeIMA also takes the files, keys and buffers that the machine's IMA list proves.
 	IncludeIMA bool
 }
@@ -68,7 +70,7 @@ func (s *Service) CaptureGolden(ctx context.Context, tenant, machineID uuid.UUID
 		return none, fmt.Errorf("capture baseline: %w", err)
 	}
 	version, err := s.store.CreateBaseline(ctx, tenant, name, *selector, store.BaselineVersion{
-		Reference: reference, Provenance: provenance, Origin: "captured",
+		State: o.State, Reference: reference, Provenance: provenance, Origin: "captured",
 	}, now, actor)
 	if errors.Is(err, store.ErrConflict) {
 		return none, &Error{Code: CodeConflict, Pointer: "/name", Detail: "a baseline of this name exists"}

@@ -131,9 +131,10 @@ func unsettled(v *store.Verdict, standing store.Standing, now time.Time) Inactiv
 
 // Introspection is what is known of a result.
 type Introspection struct {
-	Active bool
-	Claims relying.Claims // of an active result
-	Reason InactiveReason // of another
+	MachineID *uuid.UUID // whom the result is about; nil where it names nothing of ours
+	Active    bool
+	Claims    relying.Claims // of an active result
+	Reason    InactiveReason // of another
 	// CurrentStatus is what the machine's last evidence was judged to be; none where that is not told.
 	CurrentStatus verifier.Status
 	Known         bool // CurrentStatus is told: the result is of a machine of the tenant
@@ -173,7 +174,7 @@ func (s *Service) Introspect(ctx context.Context, tenant uuid.UUID, result strin
 	if reason == "" {
 		reason = unsettled(&v, standing, s.now())
 	}
-	out := Introspection{Active: reason == "", Reason: reason, Known: reason != InactiveKeyRevoked, CurrentStatus: v.Appraisal.Status}
+	out := Introspection{MachineID: &machineID, Active: reason == "", Reason: reason, Known: reason != InactiveKeyRevoked, CurrentStatus: v.Appraisal.Status}
 	if out.Active {
 		out.Claims = claims
 		return out, nil

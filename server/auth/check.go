@@ -19,14 +19,35 @@ var shared = map[string][]string{
 	"https://gitlab.com":                          {"project_path", "project_id", "namespace_path", "namespace_id", "root_namespace_path", "ci_config_ref_uri", "job_project_path", "job_project_id"},
 	"https://oauth.circleci.com":                  {"oidc.circleci.com/project-id"},
 	"https://agent.buildkite.com":                 {"organization_slug", "organization_id", "pipeline_slug", "pipeline_id"},
-	"https://accounts.google.com":                 {"email"},
+	"https://accounts.google.com":                 {"email", "hd"}, // hd: the domain of a Workspace account
 }
 
-// strangers are texts that no rule is meant to admit. A Match that takes all of them says nothing.
-var strangers = []string{"x", "repo:somebody-else/anything:ref:refs/heads/main", "somebody-else/anything", "0"}
+// strangers are texts that no rule is meant to admit, by their form: texts of any kind, addresses, domains, numbers and
+// UUIDs. A Match that takes all of one form says nothing of whom it means.
+var strangers = [][]string{
+	{"x", "repo:somebody-else/anything:ref:refs/heads/main", "somebody-else/anything", "0"},
+	{"somebody@elsewhere.invalid", "x.y+z@mail.elsewhere.example"},
+	{"elsewhere.invalid", "mail.elsewhere.example"},
+	{"7", "104857600000000000001"},
+	{"6f1c9d0e-52b1-4b0a-9d6e-0c7f3a1b2c3d", "01900000-0000-7000-8000-0000000000ff"},
+}
 
 // Check tells why a rule cannot be used, as a *verifier.FieldError with a JSON pointer into it; nil if it can.
 func (r *Rule) Check(issuer string) error {
+	if err := r.checkWho(issuer); err != nil {
+		return err
+	}
+	if err := r.Baselines.check("/baselines"); err != nil {
+		return err
+	}
+	if r.WholeFleet == bounds(r.Selector) {
+		return field("/selector", "say which machines the baselines may be for, or whole_fleet, and not both")
+	}
+	return r.checkAllowed()
+}
+
+// checkWho looks at whom the rule is about: never at everybody.
+func (r *Rule) checkWho(issuer string) error {
 	narrow := false // one condition at least does not admit everybody
 	owner := shared[issuer] == nil
 	if r.Subject != nil {
@@ -52,13 +73,7 @@ func (r *Rule) Check(issuer string) error {
 	case !owner:
 		return field("/conditions", "this issuer gives tokens to everybody: name the subject, or one of the claims "+strings.Join(shared[issuer], ", "))
 	}
-	if err := r.Baselines.check("/baselines"); err != nil {
-		return err
-	}
-	if r.WholeFleet == bounds(r.Selector) {
-		return field("/selector", "say which machines the baselines may be for, or whole_fleet, and not both")
-	}
-	return r.checkAllowed()
+	return nil
 }
 
 func (r *Rule) checkAllowed() error {
@@ -87,7 +102,9 @@ func (m *Match) check(pointer string) error {
 
 // takesStrangers tells whether a pattern admits whatever comes.
 func (m *Match) takesStrangers() bool {
-	return !slices.ContainsFunc(strangers, func(s string) bool { return !m.matches(s) })
+	return slices.ContainsFunc(strangers, func(form []string) bool {
+		return !slices.ContainsFunc(form, func(s string) bool { return !m.matches(s) })
+	})
 }
 
 func field(pointer, detail string) error {

@@ -162,7 +162,7 @@ func (h *handler) alert(w http.ResponseWriter, r *http.Request, s session) error
 		}
 	}
 	view.Conflict = conflictOf(&view.Alert, now)
-	if s.Admin() {
+	if s.May(mayAlerts) {
 		view.Actions = nextActions(view.Status)
 	}
 	if view.alertLife, err = h.lifeOf(r, s, id); err != nil {

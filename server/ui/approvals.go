@@ -172,18 +172,22 @@ func (h *handler) versionLife(r *http.Request, s session, view *baselineVersionV
 		}
 	}
 	view.Own = v.CreatedBy == s.actor(r).String()
-	if s.Admin() {
-		draft := v.State == "draft"
-		view.MayApprove = draft && !view.Own && len(v.Approvals) == 0
-		view.MayPromote = draft && (!v.NeedsSecond || !view.Own || len(v.Approvals) > 0)
-		view.MayRetire = v.State != "retired" || v.Activation != nil && !v.Released()
-	}
+	draft := v.State == "draft"
+	view.MayApprove = s.May(mayApprove) && draft && !view.Own && len(v.Approvals) == 0
+	view.MayPromote = s.May(mayPromote) && draft && (!v.NeedsSecond || !view.Own || len(v.Approvals) > 0) && (!view.Own || s.Role == store.RoleAdmin)
+	view.MayRetire = s.May(mayApprove) && (v.State != "retired" || v.Activation != nil && !v.Released())
 	view.Done = map[string]string{"approve": "You have approved the version.", "promote": "The version is active.", "retire": "The version is retired.", "propose": "You have proposed it; another principal can do it now."}[r.URL.Query().Get("done")]
 	return nil
 }
 
 // changeVersion promotes, approves or retires a version, if it is still in the state that the page showed.
-func (h *handler) changeVersion(w http.ResponseWriter, r *http.Request, s session) error {
+func (h *handler) changeVersion(action string) pageFunc {
+	return func(w http.ResponseWriter, r *http.Request, s session) error {
+		return h.changeVersionTo(action, w, r, s)
+	}
+}
+
+func (h *handler) changeVersionTo(action string, w http.ResponseWriter, r *http.Request, s session) error {
 	id, err := pathID(r)
 	if err != nil {
 		return err
@@ -196,14 +200,14 @@ func (h *handler) changeVersion(w http.ResponseWriter, r *http.Request, s sessio
 	if err != nil {
 		return err
 	}
-	ctx, now, actor, expected, action := r.Context(), h.now(), s.actor(r), r.PostForm.Get("expected_state"), r.PathValue("action")
+	ctx, now, actor, expected := r.Context(), h.now(), s.actor(r), r.PostForm.Get("expected_state")
 	switch action {
 	case "promote":
 		var g store.Grace
 		if g, err = h.formGrace(r); err != nil {
 			return err
 		}
-		_, err = h.Store.PromoteVersion(ctx, s.Tenant, id, n, store.Promotion{Grace: g, Expected: expected, Comment: comment}, now, actor)
+		_, err = h.Store.PromoteVersion(ctx, s.Tenant, id, n, store.Promotion{Grace: g, Expected: expected, Comment: comment, NeedsSecond: s.Role != store.RoleAdmin}, now, actor)
 	case "approve":
 		_, err = h.Store.ApproveVersion(ctx, s.Tenant, id, n, expected, comment, now, actor)
 	case "retire":

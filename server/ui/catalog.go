@@ -39,7 +39,7 @@ func (h *handler) catalog(w http.ResponseWriter, r *http.Request, s session) err
 	} else {
 		f.Platform = platform
 	}
-	open, err := h.Store.CountOpenFindings(r.Context(), s.Tenant, h.now())
+	open, err := h.Store.CountOpenFindings(r.Context(), s.Tenant, nil, h.now())
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (h *handler) catalogEntry(w http.ResponseWriter, r *http.Request, s session
 	if rule == nil {
 		return errNoPage
 	}
-	open, err := h.Store.CountOpenFindings(r.Context(), s.Tenant, h.now())
+	open, err := h.Store.CountOpenFindings(r.Context(), s.Tenant, nil, h.now())
 	if err != nil {
 		return err
 	}

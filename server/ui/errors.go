@@ -25,13 +25,18 @@ var (
 	errBadFilter     = &pageError{http.StatusBadRequest, "The filter cannot be read", "Go back, or start from the list without a filter."}
 	errCursor        = &pageError{http.StatusBadRequest, "This page of the list cannot be found", "The link to it is not one of ours. Start from the first page."}
 	errTrialRunning  = &pageError{http.StatusTooManyRequests, "A trial is under way", "The stored evidence of this fleet is judged by one dry run or policy test at a time. Try again in a moment."}
-	errReadOnly      = &pageError{http.StatusForbidden, "Your token may only read", "Sign in with an administrator's token to change something. Nothing was changed."}
 	errFormToken     = &pageError{http.StatusForbidden, "The form is not of this session", "You may have signed in again since the page was opened. Reload it and try again. Nothing was changed."}
 	errCrossOrigin   = &pageError{http.StatusForbidden, "The request came from another site", "Nothing was changed. Open the page here and try again."}
 	errBadForm       = &pageError{http.StatusBadRequest, "The form cannot be read", "Reload the page and try again. Nothing was changed."}
 	errDeliveryState = &pageError{http.StatusConflict, "It cannot be sent again", "It is under way already, or its channel is disabled. Reload the page and look again."}
 	errAlertState    = &pageError{http.StatusConflict, "The alert has moved on", "It cannot take that step from its present state; somebody may have changed it. Reload it and look again."}
 )
+
+// errNotYours says which permission is missing.
+func errNotYours(s session, permission string) error {
+	return &pageError{http.StatusForbidden, "Your role may not do this",
+		"Your token has the role " + s.RoleName() + ", which lacks the permission " + permission + ". Ask somebody whose role has it. Nothing was changed."}
+}
 
 type errorView struct {
 	Status int

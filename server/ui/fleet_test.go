@@ -274,9 +274,14 @@ func newFleet(t testing.TB) *fleet {
 // token makes an API token as the service does: the store keeps only its hash.
 func (f *fleet) token(t testing.TB, name string, role store.Role, at time.Time) string {
 	t.Helper()
+	return f.scopedToken(t, name, role, nil, at)
+}
+
+func (f *fleet) scopedToken(t testing.TB, name string, role store.Role, scope store.Scope, at time.Time) string {
+	t.Helper()
 	text := fmt.Sprintf("assay_%s_%s", role[:3], uuid.NewString())
 	sum := sha256.Sum256([]byte(text))
-	must(t, db.CreateAPIToken(context.Background(), f.tenant, store.APIToken{ID: uuid.Must(uuid.NewV7()), Name: name, Role: role, CreatedAt: at}, sum[:], lead))
+	must(t, db.CreateAPIToken(context.Background(), f.tenant, store.APIToken{ID: uuid.Must(uuid.NewV7()), Name: name, Role: role, Scope: scope, CreatedAt: at}, sum[:], lead))
 	return text
 }
 

@@ -47,7 +47,7 @@ type incidentView struct {
 	store.Incident
 	Members []store.IncidentMember
 	Paging  paging
-	MayAct  bool // an administrator, and an alert is open
+	MayAct  bool // the role may, and an alert is open
 	Done    string
 }
 
@@ -65,7 +65,7 @@ func (h *handler) incident(w http.ResponseWriter, r *http.Request, s session) er
 		return err
 	}
 	view.Paging = pagingOf(r, next)
-	view.MayAct = s.Admin() && view.Open > 0
+	view.MayAct = s.May(mayAlerts) && view.Open > 0
 	view.Done = map[string]string{"in-progress": "The incident is in progress.", "resolve": "Its open alerts are resolved.", "dismiss": "Its open alerts are dismissed. The verdicts stay as they are.",
 		"comments": "The comment is kept with each open alert."}[r.URL.Query().Get("done")]
 	h.render(w, r, s, http.StatusOK, "incident", view.Title, &view)

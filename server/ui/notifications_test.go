@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
 )
@@ -27,7 +28,7 @@ func TestNotificationsPage(t *testing.T) {
 	_, err = db.RecordAttempt(t.Context(), f.tenant, store.AttemptResult{DeliveryID: d.ID, ChannelID: ch.ID, Claim: d.Claim, At: now, State: store.DeliveryDead, Error: "the receiver answered 500"})
 	must(t, err)
 	state := store.DeliveryDelivered
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, TestChannel: func(_ context.Context, _, channel uuid.UUID, _ store.Actor) (store.ClaimedDelivery, store.AttemptResult, error) {
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, TestChannel: func(_ context.Context, _, channel uuid.UUID, _ store.Actor) (store.ClaimedDelivery, store.AttemptResult, error) {
 		if channel != ch.ID {
 			return store.ClaimedDelivery{}, store.AttemptResult{}, store.ErrNotFound
 		}

@@ -48,7 +48,7 @@ func (h *handler) overview(w http.ResponseWriter, r *http.Request, s session) er
 	if err != nil {
 		return err
 	}
-	o, err := h.Store.Overview(r.Context(), s.Tenant, now)
+	o, err := h.Store.Overview(r.Context(), s.Tenant, nil, now)
 	if err != nil {
 		return err
 	}

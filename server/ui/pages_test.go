@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
@@ -223,7 +224,7 @@ func hostileFleet(t testing.TB) (*fleet, http.Handler) {
 	f.rule, err = db.CreateSuppressionRule(ctx, f.tenant, store.SuppressionRule{AlertCode: "*", Reason: text, Comment: text, State: "disabled",
 		Scope: store.SuppressionScope{AllOf: []store.SuppressionCondition{{Field: "machine.name", Contains: text}}}}, f.now, lead)
 	must(t, err)
-	handler, err := ui.New(ui.Config{Store: db, Authenticate: authenticate(f.clock), Now: f.clock, Version: "1.2.3",
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, Authenticate: authenticate(f.clock), Now: f.clock, Version: "1.2.3",
 		EventLog: func(context.Context, uuid.UUID, uuid.UUID) ([]attest.DecodedEvent, error) {
 			return []attest.DecodedEvent{{Index: 1, PCR: 8, Type: text, Description: text, Component: eventlog.Component(text), Digests: map[string]string{text: text, "sha256": text}}}, nil
 		}})

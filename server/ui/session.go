@@ -24,13 +24,34 @@ const (
 type session struct {
 	Principal
 	token string // never rendered
+	may   func(role store.Role, permission string) bool
 }
 
 // SignedIn tells whether there is a principal.
 func (s session) SignedIn() bool { return s.token != "" }
 
-// Admin tells whether the principal may change things.
-func (s session) Admin() bool { return s.Role == store.RoleAdmin }
+// The permissions that the pages ask for, as the contract's x-assay-permission names them.
+const (
+	mayLook     = "findings:read"
+	mayAlerts   = "alerts:write"
+	mayRefuse   = "alerts:refuse"
+	maySuppress = "suppression_rules:write"
+	mayPromote  = "baselines:promote"
+	mayApprove  = "baselines:approve"
+	mayChannels = "channels:write"
+	mayKeys     = "signing_keys:write"
+)
+
+// May tells whether the principal has a permission. Pages hide what they may not.
+func (s session) May(permission string) bool { return s.may != nil && s.may(s.Role, permission) }
+
+// RoleName is the role in words.
+func (s session) RoleName() string {
+	if s.Role == store.RoleReader {
+		return words(string(store.RoleViewer))
+	}
+	return words(string(s.Role))
+}
 
 // CSRF is the value that forms of this session carry. Keyed by the session's token, it can be computed
 // neither by another site nor from another session, and needs no storage.
@@ -75,10 +96,10 @@ func (h *handler) sessionOf(r *http.Request, token string) (session, error) {
 	if err != nil {
 		return session{}, err
 	}
-	if p.Role != store.RoleAdmin && p.Role != store.RoleReader {
-		return session{}, nil
+	if s := (session{Principal: p, token: token, may: h.May}); s.May(mayLook) && p.Scope == nil {
+		return s, nil
 	}
-	return session{Principal: p, token: token}, nil
+	return session{}, nil
 }
 
 // pageFunc renders one page, or says why it cannot. It has written nothing when it returns an error.
@@ -108,14 +129,14 @@ func (h *handler) page(f pageFunc) http.HandlerFunc {
 	}
 }
 
-// change lets only administrators through, and only with the form's token.
-func (h *handler) change(f pageFunc) http.HandlerFunc {
+// change lets only those through who have the permission, and only with the form's token.
+func (h *handler) change(permission string, f pageFunc) http.HandlerFunc {
 	return h.page(func(w http.ResponseWriter, r *http.Request, s session) error {
 		if err := checkForm(w, r, s); err != nil {
 			return err
 		}
-		if !s.Admin() {
-			return errReadOnly
+		if !s.May(permission) {
+			return errNotYours(s, permission)
 		}
 		return f(w, r, s)
 	})
@@ -200,7 +221,7 @@ func localPath(target string) string {
 // actor is how the audit record names the person behind a request.
 func (s session) actor(r *http.Request) store.Actor {
 	// As the API names the same token: the two-person rule tells people apart by it.
-	return store.Actor{Kind: string(s.Role), ID: s.TokenID.String(),
+	return store.Actor{Kind: string(s.Role), ID: s.TokenID.String(), Owner: s.Owner,
 		RemoteAddr: r.RemoteAddr, RequestID: r.Header.Get("X-Request-Id")}
 }
 

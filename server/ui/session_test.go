@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
 )
@@ -120,7 +121,7 @@ func TestSignIn(t *testing.T) {
 
 func TestSecureCookies(t *testing.T) {
 	f := newFleet(t)
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(time.Now), Now: func() time.Time { return f.now }, SecureCookies: true})
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Authenticate: authenticate(time.Now), Now: func() time.Time { return f.now }, SecureCookies: true})
 	must(t, err)
 	site := httptest.NewTLSServer(handler)
 	defer site.Close()
@@ -181,7 +182,7 @@ func TestSignOut(t *testing.T) {
 func TestSessionEndsWithItsToken(t *testing.T) {
 	f := newFleet(t)
 	valid := true
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Now: func() time.Time { return f.now }, Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Now: func() time.Time { return f.now }, Authenticate: func(ctx context.Context, bearer string) (ui.Principal, error) {
 		if !valid {
 			return ui.Principal{}, store.ErrTokenInvalid
 		}
@@ -199,7 +200,7 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 
 // TestOtherPrincipals: a token that authenticates as something else than a person opens nothing.
 func TestOtherPrincipals(t *testing.T) {
-	handler, err := ui.New(ui.Config{Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
 		return ui.Principal{Tenant: uuid.Max, Role: "machine"}, nil
 	}})
 	must(t, err)
@@ -247,7 +248,7 @@ func TestHeaders(t *testing.T) {
 
 // TestFailureStaysInside: what is wrong inside reaches the log, not the page.
 func TestFailureStaysInside(t *testing.T) {
-	handler, err := ui.New(ui.Config{Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: database(t), EventLog: (&fleet{}).eventLog, Now: time.Now, Authenticate: func(context.Context, string) (ui.Principal, error) {
 		return ui.Principal{}, errors.New("dial tcp 10.1.2.3:5432: secret detail")
 	}})
 	must(t, err)

@@ -70,7 +70,7 @@ func (h *handler) signingKeys(w http.ResponseWriter, r *http.Request, s session)
 	if err != nil {
 		return err
 	}
-	view := signingKeysView{CanChange: s.Admin() && s.Tenant == h.Tokens.Tenant(), Done: signingKeysDone[r.URL.Query().Get("done")]}
+	view := signingKeysView{CanChange: s.May(mayKeys) && s.Tenant == h.Tokens.Tenant(), Done: signingKeysDone[r.URL.Query().Get("done")]}
 	for i := range keys {
 		view.Items = append(view.Items, keyRow(keys[i]))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/server/ui"
 )
@@ -25,7 +26,7 @@ func keySite(t *testing.T, f *fleet, tenant uuid.UUID) (*httptest.Server, *token
 	clock := func() time.Time { return time.Now().Add(f.now.Sub(begin)) }
 	tokens, err := token.New(t.Context(), token.Config{Store: db, Tenant: tenant, Now: clock, RotateEvery: 720 * time.Hour})
 	must(t, err)
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Tokens: tokens})
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Tokens: tokens})
 	must(t, err)
 	site := httptest.NewServer(handler)
 	t.Cleanup(site.Close)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
@@ -20,7 +21,7 @@ import (
 // trialSite is the pages of a fleet whose dry run is that function.
 func (f *fleet) trialSite(t testing.TB, run func(version int) (*attest.Trial, error)) *httptest.Server {
 	t.Helper()
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock,
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock,
 		DryRun: func(_ context.Context, tenant, baseline uuid.UUID, version int, _ attest.Progress) (*attest.Trial, error) {
 			if tenant != f.tenant || baseline != f.baseline.BaselineID {
 				return nil, errors.New("another tenant's, or another baseline")

@@ -16,7 +16,7 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
-// Config is what the pages are made from. Store, EventLog, Authenticate and Now are needed.
+// Config is what the pages are made from. Store, EventLog, Authenticate, May and Now are needed.
 type Config struct {
 	Store *store.Store
 
@@ -28,8 +28,11 @@ type Config struct {
 
 	// Authenticate says whose the bearer token is. An error that is store.ErrTokenInvalid or
 	// store.ErrNotFound means that the token is no good and leads to the sign-in page; any other error
-	// is a failure of the service. Principals other than admins and readers are refused by the pages.
+	// is a failure of the service. Principals who may not look at the fleet as a whole are refused by the pages.
 	Authenticate func(ctx context.Context, bearer string) (Principal, error)
+
+	// May tells whether a role has a permission: server.RoleMay, the table by which the API decides.
+	May func(role store.Role, permission string) bool
 
 	// PreviewApproval, ApproveAlert and RefuseAlert are those of attest.Service, DiffVersion too. Without them the pages offer
 	// neither approval nor comparison.
@@ -68,6 +71,8 @@ type Principal struct {
 	TokenID uuid.UUID
 	Name    string // the token's name, shown to its owner
 	Role    store.Role
+	Owner   string      // the person that the token is of: store.APIToken.Owner
+	Scope   store.Scope // what the role is given for; the pages are for the whole tenant only
 }
 
 // handler serves the pages.
@@ -78,8 +83,8 @@ type handler struct {
 
 // New checks the configuration and returns the handler of everything below /ui/.
 func New(cfg Config) (http.Handler, error) {
-	if cfg.Store == nil || cfg.EventLog == nil || cfg.Authenticate == nil || cfg.Now == nil {
-		return nil, errors.New("ui: Store, EventLog, Authenticate and Now are needed")
+	if cfg.Store == nil || cfg.EventLog == nil || cfg.Authenticate == nil || cfg.May == nil || cfg.Now == nil {
+		return nil, errors.New("ui: Store, EventLog, Authenticate, May and Now are needed")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -91,8 +96,8 @@ func New(cfg Config) (http.Handler, error) {
 	return (&handler{Config: cfg, pages: pages}).routes(), nil
 }
 
-// routes is the table of pages. What page wraps needs a session; what change wraps needs an
-// administrator's, with the form's token.
+// routes is the table of pages. What page wraps needs a session; what change wraps needs the
+// permission, and the form's token.
 func (h *handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ui/static/{file}", h.static)
@@ -107,13 +112,13 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/verdicts/{id}", h.page(h.verdict))
 	mux.HandleFunc("GET /ui/alerts", h.page(h.alerts))
 	mux.HandleFunc("GET /ui/alerts/{id}", h.page(h.alert))
-	mux.HandleFunc("POST /ui/alerts/{id}/{action}", h.change(h.changeAlert))
-	mux.HandleFunc("POST /ui/alerts/{id}/approve", h.change(h.approveAlert))
-	mux.HandleFunc("POST /ui/alerts/{id}/refuse", h.change(h.refuseAlert))
-	mux.HandleFunc("POST /ui/alerts/{id}/comments", h.change(h.commentAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/{action}", h.change(mayAlerts, h.changeAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/approve", h.change(mayApprove, h.approveAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/refuse", h.change(mayRefuse, h.refuseAlert))
+	mux.HandleFunc("POST /ui/alerts/{id}/comments", h.change(mayAlerts, h.commentAlert))
 	mux.HandleFunc("GET /ui/incidents", h.page(h.incidents))
 	mux.HandleFunc("GET /ui/incidents/{id}", h.page(h.incident))
-	mux.HandleFunc("POST /ui/incidents/{id}/{action}", h.change(h.changeIncident))
+	mux.HandleFunc("POST /ui/incidents/{id}/{action}", h.change(mayAlerts, h.changeIncident))
 	mux.HandleFunc("GET /ui/recommendations", h.page(h.recommendations))
 	mux.HandleFunc("GET /ui/catalog", h.page(h.catalog))
 	mux.HandleFunc("GET /ui/catalog/{code}", h.page(h.catalogEntry))
@@ -121,16 +126,18 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/baselines/{id}", h.page(h.baseline))
 	mux.HandleFunc("GET /ui/baselines/{id}/versions/{n}", h.page(h.baselineVersion))
 	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/dry-run", h.page(h.dryRun))
-	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/{action}", h.change(h.changeVersion))
+	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/promote", h.change(mayPromote, h.changeVersion("promote")))
+	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/approve", h.change(mayApprove, h.changeVersion("approve")))
+	mux.HandleFunc("POST /ui/baselines/{id}/versions/{n}/retire", h.change(mayApprove, h.changeVersion("retire")))
 	mux.HandleFunc("GET /ui/suppressions", h.page(h.suppressions))
 	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
-	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(h.changeChannel))
-	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(h.replayDelivery))
+	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(mayChannels, h.changeChannel))
+	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(mayChannels, h.replayDelivery))
 	mux.HandleFunc("GET /ui/signing-keys", h.page(h.signingKeys))
-	mux.HandleFunc("POST /ui/signing-keys/rotate", h.change(h.rotateSigningKeys))
-	mux.HandleFunc("POST /ui/signing-keys/{kid}/revoke", h.change(h.revokeSigningKey))
-	mux.HandleFunc("POST /ui/suppressions", h.change(h.makeSuppression))
-	mux.HandleFunc("POST /ui/suppressions/simulate", h.change(h.simulateSuppression))
+	mux.HandleFunc("POST /ui/signing-keys/rotate", h.change(mayKeys, h.rotateSigningKeys))
+	mux.HandleFunc("POST /ui/signing-keys/{kid}/revoke", h.change(mayKeys, h.revokeSigningKey))
+	mux.HandleFunc("POST /ui/suppressions", h.change(maySuppress, h.makeSuppression))
+	mux.HandleFunc("POST /ui/suppressions/simulate", h.change(mayLook, h.simulateSuppression))
 	mux.HandleFunc("GET /ui/export/{list}", h.page(h.export))
 	mux.HandleFunc("GET /ui/", h.page(func(http.ResponseWriter, *http.Request, session) error { return errNoPage }))
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/ui"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/embedded"
@@ -65,14 +66,14 @@ func authenticate(now func() time.Time) func(context.Context, string) (ui.Princi
 		if err != nil {
 			return ui.Principal{}, err
 		}
-		return ui.Principal{Tenant: tenant, TokenID: token.ID, Name: token.Name, Role: token.Role}, nil
+		return ui.Principal{Tenant: tenant, TokenID: token.ID, Name: token.Name, Role: token.Role, Owner: token.Owner, Scope: token.Scope}, nil
 	}
 }
 
 // site is the pages of a fleet behind a real HTTP server.
 func (f *fleet) site(t testing.TB) *httptest.Server {
 	t.Helper()
-	handler, err := ui.New(ui.Config{Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Version: "1.2.3"})
+	handler, err := ui.New(ui.Config{May: server.RoleMay, Store: db, EventLog: f.eventLog, Authenticate: authenticate(f.clock), Now: f.clock, Version: "1.2.3"})
 	must(t, err)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
