@@ -28,6 +28,7 @@ const (
 // The zero time stands for the database's clock, which is one for all replicas: the beat of one whose clock is ahead would
 // hide each outage until that time has come.
 func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if now.IsZero() {
 			if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {

@@ -67,6 +67,7 @@ func (s *Store) JobClient(ctx context.Context, config river.Config) (client *riv
 		return nil, nil, fmt.Errorf("open the connections of the job queue: %w", err)
 	}
 	config.Schema, config.PollOnly = jobSchema, true
+	config.ReindexerIndexNames = []string{} // only an index's owner may rebuild it, and the service owns none
 	client, err = river.NewClient(riverpgxv5.New(pool), &config)
 	if err != nil {
 		pool.Close()
@@ -99,8 +100,8 @@ func (s *Store) enqueueDeliveries(ctx context.Context, tx pgx.Tx, tenant uuid.UU
 // jobLock is the key of the advisory lock that migrations of the job queue are done under: River takes none.
 const jobLock = 0x61737361795f6a62
 
-// migrateJobs brings River's tables to the version of this code.
-func migrateJobs(ctx context.Context, url string) (err error) {
+// migrateJobs brings River's tables to the version of this code, and then puts up the fence between tenants.
+func migrateJobs(ctx context.Context, url string, roles Roles) (err error) {
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		return fmt.Errorf("database URL: %w", err)
@@ -125,5 +126,5 @@ func migrateJobs(ctx context.Context, url string) (err error) {
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 		return fmt.Errorf("migrate the job queue: %w", err)
 	}
-	return nil
+	return secure(ctx, conn.Conn(), roles)
 }

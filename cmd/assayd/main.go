@@ -33,6 +33,7 @@ type commands struct {
 	Dev         devCommand         `cmd:"" help:"Run the service for trying out: as serve, with a log for people and the admin token shown."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
 	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
+	Tenants     tenantsCommand     `cmd:"" help:"Make, list and rename the tenants that share the service."`
 	Job         jobCommand         `cmd:"" help:"List the jobs that the service does by time, or do a round of one by hand."`
 	Keys        keysCommand        `cmd:"" help:"Keys that sign results, and the key-encryption keys that seal them."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`

@@ -18,5 +18,8 @@ func Start(context.Context, Config) (*Postgres, error) {
 // URL is empty.
 func (*Postgres) URL() string { return "" }
 
+// URLFor is empty.
+func (*Postgres) URLFor(string) string { return "" }
+
 // Stop does nothing.
 func (*Postgres) Stop(context.Context) error { return nil }
