@@ -25,11 +25,12 @@ INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INS
 INSERT INTO table_access (table_name, privileges, update_columns) VALUES
     ('tenants', ARRAY['SELECT', 'INSERT'], ARRAY['config_generation', 'name']),
     ('verdicts', ARRAY['SELECT', 'INSERT'], ARRAY['evidence_id', 'fingerprint', 'last_at', 'reappraisal_id', 'run_count', 'superseded_by', 'supersedes']);
-INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'DELETE'] FROM unnest(ARRAY['fleet_changes',
-    'identity_provider_audiences', 'incident_touches', 'machine_traits', 'revocations', 'rollup_deltas', 'service_outages']) t;
+INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'DELETE'] FROM unnest(ARRAY['identity_provider_audiences',
+    'machine_traits', 'revocations', 'service_outages']) t;
+-- Of a queue rows are locked before they are taken, which needs UPDATE.
 INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] FROM unnest(ARRAY['api_tokens', 'collateral',
-    'collateral_wants', 'deliveries', 'idempotency_keys', 'identity_providers', 'join_tokens', 'notification_channels', 'outbox', 'pipeline_rules', 'rollup_days',
-    'rollup_hours', 'silent_machines', 'suppression_rules', 'tpm_history', 'trust_anchors']) t;
+    'collateral_wants', 'deliveries', 'fleet_changes', 'idempotency_keys', 'identity_providers', 'incident_touches', 'join_tokens', 'notification_channels', 'outbox',
+    'pipeline_rules', 'rollup_days', 'rollup_deltas', 'rollup_hours', 'silent_machines', 'suppression_rules', 'tpm_history', 'trust_anchors']) t;
 
 -- The policy. The setting holds the tenants of the statement, as an array of uuid: one, but for statements that do the work of
 -- several callers at once. It is read once a statement (a sub-select of its own). Not set, or empty, is NULL, and so no row.
@@ -119,8 +120,8 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f, app);
         changed := true;
     END LOOP;
-    IF EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'river'::regnamespace AND c.relkind IN ('r', 'p') AND NOT has_table_privilege(app, c.oid, 'INSERT'))
-        OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'river'::regnamespace AND c.relkind = 'S' AND NOT has_sequence_privilege(app, c.oid, 'USAGE')) THEN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'river'::regnamespace AND CASE WHEN c.relkind IN ('r', 'p') THEN NOT has_table_privilege(app, c.oid, 'INSERT') END)
+        OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'river'::regnamespace AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(app, c.oid, 'USAGE') END) THEN
         EXECUTE format('GRANT USAGE ON SCHEMA river TO %I', app);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA river TO %I', app);
         EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA river TO %I', app);

@@ -29,7 +29,7 @@ import (
 const mark = "zqm7marker"
 
 // story is what fills the tenant that nothing may be learned of: steps of TestContract, which know every resource there is.
-var story = []func(*bench, *machine){enrolment, evidenceAccepted, fleetConflicts, results, inventory, baselines, trials, reappraisals, approvals, pipelines,
+var story = []func(*bench, *machine){enrolment, enrolmentRefused, evidenceAccepted, evidenceRefused, fleetConflicts, results, inventory, baselines, trials, reappraisals, approvals, pipelines,
 	notifications, findings, suppression, administration, anchors, imports, collateral, policies, knownBad, idempotency}
 
 // withoutRows are the tables of tenants that the story leaves empty, and why that is no gap.

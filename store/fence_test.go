@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -130,6 +131,45 @@ func TestRecordsAreWrittenOnce(t *testing.T) {
 	}
 	if number(t, c, `SELECT has_table_privilege('assay_app', 'verdicts', 'DELETE')::int`) != 0 {
 		t.Error("the service may delete verdicts")
+	}
+}
+
+// TestRightsAreThoseThatStatementsNeed: what the service is granted on each table is what statements of this package, and triggers
+// that run as the service, do with it, and nothing more.
+func TestRightsAreThoseThatStatementsNeed(t *testing.T) {
+	_, c := newStore(t)
+	sql := store.Statements(t)
+	for i, body := range texts(t, c, `SELECT prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND NOT prosecdef AND prorettype = 'trigger'::regtype`) {
+		sql[fmt.Sprint("trigger ", i)] = body
+	}
+	for _, table := range texts(t, c, `SELECT c.relname FROM pg_class c WHERE `+ofTenants+` ORDER BY 1`) {
+		uses := map[string]bool{"SELECT": true}
+		insert := regexp.MustCompile(`INSERT INTO\s+` + table + `\b`)
+		upsert := regexp.MustCompile(`(?s)INSERT INTO\s+` + table + `\b(.*?)(?:INSERT INTO|$)`)
+		update := regexp.MustCompile(`\bUPDATE\s+` + table + `\b`)
+		lock := regexp.MustCompile(`FROM\s+` + table + `\b[^()]*\bFOR (NO KEY UPDATE|UPDATE|SHARE|KEY SHARE)`)
+		remove := regexp.MustCompile(`DELETE FROM\s+` + table + `\b`)
+		for _, text := range sql {
+			uses["INSERT"] = uses["INSERT"] || insert.MatchString(text)
+			uses["UPDATE"] = uses["UPDATE"] || update.MatchString(text) || lock.MatchString(text)
+			uses["DELETE"] = uses["DELETE"] || remove.MatchString(text)
+			for _, m := range upsert.FindAllStringSubmatch(text, -1) {
+				uses["UPDATE"] = uses["UPDATE"] || strings.Contains(m[1], "DO UPDATE")
+			}
+		}
+		var need, has []string
+		for _, right := range []string{"SELECT", "INSERT", "UPDATE", "DELETE"} {
+			granted := number(t, c, `SELECT CASE WHEN $2 = 'UPDATE' THEN has_any_column_privilege('assay_app', $1, $2) ELSE has_table_privilege('assay_app', $1, $2) END::int`, table, right) == 1
+			if uses[right] {
+				need = append(need, right)
+			}
+			if granted {
+				has = append(has, right)
+			}
+		}
+		if !slices.Equal(need, has) {
+			t.Errorf("table %s: statements need %v, the service may %v: say so in table_access, by a migration", table, need, has)
+		}
 	}
 }
 

@@ -200,7 +200,10 @@ func tablesOfTenants(t *testing.T) []string {
 }
 
 // spared are statements that name a table of tenants more often than they name a tenant, by a part of their text, and why.
-var spared = map[string]string{}
+var spared = map[string]string{
+	"FROM notification_channels c …":                                      "the condition follows in queryChannels, whose callers begin it with c.tenant_id = $1",
+	" FROM machines m JOIN machine_attestation_state st USING (tenant_id": "the condition follows where it is used, and begins with m.tenant_id = $1",
+}
 
 // TestEachStatementNamesItsTenant: each table of tenants that a statement reads or writes is one more tenant_id in it: a condition, a
 // join or a column. It is the first fence; the database keeps the second.
@@ -230,9 +233,15 @@ func TestEachStatementNamesItsTenant(t *testing.T) {
 	if found < 250 {
 		t.Errorf("only %d statements were found", found)
 	}
-	for part := range spared {
-		if !hit[part] {
+	for part, why := range spared {
+		if !hit[part] || why == "" {
 			t.Errorf("spared lists %q, which there is not", part)
 		}
 	}
+}
+
+// Statements are the SQL texts of the package, by place.
+func Statements(t *testing.T) map[string]string {
+	files, fset := source(t)
+	return statements(files, fset)
 }
