@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -23,14 +24,33 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/verifier/tee"
 )
 
 // mark is in all names, comments and labels of the tenant that nothing may be learned of.
 const mark = "zqm7marker"
 
+// nowhere is a name that nothing has.
+const nowhere = "xkw4absent"
+
 // story is what fills the tenant that nothing may be learned of: steps of TestContract, which know every resource there is.
 var story = []func(*bench, *machine){enrolment, enrolmentRefused, evidenceAccepted, evidenceRefused, fleetConflicts, results, inventory, baselines, trials, reappraisals, approvals, pipelines,
-	notifications, findings, suppression, administration, anchors, imports, collateral, policies, knownBad, idempotency}
+	notifications, findings, suppression, administration, anchors, imports, collateral, policies, knownBad, idempotency, lastTraces}
+
+// lastTraces are resources that the steps before have taken away again, or that only hardware makes.
+func lastTraces(b *bench, m *machine) {
+	b.want(201, "POST", "/v1/suppression-rules", b.admin, `{"alert_code": "*", "reason": "lab", "comment": "theirs", "scope": {"all_of": [{"field": "machine.name", "in": ["none"]}]}}`)
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	hook := b.want(201, "POST", "/v1/webhooks", b.admin, map[string]any{"name": "theirs", "url": strings.Replace(closed.URL, "http:", "https:", 1)}).text(b.t, "id")
+	b.want(200, "POST", "/v1/webhooks/"+hook+"/test", b.admin, nil)
+	b.want(201, "POST", "/v1/notification-channels", b.admin, `{"name": "theirs too", "kind": "syslog", "address": "127.0.0.1:6514"}`)
+	if err := b.store.WantCollateral(context.Background(), store.DefaultTenant, []tee.Want{{Kind: tee.KindVCEK, Name: "milan/" + strings.Repeat("cd", 64)}}, time.Now()); err != nil {
+		b.t.Fatal(err)
+	}
+	b.exec(`INSERT INTO platform_evidence (tenant_id, digest, type, size, body, created_at) VALUES ($1, sha256('theirs'), 'sev_snp', 1, 'x', now())`, store.DefaultTenant)
+	b.exec(`INSERT INTO machine_firmware (tenant_id, machine_id, family, version, since) VALUES ($1, $2, 'theirs', '1', now())`, store.DefaultTenant, m.id)
+}
 
 // withoutRows are the tables of tenants that the story leaves empty, and why that is no gap.
 var withoutRows = map[string]string{
@@ -104,6 +124,7 @@ type stranger struct {
 	bearer map[role]string
 	own    string   // its machine
 	noneOf []string // what may be in no answer
+	names  int      // how many names it has used
 }
 
 func newStranger(b *bench) *stranger {
@@ -131,7 +152,7 @@ func (a *stranger) views() map[string]string {
 	a.t.Helper()
 	out := map[string]string{}
 	for _, o := range operations(a.t, &machine{id: a.own}) {
-		if o.write() || o.role == rolePublic {
+		if o.write() || o.role == rolePublic || o.op.OperationID == "listSigningKeys" { // the keys are the service's
 			continue
 		}
 		for _, accept := range []string{"", mediaCSV, mediaNDJSON} {
@@ -172,6 +193,7 @@ type victim struct {
 	*bench
 	conn   *pgx.Conn // as the owner of the tables
 	tables []string
+	kind   string // of some collateral that it has
 }
 
 func newVictim(b *bench, _ *machine) *victim {
@@ -185,6 +207,12 @@ func newVictim(b *bench, _ *machine) *victim {
 	v := &victim{bench: b, conn: conn}
 	v.tables = v.texts(`SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 		AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped) ORDER BY 1`)
+	kinds := v.texts(`SELECT kind FROM collateral WHERE tenant_id = $1 ORDER BY 1 LIMIT 1`, store.DefaultTenant)
+	if len(kinds) == 0 {
+		b.t.Fatal("the other tenant has no collateral")
+	}
+	v.kind = kinds[0]
+	closed["kind"] = v.kind
 	return v
 }
 
@@ -263,9 +291,10 @@ func (v *victim) secrets(before map[string]string) []string {
 		}
 	}
 	var out []string
+	service := words(v.t)
 	for text := range found {
 		// Words of the service (titles, codes, columns) are everybody's.
-		if strings.Contains(text, mark) || !strings.Contains(known, text) && !strings.Contains(words(v.t), text) {
+		if strings.Contains(text, mark) || !strings.Contains(known, text) && !strings.Contains(service, text) {
 			out = append(out, text)
 		}
 	}
@@ -305,6 +334,12 @@ func (v *victim) digests() string {
 	v.t.Helper()
 	var b strings.Builder
 	for _, table := range v.tables {
+		if table == "idempotency_keys" { // the test itself adds used ones
+			continue
+		}
+		if table == "idempotency_keys" { // the test itself adds used ones
+			continue
+		}
 		sum := v.texts(`SELECT coalesce(md5(string_agg(md5((to_jsonb(x) - 'last_used_at')::text), '' ORDER BY md5((to_jsonb(x) - 'last_used_at')::text))), '') FROM `+table+` x WHERE tenant_id = $1`, store.DefaultTenant)
 		fmt.Fprintln(&b, table, sum[0])
 	}
@@ -377,10 +412,13 @@ func (v *victim) ids(path, parameter string) []named {
 		}
 		return of("suppression_rules", "rule_id", "")
 	case "name":
-		if strings.Contains(path, "policies") {
-			return []named{{v.texts(`SELECT name FROM policies WHERE tenant_id = $1 AND name <> 'default' LIMIT 1`, store.DefaultTenant)[0], "exists-nowhere"}}
+		if !strings.Contains(path, "{name}") {
+			return nil
 		}
-		return []named{{v.texts(`SELECT name FROM collateral WHERE tenant_id = $1 AND kind = 'vcek' LIMIT 1`, store.DefaultTenant)[0], strings.Repeat("ab", 32)}}
+		if strings.Contains(path, "policies") {
+			return []named{{v.texts(`SELECT name FROM policies WHERE tenant_id = $1 AND name <> 'default' LIMIT 1`, store.DefaultTenant)[0], nowhere}}
+		}
+		return []named{{v.texts(`SELECT name FROM collateral WHERE tenant_id = $1 AND kind = $2 LIMIT 1`, store.DefaultTenant, v.kind)[0], nowhere}}
 	case "sha256":
 		if strings.Contains(path, "event-logs") {
 			return digests(of("boot_logs", "encode(digest, 'hex')", ""))
@@ -416,11 +454,9 @@ func (a *stranger) drive(v *victim, o operation) {
 	}
 	requests = append(requests, a.bodies(v, base, o)...)
 	if o.write() {
-		for _, key := range v.texts(`SELECT DISTINCT key FROM idempotency_keys WHERE tenant_id = $1 LIMIT 2`, store.DefaultTenant) {
-			r := base
-			r.header = [2]string{key, "fresh-" + uuid.NewString()}
-			requests = append(requests, r)
-		}
+		r := base
+		r.header = [2]string{v.usedKey(o.op.OperationID), "fresh-" + uuid.NewString()}
+		requests = append(requests, r)
 	}
 	for i := range requests {
 		r := &requests[i]
@@ -449,6 +485,7 @@ func (a *stranger) compare(method, bearer, accept string, r *request) {
 		}
 		return a.call(method, path, bearer, body, header...)
 	}
+	r.body, r.twinBody = a.unique(r.body), a.unique(r.twinBody)
 	theirs := send(r.path, r.body, r.header[0])
 	nowhere := send(r.twin, r.twinBody, r.header[1])
 	what := fmt.Sprintf("%s %s %s %v", method, r.path, accept, r.body)
@@ -462,10 +499,34 @@ func (a *stranger) compare(method, bearer, accept string, r *request) {
 	}
 }
 
+var separators = regexp.MustCompile(`[/?&="{}:, \[\]]+`)
+
+// unique gives a body a name of its own, since names are used once.
+func (a *stranger) unique(body any) any {
+	text, ok := body.(string)
+	if !ok {
+		return body
+	}
+	a.names++
+	return ownName.ReplaceAllString(text, fmt.Sprintf(`"name": "stranger-%04d"`, a.names))
+}
+
+var ownName = regexp.MustCompile(`"name": "[a-z]"`)
+
+// usedKey is an idempotency key that the other tenant has used, and nobody else.
+func (v *victim) usedKey(operation string) string {
+	v.t.Helper()
+	key := mark + "-" + operation
+	if _, err := v.conn.Exec(context.Background(), `INSERT INTO idempotency_keys (tenant_id, principal, key, request_hash, status, content_type, body, created_at, expires_at)
+		SELECT tenant_id, principal, $2, request_hash, status, content_type, body, created_at, expires_at FROM idempotency_keys WHERE tenant_id = $1 AND status IS NOT NULL LIMIT 1`, store.DefaultTenant, key); err != nil {
+		v.t.Fatal(err)
+	}
+	return key
+}
+
 // differing are the words by which a request and its twin differ, since an answer may repeat what it was asked.
 func differing(r *request) (out []named) {
-	split := regexp.MustCompile(`[/?&="{}:, \[\]]+`)
-	one, other := split.Split(r.path+" "+fmt.Sprint(r.body), -1), split.Split(r.twin+" "+fmt.Sprint(r.twinBody), -1)
+	one, other := separators.Split(r.path+" "+fmt.Sprint(r.body), -1), separators.Split(r.twin+" "+fmt.Sprint(r.twinBody), -1)
 	for i := range min(len(one), len(other)) {
 		if one[i] != other[i] && len(one[i]) > 3 {
 			out = append(out, named{one[i], other[i]})
@@ -498,7 +559,7 @@ func (a *stranger) filled(template string) string {
 		case name == "kind" && strings.Contains(template, "revocations"):
 			return "sbat_level"
 		case name == "name" && strings.Contains(template, "policies"):
-			return "exists-nowhere"
+			return nowhere
 		case closed[name] != "":
 			return closed[name]
 		case name == "sha256" || name == "name":
@@ -541,7 +602,7 @@ func (a *stranger) queries(v *victim, base request, template string, p *openapi3
 	}
 	ids := v.ids(template, p.Name)
 	if schema.Format != "uuid" || len(ids) == 0 {
-		ids = append(ids, named{mark, "exists-nowhere"}, named{"web-" + mark, "exists-nowhere"})
+		ids = append(ids, named{mark, nowhere}, named{"web-" + mark, nowhere})
 		if schema.Format == "uuid" {
 			a.t.Errorf("%s: nothing of the other tenant is known for the filter %s: extend victim.ids", template, p.Name)
 			return nil
@@ -584,18 +645,14 @@ func (a *stranger) bodies(v *victim, base request, o operation) (out []request) 
 		case place == "{result}":
 			ids = []named{{a.result, a.result[:len(a.result)-4] + "AAAA"}}
 		case place == "":
-			place, ids = mark, []named{{mark, "exists-nowhere"}}
+			place, ids = mark, []named{{mark, nowhere}}
 		}
 		if len(ids) == 0 {
 			a.t.Errorf("%s: nothing of the other tenant is known for %s of its body", o.op.OperationID, place)
 		}
-		for i, id := range ids {
+		for _, id := range ids {
 			r := base
-			// Names that have to be unique differ, in both alike.
-			fresh := func(text, n string) string {
-				return strings.Replace(text, `"name": "q"`, `"name": "q`+n+fmt.Sprint(i)+`"`, 1)
-			}
-			r.body, r.twinBody = fresh(strings.Replace(template, place, id.theirs, 1), "a"), fresh(strings.Replace(template, place, id.nowhere, 1), "b")
+			r.body, r.twinBody = strings.Replace(template, place, id.theirs, 1), strings.Replace(template, place, id.nowhere, 1)
 			out = append(out, r)
 		}
 	}
