@@ -305,7 +305,7 @@ func (v *victim) secrets(before map[string]string) []string {
 	return out
 }
 
-var timeText = regexp.MustCompile(`^\d{4}-\d\d-\d\d[T ]\d\d:\d\d`)
+var timeText = regexp.MustCompile(`^\d{4}-\d\d-\d\d([T ]\d\d:\d\d|$)`)
 
 // words are the texts that the service itself brings along.
 func words(t testing.TB) string {
@@ -383,7 +383,7 @@ func (v *victim) ids(path, parameter string) []named {
 		return of("verdicts", "verdict_id", "")
 	case "recommendation_id":
 		return of("recommendations", "recommendation_id", "")
-	case "alert_id", "silence_alert_id":
+	case "alert_id", "silence_alert_id", "subject":
 		return of("alerts", "alert_id", "")
 	case "incident_id":
 		return of("incidents", "incident_id", "")
@@ -397,7 +397,7 @@ func (v *victim) ids(path, parameter string) []named {
 		return of("identity_providers", "provider_id", "")
 	case "webhook_id":
 		return of("notification_channels", "channel_id", "AND kind = 'webhook'")
-	case "channel_id":
+	case "channel_id", "channel":
 		return of("notification_channels", "channel_id", "")
 	case "delivery_id":
 		return of("deliveries", "delivery_id", "")
@@ -486,6 +486,9 @@ func (a *stranger) compare(method, bearer, accept string, r *request) {
 		return a.call(method, path, bearer, body, header...)
 	}
 	r.body, r.twinBody = a.unique(r.body), a.unique(r.twinBody)
+	if method == http.MethodPut { // what is put is there from then on
+		r.path, r.twin = strings.Replace(r.path, nowhere, a.name(), 1), strings.Replace(r.twin, nowhere, a.name(), 1)
+	}
 	theirs := send(r.path, r.body, r.header[0])
 	nowhere := send(r.twin, r.twinBody, r.header[1])
 	what := fmt.Sprintf("%s %s %s %v", method, r.path, accept, r.body)
@@ -507,8 +510,12 @@ func (a *stranger) unique(body any) any {
 	if !ok {
 		return body
 	}
+	return ownName.ReplaceAllString(text, `"name": "`+a.name()+`"`)
+}
+
+func (a *stranger) name() string {
 	a.names++
-	return ownName.ReplaceAllString(text, fmt.Sprintf(`"name": "stranger-%04d"`, a.names))
+	return fmt.Sprintf("stranger-%04d", a.names)
 }
 
 var ownName = regexp.MustCompile(`"name": "[a-z]"`)
@@ -602,7 +609,7 @@ func (a *stranger) queries(v *victim, base request, template string, p *openapi3
 	}
 	ids := v.ids(template, p.Name)
 	if schema.Format != "uuid" || len(ids) == 0 {
-		ids = append(ids, named{mark, nowhere}, named{"web-" + mark, nowhere})
+		ids = append(ids, named{mark, nowhere}, named{"web_" + mark, "web_" + nowhere})
 		if schema.Format == "uuid" {
 			a.t.Errorf("%s: nothing of the other tenant is known for the filter %s: extend victim.ids", template, p.Name)
 			return nil
