@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -89,8 +90,13 @@ func TestTenantsAreApart(t *testing.T) {
 			t.Errorf("%s differs once the other tenant is there:\n%s\n%s", name, cut([]byte(before[name])), cut([]byte(view)))
 		}
 	}
+	a.cursors(v)
 	untouched := v.digests()
-	for _, o := range operations(t, m) {
+	all := operations(t, m)
+	slices.SortStableFunc(all, func(x, y operation) int { // a policy of a name that the other tenant has comes last: from then on the name is its own, too
+		return cmp.Compare(strings.Count(x.op.OperationID, "putPolicy"), strings.Count(y.op.OperationID, "putPolicy"))
+	})
+	for _, o := range all {
 		if why, spared := sparedOperations[o.op.OperationID]; spared {
 			if why == "" {
 				t.Errorf("%s is spared without a reason", o.name)
@@ -103,7 +109,6 @@ func TestTenantsAreApart(t *testing.T) {
 			untouched = now
 		}
 	}
-	a.cursors(v)
 	straightAtTheDatabase(b, v, a.tenant)
 	if now := v.digests(); now != untouched {
 		t.Errorf("straight at the database something of the other tenant was changed:\n%s", difference(untouched, now))
@@ -113,6 +118,7 @@ func TestTenantsAreApart(t *testing.T) {
 // sparedOperations are not driven, with the reason.
 var sparedOperations = map[string]string{
 	"activateEnrollment": "no tenant asks it: who knows the id of an enrolment, which its agent alone was told, may try to activate it once",
+	"listSigningKeys":    "the keys, and why one ended, are the service's and the same for every tenant",
 	"getJWKS":            "public, and of the service", "getOpenIDConfiguration": "public, and of the service", "getHealth": "public, and of the service",
 	"getReadiness": "public, and of the service", "getOpenAPI": "public, and of the service", "getDocs": "public, and of the service",
 }
@@ -152,7 +158,7 @@ func (a *stranger) views() map[string]string {
 	a.t.Helper()
 	out := map[string]string{}
 	for _, o := range operations(a.t, &machine{id: a.own}) {
-		if o.write() || o.role == rolePublic || o.op.OperationID == "listSigningKeys" { // the keys are the service's
+		if _, spared := sparedOperations[o.op.OperationID]; spared || o.write() {
 			continue
 		}
 		for _, accept := range []string{"", mediaCSV, mediaNDJSON} {
@@ -231,7 +237,7 @@ func (v *victim) complete() {
 	v.t.Helper()
 	ctx := context.Background()
 	for _, table := range v.tables {
-		for _, column := range []string{"name", "comment", "scale_set", "external_id", "reason", "title", "detail"} {
+		for _, column := range []string{"name", "comment", "scale_set", "external_id", "title", "detail"} {
 			if _, err := v.conn.Exec(ctx, fmt.Sprintf(`UPDATE %s SET %s = %s || '-%s' WHERE tenant_id = $1 AND %s <> '' AND %[2]s <> 'default'`, table, column, column, mark, column), store.DefaultTenant); err != nil {
 				continue // there is no such column, its values are a closed set, or the table is append-only
 			}
