@@ -6,12 +6,19 @@ cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
 chmod 700 secrets
-if [ ! -s secrets/postgres_password ]; then
+
+# make_login PASSWORD-FILE PASS-FILE LOGIN
+make_login() {
+  if [ -s "secrets/$1" ]; then
+    echo "deploy/secrets/$1 exists: nothing to do"
+    return
+  fi
   password=$(LC_ALL=C tr -dc 'a-zA-Z0-9' </dev/urandom | head -c 40)
-  printf '%s' "$password" >secrets/postgres_password
-  printf 'postgres:5432:assay:assay:%s\n' "$password" >secrets/pgpass
-  chmod 444 secrets/postgres_password secrets/pgpass
-  echo "made deploy/secrets/postgres_password and deploy/secrets/pgpass"
-else
-  echo "deploy/secrets/postgres_password exists: nothing to do"
-fi
+  printf '%s' "$password" >"secrets/$1"
+  printf 'postgres:5432:assay:%s:%s\n' "$3" "$password" >"secrets/$2"
+  chmod 444 "secrets/$1" "secrets/$2"
+  echo "made deploy/secrets/$1 and deploy/secrets/$2"
+}
+
+make_login postgres_password pgpass assay                    # owns the tables: migrations, backups
+make_login service_password service_pgpass assay_service     # the service's own

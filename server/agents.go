@@ -48,8 +48,11 @@ func (s *Server) createEnrollment(w http.ResponseWriter, r *http.Request) {
 
 // ActivateEnrollment proves the AK by the secret of the credential.
 func (s *Server) ActivateEnrollment(ctx context.Context, req openapi.ActivateEnrollmentRequestObject) (openapi.ActivateEnrollmentResponseObject, error) {
-	p := principalOf(ctx)
-	result, err := s.attest.Activate(ctx, p.tenant, req.EnrollmentID, req.Body.Secret, actorOf(ctx))
+	tenant, err := s.store.EnrollmentTenant(ctx, req.EnrollmentID)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.attest.Activate(ctx, tenant, req.EnrollmentID, req.Body.Secret, actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ var occurrenceList = listing[AlertOccurrence]{
 
 // AlertOccurrences lists the verdicts behind an alert, newest first. ErrNotFound: no such alert.
 func (s *Store) AlertOccurrences(ctx context.Context, tenant, alertID uuid.UUID, page Page) (items []AlertOccurrence, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := occurrenceList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -75,6 +76,7 @@ var alertHistoryList = listing[AlertEvent]{
 
 // AlertHistory lists what happened to an alert, newest first. ErrNotFound: no such alert.
 func (s *Store) AlertHistory(ctx context.Context, tenant, alertID uuid.UUID, page Page) (items []AlertEvent, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := alertHistoryList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -88,6 +90,7 @@ func (s *Store) AlertHistory(ctx context.Context, tenant, alertID uuid.UUID, pag
 
 // CommentAlert adds a comment to an alert's history, whatever its status. ErrNotFound.
 func (s *Store) CommentAlert(ctx context.Context, tenant, alertID uuid.UUID, comment string, now time.Time, actor Actor) (AlertEvent, error) {
+	ctx = withTenant(ctx, tenant)
 	e := AlertEvent{At: now, Kind: "commented", Actor: actor.String(), Comment: comment}
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		var id uuid.UUID

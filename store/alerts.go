@@ -50,6 +50,7 @@ var alertList = listing[Alert]{
 
 // ListAlerts lists alerts, newest first.
 func (s *Store) ListAlerts(ctx context.Context, tenant uuid.UUID, f AlertFilter, page Page, now time.Time) (items []Alert, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	return alertList.page(ctx, s.pool, alertQuery(tenant, f, now), page)
 }
 
@@ -76,6 +77,7 @@ const selectAlert = `SELECT ` + alertColumns + alertTables + `AND a.alert_id = $
 
 // GetAlert reads one alert, suppressed or not. ErrNotFound.
 func (s *Store) GetAlert(ctx context.Context, tenant, id uuid.UUID, now time.Time) (Alert, error) {
+	ctx = withTenant(ctx, tenant)
 	a, err := scanAlert(s.pool.QueryRow(ctx, selectAlert, pgUUID(tenant), now, pgUUID(id)))
 	if err != nil {
 		return Alert{}, notFound(err, "alert", id)

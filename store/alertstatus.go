@@ -71,6 +71,7 @@ func setAlerts(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, ids []uuid.UUID
 // become that one (dismissed and resolved alerts can only become active), or where another alert of the machine and code is
 // open already.
 func (s *Store) SetAlertStatus(ctx context.Context, tenant, id uuid.UUID, c AlertChange, now time.Time, actor Actor) (Alert, error) {
+	ctx = withTenant(ctx, tenant)
 	var a Alert
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		rules, err := s.lockSuppressionRules(ctx, tx, tenant)

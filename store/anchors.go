@@ -40,6 +40,7 @@ type TrustAnchorFilter struct {
 // CreateTrustAnchor stores an anchor of the tenant's own with its certificates, enabled; the id, and who and when, are
 // filled in.
 func (s *Store) CreateTrustAnchor(ctx context.Context, tenant uuid.UUID, a TrustAnchor, now time.Time, actor Actor) (TrustAnchor, error) {
+	ctx = withTenant(ctx, tenant)
 	a.Origin, a.Enabled, a.Source = AnchorOfTenant, true, ""
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx, tenant); err != nil {
@@ -90,6 +91,7 @@ func (a *TrustAnchor) fingerprints() []string {
 
 // ListTrustAnchors lists anchors, newest first, with their certificates.
 func (s *Store) ListTrustAnchors(ctx context.Context, tenant uuid.UUID, f TrustAnchorFilter, page Page) (items []TrustAnchor, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(` FROM trust_anchors a WHERE a.tenant_id = $1`, tenant)
 	q.oneOf("a.purpose", f.Purpose)
 	q.prefix("a.name", f.NamePrefix)
@@ -117,6 +119,7 @@ var anchorList = listing[pgtype.UUID]{
 
 // TrustAnchorsFor reads all enabled anchors of a purpose with their certificates: what a chain may end in.
 func (s *Store) TrustAnchorsFor(ctx context.Context, tenant uuid.UUID, purpose string) ([]TrustAnchor, error) {
+	ctx = withTenant(ctx, tenant)
 	enabled := true
 	all, err := readTrustAnchors(ctx, s.pool, tenant, TrustAnchorFilter{Purpose: purpose, Enabled: &enabled})
 	if err != nil {
@@ -158,6 +161,7 @@ func readTrustAnchors(ctx context.Context, db querier, tenant uuid.UUID, f Trust
 
 // GetTrustAnchor reads one anchor. ErrNotFound.
 func (s *Store) GetTrustAnchor(ctx context.Context, tenant, id uuid.UUID) (TrustAnchor, error) {
+	ctx = withTenant(ctx, tenant)
 	return getAnchor(ctx, s.pool, tenant, id)
 }
 
@@ -175,6 +179,7 @@ func getAnchor(ctx context.Context, db querier, tenant, id uuid.UUID) (TrustAnch
 // SetTrustAnchorEnabled lets chains end in an anchor, or withdraws it, which retires the baseline versions that it
 // vouched for (Retired). What is so already changes nothing. ErrNotFound.
 func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID, enabled bool, now time.Time, actor Actor) (TrustAnchor, error) {
+	ctx = withTenant(ctx, tenant)
 	var a TrustAnchor
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		err := lockConfig(ctx, tx, tenant)
@@ -214,6 +219,7 @@ func (s *Store) SetTrustAnchorEnabled(ctx context.Context, tenant, id uuid.UUID,
 // DeleteTrustAnchor removes an anchor of the tenant's own: chains that end in it are no longer trusted, and the baseline
 // versions that it vouched for are retired (Retired). ErrNotFound. ErrConflict: a shipped anchor can only be disabled.
 func (s *Store) DeleteTrustAnchor(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) (TrustAnchor, error) {
+	ctx = withTenant(ctx, tenant)
 	var a TrustAnchor
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		err := lockConfig(ctx, tx, tenant)
@@ -268,6 +274,7 @@ type ShippedAnchor struct {
 // shipped one. One that is no longer shipped stays as it is. A new one that has a certificate of a shipped anchor of
 // its purpose that somebody disabled begins disabled: no update of the service may bring back what was withdrawn.
 func (s *Store) SyncShippedAnchors(ctx context.Context, tenant uuid.UUID, shipped []ShippedAnchor, enabled bool, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	actor := Actor{Kind: "system", ID: "trust-bundle"}
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx, tenant); err != nil {
@@ -366,6 +373,7 @@ var restingList = listing[RestingMachine]{
 // MachinesRestingOn lists the machines whose trust ends in a certificate of the anchor: by the proof of their active
 // key, by the hardware evidence of their last verdict, or by both (two items). ErrNotFound: no such anchor.
 func (s *Store) MachinesRestingOn(ctx context.Context, tenant, anchorID uuid.UUID, page Page) (items []RestingMachine, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := restingList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -378,6 +386,7 @@ func (s *Store) MachinesRestingOn(ctx context.Context, tenant, anchorID uuid.UUI
 
 // CountMachinesRestingOn counts the machines that MachinesRestingOn lists, each once.
 func (s *Store) CountMachinesRestingOn(ctx context.Context, tenant, anchorID uuid.UUID) (int64, error) {
+	ctx = withTenant(ctx, tenant)
 	var n int64
 	if err := s.pool.QueryRow(ctx, `SELECT count(DISTINCT r.machine_id)`+restingMachines, tenant, anchorID).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count the machines that rest on anchor %s: %w", anchorID, err)

@@ -54,6 +54,7 @@ func marshalOrNull(v any) ([]byte, error) {
 
 // RecordAudit records something that changed nothing in the store but that an auditor must see. target is kind:id.
 func (s *Store) RecordAudit(ctx context.Context, tenant uuid.UUID, action, target string, detail json.RawMessage, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		return audit(ctx, tx, tenant, now, actor, action, target, nil, detail)
 	})
@@ -61,5 +62,6 @@ func (s *Store) RecordAudit(ctx context.Context, tenant uuid.UUID, action, targe
 
 // RecordUnknownChallenge records that a machine's evidence quoted a nonce that this service never made.
 func (s *Store) RecordUnknownChallenge(ctx context.Context, tenant, machineID uuid.UUID, detail json.RawMessage, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	return s.RecordAudit(ctx, tenant, "evidence.unknown_challenge", "machine:"+machineID.String(), detail, now, actor)
 }

@@ -44,6 +44,7 @@ func scanVersionWithReference(row pgx.Row) (BaselineVersion, error) {
 // State are taken: draft or active. Where it is empty it becomes active, or draft under the two-person rule; under that
 // rule active is a *SecondPersonError. ErrConflict: the name is taken.
 func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name string, selector verifier.Selector, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	v.Name, v.Selector = name, selector
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if len(selector.MachineIDs) == 0 {
@@ -175,6 +176,7 @@ func (s *Store) changeBaseline(ctx context.Context, tenant, id uuid.UUID, now ti
 // default here, since an active version would replace another without a word), or active where the baseline has no
 // active version; else ErrConflict. Under the two-person rule active is a *SecondPersonError. ErrNotFound.
 func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.UUID, v BaselineVersion, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	err := s.changeBaseline(ctx, tenant, baselineID, now, func(tx pgx.Tx, b Baseline, newest int) error {
 		v.Name, v.Selector = b.Name, b.Selector
 		if err := s.firstState(ctx, tx, tenant, &v, "draft"); err != nil {
@@ -217,6 +219,7 @@ func lockedVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID,
 
 // GetBaselineVersion reads one version with its reference values. ErrNotFound.
 func (s *Store) GetBaselineVersion(ctx context.Context, tenant, id uuid.UUID, n int) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	v, err := scanVersionWithReference(s.pool.QueryRow(ctx, `SELECT `+versionColumns+`, r.body `+versionTables+`
 		JOIN reference_values r ON r.tenant_id = v.tenant_id AND r.digest = v.reference_digest
 		WHERE b.tenant_id = $1 AND b.baseline_id = $2 AND v.version = $3`, tenant, id, n))
@@ -228,6 +231,7 @@ func (s *Store) GetBaselineVersion(ctx context.Context, tenant, id uuid.UUID, n 
 
 // BaselineScope reads a baseline's name and selector, which never change. ErrNotFound.
 func (s *Store) BaselineScope(ctx context.Context, tenant, id uuid.UUID) (name string, selector verifier.Selector, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.pool.QueryRow(ctx, `SELECT name, selector FROM baselines WHERE tenant_id = $1 AND baseline_id = $2`, tenant, id).Scan(&name, &selector)
 	if err != nil {
 		return "", verifier.Selector{}, notFound(err, "baseline", id)
@@ -237,6 +241,7 @@ func (s *Store) BaselineScope(ctx context.Context, tenant, id uuid.UUID) (name s
 
 // GetBaseline reads a baseline with all its versions and their reference values, newest first. ErrNotFound.
 func (s *Store) GetBaseline(ctx context.Context, tenant, id uuid.UUID) (Baseline, error) {
+	ctx = withTenant(ctx, tenant)
 	b := Baseline{ID: id}
 	// One statement is one snapshot: every baseline has a version.
 	rows, _ := s.pool.Query(ctx, `SELECT `+versionColumns+`, r.body, b.created_at, b.updated_at `+versionTables+`
@@ -262,6 +267,7 @@ func (s *Store) GetBaseline(ctx context.Context, tenant, id uuid.UUID) (Baseline
 
 // ListBaselines lists baselines, newest first, with their versions but without reference values.
 func (s *Store) ListBaselines(ctx context.Context, tenant uuid.UUID, f BaselineFilter, page Page) (items []Baseline, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM baselines b WHERE b.tenant_id = $1", tenant)
 	q.prefix("b.name", f.NamePrefix)
 	if f.State != "" {
@@ -317,6 +323,7 @@ var versionList = listing[BaselineVersion]{
 // ListBaselineVersions lists the versions of a baseline, newest first, without reference values. state may hold several
 // states with commas between them. ErrNotFound is for the caller to tell: a baseline that does not exist has no version.
 func (s *Store) ListBaselineVersions(ctx context.Context, tenant, baselineID uuid.UUID, state string, page Page) (items []BaselineVersion, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" "+versionTables+"WHERE b.tenant_id = $1", tenant)
 	q.and("b.baseline_id = ?", pgUUID(baselineID))
 	q.oneOf("v.state", state)

@@ -90,6 +90,7 @@ type tenantLog struct {
 
 // putBootLogs stores the logs of concurrent callers in one transaction.
 func (s *Store) putBootLogs(ctx context.Context, group []tenantLog) ([]struct{}, error) {
+	ctx = withTenants(ctx, group, func(l tenantLog) uuid.UUID { return l.tenant })
 	var t bootLogTable
 	for _, l := range group {
 		t.add(l.tenant, l.log)
@@ -100,6 +101,7 @@ func (s *Store) putBootLogs(ctx context.Context, group []tenantLog) ([]struct{},
 
 // HasBootLog tells whether the event log with that SHA-256 is stored.
 func (s *Store) HasBootLog(ctx context.Context, tenant uuid.UUID, digest []byte) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	var has bool
 	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM boot_logs WHERE tenant_id = $1 AND digest = $2)`, pgUUID(tenant), digest).Scan(&has)
 	if err != nil {
@@ -130,6 +132,7 @@ func (s *Store) PutBootLog(ctx context.Context, tenant uuid.UUID, digest, raw []
 
 // GetBootLog reads the event log with that SHA-256. ErrNotFound.
 func (s *Store) GetBootLog(ctx context.Context, tenant uuid.UUID, digest []byte) ([]byte, error) {
+	ctx = withTenant(ctx, tenant)
 	var size int
 	var frame []byte
 	if err := s.pool.QueryRow(ctx, `SELECT size, compressed FROM boot_logs WHERE tenant_id = $1 AND digest = $2`, pgUUID(tenant), digest).Scan(&size, &frame); err != nil {

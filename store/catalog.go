@@ -18,6 +18,7 @@ type OpenFindings struct {
 
 // CountOpenFindings counts a tenant's open findings by code, those of a scope's machines, in one snapshot. Codes of which none is open are absent.
 func (s *Store) CountOpenFindings(ctx context.Context, tenant uuid.UUID, scope Scope, now time.Time) (map[string]OpenFindings, error) {
+	ctx = withTenant(ctx, tenant)
 	out := map[string]OpenFindings{}
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		tx = scope.over(tx)

@@ -50,6 +50,7 @@ func (s *Store) commitChanged(ctx context.Context, group []*pending) {
 // large piece of evidence: lock and read, write, commit. A record that is refused (used challenge, unknown machine,
 // replaced key) writes nothing.
 func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
+	ctx = withTenants(ctx, group, func(p *pending) uuid.UUID { return p.tenant })
 	return pgx.BeginFunc(ctx, s.grouped, func(tx pgx.Tx) error {
 		rules, err := s.rulesOf(ctx, tx, group)
 		if err != nil {

@@ -126,6 +126,7 @@ func channelConflict(err error) error {
 // CreateChannel stores a channel; who and when are filled in. The id is the caller's, who seals the secrets for it
 // (NewChannelID). ErrConflict: the name is taken, or there are too many.
 func (s *Store) CreateChannel(ctx context.Context, tenant uuid.UUID, c Channel, now time.Time, actor Actor) (Channel, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
 	c.CreatedAt, c.UpdatedAt, c.CreatedBy = now, now, actor.String()
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -155,6 +156,7 @@ func NewChannelID(now time.Time) uuid.UUID { return newID(now) }
 // is notification_channel.<action>. A channel that is enabled again begins without failures, and what waited
 // for it is due. ErrNotFound, ErrConflict, or change's error.
 func (s *Store) ChangeChannel(ctx context.Context, tenant, id uuid.UUID, action string, now time.Time, actor Actor, change func(*Channel) error) (Channel, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
 	var c Channel
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -190,6 +192,7 @@ func (s *Store) ChangeChannel(ctx context.Context, tenant, id uuid.UUID, action 
 
 // GetChannel reads one. ErrNotFound.
 func (s *Store) GetChannel(ctx context.Context, tenant, id uuid.UUID) (Channel, error) {
+	ctx = withTenant(ctx, tenant)
 	return readChannel(ctx, s.pool, tenant, id, "")
 }
 
@@ -200,6 +203,7 @@ var channelList = listing[Channel]{
 
 // ListChannels lists channels of a kind, or of all for the empty text, newest first.
 func (s *Store) ListChannels(ctx context.Context, tenant uuid.UUID, kind string, page Page) (items []Channel, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(` FROM notification_channels c WHERE c.tenant_id = $1`, tenant)
 	q.oneOf("c.kind", kind)
 	return channelList.page(ctx, s.pool, q, page)
@@ -208,6 +212,7 @@ func (s *Store) ListChannels(ctx context.Context, tenant uuid.UUID, kind string,
 // DeleteChannel deletes a channel with its deliveries. ErrNotFound; a channel of another kind than the given one is
 // not found either (empty: of any).
 func (s *Store) DeleteChannel(ctx context.Context, tenant, id uuid.UUID, kind string, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := readChannel(ctx, tx, tenant, id, " FOR UPDATE OF c")
 		if err != nil {

@@ -189,6 +189,7 @@ func offerArgs(offers []offer) []any {
 // PutCollateral stores collateral that the caller has checked against the tenant's anchors; stored is false where
 // what is held is as new.
 func (s *Store) PutCollateral(ctx context.Context, tenant uuid.UUID, c tee.Collateral, source string, now time.Time, actor Actor) (stored bool, err error) {
+	ctx = withTenant(ctx, tenant)
 	var n int64
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx, tenant); err != nil {
@@ -205,6 +206,7 @@ func (s *Store) PutCollateral(ctx context.Context, tenant uuid.UUID, c tee.Colla
 
 // Collateral reads the collateral of that name for an appraisal; endorsement keys are kept in memory. ErrNotFound.
 func (s *Store) Collateral(ctx context.Context, tenant uuid.UUID, kind tee.Kind, name string) (tee.Collateral, error) {
+	ctx = withTenant(ctx, tenant)
 	key := collateralName{tenant, kind, name}
 	if c, ok := s.byName.get(key); ok {
 		return c, nil
@@ -221,6 +223,7 @@ func (s *Store) Collateral(ctx context.Context, tenant uuid.UUID, kind tee.Kind,
 
 // GetCollateral reads one piece of collateral. ErrNotFound.
 func (s *Store) GetCollateral(ctx context.Context, tenant uuid.UUID, kind tee.Kind, name string) (StoredCollateral, error) {
+	ctx = withTenant(ctx, tenant)
 	c := StoredCollateral{Collateral: tee.Collateral{Kind: kind, Name: name}}
 	err := s.pool.QueryRow(ctx, `SELECT body, issuer_chain, not_before, not_after, source, created_at, created_by FROM collateral
 		WHERE tenant_id = $1 AND kind = $2 AND name = $3`, pgUUID(tenant), string(kind), name).
@@ -250,6 +253,7 @@ var collateralList = listing[StoredCollateral]{
 
 // ListCollateral lists what is held, by kind and name, without bodies.
 func (s *Store) ListCollateral(ctx context.Context, tenant uuid.UUID, f CollateralFilter, page Page) (items []StoredCollateral, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM collateral WHERE tenant_id = $1", tenant)
 	q.oneOf("kind", string(f.Kind))
 	q.text("name = ?", f.Name)
@@ -267,6 +271,7 @@ func platformTypesOf(kind tee.Kind) []string {
 
 // DeleteCollateral removes collateral; a machine may bring it again. ErrNotFound.
 func (s *Store) DeleteCollateral(ctx context.Context, tenant uuid.UUID, kind tee.Kind, name string, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	c := tee.Collateral{Kind: kind, Name: name}
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx, tenant); err != nil {

@@ -25,6 +25,7 @@ const touchesAtOnce = 2000
 // a hundred, a thousand and so on, and are over. Commits never wait for it, nor it for them; several may run at once.
 // What fails is done again by the next call.
 func (s *Store) CountIncidents(ctx context.Context, tenant uuid.UUID, now time.Time) (IncidentsCounted, error) {
+	ctx = withTenant(ctx, tenant)
 	var total IncidentsCounted
 	if err := s.expireRules(ctx, tenant, now); err != nil {
 		return total, err

@@ -36,6 +36,7 @@ const deadlinePage = 200
 // The overdue are found by reading the whole hot table (60 MB at 100,000 machines, see BenchmarkOverdue): an index of deadlines
 // would have to be written by each attestation, which then is no heap-only update and writes 2.6 times the WAL.
 func (s *Store) CheckDeadlines(ctx context.Context, tenant uuid.UUID, limits finding.SilenceLimits, now time.Time, actor Actor) (DeadlineRound, error) {
+	ctx = withTenant(ctx, tenant)
 	var r DeadlineRound
 	// One look at a time: whoever holds this row decides on all that is silent, and not on what another has found so far. The
 	// lock goes with the connection, so that one who dies holds up nobody.

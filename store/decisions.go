@@ -62,11 +62,13 @@ func readDecisions(ctx context.Context, db querier, where string, args ...any) (
 
 // AlertDecisions lists what was decided about an alert, newest first.
 func (s *Store) AlertDecisions(ctx context.Context, tenant, alertID uuid.UUID) ([]AlertDecision, error) {
+	ctx = withTenant(ctx, tenant)
 	return readDecisions(ctx, s.pool, `AND d.alert_id = $2 ORDER BY d.decision_id DESC`, pgUUID(tenant), pgUUID(alertID))
 }
 
 // Refusal is the refusal of a set of deviations, on whatever machine, that no approval has followed; nil if there is none.
 func (s *Store) Refusal(ctx context.Context, tenant uuid.UUID, deviations []byte) (*AlertDecision, error) {
+	ctx = withTenant(ctx, tenant)
 	return lastRefusal(ctx, s.pool, tenant, deviations)
 }
 
@@ -132,6 +134,7 @@ const insertDecision = `INSERT INTO alert_decisions
 // RefuseAlert records that what was measured is not to be allowed. The alert stays as it is. ErrNotFound;
 // *VersionChangedError where the alert is closed, of another verdict, or approved.
 func (s *Store) RefuseAlert(ctx context.Context, tenant uuid.UUID, d Decision, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := decide(ctx, tx, tenant, &d, now); err != nil {
 			return err
@@ -159,6 +162,7 @@ func (s *Store) RefuseAlert(ctx context.Context, tenant uuid.UUID, d Decision, n
 // Errors: ErrNotFound; *VersionChangedError where the alert is closed, of another verdict or approved, or BasedOn is no
 // longer the active version; *RefusedBeforeError; ErrConflict where the name is taken.
 func (s *Store) ApproveAlert(ctx context.Context, tenant uuid.UUID, p AlertApproval, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	v := p.Version
 	v.State, v.Origin = "draft", "captured"
 	var err error

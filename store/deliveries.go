@@ -65,6 +65,7 @@ const claimDeliveries = `WITH due AS (SELECT d.delivery_id FROM deliveries d
 // all replicas, and one where the channel keeps failing. They are the caller's until lease has passed. Of one subject
 // at most one is under way. A channel that is disabled or gone has none.
 func (s *Store) ClaimDeliveries(ctx context.Context, tenant, channel uuid.UUID, now time.Time, lease time.Duration, most int) (c Channel, claimed []ClaimedDelivery, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		found, err := queryChannels(ctx, tx, `WHERE c.tenant_id = $1 AND c.channel_id = $2 AND c.enabled FOR UPDATE`, tenant, channel)
 		if err != nil || len(found) == 0 {
@@ -122,6 +123,7 @@ const wakeNext = `UPDATE deliveries SET next_attempt_at = $4 WHERE tenant_id = $
 // caller's: another worker has taken the delivery over, or it was deleted. A failure on a channel that the service has
 // disabled meanwhile is the last.
 func (s *Store) RecordAttempt(ctx context.Context, tenant uuid.UUID, r AttemptResult) (recorded bool, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		c, err := readChannel(ctx, tx, tenant, r.ChannelID, " FOR UPDATE OF c")
 		if err != nil {
@@ -185,6 +187,7 @@ func noteResult(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, c *Channel, r 
 // AddTestDelivery makes a delivery of an event that nothing caused, already claimed by the caller: it is tried once,
 // whether the channel is enabled or not. ErrNotFound.
 func (s *Store) AddTestDelivery(ctx context.Context, tenant, channel uuid.UUID, now time.Time, lease time.Duration, actor Actor, document func(eventID uuid.UUID, c Channel) ([]byte, error)) (c Channel, d ClaimedDelivery, err error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
 	event := newID(now)
 	d = ClaimedDelivery{Delivery: Delivery{ID: newID(now), ChannelID: channel, EventID: event, EventKind: "test", SubjectID: event, State: DeliveryPending, CreatedAt: now}, Claim: newID(now)}
@@ -215,6 +218,7 @@ func (s *Store) AddTestDelivery(ctx context.Context, tenant, channel uuid.UUID, 
 
 // DueChannels are the enabled channels that something is due for and nobody has, so that their workers are to be woken.
 func (s *Store) DueChannels(ctx context.Context, tenant uuid.UUID, now time.Time) ([]uuid.UUID, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT c.channel_id FROM notification_channels c WHERE c.tenant_id = $1 AND c.enabled AND EXISTS (SELECT FROM deliveries d
 		WHERE d.tenant_id = c.tenant_id AND d.channel_id = c.channel_id AND d.state = 'pending' AND d.next_attempt_at <= $2 AND (d.claim IS NULL OR d.claimed_until <= $2))`, tenant, now)
 	due, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
@@ -226,6 +230,7 @@ func (s *Store) DueChannels(ctx context.Context, tenant uuid.UUID, now time.Time
 
 // WakeDueChannels enqueues a job for each channel of DueChannels.
 func (s *Store) WakeDueChannels(ctx context.Context, tenant uuid.UUID, now time.Time) (int, error) {
+	ctx = withTenant(ctx, tenant)
 	due, err := s.DueChannels(ctx, tenant, now)
 	if err != nil {
 		return 0, err
@@ -235,21 +240,10 @@ func (s *Store) WakeDueChannels(ctx context.Context, tenant uuid.UUID, now time.
 
 // NotificationTenants are the tenants that have events to fan out, or channels.
 func (s *Store) NotificationTenants(ctx context.Context) ([]uuid.UUID, error) {
-	rows, _ := s.pool.Query(ctx, `SELECT t.tenant_id FROM tenants t WHERE EXISTS (SELECT FROM notification_channels c WHERE c.tenant_id = t.tenant_id)
-		OR EXISTS (SELECT FROM outbox o WHERE o.tenant_id = t.tenant_id AND o.fanned_out_at IS NULL) ORDER BY t.tenant_id`)
+	rows, _ := s.pool.Query(beforeTenant(ctx), `SELECT assay_notified_tenants()`)
 	all, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, fmt.Errorf("list tenants with notifications: %w", err)
-	}
-	return all, nil
-}
-
-// TenantIDs are all tenants.
-func (s *Store) TenantIDs(ctx context.Context) ([]uuid.UUID, error) {
-	rows, _ := s.pool.Query(ctx, `SELECT tenant_id FROM tenants ORDER BY tenant_id`)
-	all, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
 	}
 	return all, nil
 }
@@ -262,6 +256,7 @@ type DeliveryStats struct {
 
 // GetDeliveryStats counts. Pending deliveries of channels that a person has disabled count as well: they wait.
 func (s *Store) GetDeliveryStats(ctx context.Context, tenant uuid.UUID) (DeliveryStats, error) {
+	ctx = withTenant(ctx, tenant)
 	var st DeliveryStats
 	err := s.pool.QueryRow(ctx, `SELECT count(*), min(created_at), (SELECT count(*) FROM deliveries WHERE tenant_id = $1 AND state = 'dead')
 		FROM deliveries WHERE tenant_id = $1 AND state = 'pending'`, tenant).Scan(&st.Pending, &st.OldestPending, &st.Dead)
@@ -275,6 +270,7 @@ func (s *Store) GetDeliveryStats(ctx context.Context, tenant uuid.UUID) (Deliver
 // delivery left, at most most of each. Those of an alert or incident that is open stay: they say who has to be told of its
 // end. It answers how many it deleted.
 func (s *Store) EndDeliveries(ctx context.Context, tenant uuid.UUID, before time.Time, most int) (int64, error) {
+	ctx = withTenant(ctx, tenant)
 	var n int64
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		for _, sql := range []string{

@@ -39,6 +39,7 @@ var deliveryList = listing[Delivery]{
 
 // ListDeliveries lists deliveries, newest first.
 func (s *Store) ListDeliveries(ctx context.Context, tenant uuid.UUID, f DeliveryFilter, page Page) (items []Delivery, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(deliveryTables, tenant)
 	q.id("d.channel_id = ?", f.ChannelID)
 	q.id("d.subject_id = ?", f.SubjectID)
@@ -48,6 +49,7 @@ func (s *Store) ListDeliveries(ctx context.Context, tenant uuid.UUID, f Delivery
 
 // GetDelivery reads a delivery, its event as it is told, and its attempts, oldest first (the last 100). ErrNotFound.
 func (s *Store) GetDelivery(ctx context.Context, tenant, id uuid.UUID) (d Delivery, event json.RawMessage, attempts []DeliveryAttempt, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.pool.QueryRow(ctx, `SELECT `+deliveryColumns+`, o.document`+deliveryTables+`AND d.delivery_id = $2`, tenant, id).Scan(append(d.columns(), &event)...)
 	if err != nil {
 		return d, nil, nil, notFound(err, "delivery", id)
@@ -76,6 +78,7 @@ const replayDeliveries = `UPDATE deliveries d SET state = 'pending', round_attem
 // ReplayDelivery delivers again what is dead or was delivered, with the same event and id. ErrNotFound; ErrConflict while it
 // is pending, or its channel is disabled.
 func (s *Store) ReplayDelivery(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) (Delivery, error) {
+	ctx = withTenant(ctx, tenant)
 	d, _, _, err := s.GetDelivery(ctx, tenant, id)
 	if err != nil {
 		return Delivery{}, err
@@ -94,6 +97,7 @@ func (s *Store) ReplayDelivery(ctx context.Context, tenant, id uuid.UUID, now ti
 // ReplayChannel delivers all dead deliveries of a channel again, and says how many. ErrNotFound; ErrConflict while the
 // channel is disabled.
 func (s *Store) ReplayChannel(ctx context.Context, tenant, channel uuid.UUID, now time.Time, actor Actor) (int64, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.replay(ctx, tenant, channel, nil, []string{DeliveryDead}, now, actor)
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -63,11 +64,11 @@ const (
 	collateralSoon = 7 * 24 * time.Hour
 )
 
-// examiner looks by a connection of its own, as the role that the URL names: at all tenants, and outside of what binds the service.
+// examiner looks by a connection of its own at all tenants: as the owner of the tables where the URL names it, else as the service does.
 type examiner struct{ db *pgx.Conn }
 
-// Examine looks the database at url over, whose schema is that of this code. now is this process's clock.
-func Examine(ctx context.Context, url string, now func() time.Time) (x Examination, err error) {
+// Examine looks the database at url over, whose schema is that of this code. role is the service's (Options.Role), now this process's clock.
+func Examine(ctx context.Context, url, role string, now func() time.Time) (x Examination, err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return x, fmt.Errorf("the database does not answer: %w", err)
@@ -77,6 +78,7 @@ func Examine(ctx context.Context, url string, now func() time.Time) (x Examinati
 	steps := []func() error{
 		func() error { return e.server(ctx, &x, now) },
 		func() error { return e.role(ctx, &x) },
+		func() error { return e.allTenants(ctx, cmp.Or(role, DefaultRole)) },
 		func() error { return e.trust(ctx, &x, now()) },
 		func() error { return e.partitions(ctx, &x, now()) },
 		func() error { return e.work(ctx, &x, now()) },
@@ -113,6 +115,23 @@ func (e examiner) role(ctx context.Context, x *Examination) error {
 			ELSE '' END
 		FROM pg_roles r LEFT JOIN pg_class c ON c.relnamespace = current_schema()::regnamespace AND c.relrowsecurity AND c.relkind IN ('r', 'p')
 		WHERE r.rolname = current_user GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls`).Scan(&x.Role, &x.ProtectedBy, &x.BypassesRLS)
+}
+
+// allTenants lets the connection see the rows of every tenant. A login that is bound by row-level security would see none, and find
+// all well.
+func (e examiner) allTenants(ctx context.Context, role string) error {
+	var reads, bound bool
+	if err := e.db.QueryRow(ctx, `SELECT has_table_privilege('service_keys', 'SELECT'), row_security_active('service_keys')`).Scan(&reads, &bound); err != nil {
+		return err
+	}
+	if reads && !bound {
+		return nil
+	}
+	if _, err := e.db.Exec(ctx, `SET ROLE `+pgx.Identifier{role}.Sanitize()); err != nil {
+		return err
+	}
+	_, err := e.db.Exec(ctx, `SELECT set_config('assay.tenants', (SELECT coalesce(array_agg(t), '{}')::text FROM assay_tenant_ids() t), false), set_config('row_security', 'on', false)`)
+	return err
 }
 
 func (e examiner) trust(ctx context.Context, x *Examination, now time.Time) error {
@@ -216,6 +235,7 @@ func (s *Store) OpenAllKeys(ctx context.Context) (opened int, err error) {
 }
 
 func (s *Store) keyPurposes(ctx context.Context, tenant uuid.UUID) ([]string, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT purpose FROM service_keys WHERE tenant_id = $1 ORDER BY 1`, pgUUID(tenant))
 	purposes, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {

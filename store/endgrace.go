@@ -20,6 +20,7 @@ type EndedGrace struct {
 // EndGrace retires the versions, active or in grace, whose time is over, and those in grace from which enough machines have
 // moved. Each is decided with its baseline locked, so that of several callers one ends it, and is told.
 func (s *Store) EndGrace(ctx context.Context, tenant uuid.UUID, now time.Time, actor Actor) (ended []EndedGrace, err error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT baseline_id FROM baseline_versions WHERE tenant_id = $1
 		AND (state = 'grace' OR state = 'active' AND active_until <= $2)`, pgUUID(tenant), now)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])

@@ -27,6 +27,7 @@ import (
 // another machine proved. The same EK and AK enrol again at will (an agent that lost its state).
 // ErrTokenInvalid: the join token is not usable.
 func (s *Store) CreateEnrollment(ctx context.Context, tenant uuid.UUID, in EnrollmentInput, now time.Time, actor Actor) (Enrollment, error) {
+	ctx = withTenant(ctx, tenant)
 	var e Enrollment
 	var err error
 	// Of two first enrolments of one identity both may find no machine; the database lets one make it, and
@@ -285,6 +286,7 @@ func scanEnrollment(row pgx.Row, more ...any) (Enrollment, error) {
 
 // GetEnrollment reads one enrolment. ErrNotFound.
 func (s *Store) GetEnrollment(ctx context.Context, tenant, id uuid.UUID) (Enrollment, error) {
+	ctx = withTenant(ctx, tenant)
 	e, err := scanEnrollment(s.pool.QueryRow(ctx, `SELECT `+enrollmentColumns+` FROM enrollments WHERE tenant_id = $1 AND enrollment_id = $2`, tenant, id))
 	if err != nil {
 		return Enrollment{}, notFound(err, "enrolment", id)
@@ -299,6 +301,7 @@ func (s *Store) GetEnrollment(ctx context.Context, tenant, id uuid.UUID) (Enroll
 // ErrAttemptUsed. Unknown: ErrNotFound. The machine has another EK or AK meanwhile, or they are another
 // machine's: ErrIdentityConflict, and nothing changes.
 func (s *Store) ActivateEnrollment(ctx context.Context, tenant, id uuid.UUID, secretHash []byte, now time.Time, actor Actor) (Enrollment, error) {
+	ctx = withTenant(ctx, tenant)
 	known, err := s.GetEnrollment(ctx, tenant, id)
 	if err != nil {
 		return Enrollment{}, err

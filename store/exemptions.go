@@ -41,6 +41,7 @@ var recommendationHistoryList = listing[RecommendationEvent]{
 
 // RecommendationHistory lists what was decided about a recommendation, newest first. ErrNotFound: no such recommendation.
 func (s *Store) RecommendationHistory(ctx context.Context, tenant, id uuid.UUID, page Page, now time.Time) (items []RecommendationEvent, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := recommendationHistoryList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -57,6 +58,7 @@ const clearExemption = `exemption_reason = NULL, exemption_comment = '', exempti
 // UnexemptRecommendation ends an exemption by hand: the recommendation counts again. ErrNotFound; *StateError where it is not
 // exempt.
 func (s *Store) UnexemptRecommendation(ctx context.Context, tenant, id uuid.UUID, comment string, now time.Time, actor Actor) (Recommendation, error) {
+	ctx = withTenant(ctx, tenant)
 	var r Recommendation
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := lockRecommendation(ctx, tx, tenant, id, now)
@@ -111,6 +113,7 @@ const exemptionsAtOnce = 500
 // event recommendation.exemption_ended in the outbox. That they are over holds without it too: status goes by the time. It
 // answers how many there were; several may run at once.
 func (s *Store) EndExemptions(ctx context.Context, tenant uuid.UUID, now time.Time, actor Actor) (ended int, err error) {
+	ctx = withTenant(ctx, tenant)
 	for {
 		n := 0
 		err := s.inTx(ctx, func(tx pgx.Tx) error {

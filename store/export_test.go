@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/base64"
 	"strings"
 	"time"
 
@@ -79,4 +80,23 @@ func SortsOf() map[string][]string {
 	add("recommendations", recommendationList.sorts)
 	add("assessments", assessmentList.sorts)
 	return out
+}
+
+// WithTenant says whose rows the statements of a context are about.
+func WithTenant(ctx context.Context, tenant uuid.UUID) context.Context {
+	return withTenant(ctx, tenant)
+}
+
+// WithTenants says it of several.
+func WithTenants(ctx context.Context, tenants ...uuid.UUID) context.Context {
+	return withTenants(ctx, tenants, func(t uuid.UUID) uuid.UUID { return t })
+}
+
+// ScramOf is the verifier of a password with that salt, in base64.
+func ScramOf(password, salt string) (string, error) {
+	raw, err := base64.StdEncoding.DecodeString(salt)
+	if err != nil {
+		return "", err
+	}
+	return scramOf(password, raw)
 }

@@ -22,6 +22,7 @@ const maxFleetVersions = 256
 
 // FleetFirmware counts the machines of a tenant by the version of a firmware family that they showed last.
 func (s *Store) FleetFirmware(ctx context.Context, tenant uuid.UUID, family string) ([]finding.FleetFirmware, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT version, count(*)::integer FROM machine_firmware WHERE tenant_id = $1 AND family = $2
 		GROUP BY version ORDER BY 2 DESC, 1 LIMIT $3`, pgUUID(tenant), family, maxFleetVersions)
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (v finding.FleetFirmware, err error) {
@@ -64,6 +65,7 @@ func (t *firmwareTable) queue(b *pgx.Batch) {
 // KeyEndorsement reads the endorsement key that an attestation key was proved against (DER SubjectPublicKeyInfo), and its
 // certificate (DER); nil where there is none.
 func (s *Store) KeyEndorsement(ctx context.Context, tenant, keyID uuid.UUID) (public, certificate []byte, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.pool.QueryRow(ctx, `SELECT ek_public, ek_certificate FROM attestation_keys WHERE tenant_id = $1 AND key_id = $2`,
 		pgUUID(tenant), pgUUID(keyID)).Scan(&public, &certificate)
 	if err != nil {

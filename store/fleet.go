@@ -164,6 +164,7 @@ func queueSighting(b *pgx.Batch, p *pending) error {
 
 // NoteSighting notes a conflict that no record shows, since the request was refused.
 func (s *Store) NoteSighting(ctx context.Context, tenant, machine uuid.UUID, seen Sighting, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	body, err := json.Marshal(seen)
 	if err != nil {
 		return fmt.Errorf("marshal a sighting: %w", err)
@@ -177,6 +178,7 @@ func (s *Store) NoteSighting(ctx context.Context, tenant, machine uuid.UUID, see
 // MachineBySigner finds the machine whose own quotes are signed by the qualified name that trait is of, and its active key.
 // Nil where there is none.
 func (s *Store) MachineBySigner(ctx context.Context, tenant uuid.UUID, trait MachineTrait) (*AttestationKey, error) {
+	ctx = withTenant(ctx, tenant)
 	k, err := scanKey(s.pool.QueryRow(ctx, `SELECT `+keyColumns+` FROM machine_traits t
 		JOIN attestation_keys k ON k.tenant_id = t.tenant_id AND k.machine_id = t.machine_id AND k.state = 'active'
 		WHERE t.tenant_id = $1 AND t.kind = $2 AND t.digest = $3 ORDER BY t.machine_id LIMIT 1`, pgUUID(tenant), trait.Kind, trait.Digest[:]))

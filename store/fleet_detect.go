@@ -36,6 +36,7 @@ const (
 // A change that another caller is looking at is passed over, so that of several callers each change is looked at once, and
 // after a crash it is there again.
 func (s *Store) DetectFleet(ctx context.Context, tenant uuid.UUID, now time.Time) (FleetReport, error) {
+	ctx = withTenant(ctx, tenant)
 	var r FleetReport
 	for {
 		n := 0

@@ -116,6 +116,7 @@ var conflictList = listing[FleetConflict]{
 
 // ListFleetConflicts lists conflicts, newest first, and the cursor of the next page; empty after the last.
 func (s *Store) ListFleetConflicts(ctx context.Context, tenant uuid.UUID, f FleetConflictFilter, page Page) (items []FleetConflict, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(` FROM fleet_conflicts c WHERE c.tenant_id = $1`, tenant)
 	if !f.IncludeEnded {
 		q.plain(`c.ended_at IS NULL`)

@@ -35,11 +35,13 @@ func (c *claimant) called() string {
 // Nothing of the refused enrolment is left, and so it is looked up anew whose identity it is. The same TPM that asks for its
 // own name with another AK is no conflict: it lost its state.
 func (s *Store) NoteRefusedEnrollment(ctx context.Context, tenant uuid.UUID, in EnrollmentInput, now time.Time, actor Actor) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.noteRefused(ctx, tenant, claimant{externalID: in.Machine.ExternalID, name: in.Machine.Name, ekPublic: in.EKPublic, akName: in.AKName, proved: in.Proved}, now, actor)
 }
 
 // NoteRefusedActivation is NoteRefusedEnrollment for an activation whose secret was right: the TPM has the EK and the AK.
 func (s *Store) NoteRefusedActivation(ctx context.Context, tenant, enrollment uuid.UUID, now time.Time, actor Actor) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	c := claimant{proved: true}
 	var machine uuid.UUID
 	err := s.pool.QueryRow(ctx, `SELECT e.machine_id, e.ek_public, e.ak_name, coalesce(e.inventory ->> 'external_id', ''), coalesce(e.inventory ->> 'name', '')
@@ -53,6 +55,7 @@ func (s *Store) NoteRefusedActivation(ctx context.Context, tenant, enrollment uu
 
 // NoteRefusedKey is NoteRefusedEnrollment for an AK that an administrator wanted to vouch for.
 func (s *Store) NoteRefusedKey(ctx context.Context, tenant, machine uuid.UUID, akName []byte, now time.Time, actor Actor) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.noteRefused(ctx, tenant, claimant{machine: &machine, akName: akName, akVouchFor: true}, now, actor)
 }
 

@@ -29,6 +29,7 @@ const (
 // hide each outage until that time has come. A last beat in that clock's own future says that it was put back: the beat, and the
 // outages that end in the future, were of a wrong time, and are taken back.
 func (s *Store) Beat(ctx context.Context, tenant uuid.UUID, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		ofDatabase := now.IsZero()
 		if err := databaseTime(ctx, tx, &now); err != nil {

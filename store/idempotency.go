@@ -21,6 +21,7 @@ const (
 // call FinishIdempotent or AbandonIdempotent. Answer not nil: the stored answer of the same request.
 // ErrConflict: the key stands for another request, or the first is still running.
 func (s *Store) BeginIdempotent(ctx context.Context, tenant uuid.UUID, principal, key string, requestHash []byte, now time.Time) (*IdempotentResponse, error) {
+	ctx = withTenant(ctx, tenant)
 	var found *IdempotentResponse
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		// One statement takes a free key, an expired one, or one whose request never finished.
@@ -62,6 +63,7 @@ func (s *Store) BeginIdempotent(ctx context.Context, tenant uuid.UUID, principal
 
 // FinishIdempotent stores the answer of a reserved key. r.Body is stored as it is: the caller seals it.
 func (s *Store) FinishIdempotent(ctx context.Context, tenant uuid.UUID, principal, key string, r IdempotentResponse, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	tag, err := s.pool.Exec(ctx, `UPDATE idempotency_keys SET status = $4, content_type = $5, body = $6, expires_at = $7
 		WHERE tenant_id = $1 AND principal = $2 AND key = $3 AND status IS NULL`,
 		tenant, principal, key, r.Status, r.ContentType, r.Body, now.Add(idempotencyLifetime))
@@ -76,6 +78,7 @@ func (s *Store) FinishIdempotent(ctx context.Context, tenant uuid.UUID, principa
 
 // AbandonIdempotent frees a reserved key whose request failed without an answer worth keeping.
 func (s *Store) AbandonIdempotent(ctx context.Context, tenant uuid.UUID, principal, key string) error {
+	ctx = withTenant(ctx, tenant)
 	_, err := s.pool.Exec(ctx, `DELETE FROM idempotency_keys WHERE tenant_id = $1 AND principal = $2 AND key = $3 AND status IS NULL`, tenant, principal, key)
 	if err != nil {
 		return fmt.Errorf("free an idempotency key: %w", err)

@@ -14,6 +14,7 @@ import (
 // or key of the anchor, newest baseline first, retired versions too, without their reference values. ErrNotFound: no such
 // anchor.
 func (s *Store) VersionsRestingOn(ctx context.Context, tenant, anchorID uuid.UUID, page Page) (items []BaselineVersion, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := restingVersionList.check(page); err != nil {
 		return nil, "", err
 	}

@@ -65,6 +65,7 @@ var incidentList = listing[Incident]{
 // ListIncidents lists incidents, the newest first: in the order in which they were made, which does not change. One that is opened
 // again while somebody walks the list by opened_at goes to another place, and may be missed.
 func (s *Store) ListIncidents(ctx context.Context, tenant uuid.UUID, f IncidentFilter, page Page) (items []Incident, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(` FROM incidents WHERE tenant_id = $1`, tenant)
 	q.oneOf("status", f.Status)
 	q.oneOf("code", f.Code)
@@ -78,6 +79,7 @@ func (s *Store) ListIncidents(ctx context.Context, tenant uuid.UUID, f IncidentF
 
 // GetIncident reads one incident. ErrNotFound.
 func (s *Store) GetIncident(ctx context.Context, tenant, id uuid.UUID) (Incident, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT `+incidentColumns+` FROM incidents WHERE tenant_id = $1 AND incident_id = $2`, pgUUID(tenant), pgUUID(id))
 	i, err := pgx.CollectExactlyOneRow(rows, collected(scanIncident))
 	if err != nil {
@@ -106,6 +108,7 @@ var memberList = listing[IncidentMember]{
 // IncidentMembers lists the alerts of an incident, newest alert first; with open, those that are open members only.
 // ErrNotFound: no such incident.
 func (s *Store) IncidentMembers(ctx context.Context, tenant, id uuid.UUID, open bool, page Page, now time.Time) (items []IncidentMember, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := memberList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -128,6 +131,7 @@ func (s *Store) IncidentMembers(ctx context.Context, tenant, id uuid.UUID, open 
 // SetIncidentStatus changes the status of all open alerts of an incident that can become that one, by hand and in one
 // transaction, and answers how many those were. ErrNotFound; *StateError where there is none.
 func (s *Store) SetIncidentStatus(ctx context.Context, tenant, id uuid.UUID, c AlertChange, now time.Time, actor Actor) (changed int, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTxAgain(ctx, func(tx pgx.Tx) error {
 		ids, err := lockMembers(ctx, tx, tenant, id, fromOpen(c.To))
 		if err != nil {
@@ -151,6 +155,7 @@ func (s *Store) SetIncidentStatus(ctx context.Context, tenant, id uuid.UUID, c A
 // CommentIncident adds a comment to the history of each open alert of an incident, and answers how many those were.
 // ErrNotFound; *StateError where there is none.
 func (s *Store) CommentIncident(ctx context.Context, tenant, id uuid.UUID, comment string, now time.Time, actor Actor) (commented int, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTxAgain(ctx, func(tx pgx.Tx) error {
 		ids, err := lockMembers(ctx, tx, tenant, id, []string{"active", "in_progress"})
 		if err != nil {
@@ -217,6 +222,7 @@ func lockMembers(ctx context.Context, tx pgx.Tx, tenant, id uuid.UUID, statuses 
 
 // IncidentOf is the incident that an alert belongs to; nil in the moment before it is counted. ErrNotFound: no such alert.
 func (s *Store) IncidentOf(ctx context.Context, tenant, alertID uuid.UUID) (*uuid.UUID, error) {
+	ctx = withTenant(ctx, tenant)
 	var id *uuid.UUID
 	err := s.pool.QueryRow(ctx, `SELECT i.incident_id FROM alerts a LEFT JOIN incidents i ON i.tenant_id = a.tenant_id AND i.group_key = a.group_key
 		WHERE a.tenant_id = $1 AND a.alert_id = $2`, pgUUID(tenant), pgUUID(alertID)).Scan(&id)

@@ -124,6 +124,7 @@ func (s *Store) AppraisalInputs(ctx context.Context, tenant, machineID uuid.UUID
 	bound, known := s.knownVersions(tenant, r)
 	if cfg == nil || !known {
 		// Something is not in memory: read again, all in one snapshot of its own.
+		ctx = withTenant(ctx, tenant)
 		readAll := func(tx pgx.Tx) error {
 			rows, err := s.readInputs(ctx, tx, []machineKey{key})
 			if err != nil {

@@ -67,6 +67,7 @@ func (s *Store) JobClient(ctx context.Context, config river.Config) (client *riv
 		return nil, nil, fmt.Errorf("open the connections of the job queue: %w", err)
 	}
 	config.Schema, config.PollOnly = jobSchema, true
+	config.ReindexerIndexNames = []string{} // only an index's owner may rebuild it, and the service owns none
 	client, err = river.NewClient(riverpgxv5.New(pool), &config)
 	if err != nil {
 		pool.Close()
@@ -99,11 +100,28 @@ func (s *Store) enqueueDeliveries(ctx context.Context, tx pgx.Tx, tenant uuid.UU
 // jobLock is the key of the advisory lock that migrations of the job queue are done under: River takes none.
 const jobLock = 0x61737361795f6a62
 
-// migrateJobs brings River's tables to the version of this code.
-func migrateJobs(ctx context.Context, url string) error { return migrateJobsTo(ctx, url, 0) }
+// migrateJobs brings River's tables to the version of this code, and then puts up the fence between tenants.
+func migrateJobs(ctx context.Context, url string, roles Roles) error {
+	return withJobLock(ctx, url, func(pool *pgxpool.Pool, conn *pgx.Conn) error {
+		if err := migrateRiver(ctx, pool, 0); err != nil {
+			return fmt.Errorf("migrate the job queue: %w", err)
+		}
+		return secure(ctx, conn, roles)
+	})
+}
 
-// migrateJobsTo brings River's tables to a version, also back; 0 is that of this code.
-func migrateJobsTo(ctx context.Context, url string, version int) (err error) {
+// migrateJobsTo brings River's tables to a version, also back.
+func migrateJobsTo(ctx context.Context, url string, version int) error {
+	return withJobLock(ctx, url, func(pool *pgxpool.Pool, _ *pgx.Conn) error {
+		if err := migrateRiver(ctx, pool, version); err != nil {
+			return fmt.Errorf("migrate the job queue: %w", err)
+		}
+		return nil
+	})
+}
+
+// withJobLock calls f while nobody else migrates the job queue. The lock is held by conn.
+func withJobLock(ctx context.Context, url string, f func(pool *pgxpool.Pool, conn *pgx.Conn) error) (err error) {
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		return fmt.Errorf("database URL: %w", err)
@@ -121,22 +139,25 @@ func migrateJobsTo(ctx context.Context, url string, version int) (err error) {
 		_, unlock := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, jobLock)
 		err = errors.Join(err, unlock)
 	}()
+	return f(pool, conn.Conn())
+}
+
+// migrateRiver brings River's tables to a version, also back; 0 is that of this code.
+func migrateRiver(ctx context.Context, pool *pgxpool.Pool, version int) error {
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: jobSchema, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return fmt.Errorf("migrate the job queue: %w", err)
+		return err
 	}
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, &rivermigrate.MigrateOpts{TargetVersion: version}); err != nil {
-		return fmt.Errorf("migrate the job queue: %w", err)
+		return err
 	}
 	applied, err := migrator.ExistingVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("migrate the job queue: %w", err)
+		return err
 	}
 	if version == 0 || len(applied) == 0 || applied[len(applied)-1].Version <= version {
 		return nil
 	}
-	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionDown, &rivermigrate.MigrateOpts{TargetVersion: version}); err != nil {
-		return fmt.Errorf("migrate the job queue: %w", err)
-	}
-	return nil
+	_, err = migrator.Migrate(ctx, rivermigrate.DirectionDown, &rivermigrate.MigrateOpts{TargetVersion: version})
+	return err
 }

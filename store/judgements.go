@@ -79,6 +79,7 @@ func (q *query) scoped(s MachineScope) {
 
 // CountMachinesIn counts the machines of a scope.
 func (s *Store) CountMachinesIn(ctx context.Context, tenant uuid.UUID, scope MachineScope) (int64, error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(`SELECT count(*) FROM machines m WHERE m.tenant_id = $1`, tenant)
 	q.scoped(scope)
 	var n int64
@@ -108,6 +109,7 @@ const byIndex = `SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off
 // order of their ids, all of one snapshot. The machines are fewer than limit where the last of the scope is among
 // them. forRecord asks for what RecordReappraisals compares with.
 func (s *Store) StoredJudgements(ctx context.Context, tenant uuid.UUID, scope MachineScope, after uuid.UUID, limit int, forRecord bool, now time.Time) ([]StoredJudgement, error) {
+	ctx = withTenant(ctx, tenant)
 	var out []StoredJudgement
 	read := func(tx pgx.Tx) error {
 		var err error
@@ -211,6 +213,7 @@ func scanJudgements(ctx context.Context, tx pgx.Tx, out []StoredJudgement, args 
 
 // EvidenceOf reads the raw evidence of a stored judgement. ErrNotFound where none is kept.
 func (s *Store) EvidenceOf(ctx context.Context, tenant uuid.UUID, j *StoredJudgement) (StoredEvidence, error) {
+	ctx = withTenant(ctx, tenant)
 	switch {
 	case !j.Kept:
 		return StoredEvidence{}, notFound(pgx.ErrNoRows, "evidence of verdict", j.EvidenceID)

@@ -120,6 +120,7 @@ func sameTime(a, b *time.Time) bool { return a == b || a != nil && b != nil && a
 // key again changes nothing. ErrIdentityConflict: the machine has a proved key, or the AK is another
 // machine's. ErrNotFound: no such machine.
 func (s *Store) AddAttestationKey(ctx context.Context, tenant, machineID uuid.UUID, key AttestationKey, now time.Time, actor Actor) (AttestationKey, error) {
+	ctx = withTenant(ctx, tenant)
 	key.MachineID = machineID
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := lockMachine(ctx, tx, tenant, `m.machine_id = $2`, machineID); err != nil {

@@ -96,6 +96,7 @@ func scanMachine(row pgx.Row) (Machine, error) {
 
 // GetMachine reads one machine. ErrNotFound.
 func (s *Store) GetMachine(ctx context.Context, tenant, machineID uuid.UUID) (Machine, error) {
+	ctx = withTenant(ctx, tenant)
 	m, err := scanMachine(s.pool.QueryRow(ctx, `SELECT `+machineColumns+machineTables+`WHERE m.tenant_id = $1 AND m.machine_id = $2`, pgUUID(tenant), pgUUID(machineID)))
 	if err != nil {
 		return Machine{}, notFound(err, "machine", machineID)
@@ -119,6 +120,7 @@ var machineList = listing[Machine]{
 
 // ListMachines lists machines, newest first.
 func (s *Store) ListMachines(ctx context.Context, tenant uuid.UUID, f MachineFilter, page Page) (items []Machine, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	return machineList.page(ctx, s.pool, machineQuery(tenant, f), page)
 }
 
@@ -160,6 +162,7 @@ func machineQuery(tenant uuid.UUID, f MachineFilter) *query {
 // that an input leaves empty keep their value. derive gives the findings that follow from the inventory
 // alone; they are recorded in the same transaction. The answer is in the order of inputs.
 func (s *Store) UpsertMachines(ctx context.Context, tenant uuid.UUID, inputs []MachineInput, derive func(Machine) finding.Result, now time.Time, actor Actor) ([]Machine, error) {
+	ctx = withTenant(ctx, tenant)
 	// In one order of locks, whatever the order of the request, two batches cannot wait for each other.
 	order := make([]int, len(inputs))
 	for i := range order {

@@ -118,12 +118,18 @@ func newStore(t testing.TB) (*store.Store, *pgx.Conn) {
 	u := emptyDatabase(t, "template_assay")
 	s := open(t, u, store.Options{})
 	must0(t, s.EnsureTenant(t.Context(), tenant, t0))
+	return s, connectTo(t, u)
+}
+
+// connectTo is a connection as the owner of all tables.
+func connectTo(t testing.TB, u string) *pgx.Conn {
+	t.Helper()
 	conn, err := pgx.Connect(t.Context(), u)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return s, conn
+	return conn
 }
 
 func must0(t testing.TB, err error) {

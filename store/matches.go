@@ -71,6 +71,7 @@ const maxEarlierVersions = 8
 // EarlierVersions are the retired versions of a baseline that were active before the one with that place in the order
 // of activations, newest first, with their reference values; at most eight.
 func (s *Store) EarlierVersions(ctx context.Context, tenant, baselineID uuid.UUID, activation int) ([]BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT `+versionColumns+`, r.body `+versionTables+`
 		JOIN reference_values r ON r.tenant_id = v.tenant_id AND r.digest = v.reference_digest
 		WHERE b.tenant_id = $1 AND b.baseline_id = $2 AND v.state = 'retired' AND v.activation < $3
@@ -126,6 +127,7 @@ type KnownEvent struct {
 // KnownEvents looks digests up in the reference values of all versions of all baselines; of several that list one
 // the one that judges is told, else the newest.
 func (s *Store) KnownEvents(ctx context.Context, tenant uuid.UUID, digests [][]byte) ([]KnownEvent, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT ON (e.event_digest) e.event_digest, e.description, b.name, v.version, v.state
 		FROM reference_events e
 		JOIN baseline_versions v ON v.tenant_id = e.tenant_id AND v.reference_digest = e.reference_digest

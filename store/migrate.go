@@ -19,9 +19,13 @@ import (
 // schemaVersion is the last migration that this code knows and needs.
 var schemaVersion = migrations.Last()
 
-// Migrate brings the schema at url to the version of this code. Replicas may do so at once: one works, the
-// others wait (advisory locks). A schema that is newer is left as it is. The tables of the job queue come after ours.
-func Migrate(ctx context.Context, url string) error {
+// Migrate brings the schema at url to the version of this code, with the service's role named DefaultRole: see MigrateWith.
+func Migrate(ctx context.Context, url string) error { return MigrateWith(ctx, url, Roles{}) }
+
+// MigrateWith brings the schema at url, whose login has to own it, to the version of this code, and prepares the roles that the
+// service connects and acts as. Replicas may do so at once: one works, the others wait (advisory locks). A schema that
+// is newer is left as it is. The tables of the job queue come after ours, and the fence between tenants after those.
+func MigrateWith(ctx context.Context, url string, roles Roles) error {
 	err := withMigrator(ctx, url, func(m *migrate.Migrate) error {
 		if v, dirty, err := m.Version(); err == nil && !dirty && v > schemaVersion {
 			return nil
@@ -31,7 +35,7 @@ func Migrate(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	return migrateJobs(ctx, url)
+	return migrateJobs(ctx, url, roles)
 }
 
 // MigrateTo brings the schema to a version, also back, and the job queue's tables to theirs (0: as they are). It is for a
@@ -88,9 +92,12 @@ func pingSQL(ctx context.Context, db *sql.DB) error {
 // MigrationVersion is the schema's version; 0 before the first migration. dirty: a migration failed halfway.
 func (s *Store) MigrationVersion(ctx context.Context) (version uint, dirty bool, err error) {
 	var v int64
-	err = s.pool.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations LIMIT 1`).Scan(&v, &dirty)
+	err = s.pool.QueryRow(beforeTenant(ctx), `SELECT version, dirty FROM schema_migrations LIMIT 1`).Scan(&v, &dirty)
 	if errors.Is(err, pgx.ErrNoRows) || isCode(err, "42P01") { // undefined_table
 		return 0, false, nil
+	}
+	if isCode(err, "42501") { // insufficient_privilege: migrated by a version that knew no role of the service's own
+		return 0, false, errors.New("the schema is not prepared for the service's database role: run assayd migrate")
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("read the schema's version: %w", err)
@@ -117,7 +124,7 @@ func (s *Store) CheckMigrations(ctx context.Context) error {
 // is refused. It answers how many it made.
 func (s *Store) MakePartitions(ctx context.Context, now time.Time, months int) (int, error) {
 	made := 0
-	err := s.inTx(ctx, func(tx pgx.Tx) error {
+	err := s.inTx(beforeTenant(ctx), func(tx pgx.Tx) error {
 		// Attaching a partition locks the default one: behind a reader that takes long (a backup) everybody would wait.
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '5s'`); err != nil {
 			return fmt.Errorf("make partitions: %w", err)

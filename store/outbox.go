@@ -87,6 +87,7 @@ var selectOutbox = `SELECT o.event_id, o.kind, o.subject_id, o.payload, jsonb_bu
 // One fan-out of a tenant runs at a time, and it holds the channels' rows: a delivery that ends meanwhile does
 // not miss what comes after it.
 func (s *Store) FanOut(ctx context.Context, tenant uuid.UUID, now time.Time, limit int, choose func([]OutboxEvent, []Channel) ([]Telling, error)) (events, deliveries int, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO notification_state (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING`, tenant); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 // Overview is the fleet in numbers, as of one snapshot. It reads what is: machines, open alerts, recommendations; of
 // history it reads the rollups alone, or, with a scope, what is of the scope's machines.
 func (s *Store) Overview(ctx context.Context, tenant uuid.UUID, scope Scope, now time.Time) (Overview, error) {
+	ctx = withTenant(ctx, tenant)
 	var o Overview
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		tx = scope.over(tx)

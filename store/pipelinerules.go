@@ -51,6 +51,7 @@ func pipelineRuleConflict(err error) error {
 // CreatePipelineRule stores a rule; the id, and who and when, are filled in. ErrNotFound: there is no such
 // provider. ErrConflict: the name is taken, or there are too many.
 func (s *Store) CreatePipelineRule(ctx context.Context, tenant uuid.UUID, r PipelineRule, now time.Time, actor Actor) (PipelineRule, error) {
+	ctx = withTenant(ctx, tenant)
 	r.ID, r.CreatedAt, r.UpdatedAt, r.CreatedBy = newID(now), now, now, actor.String()
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := lockConfig(ctx, tx, tenant); err != nil {
@@ -73,6 +74,7 @@ func (s *Store) CreatePipelineRule(ctx context.Context, tenant uuid.UUID, r Pipe
 
 // UpdatePipelineRule replaces a rule. ErrNotFound: there is no such rule or provider. ErrConflict: the name is taken.
 func (s *Store) UpdatePipelineRule(ctx context.Context, tenant uuid.UUID, r PipelineRule, now time.Time, actor Actor) (PipelineRule, error) {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := readPipelineRule(ctx, tx, tenant, r.ID, " FOR UPDATE")
 		if err != nil {
@@ -102,11 +104,13 @@ func readPipelineRule(ctx context.Context, db querier, tenant, id uuid.UUID, loc
 
 // GetPipelineRule reads one. ErrNotFound.
 func (s *Store) GetPipelineRule(ctx context.Context, tenant, id uuid.UUID) (PipelineRule, error) {
+	ctx = withTenant(ctx, tenant)
 	return readPipelineRule(ctx, s.pool, tenant, id, "")
 }
 
 // ListPipelineRules lists rules, newest first.
 func (s *Store) ListPipelineRules(ctx context.Context, tenant uuid.UUID, f PipelineRuleFilter, page Page) (items []PipelineRule, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM pipeline_rules WHERE tenant_id = $1", tenant)
 	q.prefix("name", f.NamePrefix)
 	q.id("provider_id = ?", f.ProviderID)
@@ -126,6 +130,7 @@ var pipelineRuleList = listing[PipelineRule]{
 
 // PipelineRulesOf reads all rules about a provider's identities, oldest first.
 func (s *Store) PipelineRulesOf(ctx context.Context, tenant, providerID uuid.UUID) ([]PipelineRule, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT `+pipelineRuleColumns+` FROM pipeline_rules WHERE tenant_id = $1 AND provider_id = $2 ORDER BY rule_id`, tenant, providerID)
 	all, err := pgx.CollectRows(rows, collected(scanPipelineRule))
 	if err != nil {
@@ -136,6 +141,7 @@ func (s *Store) PipelineRulesOf(ctx context.Context, tenant, providerID uuid.UUI
 
 // DeletePipelineRule deletes a rule. ErrNotFound.
 func (s *Store) DeletePipelineRule(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := readPipelineRule(ctx, tx, tenant, id, " FOR UPDATE")
 		if err != nil {

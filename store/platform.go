@@ -35,6 +35,7 @@ func (t *platformTable) queue(b *pgx.Batch) {
 
 // HasPlatformEvidence tells whether the hardware evidence of that digest is stored.
 func (s *Store) HasPlatformEvidence(ctx context.Context, tenant uuid.UUID, digest []byte) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	var has bool
 	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM platform_evidence WHERE tenant_id = $1 AND digest = $2)`, pgUUID(tenant), digest).Scan(&has)
 	if err != nil {
@@ -45,6 +46,7 @@ func (s *Store) HasPlatformEvidence(ctx context.Context, tenant uuid.UUID, diges
 
 // GetPlatformEvidence reads the hardware evidence of that digest, as JSON. ErrNotFound.
 func (s *Store) GetPlatformEvidence(ctx context.Context, tenant uuid.UUID, digest []byte) ([]byte, error) {
+	ctx = withTenant(ctx, tenant)
 	var size int
 	var frame []byte
 	if err := s.pool.QueryRow(ctx, `SELECT size, body FROM platform_evidence WHERE tenant_id = $1 AND digest = $2`, pgUUID(tenant), digest).Scan(&size, &frame); err != nil {

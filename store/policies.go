@@ -17,6 +17,7 @@ import (
 
 // GetPolicy reads the current version of a named policy. ErrNotFound.
 func (s *Store) GetPolicy(ctx context.Context, tenant uuid.UUID, name string) (PolicyVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	p, err := scanPolicy(s.pool.QueryRow(ctx, `SELECT `+policyColumns+currentPolicies+`WHERE p.tenant_id = $1 AND p.name = $2`, tenant, name))
 	if err != nil {
 		return PolicyVersion{}, notFound(err, "policy", name)
@@ -34,6 +35,7 @@ var policyList = listing[PolicyVersion]{
 
 // ListPolicies lists the current versions of policies by name. prefix, where it is not empty, is how the name begins.
 func (s *Store) ListPolicies(ctx context.Context, tenant uuid.UUID, prefix string, page Page) (items []PolicyVersion, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(currentPolicies+`WHERE p.tenant_id = $1`, tenant)
 	q.prefix("p.name", prefix)
 	return policyList.page(ctx, s.pool, q, page)
@@ -46,6 +48,7 @@ var policyVersionList = listing[PolicyVersion]{
 
 // ListPolicyVersions lists the versions of a named policy, newest first. ErrNotFound.
 func (s *Store) ListPolicyVersions(ctx context.Context, tenant uuid.UUID, name string, page Page) (items []PolicyVersion, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(` FROM policies p JOIN policy_versions v ON v.tenant_id = p.tenant_id AND v.policy_id = p.policy_id
 		WHERE p.tenant_id = $1`, tenant)
 	q.and("p.name = ?", name)
@@ -57,6 +60,7 @@ func (s *Store) ListPolicyVersions(ctx context.Context, tenant uuid.UUID, name s
 
 // PutPolicy makes the next version of a named policy, or the policy with version 1.
 func (s *Store) PutPolicy(ctx context.Context, tenant uuid.UUID, name string, p verifier.Policy, now time.Time, actor Actor) (PolicyVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	out := PolicyVersion{Name: name, Policy: p, CreatedAt: now, CreatedBy: actor.String()}
 	body, err := json.Marshal(p)
 	if err != nil {
@@ -125,6 +129,7 @@ func policyChanged(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, was *verifi
 // PolicyFor is the policy that a machine is judged by: the most specific named policy whose selector fits
 // it, else the one named default.
 func (s *Store) PolicyFor(ctx context.Context, tenant uuid.UUID, m Machine) (verifier.Policy, verifier.VersionRef, error) {
+	ctx = withTenant(ctx, tenant)
 	var policy verifier.Policy
 	var ref verifier.VersionRef
 	err := s.inTx(ctx, func(tx pgx.Tx) error {

@@ -68,6 +68,7 @@ func (s *Store) twoPersons(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, sel
 
 // NeedsTwoPersons tells whether the two-person rule is in force for the machines that a selector chooses.
 func (s *Store) NeedsTwoPersons(ctx context.Context, tenant uuid.UUID, selector verifier.Selector) (two bool, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		two, err = s.twoPersons(ctx, tx, tenant, selector)
 		return err
@@ -194,6 +195,7 @@ func (s *Store) stateNow(ctx context.Context, tenant, baselineID uuid.UUID, n in
 // Errors: ErrNotFound; *VersionChangedError where the version is no draft, or no longer in the state that was expected, or
 // was made out of another version than the one that is active; *SecondPersonError; *UnvouchedError.
 func (s *Store) PromoteVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, p Promotion, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.changeVersion(ctx, tenant, baselineID, n, p.Expected, "promote", now, func(tx pgx.Tx, v *BaselineVersion) error {
 		if err := expectState(v, p.Expected, "draft"); err != nil {
 			return err
@@ -323,6 +325,7 @@ func activeVersion(ctx context.Context, tx pgx.Tx, tenant, baselineID uuid.UUID)
 // ApproveVersion records that the actor, who must not be its author, stands up for a draft. Where the author has
 // proposed its activation that follows at once. Errors as of PromoteVersion.
 func (s *Store) ApproveVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, expected, comment string, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.changeVersion(ctx, tenant, baselineID, n, expected, "approve", now, func(tx pgx.Tx, v *BaselineVersion) error {
 		if err := expectState(v, expected, "draft"); err != nil {
 			return err

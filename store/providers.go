@@ -83,6 +83,7 @@ func providerConflict(err error) error {
 // CreateIdentityProvider stores a provider; the id, and who and when, are filled in. ErrConflict: name, or issuer
 // and audience, are taken, or there are too many.
 func (s *Store) CreateIdentityProvider(ctx context.Context, tenant uuid.UUID, p IdentityProvider, now time.Time, actor Actor) (IdentityProvider, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond) // as Postgres keeps it
 	p.ID, p.CreatedAt, p.UpdatedAt, p.CreatedBy, p.Keys = newID(now), now, now, actor.String(), nil
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -123,6 +124,7 @@ func tooMany(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, table string, mos
 // UpdateIdentityProvider replaces name, audiences, algorithms, lifetime and enabled, and forgets the keys, so that
 // the next token fetches them. ErrNotFound, ErrConflict.
 func (s *Store) UpdateIdentityProvider(ctx context.Context, tenant uuid.UUID, p IdentityProvider, now time.Time, actor Actor) (IdentityProvider, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := readProvider(ctx, tx, tenant, p.ID, " FOR UPDATE OF p")
@@ -164,11 +166,13 @@ func readProvider(ctx context.Context, db querier, tenant, id uuid.UUID, lock st
 
 // GetIdentityProvider reads one. ErrNotFound.
 func (s *Store) GetIdentityProvider(ctx context.Context, tenant, id uuid.UUID) (IdentityProvider, error) {
+	ctx = withTenant(ctx, tenant)
 	return readProvider(ctx, s.pool, tenant, id, "")
 }
 
 // ListIdentityProviders lists providers, newest first.
 func (s *Store) ListIdentityProviders(ctx context.Context, tenant uuid.UUID, f ProviderFilter, page Page) (items []IdentityProvider, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM identity_providers p WHERE p.tenant_id = $1", tenant)
 	q.prefix("p.name", f.NamePrefix)
 	q.text("p.issuer = ?", f.Issuer)
@@ -191,6 +195,7 @@ var providerList = listing[IdentityProvider]{
 
 // ProvidersOf reads the tenant's enabled providers of an issuer with their keys.
 func (s *Store) ProvidersOf(ctx context.Context, tenant uuid.UUID, issuer string) ([]IdentityProvider, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT `+providerColumns+` FROM identity_providers p WHERE p.tenant_id = $1 AND p.issuer = $2 AND p.enabled ORDER BY p.provider_id`, tenant, issuer)
 	all, err := pgx.CollectRows(rows, collected(scanProvider))
 	if err != nil {
@@ -202,6 +207,7 @@ func (s *Store) ProvidersOf(ctx context.Context, tenant uuid.UUID, issuer string
 // SaveIssuerKeys keeps keys that were fetched for the provider as it was read (UpdatedAt): where it was changed,
 // disabled or deleted meanwhile they are dropped. Another set of keys than before is audited.
 func (s *Store) SaveIssuerKeys(ctx context.Context, tenant uuid.UUID, p IdentityProvider, keys IssuerKeys) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		var was []byte
 		rows, _ := tx.Query(ctx, `SELECT jwks FROM identity_providers WHERE tenant_id = $1 AND provider_id = $2 AND updated_at = $3 AND enabled
@@ -227,6 +233,7 @@ func (s *Store) SaveIssuerKeys(ctx context.Context, tenant uuid.UUID, p Identity
 
 // DeleteIdentityProvider deletes a provider. ErrNotFound; ErrConflict while rules name it.
 func (s *Store) DeleteIdentityProvider(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := readProvider(ctx, tx, tenant, id, " FOR UPDATE OF p")
 		if err != nil {

@@ -34,6 +34,7 @@ const prunedAtOnce = 200
 // What is open is never touched. It goes on where the last call ended (alert_retention), so that a round meets each closed
 // alert once; replicas do so one after the other.
 func (s *Store) PruneAlerts(ctx context.Context, tenant uuid.UUID, before time.Time, page int) (PrunedAlerts, error) {
+	ctx = withTenant(ctx, tenant)
 	var p PrunedAlerts
 	steps := []func(context.Context, pgx.Tx) (more bool, err error){
 		func(ctx context.Context, tx pgx.Tx) (bool, error) { return p.alerts(ctx, tx, tenant, before, page) },

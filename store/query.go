@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 )
@@ -75,9 +76,31 @@ func (q *query) at(cond string, at *time.Time) {
 	}
 }
 
-// prefix asks that a name begins with text, byte by byte: the index over the name in the collation "C" serves it.
+// prefix asks that a name begins with text, byte by byte: the index over the name in the collation "C" serves it. It is asked as
+// a range, since ^@ is not leakproof, and behind row-level security an index is used for what is.
 func (q *query) prefix(column, text string) {
-	if text != "" {
-		q.and(named(column)+" ^@ ?", text)
+	if text == "" {
+		return
 	}
+	q.and(named(column)+" >= ?", text)
+	if end, ok := prefixEnd(text); ok {
+		q.and(named(column)+" < ?", end)
+	}
+}
+
+// prefixEnd is the first text, byte by byte, that comes after all that begin with prefix; not ok where none does.
+func prefixEnd(prefix string) (end string, ok bool) {
+	runes := []rune(prefix)
+	for i := len(runes) - 1; i >= 0; i-- {
+		switch r := runes[i]; {
+		case r == unicode.MaxRune:
+			continue
+		case r == 0xd7ff: // before the surrogates, which no text holds
+			runes[i] = 0xe000
+		default:
+			runes[i] = r + 1
+		}
+		return string(runes[:i+1]), true
+	}
+	return "", false
 }

@@ -114,6 +114,7 @@ const onQueuedTwice = `ON CONFLICT (tenant_id, cause_kind, cause_id) WHERE state
 
 // RequestReappraisal asks by hand that the stored evidence of the machines that a selector chooses is judged again.
 func (s *Store) RequestReappraisal(ctx context.Context, tenant uuid.UUID, selector verifier.Selector, comment string, now time.Time, actor Actor) (Reappraisal, error) {
+	ctx = withTenant(ctx, tenant)
 	var r Reappraisal
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		var err error
@@ -127,6 +128,7 @@ func (s *Store) RequestReappraisal(ctx context.Context, tenant uuid.UUID, select
 
 // ListReappraisals lists reappraisals, newest first.
 func (s *Store) ListReappraisals(ctx context.Context, tenant uuid.UUID, f ReappraisalFilter, page Page) (items []Reappraisal, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM reappraisals WHERE tenant_id = $1", tenant)
 	q.oneOf("state", f.State)
 	q.oneOf("cause_kind", f.CauseKind)
@@ -148,6 +150,7 @@ var reappraisalList = listing[Reappraisal]{
 
 // GetReappraisal reads one reappraisal. ErrNotFound.
 func (s *Store) GetReappraisal(ctx context.Context, tenant, id uuid.UUID) (Reappraisal, error) {
+	ctx = withTenant(ctx, tenant)
 	r, err := scanReappraisal(s.pool.QueryRow(ctx, `SELECT `+reappraisalColumns+` FROM reappraisals WHERE tenant_id = $1 AND reappraisal_id = $2`, pgUUID(tenant), pgUUID(id)))
 	if err != nil {
 		return Reappraisal{}, notFound(err, "reappraisal", id)
@@ -174,6 +177,7 @@ var reappraisalMachineList = listing[ReappraisalMachine]{
 
 // ListReappraisalMachines lists what a reappraisal changed, by machine id. ErrNotFound: no such reappraisal.
 func (s *Store) ListReappraisalMachines(ctx context.Context, tenant, id uuid.UUID, outcome string, page Page) (items []ReappraisalMachine, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := reappraisalMachineList.check(page); err != nil {
 		return nil, "", err
 	}
@@ -189,6 +193,7 @@ func (s *Store) ListReappraisalMachines(ctx context.Context, tenant, id uuid.UUI
 // ClaimReappraisal takes the oldest reappraisal that nobody is at, for the time of the lease: one that is queued, or one
 // whose worker has not been heard of. ErrNotFound: there is none.
 func (s *Store) ClaimReappraisal(ctx context.Context, tenant uuid.UUID, lease time.Duration, now time.Time) (Reappraisal, error) {
+	ctx = withTenant(ctx, tenant)
 	r, err := scanReappraisal(s.pool.QueryRow(ctx, `UPDATE reappraisals SET state = 'running', started_at = coalesce(started_at, $2), claimed_until = $3
 		WHERE tenant_id = $1 AND reappraisal_id = (SELECT reappraisal_id FROM reappraisals
 			WHERE tenant_id = $1 AND (state = 'queued' OR state = 'running' AND claimed_until <= $2) ORDER BY reappraisal_id LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -216,6 +221,7 @@ func (s *Store) ClaimReappraisal(ctx context.Context, tenant uuid.UUID, lease ti
 // FailReappraisal notes that a round failed. It is tried again from its cursor at next; after maxAttempts rounds without
 // a page it is given up.
 func (s *Store) FailReappraisal(ctx context.Context, tenant, id uuid.UUID, reason string, maxAttempts int, next, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	if _, err := s.pool.Exec(ctx, `UPDATE reappraisals SET attempts = attempts + 1, error = $3, claimed_until = $4,
 			state = CASE WHEN attempts + 1 >= $5 THEN 'failed' ELSE state END, finished_at = CASE WHEN attempts + 1 >= $5 THEN $6::timestamptz END
 		WHERE tenant_id = $1 AND reappraisal_id = $2 AND state = 'running'`, pgUUID(tenant), pgUUID(id), reason, next, maxAttempts, now); err != nil {

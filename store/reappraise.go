@@ -34,6 +34,7 @@ const attestedSince = "attested_since"
 //
 // ErrConflict, and nothing is written: another worker has written this page, or has the reappraisal.
 func (s *Store) RecordReappraisals(ctx context.Context, tenant uuid.UUID, job *Reappraisal, page []Rejudged, done bool, lease time.Duration, now time.Time, actor Actor) (Reappraisal, error) {
+	ctx = withTenant(ctx, tenant)
 	var r Reappraisal
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		var err error

@@ -225,6 +225,7 @@ func finish(group []*pending, err error) {
 }
 
 func (s *Store) extend(ctx context.Context, group []*pending) error {
+	ctx = withTenants(ctx, group, func(p *pending) uuid.UUID { return p.tenant })
 	var t hotTable
 	alerting := false
 	for _, p := range group {

@@ -32,6 +32,7 @@ var assessmentList = listing[Assessment]{
 // ListAssessments lists assessments by machine, the machine known last first. (That order does not change while a client
 // pages through it, as an order by time of change would.)
 func (s *Store) ListAssessments(ctx context.Context, tenant uuid.UUID, f AssessmentFilter, page Page) (items []Assessment, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	return assessmentList.page(ctx, s.pool, assessmentQuery(tenant, f), page)
 }
 
@@ -88,6 +89,7 @@ var recommendationList = listing[Recommendation]{
 
 // ListRecommendations lists recommendations, newest first.
 func (s *Store) ListRecommendations(ctx context.Context, tenant uuid.UUID, f RecommendationFilter, page Page, now time.Time) (items []Recommendation, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	return recommendationList.page(ctx, s.pool, recommendationQuery(tenant, f, now), page)
 }
 
@@ -108,6 +110,7 @@ func recommendationQuery(tenant uuid.UUID, f RecommendationFilter, now time.Time
 
 // GetRecommendation reads one recommendation. ErrNotFound.
 func (s *Store) GetRecommendation(ctx context.Context, tenant, id uuid.UUID, now time.Time) (Recommendation, error) {
+	ctx = withTenant(ctx, tenant)
 	r, err := scanRecommendation(s.pool.QueryRow(ctx, recommendationSelect+` AND r.recommendation_id = $3`, pgUUID(tenant), now, pgUUID(id)))
 	if err != nil {
 		return Recommendation{}, notFound(err, "recommendation", id)
@@ -118,6 +121,7 @@ func (s *Store) GetRecommendation(ctx context.Context, tenant, id uuid.UUID, now
 // ExemptRecommendation exempts a recommendation until e.ExpiresAt (nil: for good); e.Reason and e.Comment are
 // given. An earlier exemption is replaced. ErrNotFound; ErrConflict where it is resolved.
 func (s *Store) ExemptRecommendation(ctx context.Context, tenant, id uuid.UUID, e Exemption, now time.Time, actor Actor) (Recommendation, error) {
+	ctx = withTenant(ctx, tenant)
 	var r Recommendation
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		was, err := lockRecommendation(ctx, tx, tenant, id, now)

@@ -47,6 +47,7 @@ type RetentionPolicy struct {
 
 // GetRetention reads the tenant's retention; standard is that of the service.
 func (s *Store) GetRetention(ctx context.Context, tenant uuid.UUID, standard Retention) (RetentionPolicy, error) {
+	ctx = withTenant(ctx, tenant)
 	return readRetention(ctx, s.pool, tenant, standard)
 }
 
@@ -67,6 +68,7 @@ func readRetention(ctx context.Context, db querierRow, tenant uuid.UUID, standar
 
 // PutRetention sets the tenant's retention. It holds from the next round of the job on.
 func (s *Store) PutRetention(ctx context.Context, tenant uuid.UUID, r, standard Retention, now time.Time, actor Actor) (RetentionPolicy, error) {
+	ctx = withTenant(ctx, tenant)
 	if err := r.Check(); err != nil {
 		return RetentionPolicy{}, err
 	}
@@ -99,6 +101,7 @@ type RetentionMark struct {
 // GetRetentionMark reads a mark; ErrNotFound where nothing of the series was pruned. subject is the machine of verdicts, else
 // the tenant.
 func (s *Store) GetRetentionMark(ctx context.Context, tenant uuid.UUID, kind string, subject uuid.UUID) (RetentionMark, error) {
+	ctx = withTenant(ctx, tenant)
 	m := RetentionMark{Kind: kind, Subject: subject}
 	err := s.pool.QueryRow(ctx, `SELECT pruned_id, pruned_hash, pruned_count, pruned_at FROM retention_marks WHERE tenant_id = $1 AND kind = $2 AND subject_id = $3`,
 		pgUUID(tenant), kind, pgUUID(subject)).Scan(&m.LastID, &m.LastHash, &m.Count, &m.PrunedAt)
@@ -111,6 +114,7 @@ func (s *Store) GetRetentionMark(ctx context.Context, tenant uuid.UUID, kind str
 // WasPruned tells whether what has that id may have been pruned: the tenant has pruned rows of that age or a later one. It says
 // nothing of whether there ever was such a row, of this tenant or another.
 func (s *Store) WasPruned(ctx context.Context, tenant uuid.UUID, kind string, id uuid.UUID) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	var pruned bool
 	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM retention_marks WHERE tenant_id = $1 AND kind = $2 AND pruned_id >= $3)`,
 		pgUUID(tenant), kind, pgUUID(id)).Scan(&pruned)
@@ -146,6 +150,7 @@ const (
 // PruneTenant takes out what the tenant keeps no longer, in pages of a transaction each. Events of the audit record go by its one way
 // out (assay_prune_audit); each page is recorded in the audit record itself.
 func (s *Store) PruneTenant(ctx context.Context, tenant uuid.UUID, standard Retention, now time.Time) (Pruned, error) {
+	ctx = withTenant(ctx, tenant)
 	var out Pruned
 	r, err := s.GetRetention(ctx, tenant, standard)
 	if err != nil {
@@ -264,7 +269,7 @@ func auditPruned(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, kind string, 
 // for long; the next round tries again.
 func (s *Store) DropEmptyPartitions(ctx context.Context, now time.Time) (dropped int, err error) {
 	for _, table := range []string{"verdicts", "evidence", "audit_events"} {
-		err := s.inTx(ctx, func(tx pgx.Tx) error {
+		err := s.inTx(beforeTenant(ctx), func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, pruneLockWait); err != nil {
 				return err
 			}

@@ -13,8 +13,8 @@ import (
 	"github.com/assay-verifier/assay/verifier"
 )
 
-// days is a time so many days after one a year before t0: the database's own clock must not be before the test's.
-func days(n int) time.Time { return t0.AddDate(-1, 0, n) }
+// dayOf is a time so many days after one a year before t0: the database's own clock must not be before the test's.
+func dayOf(n int) time.Time { return t0.AddDate(-1, 0, n) }
 
 var short = store.Retention{EvidenceDays: 10, VerdictDays: 40, AuditDays: 365}
 
@@ -25,7 +25,7 @@ func TestRetention(t *testing.T) {
 	steady, failing, quiet := active(t, s, token, "steady"), active(t, s, token, "failing"), active(t, s, token, "quiet")
 	var of [3][]uuid.UUID
 	for day := range 5 { // a verdict each month
-		at := days(day * 30)
+		at := dayOf(day * 30)
 		of[0] = append(of[0], record(t, s, judgement(steady, at, verifier.Affirming, fmt.Sprint("steady", day))).VerdictID)
 		status := verifier.Affirming
 		if day >= 2 {
@@ -33,8 +33,8 @@ func TestRetention(t *testing.T) {
 		}
 		of[1] = append(of[1], record(t, s, judgement(failing, at, status, fmt.Sprint("failing", day))).VerdictID)
 	}
-	of[2] = append(of[2], record(t, s, judgement(quiet, days(0), verifier.Affirming, "quiet")).VerdictID)
-	now := days(200) // all are older than any bound
+	of[2] = append(of[2], record(t, s, judgement(quiet, dayOf(0), verifier.Affirming, "quiet")).VerdictID)
+	now := dayOf(200) // all are older than any bound
 	p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, now))
 	if p.Verdicts != 4+2 || p.Evidence == 0 {
 		t.Errorf("pruned %+v", p)
@@ -79,9 +79,9 @@ func TestRetentionByAge(t *testing.T) {
 	s, conn := newStore(t)
 	e := active(t, s, joinToken(t, s, "join", 9), "m")
 	for day := range 6 {
-		record(t, s, judgement(e, days(day*10), verifier.Affirming, fmt.Sprint(day)))
+		record(t, s, judgement(e, dayOf(day*10), verifier.Affirming, fmt.Sprint(day)))
 	}
-	p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, store.Retention{EvidenceDays: 15, VerdictDays: 35, AuditDays: 365}, days(51)))
+	p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, store.Retention{EvidenceDays: 15, VerdictDays: 35, AuditDays: 365}, dayOf(51)))
 	if p.Verdicts != 2 || p.Evidence != 4 {
 		t.Errorf("pruned %+v of verdicts 51 to 1 days old", p)
 	}
@@ -96,12 +96,12 @@ func TestRetentionKeepsWhatABaselineCameFrom(t *testing.T) {
 	e := active(t, s, joinToken(t, s, "join", 9), "m")
 	var all []uuid.UUID
 	for day := range 4 {
-		all = append(all, record(t, s, judgement(e, days(day), verifier.Affirming, fmt.Sprint(day))).VerdictID)
+		all = append(all, record(t, s, judgement(e, dayOf(day), verifier.Affirming, fmt.Sprint(day))).VerdictID)
 	}
 	provenance := fmt.Sprintf(`{"machine_id": %q, "verdict_id": %q}`, e.MachineID, all[1])
 	b := must[store.BaselineVersion](t)(s.CreateBaseline(t.Context(), tenant, "golden", verifier.Selector{ScaleSet: []string{"web"}},
 		store.BaselineVersion{State: "active", Origin: "captured", Provenance: []byte(provenance)}, t0, system))
-	p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, days(300)))
+	p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, dayOf(300)))
 	if p.Verdicts != 1 {
 		t.Errorf("pruned %+v", p)
 	}
@@ -111,7 +111,7 @@ func TestRetentionKeepsWhatABaselineCameFrom(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `UPDATE baseline_versions SET state = 'retired' WHERE baseline_id = $1`, b.BaselineID); err != nil {
 		t.Fatal(err)
 	}
-	if p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, days(300))); p.Verdicts != 2 {
+	if p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, dayOf(300))); p.Verdicts != 2 {
 		t.Errorf("once the version is retired %+v is pruned", p)
 	}
 }
@@ -193,11 +193,11 @@ func TestKeptAnswersEnd(t *testing.T) {
 	s, conn := newStore(t)
 	for i := range 3 {
 		if _, err := conn.Exec(t.Context(), `INSERT INTO idempotency_keys (tenant_id, principal, key, request_hash, created_at, expires_at) VALUES ($1, 'p', $2, '', $3, $4)`,
-			tenant, fmt.Sprint(i), days(0), days(0).Add(time.Duration(i)*time.Hour)); err != nil {
+			tenant, fmt.Sprint(i), dayOf(0), dayOf(0).Add(time.Duration(i)*time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, days(0).Add(90*time.Minute))); p.Answers != 2 {
+	if p := must[store.Pruned](t)(s.PruneTenant(t.Context(), tenant, short, dayOf(0).Add(90*time.Minute))); p.Answers != 2 {
 		t.Errorf("%+v", p)
 	}
 }

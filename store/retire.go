@@ -25,6 +25,7 @@ type Retirement struct {
 // Errors: ErrNotFound; *VersionChangedError where the version is retired already, is in another state than expected, or
 // cannot be released, because another one is valid or it never was active; *SecondPersonError.
 func (s *Store) RetireVersion(ctx context.Context, tenant, baselineID uuid.UUID, n int, r Retirement, now time.Time, actor Actor) (BaselineVersion, error) {
+	ctx = withTenant(ctx, tenant)
 	return s.changeVersion(ctx, tenant, baselineID, n, r.Expected, "retire", now, func(tx pgx.Tx, v *BaselineVersion) error {
 		if err := expectState(v, r.Expected, r.beginsIn()...); err != nil {
 			return err

@@ -84,6 +84,7 @@ func (s *Store) revocationSet(rows []revocationRow) (*revocations.Set, error) {
 // Revocations is what is known to be bad for a tenant, from memory unless its configuration has changed. ErrNotFound:
 // no such tenant.
 func (s *Store) Revocations(ctx context.Context, tenant uuid.UUID) (*revocations.Set, error) {
+	ctx = withTenant(ctx, tenant)
 	cfg, err := s.currentConfig(ctx, tenant)
 	if err != nil {
 		return nil, fmt.Errorf("read revocations: %w", err)
@@ -93,6 +94,7 @@ func (s *Store) Revocations(ctx context.Context, tenant uuid.UUID) (*revocations
 
 // ListRevocations lists what the tenant's set is made of: what is shipped, then what was imported, oldest first.
 func (s *Store) ListRevocations(ctx context.Context, tenant uuid.UUID) ([]StoredRevocations, error) {
+	ctx = withTenant(ctx, tenant)
 	shipped, err := revocations.Shipped()
 	if err != nil {
 		return nil, err
@@ -120,6 +122,7 @@ func (r *revocationRow) stored() StoredRevocations {
 // already is answered as it is, with stored false. ErrNotNewer: it is older than what is held, or each of its entries
 // is known. ErrConflict: the tenant has too many updates.
 func (s *Store) PutRevocations(ctx context.Context, tenant uuid.UUID, addition revocations.Addition, now time.Time, actor Actor) (held StoredRevocations, stored bool, err error) {
+	ctx = withTenant(ctx, tenant)
 	alone, err := revocations.With([]revocations.Addition{addition})
 	if err != nil {
 		return held, false, fmt.Errorf("put revocations: %w", err)
@@ -159,6 +162,7 @@ func (s *Store) PutRevocations(ctx context.Context, tenant uuid.UUID, addition r
 // KeyExchangeKeys are the certificates that a signed update of the tenant's may lead to: Microsoft's, and those of the
 // enabled anchors of the purpose reference_values.
 func (s *Store) KeyExchangeKeys(ctx context.Context, tenant uuid.UUID) ([]*x509.Certificate, error) {
+	ctx = withTenant(ctx, tenant)
 	shipped, err := revocations.KeyExchangeKeys()
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 // back, and a challenge that it has answered must not be good a second time. ErrNotFound: no such machine.
 // ErrConflict: it has no active key.
 func (s *Store) RevokeAttestationKey(ctx context.Context, tenant, machineID uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		m, err := lockMachine(ctx, tx, tenant, `m.machine_id = $2`, machineID)
 		if err != nil {
@@ -64,6 +65,7 @@ func (s *Store) RevokeAttestationKey(ctx context.Context, tenant, machineID uuid
 
 // RevokeJoinToken removes a join token: it admits nobody from then on. ErrNotFound.
 func (s *Store) RevokeJoinToken(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		t, err := scanJoinToken(tx.QueryRow(ctx, `DELETE FROM join_tokens WHERE tenant_id = $1 AND token_id = $2 RETURNING `+joinTokenColumns, tenant, id))
 		if err != nil {
@@ -76,6 +78,7 @@ func (s *Store) RevokeJoinToken(ctx context.Context, tenant, id uuid.UUID, now t
 
 // RevokeAPIToken removes an API token: it is refused from then on. ErrNotFound.
 func (s *Store) RevokeAPIToken(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		t, err := scanAPIToken(tx.QueryRow(ctx, `DELETE FROM api_tokens WHERE tenant_id = $1 AND token_id = $2 RETURNING `+apiTokenColumns, tenant, id))
 		if err != nil {

@@ -54,6 +54,7 @@ func roleBindingConflict(err error) error {
 // CreateRoleBinding stores a binding; the id, and who and when, are filled in. ErrNotFound: there is no such provider.
 // ErrConflict: the name is taken, or there are too many.
 func (s *Store) CreateRoleBinding(ctx context.Context, tenant uuid.UUID, b RoleBinding, now time.Time, actor Actor) (RoleBinding, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond) // as Postgres keeps it
 	b.ID, b.CreatedAt, b.UpdatedAt, b.CreatedBy = newID(now), now, now, actor.String()
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
@@ -77,6 +78,7 @@ func (s *Store) CreateRoleBinding(ctx context.Context, tenant uuid.UUID, b RoleB
 
 // UpdateRoleBinding replaces a binding. ErrNotFound: there is no such binding or provider. ErrConflict: the name is taken.
 func (s *Store) UpdateRoleBinding(ctx context.Context, tenant uuid.UUID, b RoleBinding, now time.Time, actor Actor) (RoleBinding, error) {
+	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
 	err := s.changeRoleBinding(ctx, tenant, b.ID, func(tx pgx.Tx, was RoleBinding) error {
 		b.CreatedAt, b.CreatedBy, b.UpdatedAt = was.CreatedAt, was.CreatedBy, now
@@ -94,6 +96,7 @@ func (s *Store) UpdateRoleBinding(ctx context.Context, tenant uuid.UUID, b RoleB
 
 // DeleteRoleBinding takes a binding away. ErrNotFound.
 func (s *Store) DeleteRoleBinding(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	err := s.changeRoleBinding(ctx, tenant, id, func(tx pgx.Tx, was RoleBinding) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2`, tenant, id); err != nil {
 			return err
@@ -128,6 +131,7 @@ func readRoleBinding(ctx context.Context, db querier, tenant, id uuid.UUID, lock
 
 // GetRoleBinding reads one. ErrNotFound.
 func (s *Store) GetRoleBinding(ctx context.Context, tenant, id uuid.UUID) (RoleBinding, error) {
+	ctx = withTenant(ctx, tenant)
 	return readRoleBinding(ctx, s.pool, tenant, id, "")
 }
 
@@ -144,6 +148,7 @@ var roleBindingList = listing[RoleBinding]{
 
 // ListRoleBindings lists bindings, newest first.
 func (s *Store) ListRoleBindings(ctx context.Context, tenant uuid.UUID, f RoleBindingFilter, page Page) (items []RoleBinding, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM role_bindings WHERE tenant_id = $1", tenant)
 	q.prefix("name", f.NamePrefix)
 	q.id("provider_id = ?", f.ProviderID)
@@ -152,6 +157,7 @@ func (s *Store) ListRoleBindings(ctx context.Context, tenant uuid.UUID, f RoleBi
 
 // RoleBindingsOf reads all bindings about a provider's identities, oldest first.
 func (s *Store) RoleBindingsOf(ctx context.Context, tenant, providerID uuid.UUID) ([]RoleBinding, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT `+roleBindingColumns+` FROM role_bindings WHERE tenant_id = $1 AND provider_id = $2 ORDER BY binding_id`, tenant, providerID)
 	all, err := pgx.CollectRows(rows, collected(scanRoleBinding))
 	if err != nil {

@@ -90,6 +90,7 @@ const rolloutVersions = `SELECT b.name, b.selector, v.version, v.state, v.active
 
 // GetRollout counts the machines of a baseline by the version that affirmed them last. ErrNotFound.
 func (s *Store) GetRollout(ctx context.Context, tenant, baselineID uuid.UUID, now time.Time) (Rollout, error) {
+	ctx = withTenant(ctx, tenant)
 	var r Rollout
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var err error
@@ -207,6 +208,7 @@ var unmovedList = listing[RolloutMachine]{
 // ListUnmoved lists the covered, attesting machines that the active version has not affirmed last, or that are not affirmed
 // any more, by machine id, newest first. ErrNotFound.
 func (s *Store) ListUnmoved(ctx context.Context, tenant, baselineID uuid.UUID, page Page, now time.Time) (items []RolloutMachine, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	if err := unmovedList.check(page); err != nil {
 		return nil, "", err
 	}

@@ -66,6 +66,7 @@ type SeriesPoint struct {
 
 // Series reads a time series out of the rollups and what is not in them yet, as of one snapshot.
 func (s *Store) Series(ctx context.Context, tenant uuid.UUID, m Metric, r SeriesRange) ([]SeriesPoint, error) {
+	ctx = withTenant(ctx, tenant)
 	starts := r.Starts()
 	points := make([]SeriesPoint, len(starts))
 	for i, at := range starts {
@@ -167,7 +168,7 @@ func readCounts(ctx context.Context, tx pgx.Tx, counts map[string]int64, sql str
 // Each row is moved once: whoever else moves at the time passes over what is locked. Rollups are written
 // in one order, so that two movers wait for each other and never in a circle.
 const foldRollups = `WITH taken AS (
-		DELETE FROM rollup_deltas d USING (SELECT tenant_id, delta_id FROM rollup_deltas LIMIT $1 FOR UPDATE SKIP LOCKED) t
+		DELETE FROM rollup_deltas d USING (SELECT tenant_id, delta_id FROM rollup_deltas WHERE tenant_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) t
 		WHERE d.tenant_id = t.tenant_id AND d.delta_id = t.delta_id
 		RETURNING d.tenant_id, d.metric, d.hour, d.key, d.n),
 	summed AS (SELECT tenant_id, metric, hour, key, sum(n) AS n FROM taken GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4),
@@ -178,23 +179,25 @@ const foldRollups = `WITH taken AS (
 		ON CONFLICT (tenant_id, metric, day, key) DO UPDATE SET n = d.n + EXCLUDED.n)
 	SELECT count(*) FROM taken`
 
-// FoldRollups moves up to limit counts of all tenants into the rollups, and tells how many it moved. Several may do so at
+// FoldRollups moves up to limit counts of a tenant into its rollups, and tells how many it moved. Several may do so at
 // once; one that dies has moved nothing.
-func (s *Store) FoldRollups(ctx context.Context, limit int) (moved int64, err error) {
-	if err := s.pool.QueryRow(ctx, foldRollups, limit).Scan(&moved); err != nil {
+func (s *Store) FoldRollups(ctx context.Context, tenant uuid.UUID, limit int) (moved int64, err error) {
+	ctx = withTenant(ctx, tenant)
+	if err := s.pool.QueryRow(ctx, foldRollups, pgUUID(tenant), limit).Scan(&moved); err != nil {
 		return 0, fmt.Errorf("fold rollups: %w", err)
 	}
 	return moved, nil
 }
 
-// PruneRollups deletes the rollups that are kept no longer.
-func (s *Store) PruneRollups(ctx context.Context, now time.Time) (deleted int64, err error) {
+// PruneRollups deletes the tenant's rollups that are kept no longer.
+func (s *Store) PruneRollups(ctx context.Context, tenant uuid.UUID, now time.Time) (deleted int64, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		for sql, before := range map[string]time.Time{
-			`DELETE FROM rollup_hours WHERE hour < $1`: now.Add(-KeepHours),
-			`DELETE FROM rollup_days WHERE day < $1`:   now.Add(-KeepDays),
+			`DELETE FROM rollup_hours WHERE tenant_id = $1 AND hour < $2`: now.Add(-KeepHours),
+			`DELETE FROM rollup_days WHERE tenant_id = $1 AND day < $2`:   now.Add(-KeepDays),
 		} {
-			tag, err := tx.Exec(ctx, sql, before)
+			tag, err := tx.Exec(ctx, sql, pgUUID(tenant), before)
 			if err != nil {
 				return fmt.Errorf("prune rollups: %w", err)
 			}

@@ -127,7 +127,7 @@ func foldMeanwhile(t *testing.T, replicas []*store.Store) (stop func()) {
 	for _, s := range replicas {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				if _, err := s.FoldRollups(context.WithoutCancel(ctx), 3); err != nil {
+				if _, err := s.FoldRollups(context.WithoutCancel(ctx), tenant, 3); err != nil {
 					t.Error(err)
 					return
 				}
@@ -194,16 +194,16 @@ func TestRollupsKeepTheirTime(t *testing.T) {
 	s, conn := newStore(t)
 	e := active(t, s, joinToken(t, s, "j", 1), "web")
 	record(t, s, judgement(e, t0, verifier.Affirming, "good"))
-	for must[int64](t)(s.FoldRollups(t.Context(), 100)) > 0 {
+	for must[int64](t)(s.FoldRollups(t.Context(), tenant, 100)) > 0 {
 	}
 	if n := number(t, conn, `SELECT count(*) FROM rollup_deltas`); n != 0 {
 		t.Errorf("%d counts are left", n)
 	}
 	hours := number(t, conn, `SELECT count(*) FROM rollup_hours`)
-	if deleted := must[int64](t)(s.PruneRollups(t.Context(), t0.Add(store.KeepHours))); deleted != 0 || hours == 0 {
+	if deleted := must[int64](t)(s.PruneRollups(t.Context(), tenant, t0.Add(store.KeepHours))); deleted != 0 || hours == 0 {
 		t.Errorf("%d of %d rollups were deleted too early", deleted, hours)
 	}
-	if deleted := must[int64](t)(s.PruneRollups(t.Context(), t0.Add(store.KeepHours+2*time.Hour))); deleted != hours {
+	if deleted := must[int64](t)(s.PruneRollups(t.Context(), tenant, t0.Add(store.KeepHours+2*time.Hour))); deleted != hours {
 		t.Errorf("%d of %d hours were deleted", deleted, hours)
 	}
 	if n := number(t, conn, `SELECT count(*) FROM rollup_days`); n == 0 {

@@ -167,6 +167,7 @@ var scopedKinds = map[string]string{
 // InScope makes sure that a thing of a kind (machine, verdict, alert, recommendation, incident, baseline, api_token) is
 // within a scope. ErrNotFound where it is not, as where there is none.
 func (s *Store) InScope(ctx context.Context, tenant uuid.UUID, scope Scope, kind string, id uuid.UUID) error {
+	ctx = withTenant(ctx, tenant)
 	sql, known := scopedKinds[kind]
 	if !known {
 		return fmt.Errorf("there is no scope of kind %q", kind)
@@ -185,6 +186,7 @@ func (s *Store) InScope(ctx context.Context, tenant uuid.UUID, scope Scope, kind
 // Covers tells whether a selector chooses nothing outside of a scope: it is as narrow as one of the scope's selectors, or
 // names machines that are all within.
 func (s *Store) Covers(ctx context.Context, tenant uuid.UUID, scope Scope, selector verifier.Selector) (bool, error) {
+	ctx = withTenant(ctx, tenant)
 	if scope == nil {
 		return true, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -95,6 +96,7 @@ func (s *Store) sealed(ctx context.Context, tenant uuid.UUID, purpose string, ge
 // ServiceKey returns the newest key of a purpose. Where there is none it makes the first with generate; of
 // replicas that do so at once one wins, and all get its key.
 func (s *Store) ServiceKey(ctx context.Context, tenant uuid.UUID, purpose string, generate func() ([]byte, error)) ([]byte, error) {
+	ctx = withTenant(ctx, tenant)
 	keys, err := s.ServiceKeys(ctx, tenant, purpose)
 	if err != nil {
 		return nil, err
@@ -126,6 +128,7 @@ func (s *Store) ServiceKey(ctx context.Context, tenant uuid.UUID, purpose string
 
 // ServiceKeys lists the keys of a purpose, newest first, opened.
 func (s *Store) ServiceKeys(ctx context.Context, tenant uuid.UUID, purpose string) ([]ServiceKeyRow, error) {
+	ctx = withTenant(ctx, tenant)
 	keys, err := s.serviceKeys(ctx, s.pool, tenant, purpose)
 	if err != nil {
 		return nil, err
@@ -153,6 +156,7 @@ func (s *Store) serviceKeys(ctx context.Context, db querier, tenant uuid.UUID, p
 // SecretBox is a box for many small secrets of a purpose, such as those of webhooks: its key is a service key, made at the
 // first call.
 func (s *Store) SecretBox(ctx context.Context, tenant uuid.UUID, purpose string, generate func() ([]byte, error)) (*keyring.Box, error) {
+	ctx = withTenant(ctx, tenant)
 	key, err := s.ServiceKey(ctx, tenant, purpose, generate)
 	if err != nil {
 		return nil, err
@@ -178,34 +182,40 @@ func (s *Store) ReencryptServiceKeys(ctx context.Context, what Rewrap) (changed 
 	if current == "" && what != UnsealKeys {
 		return 0, fmt.Errorf("seal service keys: %w", keyring.ErrNoKEK)
 	}
-	type stored struct {
-		tenant uuid.UUID
-		ServiceKeyRow
+	tenants, err := s.Tenants(ctx)
+	if err != nil {
+		return 0, err
 	}
-	rows, _ := s.pool.Query(ctx, `SELECT tenant_id, `+serviceKeyColumns+` FROM service_keys WHERE erased_at IS NULL AND CASE $1
-		WHEN 'seal_plain' THEN kek_id IS NULL WHEN 'seal_all' THEN kek_id IS DISTINCT FROM $2 ELSE kek_id IS NOT NULL END ORDER BY tenant_id, purpose, generation`, string(what), current)
-	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k stored, err error) {
-		var kek pgtype.Text
-		err = row.Scan(&k.tenant, &k.ID, &k.Purpose, &k.Generation, &k.sealed, &kek, &k.Public, &k.CreatedAt, &k.ActivatedAt, &k.RevokedAt, &k.RevokedReason, &k.Erased)
-		k.kek = kek.String
-		return k, err
-	})
+	for _, tenant := range tenants {
+		n, err := s.reencrypt(withTenant(ctx, tenant), tenant, what, current)
+		if changed += n; err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// reencrypt does so for the keys of one tenant.
+func (s *Store) reencrypt(ctx context.Context, tenant uuid.UUID, what Rewrap, current string) (changed int, err error) {
+	rows, _ := s.pool.Query(ctx, `SELECT `+serviceKeyColumns+` FROM service_keys WHERE tenant_id = $1 AND erased_at IS NULL AND CASE $2
+		WHEN 'seal_plain' THEN kek_id IS NULL WHEN 'seal_all' THEN kek_id IS DISTINCT FROM $3 ELSE kek_id IS NOT NULL END ORDER BY purpose, generation`, tenant, string(what), current)
+	keys, err := pgx.CollectRows(rows, scanServiceKey)
 	if err != nil {
 		return 0, fmt.Errorf("read service keys: %w", err)
 	}
 	for i := range keys {
 		k := &keys[i]
-		if err := s.open(ctx, k.tenant, &k.ServiceKeyRow); err != nil {
+		if err := s.open(ctx, tenant, k); err != nil {
 			return changed, fmt.Errorf("seal service keys: %w", err)
 		}
 		body, kek := k.Key.Reveal(), pgtype.Text{}
 		if what != UnsealKeys {
-			if body, kek, err = s.sealed(ctx, k.tenant, k.Purpose, k.Generation, k.Key); err != nil {
+			if body, kek, err = s.sealed(ctx, tenant, k.Purpose, k.Generation, k.Key); err != nil {
 				return changed, err
 			}
 		}
 		tag, err := s.pool.Exec(ctx, `UPDATE service_keys SET key = $3, kek_id = $4
-			WHERE tenant_id = $1 AND key_id = $2 AND kek_id IS NOT DISTINCT FROM $5 AND erased_at IS NULL`, k.tenant, k.ID, body, kek, textOrNull(k.kek))
+			WHERE tenant_id = $1 AND key_id = $2 AND kek_id IS NOT DISTINCT FROM $5 AND erased_at IS NULL`, tenant, k.ID, body, kek, textOrNull(k.kek))
 		if err != nil {
 			return changed, fmt.Errorf("seal service key %s: %w", k.Purpose, err)
 		}
@@ -246,6 +256,7 @@ type NewSigningKey struct {
 // done. The keys as they are afterwards are returned. There has to be a first one (ServiceKey).
 func (s *Store) ChangeSigningKeys(ctx context.Context, tenant uuid.UUID, purpose string, now time.Time, actor Actor,
 	decide func(keys []ServiceKeyRow) (SigningChange, error)) (keys []ServiceKeyRow, err error) {
+	ctx = withTenant(ctx, tenant)
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		// The first generation stands for all: rows that others add meanwhile are then seen by the statement after it.
 		if _, err := tx.Exec(ctx, `SELECT 1 FROM service_keys WHERE tenant_id = $1 AND purpose = $2 AND generation = 1 FOR UPDATE`, tenant, purpose); err != nil {
@@ -342,12 +353,21 @@ func KeyProblem(err error) bool {
 
 // KEKsInUse names the key-encryption keys that seal keys in the database, without opening any.
 func (s *Store) KEKsInUse(ctx context.Context) ([]string, error) {
-	rows, _ := s.pool.Query(ctx, `SELECT DISTINCT kek_id FROM service_keys WHERE kek_id IS NOT NULL ORDER BY 1`)
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	tenants, err := s.Tenants(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("ask for the keys in use: %w", err)
+		return nil, err
 	}
-	return ids, nil
+	var all []string
+	for _, tenant := range tenants {
+		rows, _ := s.pool.Query(withTenant(ctx, tenant), `SELECT DISTINCT kek_id FROM service_keys WHERE tenant_id = $1 AND kek_id IS NOT NULL`, tenant)
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return nil, fmt.Errorf("ask for the keys in use: %w", err)
+		}
+		all = append(all, ids...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
 }
 
 // UseKeys gives the key-encryption keys to a store that was opened without, before it is used by anybody else.

@@ -32,6 +32,7 @@ type Simulation struct {
 // SimulateSuppression tells what a rule would have hidden of the alerts that were seen since a time, by what their machines are
 // called and labelled now. Nothing is changed. The rule counts as enabled and without an end.
 func (s *Store) SimulateSuppression(ctx context.Context, tenant uuid.UUID, r SuppressionRule, since, now time.Time) (Simulation, error) {
+	ctx = withTenant(ctx, tenant)
 	r.State, r.ExpiresAt = "enabled", nil
 	out := Simulation{Since: since, Complete: true}
 	rows, err := s.pool.Query(ctx, `SELECT `+alertColumns+`, coalesce(m.labels, '{}')`+alertTables+`AND a.last_seen_at >= $3 AND ($4 = '*' OR a.code = $4)

@@ -18,6 +18,7 @@ type Standing struct {
 
 // Standing reads a machine's standing. ErrNotFound: no such machine.
 func (s *Store) Standing(ctx context.Context, tenant, machineID uuid.UUID) (Standing, error) {
+	ctx = withTenant(ctx, tenant)
 	var verdict, key pgtype.UUID
 	var due *time.Time
 	err := s.pool.QueryRow(ctx, `SELECT st.verdict_id, st.next_due_at, k.key_id FROM machines m

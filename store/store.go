@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/exaring/otelpgx"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -31,6 +33,8 @@ type Options struct {
 	TracerProvider trace.TracerProvider
 	// Keys seal and open the service's keys; nil leaves new ones as they are, and opens none that is sealed.
 	Keys *keyring.Ring
+	// Role is what the connections act as; empty means DefaultRole. It owns nothing, so that row-level security binds it.
+	Role string
 	// ConnectTimeout bounds the wait for a database that is still starting; 0 means 10 s.
 	ConnectTimeout time.Duration
 }
@@ -114,6 +118,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		size = 100
 	}
 	s.inputs = startGatherer(size, func(ctx context.Context, group []machineKey) ([]*inputsRow, error) {
+		ctx = withTenants(ctx, group, func(k machineKey) uuid.UUID { return k.tenant })
 		return retryUnsent(ctx, s.grouped, func() ([]*inputsRow, error) { return s.readInputs(ctx, s.grouped, group) })
 	})
 	s.bootLogs = startGatherer(size, s.putBootLogs)
@@ -145,7 +150,12 @@ func newPool(ctx context.Context, url string, o Options, maxConns int32, onConne
 	if o.TracerProvider != nil {
 		cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(o.TracerProvider))
 	}
+	role := cmp.Or(o.Role, DefaultRole)
+	cfg.PrepareConn = tellTenants
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := takeRole(ctx, conn, role); err != nil {
+			return err
+		}
 		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
 		if onConnect == "" {
 			return nil
@@ -165,8 +175,12 @@ func waitReady(ctx context.Context, pool *pgxpool.Pool, wait time.Duration) erro
 	defer cancel()
 	for {
 		err := pool.Ping(ctx)
-		if err == nil {
-			return nil
+		var role *roleError
+		if err == nil || errors.As(err, &role) {
+			return err
+		}
+		if isCode(err, "28000") { // invalid_authorization_specification: there is no such login
+			return fmt.Errorf("the database refuses the service's login: %w; assayd migrate makes it where it is of the embedded Postgres", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -191,7 +205,7 @@ func (s *Store) Close() {
 
 // Ping tells whether the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.pool.Ping(ctx); err != nil {
+	if err := s.pool.Ping(beforeTenant(ctx)); err != nil {
 		return fmt.Errorf("ping the database: %w", err)
 	}
 	return nil

@@ -260,6 +260,7 @@ func (s *Store) changeRules(ctx context.Context, tenant uuid.UUID, now time.Time
 // CreateSuppressionRule stores a rule and hides the open alerts that it fits. The id, and who and when, are
 // filled in; an empty state is enabled.
 func (s *Store) CreateSuppressionRule(ctx context.Context, tenant uuid.UUID, r SuppressionRule, now time.Time, actor Actor) (SuppressionRule, error) {
+	ctx = withTenant(ctx, tenant)
 	r.ID, r.State, r.CreatedBy, r.CreatedAt, r.UpdatedAt = newID(now), r.storedState(), actor.String(), now, now
 	err := s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO suppression_rules (tenant_id, `+ruleColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
@@ -277,6 +278,7 @@ func (s *Store) CreateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 // UpdateSuppressionRule replaces what the rule r.ID says, and hides and shows the open alerts that it now
 // fits and no longer fits. ErrNotFound.
 func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r SuppressionRule, now time.Time, actor Actor) (SuppressionRule, error) {
+	ctx = withTenant(ctx, tenant)
 	err := s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		was, err := scanRule(tx.QueryRow(ctx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND rule_id = $2 FOR UPDATE`, tenant, r.ID))
 		if err != nil {
@@ -301,6 +303,7 @@ func (s *Store) UpdateSuppressionRule(ctx context.Context, tenant uuid.UUID, r S
 
 // DeleteSuppressionRule removes a rule; what it hid is shown again. ErrNotFound.
 func (s *Store) DeleteSuppressionRule(ctx context.Context, tenant, id uuid.UUID, now time.Time, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	return s.changeRules(ctx, tenant, now, actor, func(tx pgx.Tx) error {
 		was, err := scanRule(tx.QueryRow(ctx, `DELETE FROM suppression_rules WHERE tenant_id = $1 AND rule_id = $2 RETURNING `+ruleColumns, tenant, id))
 		if err != nil {
@@ -312,6 +315,7 @@ func (s *Store) DeleteSuppressionRule(ctx context.Context, tenant, id uuid.UUID,
 
 // GetSuppressionRule reads one rule. ErrNotFound.
 func (s *Store) GetSuppressionRule(ctx context.Context, tenant, id uuid.UUID, now time.Time) (SuppressionRule, error) {
+	ctx = withTenant(ctx, tenant)
 	r, err := scanRule(s.pool.QueryRow(ctx, `SELECT `+ruleColumns+` FROM suppression_rules WHERE tenant_id = $1 AND rule_id = $2`, tenant, id))
 	if err != nil {
 		return SuppressionRule{}, notFound(err, "suppression rule", id)
@@ -321,6 +325,7 @@ func (s *Store) GetSuppressionRule(ctx context.Context, tenant, id uuid.UUID, no
 
 // ListSuppressionRules lists rules, newest first.
 func (s *Store) ListSuppressionRules(ctx context.Context, tenant uuid.UUID, f SuppressionFilter, page Page, now time.Time) (items []SuppressionRule, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM suppression_rules WHERE tenant_id = $1 AND $2::timestamptz IS NOT NULL", tenant, now)
 	q.oneOf("alert_code", f.AlertCode)
 	q.oneOf("CASE WHEN state = 'enabled' AND expires_at <= $2 THEN 'expired' ELSE state END", f.State)

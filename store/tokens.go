@@ -2,54 +2,17 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-
-	"github.com/assay-verifier/assay/verifier"
 )
-
-// Tenants are the ids of all tenants, in their order.
-func (s *Store) Tenants(ctx context.Context) ([]uuid.UUID, error) {
-	rows, _ := s.pool.Query(ctx, `SELECT tenant_id FROM tenants ORDER BY tenant_id`)
-	all, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
-	}
-	return all, nil
-}
-
-// EnsureTenant makes the tenant and version 1 of its policy "default", where they are missing.
-func (s *Store) EnsureTenant(ctx context.Context, tenant uuid.UUID, now time.Time) error {
-	body, err := json.Marshal(verifier.DefaultPolicy())
-	if err != nil {
-		return fmt.Errorf("default policy: %w", err)
-	}
-	return s.inTx(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, 'default', $2) ON CONFLICT DO NOTHING`, tenant, now)
-		if err != nil {
-			return fmt.Errorf("make tenant: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return nil
-		}
-		id := newID(now)
-		if _, err := tx.Exec(ctx, `INSERT INTO policies (tenant_id, policy_id, name, current_version, created_at) VALUES ($1, $2, 'default', 1, $3)`, tenant, id, now); err != nil {
-			return fmt.Errorf("make default policy: %w", err)
-		}
-		if _, err := tx.Exec(ctx, `INSERT INTO policy_versions (tenant_id, policy_id, version, body, created_by, created_at) VALUES ($1, $2, 1, $3, 'system:', $4)`, tenant, id, body, now); err != nil {
-			return fmt.Errorf("make default policy: %w", err)
-		}
-		return audit(ctx, tx, tenant, now, Actor{Kind: "system"}, "tenant.create", "tenant:"+tenant.String(), nil, nil)
-	})
-}
 
 // CreateAPIToken stores a token by its SHA-256. t.ID is kept where it is set, else made from t.CreatedAt.
 func (s *Store) CreateAPIToken(ctx context.Context, tenant uuid.UUID, t APIToken, hash []byte, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	if t.ID == uuid.Nil {
 		t.ID = newID(t.CreatedAt)
 	}
@@ -91,8 +54,8 @@ func scanAPIToken(row pgx.Row, first ...any) (APIToken, error) {
 // LookupAPIToken finds the valid token with that SHA-256, and notes its use to the minute. ErrTokenInvalid
 // if there is none or it has expired.
 func (s *Store) LookupAPIToken(ctx context.Context, hash []byte, now time.Time) (tenant uuid.UUID, t APIToken, err error) {
-	t, err = scanAPIToken(s.pool.QueryRow(ctx, `SELECT tenant_id, `+apiTokenColumns+` FROM api_tokens
-		WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2)`, hash, now), &tenant)
+	t, err = scanAPIToken(s.pool.QueryRow(beforeTenant(ctx), `SELECT tenant_id, `+apiTokenColumns+` FROM assay_find_api_token($1)
+		WHERE (expires_at IS NULL OR expires_at > $2)`, hash, now), &tenant)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return uuid.Nil, APIToken{}, ErrTokenInvalid
 	}
@@ -100,7 +63,7 @@ func (s *Store) LookupAPIToken(ctx context.Context, hash []byte, now time.Time) 
 		return uuid.Nil, APIToken{}, fmt.Errorf("look up API token: %w", err)
 	}
 	if t.LastUsed == nil || now.Sub(*t.LastUsed) >= time.Minute {
-		if _, err := s.pool.Exec(ctx, `UPDATE api_tokens SET last_used_at = $3 WHERE tenant_id = $1 AND token_id = $2`, tenant, t.ID, now); err != nil {
+		if _, err := s.pool.Exec(withTenant(ctx, tenant), `UPDATE api_tokens SET last_used_at = $3 WHERE tenant_id = $1 AND token_id = $2`, tenant, t.ID, now); err != nil {
 			return uuid.Nil, APIToken{}, fmt.Errorf("note the use of API token %s: %w", t.ID, err)
 		}
 		t.LastUsed = &now
@@ -110,6 +73,7 @@ func (s *Store) LookupAPIToken(ctx context.Context, hash []byte, now time.Time) 
 
 // ListAPITokens lists tokens, newest first, expired ones included.
 func (s *Store) ListAPITokens(ctx context.Context, tenant uuid.UUID, f TokenFilter, page Page) (items []APIToken, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM api_tokens WHERE tenant_id = $1", tenant)
 	q.prefix("name", f.NamePrefix)
 	q.oneOf(apiTokenRole, f.Role)
@@ -130,6 +94,7 @@ var apiTokenList = listing[APIToken]{
 
 // CreateJoinToken stores a join token by its SHA-256. t.ID is kept where it is set, else made from t.CreatedAt.
 func (s *Store) CreateJoinToken(ctx context.Context, tenant uuid.UUID, t JoinToken, hash []byte, actor Actor) error {
+	ctx = withTenant(ctx, tenant)
 	if t.ID == uuid.Nil {
 		t.ID = newID(t.CreatedAt)
 	}
@@ -166,8 +131,8 @@ func scanJoinToken(row pgx.Row, first ...any) (JoinToken, error) {
 // LookupJoinToken finds the usable token with that SHA-256 without taking a use. ErrTokenInvalid if there is
 // none, it has expired, or its uses are taken.
 func (s *Store) LookupJoinToken(ctx context.Context, hash []byte, now time.Time) (tenant uuid.UUID, t JoinToken, err error) {
-	t, err = scanJoinToken(s.pool.QueryRow(ctx, `SELECT tenant_id, `+joinTokenColumns+` FROM join_tokens
-		WHERE token_hash = $1 AND expires_at > $2 AND uses_left > 0`, hash, now), &tenant)
+	t, err = scanJoinToken(s.pool.QueryRow(beforeTenant(ctx), `SELECT tenant_id, `+joinTokenColumns+` FROM assay_find_join_token($1)
+		WHERE expires_at > $2 AND uses_left > 0`, hash, now), &tenant)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return uuid.Nil, JoinToken{}, ErrTokenInvalid
 	}
@@ -179,6 +144,7 @@ func (s *Store) LookupJoinToken(ctx context.Context, hash []byte, now time.Time)
 
 // ListJoinTokens lists tokens, newest first, expired and used ones included.
 func (s *Store) ListJoinTokens(ctx context.Context, tenant uuid.UUID, f TokenFilter, page Page) (items []JoinToken, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	q := newQuery(" FROM join_tokens WHERE tenant_id = $1", tenant)
 	q.prefix("name", f.NamePrefix)
 	q.text("scale_set = ?", f.ScaleSet)

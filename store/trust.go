@@ -29,6 +29,7 @@ func shared(c tee.Collateral) bool { return c.Kind != tee.KindVCEK }
 
 // TenantTrust reads what the tenant trusts, from memory unless it has changed. ErrNotFound: no such tenant.
 func (s *Store) TenantTrust(ctx context.Context, tenant uuid.UUID) (*TenantTrust, error) {
+	ctx = withTenant(ctx, tenant)
 	cfg, err := s.currentConfig(ctx, tenant)
 	if err != nil {
 		return nil, fmt.Errorf("read what the tenant trusts: %w", err)

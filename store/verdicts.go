@@ -43,6 +43,7 @@ func scanVerdict(row pgx.Row) (Verdict, error) {
 
 // GetVerdict reads one verdict. ErrNotFound.
 func (s *Store) GetVerdict(ctx context.Context, tenant, id uuid.UUID) (Verdict, error) {
+	ctx = withTenant(ctx, tenant)
 	v, err := scanVerdict(s.pool.QueryRow(ctx, `SELECT `+verdictColumns+verdictTables+`WHERE v.tenant_id = $1 AND v.verdict_id = $2`, pgUUID(tenant), pgUUID(id)))
 	if err != nil {
 		return Verdict{}, notFound(err, "verdict", id)
@@ -62,6 +63,7 @@ var verdictList = listing[Verdict]{
 
 // ListVerdicts lists verdicts, newest first. Since and Until choose the runs that touch that time.
 func (s *Store) ListVerdicts(ctx context.Context, tenant uuid.UUID, f VerdictFilter, page Page) (items []Verdict, next string, err error) {
+	ctx = withTenant(ctx, tenant)
 	return verdictList.page(ctx, s.pool, verdictQuery(tenant, f), page)
 }
 
@@ -95,6 +97,7 @@ func idBound(ms int64) uuid.UUID {
 // GetEvidence reads the raw evidence behind a verdict, which for one that a reappraisal made is that of an earlier one.
 // ErrNotFound where none was kept.
 func (s *Store) GetEvidence(ctx context.Context, tenant, verdictID uuid.UUID) (StoredEvidence, error) {
+	ctx = withTenant(ctx, tenant)
 	var e StoredEvidence
 	var size int
 	var frame []byte
@@ -112,6 +115,7 @@ func (s *Store) GetEvidence(ctx context.Context, tenant, verdictID uuid.UUID) (S
 
 // LastGenuineVerdict reads the machine's last verdict of genuine evidence, and that evidence. ErrNotFound.
 func (s *Store) LastGenuineVerdict(ctx context.Context, tenant, machineID uuid.UUID) (Verdict, StoredEvidence, error) {
+	ctx = withTenant(ctx, tenant)
 	v, err := scanVerdict(s.pool.QueryRow(ctx, `SELECT `+verdictColumns+verdictTables+`
 		WHERE st.tenant_id = $1 AND st.machine_id = $2 AND v.verdict_id = st.genuine_verdict_id`, pgUUID(tenant), pgUUID(machineID)))
 	if err != nil {

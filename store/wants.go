@@ -62,6 +62,7 @@ func wantArgs(wants []collateralName, ats []time.Time) []any {
 
 // WantCollateral notes what should be fetched; what is noted already stays as it is.
 func (s *Store) WantCollateral(ctx context.Context, tenant uuid.UUID, wants []tee.Want, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	names := make([]collateralName, len(wants))
 	for i, w := range wants {
 		names[i] = collateralName{tenant, w.Kind, w.Name}
@@ -75,6 +76,7 @@ func (s *Store) WantCollateral(ctx context.Context, tenant uuid.UUID, wants []te
 // ClaimWants takes up to limit wants of those kinds that are due, longest waiting first, and moves them on by lease: no
 // other replica gets them before, and a fetch that a crash ended is tried again after it.
 func (s *Store) ClaimWants(ctx context.Context, tenant uuid.UUID, kinds []tee.Kind, limit int, lease time.Duration, now time.Time) ([]CollateralWant, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `UPDATE collateral_wants w SET next_attempt_at = $5
 		FROM (SELECT kind, name FROM collateral_wants WHERE tenant_id = $1 AND kind = ANY ($2) AND next_attempt_at <= $3
 			ORDER BY next_attempt_at, kind, name LIMIT $4 FOR UPDATE SKIP LOCKED) due
@@ -94,6 +96,7 @@ func (s *Store) ClaimWants(ctx context.Context, tenant uuid.UUID, kinds []tee.Ki
 
 // WantSucceeded ends a want: what is held is what the vendor has.
 func (s *Store) WantSucceeded(ctx context.Context, tenant uuid.UUID, w tee.Want) error {
+	ctx = withTenant(ctx, tenant)
 	if _, err := s.pool.Exec(ctx, `DELETE FROM collateral_wants WHERE tenant_id = $1 AND kind = $2 AND name = $3`, pgUUID(tenant), string(w.Kind), w.Name); err != nil {
 		return fmt.Errorf("end the want of %s %s: %w", w.Kind, w.Name, err)
 	}
@@ -102,6 +105,7 @@ func (s *Store) WantSucceeded(ctx context.Context, tenant uuid.UUID, w tee.Want)
 
 // WantFailed counts a failed fetch and says when to try again, and why it failed.
 func (s *Store) WantFailed(ctx context.Context, tenant uuid.UUID, w tee.Want, next time.Time, reason string) error {
+	ctx = withTenant(ctx, tenant)
 	if _, err := s.pool.Exec(ctx, `UPDATE collateral_wants SET attempts = attempts + 1, next_attempt_at = $4, last_error = $5
 		WHERE tenant_id = $1 AND kind = $2 AND name = $3`, pgUUID(tenant), string(w.Kind), w.Name, next, reason); err != nil {
 		return fmt.Errorf("note the failed fetch of %s %s: %w", w.Kind, w.Name, err)
@@ -111,6 +115,7 @@ func (s *Store) WantFailed(ctx context.Context, tenant uuid.UUID, w tee.Want, ne
 
 // ReleaseWant lets a want that was claimed and not tried be due again.
 func (s *Store) ReleaseWant(ctx context.Context, tenant uuid.UUID, w tee.Want, now time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	if _, err := s.pool.Exec(ctx, `UPDATE collateral_wants SET next_attempt_at = $4 WHERE tenant_id = $1 AND kind = $2 AND name = $3`,
 		pgUUID(tenant), string(w.Kind), w.Name, now); err != nil {
 		return fmt.Errorf("release the want of %s %s: %w", w.Kind, w.Name, err)
@@ -120,6 +125,7 @@ func (s *Store) ReleaseWant(ctx context.Context, tenant uuid.UUID, w tee.Want, n
 
 // PostponeWants lets no want of those kinds be due before next: their source asked to be left alone until then.
 func (s *Store) PostponeWants(ctx context.Context, tenant uuid.UUID, kinds []tee.Kind, next time.Time) error {
+	ctx = withTenant(ctx, tenant)
 	if _, err := s.pool.Exec(ctx, `UPDATE collateral_wants SET next_attempt_at = $3 WHERE tenant_id = $1 AND kind = ANY ($2) AND next_attempt_at < $3`,
 		pgUUID(tenant), kinds, next); err != nil {
 		return fmt.Errorf("postpone wanted collateral: %w", err)
@@ -130,6 +136,7 @@ func (s *Store) PostponeWants(ctx context.Context, tenant uuid.UUID, kinds []tee
 // PostponedUntil is until when the source of those kinds is left alone, and after how many failures in a row: the latest
 // next attempt of a want whose last error begins with those words. The zero time: it is not.
 func (s *Store) PostponedUntil(ctx context.Context, tenant uuid.UUID, kinds []tee.Kind, words string) (until time.Time, failures int, err error) {
+	ctx = withTenant(ctx, tenant)
 	var at pgtype.Timestamptz
 	if err := s.pool.QueryRow(ctx, `SELECT max(next_attempt_at), coalesce(max(attempts), 0) FROM collateral_wants
 		WHERE tenant_id = $1 AND kind = ANY ($2) AND starts_with(last_error, $3)`, pgUUID(tenant), kinds, words).Scan(&at, &failures); err != nil {
@@ -141,6 +148,7 @@ func (s *Store) PostponedUntil(ctx context.Context, tenant uuid.UUID, kinds []te
 // DropWants forgets the wants that were tried at least so often and first wanted before: nobody has what they name. A
 // check that lacks it still notes it again.
 func (s *Store) DropWants(ctx context.Context, tenant uuid.UUID, attempts int, before time.Time) (int64, error) {
+	ctx = withTenant(ctx, tenant)
 	tag, err := s.pool.Exec(ctx, `DELETE FROM collateral_wants WHERE tenant_id = $1 AND attempts >= $2 AND first_wanted_at < $3`, pgUUID(tenant), attempts, before)
 	if err != nil {
 		return 0, fmt.Errorf("forget wanted collateral: %w", err)
@@ -150,6 +158,7 @@ func (s *Store) DropWants(ctx context.Context, tenant uuid.UUID, attempts int, b
 
 // ListWants lists what is wanted, longest first, at most limit.
 func (s *Store) ListWants(ctx context.Context, tenant uuid.UUID, limit int) ([]CollateralWant, error) {
+	ctx = withTenant(ctx, tenant)
 	rows, _ := s.pool.Query(ctx, `SELECT kind, name, first_wanted_at, attempts, next_attempt_at, last_error FROM collateral_wants
 		WHERE tenant_id = $1 ORDER BY first_wanted_at, kind, name LIMIT $2`, pgUUID(tenant), limit)
 	wants, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (CollateralWant, error) {

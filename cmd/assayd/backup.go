@@ -22,14 +22,16 @@ import (
 type databaseFlags struct {
 	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
 	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve. Give a password by the variable or by passfile=, not by the flag."`
+
+	Owner OwnerConfig `embed:""`
 }
 
-// reachDatabase gives the URL of the configured database, that of a service which runs at this moment too; the embedded
+// reachDatabase gives the owner's URL of the configured database, that of a service which runs at this moment too; the embedded
 // one is started where it does not run. stop ends what was started.
 func reachDatabase(ctx context.Context, c *Config, log *slog.Logger) (url string, stop func() error, err error) {
 	url, stop, err = startDatabase(ctx, c, log)
 	if !errors.Is(err, embedded.ErrInUse) {
-		return url, stop, err
+		return c.owner(url), stop, err
 	}
 	url, err = embedded.Running(c.postgresDir())
 	return url, func() error { return nil }, err
@@ -47,7 +49,7 @@ func (b *backupCommand) Run(p *process) (err error) {
 	if exists(b.File) {
 		return badConfig("%s is there already: nothing was changed", b.File)
 	}
-	c := &Config{DataDir: b.DataDir, DatabaseURL: b.DatabaseURL}
+	c := &Config{DataDir: b.DataDir, DatabaseURL: b.DatabaseURL, Owner: b.Owner}
 	url, stop, err := reachDatabase(p.ctx, c, newLogger(p.stderr, "warn", "text"))
 	if err != nil {
 		return err
@@ -91,12 +93,13 @@ func (r *restoreCommand) Run(p *process) (err error) {
 		}
 		return printManifest(p.stdout, r.Output, "holds", r.File, &m)
 	}
-	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL}
+	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL, Owner: r.Owner}
 	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", "text"))
 	if err != nil {
 		return explainBackup(r.File, err)
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	url = c.owner(url)
 	m, err := backup.Restore(p.ctx, url, f, r.Replace, backup.Options{Progress: progress(p.stderr, "restored")})
 	if err != nil {
 		return explainBackup(r.File, err)

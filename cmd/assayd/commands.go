@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/store/keyring"
@@ -59,6 +61,10 @@ type migrateCommand struct {
 	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
 	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
 	LogFormat   string         `env:"ASSAY_LOG_FORMAT" enum:",json,text" default:"" help:"json or text."`
+
+	Roles RoleConfig  `embed:""`
+	Owner OwnerConfig `embed:""`
+	Login LoginConfig `embed:""`
 }
 
 // Run migrates and prints the version.
@@ -66,16 +72,19 @@ func (m *migrateCommand) Run(p *process) (err error) {
 	if m.LogFormat == "" {
 		m.LogFormat = "text"
 	}
-	c := &Config{DataDir: m.DataDir, DatabaseURL: m.DatabaseURL}
+	if (m.Login.DatabaseServiceLogin == "") != (m.Login.DatabaseServicePasswordFile == "") {
+		return badConfig("--database-service-login and --database-service-password-file go together")
+	}
+	c := &Config{DataDir: m.DataDir, DatabaseURL: m.DatabaseURL, Roles: m.Roles, Owner: m.Owner, Login: m.Login}
 	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", m.LogFormat))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if err := store.Migrate(p.ctx, url); err != nil {
+	if err := c.migrateDatabase(p.ctx, url); err != nil {
 		return err
 	}
-	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2})
+	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2, Role: c.Roles.DatabaseAppRole})
 	if err != nil {
 		return err
 	}
@@ -96,17 +105,26 @@ type adminTokenCommand struct {
 	DataDir     string         `env:"ASSAY_DATA_DIR" default:"${data_dir}" placeholder:"DIR" help:"As for serve; used without --database-url."`
 	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
 	Name        string         `default:"operator" help:"Name of the token, for the audit record."`
+	Tenant      string         `placeholder:"UUID" help:"Tenant that the token is of; the service's own otherwise. assayd tenants list shows them."`
+
+	Roles RoleConfig `embed:""`
 }
 
 // Run makes the token and prints it, alone, on standard output.
 func (t *adminTokenCommand) Run(p *process) (err error) {
-	c := &Config{DataDir: t.DataDir, DatabaseURL: t.DatabaseURL}
+	tenant := store.DefaultTenant
+	if t.Tenant != "" {
+		if tenant, err = uuid.Parse(t.Tenant); err != nil {
+			return badConfig("--tenant: %q is no UUID; assayd tenants list shows those of the tenants", t.Tenant)
+		}
+	}
+	c := &Config{DataDir: t.DataDir, DatabaseURL: t.DatabaseURL, Roles: t.Roles}
 	url, stop, err := startDatabase(p.ctx, c, newLogger(p.stderr, "warn", "text"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2})
+	st, err := store.Open(p.ctx, url, store.Options{MaxConns: 2, Role: c.Roles.DatabaseAppRole})
 	if err != nil {
 		return err
 	}
@@ -114,10 +132,15 @@ func (t *adminTokenCommand) Run(p *process) (err error) {
 	if err := st.CheckMigrations(p.ctx); err != nil {
 		return err
 	}
-	if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
+	if tenant == store.DefaultTenant {
+		err = st.EnsureTenant(p.ctx, tenant, time.Now())
+	} else {
+		_, err = st.GetTenant(p.ctx, tenant)
+	}
+	if err != nil {
 		return err
 	}
-	secret, err := server.NewAdminToken(p.ctx, st, store.DefaultTenant, t.Name, time.Now(), rand.Reader)
+	secret, err := server.NewAdminToken(p.ctx, st, tenant, t.Name, time.Now(), rand.Reader)
 	if err != nil {
 		return err
 	}

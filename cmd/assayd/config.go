@@ -49,6 +49,13 @@ type Config struct {
 	// name a passfile= in it.
 	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"Postgres to use; without it the service runs a private one in the data folder. Give a password by the variable or by passfile=, not by the flag."`
 
+	// Roles is what the connections act as; Owner is who migrates, and Login what assayd migrate makes for the service.
+	Roles RoleConfig  `embed:""`
+	Owner OwnerConfig `embed:""`
+	Login LoginConfig `kong:"-"`
+
+	ownerURL string // of the embedded Postgres, once it runs
+
 	// DatabaseConnections bounds the connections to Postgres. One is busy with the group commit of verdicts;
 	// the others answer queries. More than twice the database's cores gain nothing.
 	DatabaseConnections int32 `env:"ASSAY_DATABASE_CONNECTIONS" default:"16" placeholder:"N" help:"Most connections to Postgres (${default})."`

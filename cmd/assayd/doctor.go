@@ -129,7 +129,7 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		return nil
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	st, err := store.Open(ctx, url, store.Options{MaxConns: 2, ConnectTimeout: 3 * time.Second})
+	st, err := store.Open(ctx, url, store.Options{MaxConns: 2, ConnectTimeout: 3 * time.Second, Role: d.Roles.DatabaseAppRole})
 	if err != nil {
 		message, _ := explain(err)
 		r.fail("database", adviceOn(err), "%s", message)
@@ -143,7 +143,7 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		r.skip("the schema is not that of this version", databaseChecks[1:]...)
 		return nil
 	}
-	x, err := store.Examine(ctx, url, time.Now)
+	x, err := store.Examine(ctx, url, d.Roles.DatabaseAppRole, time.Now)
 	if err != nil {
 		r.fail("database", "look at the database's log, and at the rights of its role", "%v", err)
 		r.skip("the database cannot be asked", databaseChecks...)

@@ -44,7 +44,7 @@ func (w *worker) jobs() []schedule.Job {
 		{Name: "partitions", Every: partitionInterval, Run: func(ctx context.Context) (string, error) { return makePartitions(ctx, st) },
 			About: "Makes the monthly partitions of verdicts, evidence and the audit record ahead of time."},
 		each(func(t uuid.UUID) schedule.Job { return schedule.Deadlines(st, t, w.silence.limits(), databaseClock) }),
-		schedule.Rollups(st, time.Now),
+		each(func(t uuid.UUID) schedule.Job { return schedule.Rollups(st, t, time.Now) }),
 		each(func(t uuid.UUID) schedule.Job { return schedule.EndGrace(st, t, time.Now) }),
 		each(func(t uuid.UUID) schedule.Job { return schedule.CountIncidents(st, t, time.Now) }),
 		each(func(t uuid.UUID) schedule.Job { return schedule.EndExemptions(st, t, time.Now) }),
@@ -167,6 +167,7 @@ type jobRunCommand struct {
 	Retention   RetentionConfig `embed:""`
 	KEK         KEKConfig       `embed:""`
 	Results     ResultConfig    `embed:""`
+	Roles       RoleConfig      `embed:""`
 	Job         string          `arg:"" placeholder:"NAME" help:"Name of the job; assayd job list shows them."`
 }
 
@@ -178,7 +179,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 	if !known(r.Job, &r.Fetch) { // before a database is started for it
 		return badConfig("there is no job %q; assayd job list shows them", r.Job)
 	}
-	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL, KEK: r.KEK}
+	c := &Config{DataDir: r.DataDir, DatabaseURL: r.DatabaseURL, KEK: r.KEK, Roles: r.Roles}
 	log := newLogger(p.stderr, "warn", "text")
 	url, stop, err := startDatabase(p.ctx, c, log)
 	if err != nil {
@@ -220,9 +221,9 @@ func (r *jobRunCommand) needsKeys() bool {
 // open opens the store, with the keys where the job needs them.
 func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *slog.Logger) (*store.Store, error) {
 	if r.needsKeys() {
-		return c.openWithKeys(ctx, url, store.Options{MaxConns: 2}, log)
+		return c.openWithKeys(ctx, url, store.Options{MaxConns: 2, Role: c.Roles.DatabaseAppRole}, log)
 	}
-	st, err := store.Open(ctx, url, store.Options{MaxConns: 2})
+	st, err := store.Open(ctx, url, store.Options{MaxConns: 2, Role: c.Roles.DatabaseAppRole})
 	if err != nil {
 		return nil, err
 	}

@@ -72,6 +72,7 @@ type keyStore struct {
 	DatabaseURL keyring.Secret `env:"ASSAY_DATABASE_URL" placeholder:"URL" help:"As for serve; without it the embedded Postgres, which no running service may use."`
 	KEK         KEKConfig      `embed:""`
 	Results     ResultConfig   `embed:""`
+	Roles       RoleConfig     `embed:""`
 }
 
 // with opens the database for f.
@@ -79,14 +80,14 @@ func (k *keyStore) with(p *process, f func(*store.Store) error) (err error) {
 	if err := k.Results.check(); err != nil {
 		return err
 	}
-	c := &Config{DataDir: k.DataDir, DatabaseURL: k.DatabaseURL, KEK: k.KEK, Results: k.Results}
+	c := &Config{DataDir: k.DataDir, DatabaseURL: k.DatabaseURL, KEK: k.KEK, Results: k.Results, Roles: k.Roles}
 	log := newLogger(p.stderr, "warn", "text")
 	url, stop, err := startDatabase(p.ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	st, err := c.openWithKeys(p.ctx, url, store.Options{MaxConns: 2}, log)
+	st, err := c.openWithKeys(p.ctx, url, store.Options{MaxConns: 2, Role: c.Roles.DatabaseAppRole}, log)
 	if err != nil {
 		return err
 	}

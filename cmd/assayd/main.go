@@ -34,6 +34,7 @@ type commands struct {
 	Dev         devCommand         `cmd:"" help:"Run the service for trying out: as serve, with a log for people and the admin token shown."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database's schema up to date and print its version."`
 	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
+	Tenants     tenantsCommand     `cmd:"" help:"Make, list and rename the tenants that share the service."`
 	Job         jobCommand         `cmd:"" help:"List the jobs that the service does by time, or do a round of one by hand."`
 	Backup      backupCommand      `cmd:"" help:"Write the whole database into one file, while the service runs or not. The key-encryption key is not in it."`
 	Restore     restoreCommand     `cmd:"" help:"Make the database of a file that assayd backup wrote, of this version or an earlier one. No service may run on it."`

@@ -29,7 +29,9 @@ type RetentionConfig struct {
 	RetentionAlerts int `name:"retention-alert-days" env:"ASSAY_RETENTION_ALERT_DAYS" default:"400" placeholder:"DAYS" help:"How long histories of closed alerts and incidents, and ended silences and fleet conflicts are kept (${default})."`
 }
 
-func (c *RetentionConfig) alerts() time.Duration { return time.Duration(c.RetentionAlerts) * 24 * time.Hour }
+func (c *RetentionConfig) alerts() time.Duration {
+	return time.Duration(c.RetentionAlerts) * 24 * time.Hour
+}
 
 func (c *RetentionConfig) standard() store.Retention {
 	return store.Retention{EvidenceDays: c.RetentionEvidence, VerdictDays: c.RetentionVerdicts, AuditDays: c.RetentionAudit}

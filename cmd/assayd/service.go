@@ -73,7 +73,7 @@ func serve(p *process, c *Config, issuer func(public net.Listener) string, annou
 	}
 	closers = append(closers, func() error { st.Close(); return nil })
 
-	if err := syncTrustBundle(p.ctx, st, store.DefaultTenant, c.TrustBundle, time.Now()); err != nil {
+	if err := syncTrustBundles(p.ctx, st, c.TrustBundle, time.Now()); err != nil {
 		return err
 	}
 	metrics, err := server.NewMetrics()
@@ -142,15 +142,15 @@ func addressOf(l net.Listener) string {
 // openStore migrates, unless told not to, and opens the store with its tenant.
 func openStore(ctx context.Context, c *Config, url string, traces trace.TracerProvider, log *slog.Logger) (*store.Store, error) {
 	if !c.NoMigrate {
-		if err := store.Migrate(ctx, url); err != nil {
+		if err := c.migrateDatabase(ctx, url); err != nil {
 			return nil, err
 		}
 	}
-	st, err := c.openWithKeys(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces}, log)
+	st, err := c.openWithKeys(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces, Role: c.Roles.DatabaseAppRole}, log)
 	if err != nil {
 		return nil, err
 	}
-	if err := st.EnsureTenant(ctx, store.DefaultTenant, time.Now()); err != nil {
+	if err := errors.Join(checkFence(ctx, st, log), st.EnsureTenant(ctx, store.DefaultTenant, time.Now())); err != nil {
 		st.Close()
 		return nil, err
 	}

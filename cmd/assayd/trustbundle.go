@@ -19,6 +19,20 @@ const (
 	bundleNone    = "none"
 )
 
+// syncTrustBundles brings every tenant the vendors' roots that this version ships.
+func syncTrustBundles(ctx context.Context, st *store.Store, setting string, now time.Time) error {
+	tenants, err := st.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		if err := syncTrustBundle(ctx, st, tenant, setting, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // syncTrustBundle brings a tenant the vendors' roots that this version ships.
 func syncTrustBundle(ctx context.Context, st *store.Store, tenant uuid.UUID, setting string, now time.Time) error {
 	if setting == bundleNone {

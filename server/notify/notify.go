@@ -290,7 +290,7 @@ func (s *Service) count(ctx context.Context, tenants []uuid.UUID) error {
 // End deletes deliveries that were finished more than 30 days before now, but for those of alerts and incidents that are
 // open, and events that nobody is told any more, of all tenants, and says how much.
 func End(ctx context.Context, st *store.Store, now time.Time) (int64, error) {
-	tenants, err := st.TenantIDs(ctx)
+	tenants, err := st.Tenants(ctx)
 	if err != nil {
 		return 0, err
 	}

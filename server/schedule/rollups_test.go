@@ -14,7 +14,7 @@ func TestRollups(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := t0
-	jobs := []Job{Rollups(st, func() time.Time { return now })}
+	jobs := []Job{Rollups(st, tenant, func() time.Time { return now })}
 	run := func(want string) {
 		t.Helper()
 		if report, err := Once(t.Context(), jobs, "rollups"); err != nil || report != want {

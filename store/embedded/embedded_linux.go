@@ -141,11 +141,14 @@ func Running(dataDir string) (string, error) {
 }
 
 // URL is the connection URL of the server's database: a unix socket, no password.
-func (p *Postgres) URL() string { return p.urlOf(database) }
+func (p *Postgres) URL() string { return p.urlOf(superuser, database) }
 
-func (p *Postgres) urlOf(db string) string {
+// URLFor is the same for another login, which has to be made first. The server trusts whoever reaches its socket.
+func (p *Postgres) URLFor(login string) string { return p.urlOf(login, database) }
+
+func (p *Postgres) urlOf(login, db string) string {
 	q := url.Values{"host": {p.paths.socket}, "sslmode": {"disable"}}
-	u := url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/" + db, RawQuery: q.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.User(login), Path: "/" + db, RawQuery: q.Encode()}
 	return u.String()
 }
 
@@ -252,7 +255,7 @@ func (p *Postgres) waitReady(ctx context.Context, proc *process) error {
 }
 
 func (p *Postgres) ensureDatabase(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, p.urlOf("postgres"))
+	conn, err := pgx.Connect(ctx, p.urlOf(superuser, "postgres"))
 	if err != nil {
 		return err
 	}

@@ -21,5 +21,8 @@ func Running(string) (string, error) { return "", ErrNotRunning }
 // URL is empty.
 func (*Postgres) URL() string { return "" }
 
+// URLFor is empty.
+func (*Postgres) URLFor(string) string { return "" }
+
 // Stop does nothing.
 func (*Postgres) Stop(context.Context) error { return nil }
