@@ -43,6 +43,9 @@ type principal struct {
 	machineID uuid.UUID // of a machine token
 	keyID     uuid.UUID // attestation key that the machine token names
 	pipeline  *pipeline // nil but for pipelines
+
+	tokenIssued time.Time // of a machine token
+	certificate []byte    // SHA-256 of the client certificate that the token is bound to; nil for one that is bound to none
 }
 
 // name identifies the principal in logs and audit records. It is no secret.
@@ -95,6 +98,9 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 		return principal{}, unauthenticated("the Authorization header is not a bearer token")
 	}
 	if auth.LooksLikeToken(secret) {
+		if err := s.limits.mayTry(r.Context()); err != nil {
+			return principal{}, err
+		}
 		return s.identityPrincipal(r.Context(), secret)
 	}
 	if len(secret) > maxSecret {
@@ -103,14 +109,17 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 	now := s.now()
 	switch {
 	case strings.HasPrefix(secret, token.MachinePrefix):
-		tenant, machineID, keyID, err := s.token.VerifyMachineToken(secret, now)
+		m, err := s.token.VerifyMachineToken(secret, now)
 		if err != nil {
 			return principal{}, unauthenticated("the machine token is not valid")
 		}
-		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), machineID: machineID, keyID: keyID}, nil
+		return principal{kind: roleMachine, tenant: m.Tenant, id: m.MachineID.String(), machineID: m.MachineID, keyID: m.KeyID, tokenIssued: m.Issued, certificate: m.Certificate}, nil
 	case strings.HasPrefix(secret, prefixAdmin), strings.HasPrefix(secret, prefixReader), strings.HasPrefix(secret, prefixRelier):
 		return s.apiPrincipal(r.Context(), sha256.Sum256([]byte(secret)), now)
 	case strings.HasPrefix(secret, prefixJoin):
+		if err := s.limits.mayTry(r.Context()); err != nil {
+			return principal{}, err
+		}
 		hash := sha256.Sum256([]byte(secret))
 		tenant, t, err := s.store.LookupJoinToken(r.Context(), hash[:], now)
 		if err != nil {
@@ -125,11 +134,14 @@ func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time)
 	if p, ok := s.tokens.get(hash, now); ok {
 		return p, nil
 	}
+	if err := s.limits.mayTry(ctx); err != nil {
+		return principal{}, err
+	}
 	tenant, t, err := s.store.LookupAPIToken(ctx, hash[:], now)
 	if err != nil {
 		return principal{}, tokenError(err)
 	}
-	p := principal{tenant: tenant, id: t.ID.String()}
+	p := principal{tenant: tenant, id: t.ID.String(), certificate: t.CertificateSHA256}
 	switch t.Role {
 	case store.RoleAdmin:
 		p.kind = roleAdmin

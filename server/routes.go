@@ -104,6 +104,7 @@ func (s *Server) routes() []route {
 		{"PATCH", "/v1/suppression-rules/{rule_id}", roleAdmin, api.UpdateSuppressionRule},
 		{"DELETE", "/v1/suppression-rules/{rule_id}", roleAdmin, api.DeleteSuppressionRule},
 		{"GET", "/v1/overview", roleReader, api.GetOverview},
+		{"GET", "/v1/quotas", roleReader, api.GetQuotas},
 		{"GET", "/v1/fleet/conflicts", roleReader, api.ListFleetConflicts},
 		{"GET", "/v1/overview/series", roleReader, api.GetSeries},
 		{"GET", "/v1/reappraisals", roleReader, api.ListReappraisals},

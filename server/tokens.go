@@ -74,7 +74,7 @@ func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensReq
 		Items: each(items, func(t store.APIToken) openapi.APIToken {
 			return openapi.APIToken{
 				ID: t.ID, Name: t.Name, Role: openapi.APITokenRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt),
-				CreatedAt: utc(t.CreatedAt), LastUsedAt: utcOrNull(t.LastUsed),
+				CreatedAt: utc(t.CreatedAt), LastUsedAt: utcOrNull(t.LastUsed), CertificateSha256: hexOrAbsent(t.CertificateSHA256),
 			}
 		}),
 		NextCursor: nextCursor(next),
@@ -97,6 +97,10 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 		expires := now.Add(time.Duration(*req.Body.ExpiresInSeconds) * time.Second)
 		t.ExpiresAt = &expires
 	}
+	var err error
+	if t.CertificateSHA256, err = s.boundTo(req.Body.CertificateSha256); err != nil {
+		return nil, err
+	}
 	secret, hash, err := newSecret(prefix, s.random)
 	if err != nil {
 		return nil, err
@@ -109,6 +113,7 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 	}
 	return openapi.CreateAPIToken201JSONResponse{
 		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.APITokenCreatedRole(t.Role), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
+		CertificateSha256: hexOrAbsent(t.CertificateSHA256),
 	}, nil
 }
 

@@ -73,6 +73,8 @@ type APIToken struct {
 	ExpiresAt *time.Time
 	CreatedAt time.Time
 	LastUsed  *time.Time
+	// CertificateSHA256 is of the client certificate without which the token is refused; nil for none.
+	CertificateSHA256 []byte
 }
 
 // JoinToken lets agents enrol. ScaleSet and Labels, where given, are forced onto the machines it admits.
@@ -174,6 +176,8 @@ type Enrollment struct {
 	Assurance verifier.Assurance
 	KeyID     uuid.UUID // attestation_keys row once active
 	ExpiresAt time.Time
+
+	madeMachine bool // the machine was not there before
 }
 
 // The kinds of attestation keys.

@@ -35,6 +35,7 @@ type commands struct {
 	AdminToken  adminTokenCommand  `cmd:"" help:"Make a new administrator's token and print it: for an operator who has lost every other."`
 	Job         jobCommand         `cmd:"" help:"List the jobs that the service does by time, or do a round of one by hand."`
 	Keys        keysCommand        `cmd:"" help:"Keys that sign results, and the key-encryption keys that seal them."`
+	Quotas      quotasCommand      `cmd:"" help:"What tenants may have: machines, baselines, tokens, notification channels, stored evidence."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
