@@ -39,7 +39,7 @@ func newRow(t testing.TB, a *algorithm, generation int, created time.Time, activ
 // newService is a service whose keys have just been read: of each algorithm one that signs, and one that is next.
 func newService(t testing.TB, now func() time.Time) *Service {
 	t.Helper()
-	s := &Service{cfg: Config{Now: now, Random: rand.Reader, Lifetime: DefaultLifetime}, machineKey: make([]byte, 32)}
+	s := &Service{cfg: Config{Now: now, Random: rand.Reader, Lifetime: DefaultLifetime}, machineKey: make([]byte, 32), machineLifetime: MachineTokenLifetime}
 	if _, err := rand.Read(s.machineKey); err != nil {
 		t.Fatal(err)
 	}

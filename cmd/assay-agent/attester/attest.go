@@ -83,6 +83,9 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 		return nil, err
 	}
 	a.next.keep(verdict, asked)
+	if verdict.MachineToken != "" && verdict.MachineID == s.MachineID {
+		s.Token = verdict.MachineToken // the one before stays good: a crash before it is stored costs nothing
+	}
 	s.Last = &Last{
 		At: verdict.ReceivedAt, VerdictID: verdict.ID, Status: verdict.Status, Reason: verdict.Reason,
 		EventLogDigest: e.logDigest, BootID: e.evidence.Agent.BootID, ResetCount: e.resetCount,
