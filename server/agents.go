@@ -75,6 +75,7 @@ func (s *Server) submitEvidence(w http.ResponseWriter, r *http.Request) {
 	p := principalOf(r.Context())
 	result, err := s.attest.Appraise(r.Context(), p.tenant, p.machineID, r.Header.Get("Content-Type"), bodyOf(r), actorOf(r.Context()), attest.ByKey(p.keyID))
 	if err != nil {
+		s.limits.refusedEvidence(&p, err)
 		s.fail(w, r, err)
 		return
 	}

@@ -112,7 +112,10 @@ func quotas(b *bench, m *machine) {
 	key, pemKey := newKey(b.t)
 	b.want(201, "POST", "/v1/trust-anchors", b.admin, map[string]any{"name": "quota builds", "purpose": "reference_values", "certificates_pem": pemKey})
 	envelope := envelopeOf(b.t, key, intoto.PayloadType, statementOf(`{"claims": {"secure_boot": true}}`))
-	other := newMachine(b.t, "sb-on-1")
+	other, shown := newMachine(b.t, "sb-on-1"), newMachine(b.t, "sb-on-1")
+	b.want(201, "POST", "/v1/trust-anchors", b.admin, map[string]any{"name": "quota swtpm", "purpose": "ek", "certificates_pem": other.rootPEM() + shown.rootPEM()})
+	b.enrol(shown, "web-shown", b.joinToken())
+	b.attest(shown)
 	stored := b.joinToken()
 	none := int64(0)
 	for _, kind := range store.QuotaKinds() {
@@ -132,7 +135,7 @@ func quotas(b *bench, m *machine) {
 		{store.QuotaBaselines, "POST", "/v1/baselines", b.admin, `{"name": "more", "reference_values": {"claims": {"secure_boot": true}}}`, nil},
 		{store.QuotaBaselineVersions, "POST", "/v1/baselines/" + baseline + "/versions", b.admin, `{"reference_values": {"claims": {"secure_boot": false}}}`, nil},
 		{store.QuotaBaselines, "POST", importPath + "?name=quota-image&state=draft", b.admin, envelope, []string{"Content-Type", "application/vnd.dsse.envelope.v1+json"}},
-		{store.QuotaBaselines, "POST", "/v1/machines/" + m.id + "/baseline", b.admin, `{"name": "captured-quota"}`, nil},
+		{store.QuotaBaselines, "POST", "/v1/machines/" + shown.id + "/baseline", b.admin, `{"name": "captured-quota"}`, nil},
 		{store.QuotaJoinTokens, "POST", "/v1/join-tokens", b.admin, `{"name": "more"}`, nil},
 		{store.QuotaAPITokens, "POST", "/v1/api-tokens", b.admin, `{"name": "more", "role": "reader"}`, nil},
 		{store.QuotaChannels, "POST", "/v1/webhooks", b.admin, `{"name": "more", "url": "https://siem.example"}`, nil},

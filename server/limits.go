@@ -11,11 +11,12 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/limit"
 )
 
-// Limits bound what clients may take. Of rates and numbers zero is no limit; of gates it is not allowed. LIMITS in
-// ARCHITECTURE.md has them in one table.
+// Limits bound what clients may take. Of rates and numbers zero is no limit; of gates it is not allowed. LIMITS.md has them in
+// one table.
 type Limits struct {
 	Machine   limit.Rate // requests of one machine
 	Principal limit.Rate // of one person, pipeline or relying party
@@ -196,6 +197,18 @@ func (l *limiter) failed(ctx context.Context, err error) error {
 		return l.limited("rate_failures", "too many tokens that are not valid come from this address", wait)
 	}
 	return err
+}
+
+// foreignCost is what evidence counts whose nonce was never ours: each leaves an audit record, and may be compared with the keys
+// of other machines.
+const foreignCost = 10
+
+// refusedEvidence counts evidence that was refused for its nonce as more than a request.
+func (l *limiter) refusedEvidence(p *principal, err error) {
+	var use *attest.Error
+	if errors.As(err, &use) && use.Code == attest.CodeUnknownChallenge {
+		l.machine.Charge(who{p.kind, p.id}, foreignCost-1, l.now())
+	}
 }
 
 // turn is a request that was let in. It is the writer of its answer, too, and gives its slot back when the answer begins:

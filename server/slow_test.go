@@ -191,7 +191,8 @@ func TestHeaderIsBounded(t *testing.T) {
 // TestOverload asks for many times what can be done at once, in closed loops. What is accepted is answered right, what is not is
 // told when to come back, health and a real attestation go on, memory stays bounded, and afterwards all is as before.
 func TestOverload(t *testing.T) {
-	const slots, queue, clients, rounds = 2, 8, 5 * (slots + queue), 40
+	const slots, queue, rounds = 2, 8, 40
+	const clients = 5 * (slots + queue)
 	b := newBench(t, func(c *Config) {
 		c.Limits.Appraisals, c.Limits.Queue, c.Limits.QueueWait, c.Limits.MachineShare, c.Limits.Machine = slots, queue, 50*time.Millisecond, 0, limit.Rate{}
 	})
