@@ -184,6 +184,7 @@ func (s *Store) SetQuota(ctx context.Context, tenant uuid.UUID, kind QuotaKind, 
 	if !known {
 		return fmt.Errorf("quota %q: %w", kind, ErrNotFound)
 	}
+	defer s.evidence.Delete(tenant) // other processes count again within quotaAge
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		var there bool
 		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tenants WHERE tenant_id = $1)`, tenant).Scan(&there); err != nil {
