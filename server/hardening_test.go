@@ -57,7 +57,7 @@ func TestDecompressionBombsCVE202223951(t *testing.T) {
 		w.Reset(&nested)
 	}
 	lying := gzipOf(t, zeros[:9<<20])
-	binary.LittleEndian.PutUint32(lying[len(lying)-4:], 10)                                  // ISIZE
+	binary.LittleEndian.PutUint32(lying[len(lying)-4:], 10)                                   // ISIZE
 	binary.LittleEndian.PutUint32(lying[len(lying)-8:], crc32.ChecksumIEEE(make([]byte, 10))) // CRC32
 	encoder, err := zstd.NewWriter(nil, zstd.WithWindowSize(64<<20), zstd.WithEncoderConcurrency(1))
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/assay-verifier/assay/server/limit"
 )
 
-// Limits bound what clients may take. Of rates and numbers zero is no limit; of gates it is not allowed. LIMITS.md has them in
+// Limits bound what clients may take. Of rates and numbers zero is no limit; of gates it is not allowed. deploy/LIMITS.md has them in
 // one table.
 type Limits struct {
 	Machine   limit.Rate // requests of one machine

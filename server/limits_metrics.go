@@ -13,7 +13,7 @@ import (
 
 // The metrics of limits and of TLS, beside those of Metrics:
 //
-//	assay_limited_total{limit}                   requests refused with 429 or 503, by the limit of the table in LIMITS.md
+//	assay_limited_total{limit}                   requests refused with 429 or 503, by the limit of the table in deploy/LIMITS.md
 //	assay_gate_slots{gate}                       how much of this work is done at once
 //	assay_gate_working{gate}, assay_gate_waiting{gate}
 //	assay_connections{state}                     open connections of the public address; state: open, idle

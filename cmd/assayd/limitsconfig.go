@@ -16,7 +16,7 @@ import (
 )
 
 // LimitConfig bounds what clients may take. A rate is the number a second in the long run and the number at once, such as
-// 50:500, or off. LIMITS.md says of each what is answered beyond it.
+// 50:500, or off. deploy/LIMITS.md says of each what is answered beyond it.
 //
 // Danger: a limit that is off lets one client, one address or one tenant take all of the service.
 type LimitConfig struct {
