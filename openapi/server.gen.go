@@ -1093,6 +1093,39 @@ func (e PolicyRuleEffect) Valid() bool {
 	}
 }
 
+// Defines values for QuotaKind.
+const (
+	APITokens            QuotaKind = "api_tokens"
+	BaselineVersions     QuotaKind = "baseline_versions"
+	Baselines            QuotaKind = "baselines"
+	EvidenceBytesPerDay  QuotaKind = "evidence_bytes_per_day"
+	JoinTokens           QuotaKind = "join_tokens"
+	Machines             QuotaKind = "machines"
+	NotificationChannels QuotaKind = "notification_channels"
+)
+
+// Valid indicates whether the value is a known member of the QuotaKind enum.
+func (e QuotaKind) Valid() bool {
+	switch e {
+	case APITokens:
+		return true
+	case BaselineVersions:
+		return true
+	case Baselines:
+		return true
+	case EvidenceBytesPerDay:
+		return true
+	case JoinTokens:
+		return true
+	case Machines:
+		return true
+	case NotificationChannels:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReappraisalOutcome.
 const (
 	ReappraisalOutcomeBetter    ReappraisalOutcome = "better"
@@ -2757,7 +2790,9 @@ func (e ListWebhooksParamsSort) Valid() bool {
 
 // APIToken defines model for APIToken.
 type APIToken struct {
-	CreatedAt time.Time `json:"created_at"`
+	// CertificateSha256 Of the client certificate that it is bound to; absent for none.
+	CertificateSha256 *string   `json:"certificate_sha256,omitempty"`
+	CreatedAt         time.Time `json:"created_at"`
 
 	// CreatedBy Null of tokens that are older than this field.
 	CreatedBy  *string            `json:"created_by"`
@@ -2779,11 +2814,13 @@ type APIToken struct {
 
 // APITokenCreated defines model for APITokenCreated.
 type APITokenCreated struct {
-	CreatedAt time.Time          `json:"created_at"`
-	ExpiresAt *time.Time         `json:"expires_at"`
-	ID        openapi_types.UUID `json:"id"`
-	Name      string             `json:"name"`
-	Owner     *string            `json:"owner"`
+	// CertificateSha256 Of the client certificate that it is bound to; absent for none.
+	CertificateSha256 *string            `json:"certificate_sha256,omitempty"`
+	CreatedAt         time.Time          `json:"created_at"`
+	ExpiresAt         *time.Time         `json:"expires_at"`
+	ID                openapi_types.UUID `json:"id"`
+	Name              string             `json:"name"`
+	Owner             *string            `json:"owner"`
 
 	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
 	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
@@ -2802,6 +2839,9 @@ type APITokenCreated struct {
 
 // APITokenInput defines model for APITokenInput.
 type APITokenInput struct {
+	// CertificateSha256 Binds the token to a client certificate, by the SHA-256 of its DER: it is refused on a connection that has not shown it (RFC 8705). Needs a service that asks clients for certificates.
+	CertificateSha256 *string `json:"certificate_sha256,omitempty"`
+
 	// ExpiresInSeconds Absent is as long as the service allows, which may be for ever.
 	ExpiresInSeconds *int `json:"expires_in_seconds,omitempty"`
 
@@ -5014,6 +5054,18 @@ type Problem struct {
 	// Example: 0198c0de-5a1e-7000-8000-7a6c31d1f001
 	Instance string `json:"instance"`
 
+	// Quota With `quota_exceeded`.
+	Quota *struct {
+		// Kind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+		Kind QuotaKind `json:"kind"`
+
+		// Limit Example: 50
+		Limit int64 `json:"limit"`
+
+		// Used Example: 50
+		Used int64 `json:"used"`
+	} `json:"quota,omitempty"`
+
 	// Status Example: 400
 	Status int `json:"status"`
 
@@ -5089,6 +5141,33 @@ type Provenance struct {
 
 	// Repository Example: github.com/example/images
 	Repository *string `json:"repository,omitempty"`
+}
+
+// Quota defines model for Quota.
+type Quota struct {
+	// Kind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+	Kind QuotaKind `json:"kind"`
+
+	// Limit The most that there may be; null for no limit.
+	//
+	// Example: 10000
+	Limit *int64 `json:"limit"`
+
+	// Own Whether the operator set it for this tenant; else it is the service's default.
+	Own bool `json:"own"`
+
+	// Used What there is now.
+	//
+	// Example: 12
+	Used int64 `json:"used"`
+}
+
+// QuotaKind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+type QuotaKind string
+
+// Quotas defines model for Quotas.
+type Quotas struct {
+	Quotas []Quota `json:"quotas"`
 }
 
 // Reappraisal defines model for Reappraisal.
@@ -6191,6 +6270,11 @@ type Verdict struct {
 
 	// MachineName In the history.
 	MachineName *string `json:"machine_name,omitempty"`
+
+	// MachineToken Replaces the agent's token, which stays valid until it ends; in the answer to genuine evidence, where the token is a day old or more. Keep it instead.
+	//
+	// Example: assay_agt_AQGQAAAA
+	MachineToken *string `json:"machine_token,omitempty"`
 
 	// NextAttestationAfterSeconds When to attest again; in the answer to evidence. Half an interval at least and an interval at most, so that machines that attest at one time find times of their own.
 	//
@@ -8196,6 +8280,9 @@ type ServerInterface interface {
 	// ListPolicyTemplates List policies to begin with
 	// (GET /v1/policy-templates)
 	ListPolicyTemplates(w http.ResponseWriter, r *http.Request)
+	// GetQuotas How much the tenant may have, and has
+	// (GET /v1/quotas)
+	GetQuotas(w http.ResponseWriter, r *http.Request)
 	// ListReappraisals List reappraisals
 	// (GET /v1/reappraisals)
 	ListReappraisals(w http.ResponseWriter, r *http.Request, params ListReappraisalsParams)
@@ -8829,6 +8916,12 @@ func (_ Unimplemented) ListPolicyVersions(w http.ResponseWriter, r *http.Request
 // ListPolicyTemplates List policies to begin with
 // (GET /v1/policy-templates)
 func (_ Unimplemented) ListPolicyTemplates(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetQuotas How much the tenant may have, and has
+// (GET /v1/quotas)
+func (_ Unimplemented) GetQuotas(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -13940,6 +14033,20 @@ func (siw *ServerInterfaceWrapper) ListPolicyTemplates(w http.ResponseWriter, r 
 	handler.ServeHTTP(w, r)
 }
 
+// GetQuotas operation middleware
+func (siw *ServerInterfaceWrapper) GetQuotas(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetQuotas(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListReappraisals operation middleware
 func (siw *ServerInterfaceWrapper) ListReappraisals(w http.ResponseWriter, r *http.Request) {
 
@@ -16757,6 +16864,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/reappraisals/{reappraisal_id}/machines", wrapper.ListReappraisalMachines)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/quotas", wrapper.GetQuotas)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/fleet/conflicts", wrapper.ListFleetConflicts)
@@ -21380,6 +21490,44 @@ func (response ListPolicyTemplatesdefaultApplicationProblemPlusJSONResponse) Vis
 	return err
 }
 
+type GetQuotasRequestObject struct {
+}
+
+type GetQuotasResponseObject interface {
+	VisitGetQuotasResponse(w http.ResponseWriter) error
+}
+
+type GetQuotas200JSONResponse Quotas
+
+func (response GetQuotas200JSONResponse) VisitGetQuotasResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuotasdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetQuotasdefaultApplicationProblemPlusJSONResponse) VisitGetQuotasResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListReappraisalsRequestObject struct {
 	Params ListReappraisalsParams
 }
@@ -24185,6 +24333,9 @@ type StrictServerInterface interface {
 	// ListPolicyTemplates List policies to begin with
 	// (GET /v1/policy-templates)
 	ListPolicyTemplates(ctx context.Context, request ListPolicyTemplatesRequestObject) (ListPolicyTemplatesResponseObject, error)
+	// GetQuotas How much the tenant may have, and has
+	// (GET /v1/quotas)
+	GetQuotas(ctx context.Context, request GetQuotasRequestObject) (GetQuotasResponseObject, error)
 	// ListReappraisals List reappraisals
 	// (GET /v1/reappraisals)
 	ListReappraisals(ctx context.Context, request ListReappraisalsRequestObject) (ListReappraisalsResponseObject, error)
@@ -26789,6 +26940,30 @@ func (sh *strictHandler) ListPolicyTemplates(w http.ResponseWriter, r *http.Requ
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListPolicyTemplatesResponseObject); ok {
 		if err := validResponse.VisitListPolicyTemplatesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetQuotas operation middleware
+func (sh *strictHandler) GetQuotas(w http.ResponseWriter, r *http.Request) {
+	var request GetQuotasRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetQuotas(ctx, request.(GetQuotasRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetQuotas")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetQuotasResponseObject); ok {
+		if err := validResponse.VisitGetQuotasResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

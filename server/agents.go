@@ -13,6 +13,7 @@ import (
 
 	"github.com/assay-verifier/assay/openapi"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -32,7 +33,7 @@ func (s *Server) createEnrollment(w http.ResponseWriter, r *http.Request) {
 	}
 	out := openapi.Enrollment{
 		EnrollmentID: result.EnrollmentID, MachineID: result.MachineID, Status: openapi.EnrollmentStatus(result.Status),
-		Assurance: (*openapi.Assurance)(textOrNull(result.Assurance)), MachineToken: textOrNull(result.MachineToken),
+		Assurance: (*openapi.Assurance)(textOrNull(result.Assurance)), MachineToken: textOrNull(s.bound(r.Context(), result.MachineToken)),
 	}
 	if result.CredentialBlob != nil {
 		out.CredentialBlob, out.EncryptedSecret = &result.CredentialBlob, &result.EncryptedSecret
@@ -58,7 +59,7 @@ func (s *Server) ActivateEnrollment(ctx context.Context, req openapi.ActivateEnr
 	}
 	return openapi.ActivateEnrollment200JSONResponse{
 		MachineID: result.MachineID, Status: openapi.ActivationStatus(result.Status), Assurance: openapi.Assurance(result.Assurance),
-		Challenge: challengeDTO(result.Challenge), MachineToken: result.MachineToken,
+		Challenge: challengeDTO(result.Challenge), MachineToken: s.bound(ctx, result.MachineToken),
 	}, nil
 }
 
@@ -77,10 +78,11 @@ func (s *Server) submitEvidence(w http.ResponseWriter, r *http.Request) {
 	p := principalOf(r.Context())
 	result, err := s.attest.Appraise(r.Context(), p.tenant, p.machineID, r.Header.Get("Content-Type"), bodyOf(r), actorOf(r.Context()), attest.ByKey(p.keyID))
 	if err != nil {
+		s.limits.refusedEvidence(&p, err)
 		s.fail(w, r, err)
 		return
 	}
-	answer, err := evidenceAnswer(result)
+	answer, err := evidenceAnswer(result, s.renewed(r.Context(), result))
 	if err != nil {
 		// The verdict is recorded; only its answer cannot be written.
 		s.fail(w, r, fmt.Errorf("answer verdict %s: %w", result.ID, err))
@@ -123,7 +125,7 @@ func (s *Server) VouchAttestationKey(ctx context.Context, req openapi.VouchAttes
 	return openapi.VouchAttestationKey201JSONResponse{
 		ID: key.ID, MachineID: key.MachineID, AkPublic: key.Public, AkName: hex.EncodeToString(key.Name),
 		Assurance: openapi.Assurance(key.Assurance), State: openapi.AttestationKeyState(key.State), CreatedAt: utc(key.CreatedAt),
-		MachineToken: s.token.MachineToken(p.tenant, key.MachineID, key.ID, s.now()),
+		MachineToken: s.token.MachineToken(token.Machine{Tenant: p.tenant, MachineID: key.MachineID, KeyID: key.ID, Issued: s.now()}),
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -34,9 +35,65 @@ func bodyOf(r *http.Request) []byte {
 // large body and sends nothing costs no more.
 const firstRead = 32 << 10
 
+// Time of a body: what is small has so long, what is larger so much more as has come at the least rate, up to a bound.
+const (
+	bodyGrace   = 15 * time.Second
+	bodyRate    = 64 << 10 // bytes a second
+	bodyMaxTime = 100 * time.Second
+)
+
+// bodyReader is a body on its way. It counts against the budget of all bodies what has been allocated for it, and not what
+// was announced: a client that announces much and sends nothing takes nothing from others.
+type bodyReader struct {
+	from    io.Reader
+	w       http.ResponseWriter
+	s       *Server
+	started time.Time
+	weight  int64
+	got     int64
+}
+
+// reserve counts n bytes more.
+func (r *bodyReader) reserve(n int64) error {
+	if !r.s.budget.TryAcquire(n) {
+		return r.s.limits.overloaded("bodies", "too many bodies of requests are in work")
+	}
+	r.weight += n
+	return nil
+}
+
+// grow makes room for a buffer of size bytes in all, and gives the client time for the rest.
+func (r *bodyReader) grow(size int64) error {
+	if size > r.weight {
+		if err := r.reserve(size - r.weight); err != nil {
+			return err
+		}
+	}
+	allowed := min(bodyGrace+time.Duration(r.got)*time.Second/bodyRate, bodyMaxTime)
+	setReadDeadline(r.w, r.started.Add(allowed))
+	return nil
+}
+
+// Read implements io.Reader.
+func (r *bodyReader) Read(b []byte) (int, error) {
+	n, err := r.from.Read(b)
+	r.got += int64(n)
+	return n, err
+}
+
+func (r *bodyReader) release() {
+	r.s.budget.Release(r.weight)
+	r.weight = 0
+}
+
+// setReadDeadline sets until when more of the request may come. A writer without deadlines (that of a test) is left alone.
+func setReadDeadline(w http.ResponseWriter, until time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(until)
+}
+
 // read reads at most limit bytes. The buffer doubles as the body arrives, up to the declared length, so
 // that all that was ever allocated for it is below three times the body.
-func (b *bodyRule) read(from io.Reader, declared int64) ([]byte, error) {
+func (b *bodyRule) read(from *bodyReader, declared int64) ([]byte, error) {
 	size := int64(firstRead)
 	if declared >= 0 {
 		size = min(size, declared)
@@ -62,7 +119,11 @@ func (b *bodyRule) read(from io.Reader, declared int64) ([]byte, error) {
 			if declared >= 0 {
 				next = min(next, declared+1)
 			}
-			grown := make([]byte, len(buf), min(next, b.limit+1))
+			next = min(next, b.limit+1)
+			if err := from.grow(next); err != nil {
+				return nil, err
+			}
+			grown := make([]byte, len(buf), next)
 			copy(grown, buf)
 			buf = grown
 		}

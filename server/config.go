@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/server/auth"
 	"github.com/assay-verifier/assay/server/notify"
+	"github.com/assay-verifier/assay/server/tlsfile"
 	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 )
@@ -66,8 +68,14 @@ type Config struct {
 	IssuerRoots *x509.CertPool
 	// Retention is how long tenants that have decided nothing keep what was judged; the zero value is store.DefaultRetention.
 	Retention store.Retention
-	// TLSCertFile and TLSKeyFile make the public address speak TLS 1.2 and 1.3 (PEM). Both or none.
-	TLSCertFile, TLSKeyFile string
+	// TLS makes the public address speak TLS 1.2 and 1.3; nil means that it does not. Serve reloads it.
+	TLS *tlsfile.Source
+	// BindMachineTokens binds machine tokens to the certificate that the agent shows, where it shows one.
+	BindMachineTokens bool
+	// Limits bound what clients may take; nil means DefaultLimits.
+	Limits *Limits
+	// Reload, where something comes on it, makes Serve look at the files of TLS at once.
+	Reload <-chan os.Signal
 }
 
 // Server answers the contract in package openapi. It is safe for concurrent use.
@@ -83,6 +91,7 @@ type Server struct {
 	identity *auth.Verifier
 	seal     cipher.AEAD
 	budget   *semaphore.Weighted
+	limits   *limiter
 	problems map[string]problemKind
 	cfg      Config
 	handler  http.Handler
@@ -98,9 +107,6 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Attest == nil || cfg.Token == nil || cfg.Notify == nil {
 		return nil, errors.New("server: Store, Attest, Token and Notify are needed")
 	}
-	if (cfg.TLSCertFile == "") != (cfg.TLSKeyFile == "") {
-		return nil, errors.New("server: TLS needs both a certificate file and a key file")
-	}
 	cfg.setDefaults()
 	if cfg.Metrics == nil {
 		m, err := NewMetrics()
@@ -113,6 +119,13 @@ func New(cfg Config) (*Server, error) {
 		store: cfg.Store, attest: cfg.Attest, token: cfg.Token, now: cfg.Now, random: cfg.Random,
 		log: cfg.Logger, metrics: cfg.Metrics, tokens: newTokenCache(),
 		budget: semaphore.NewWeighted(cfg.BodyBudget), upserts: make(chan struct{}, maxConcurrentUpserts), exports: make(chan struct{}, maxExports), cfg: cfg,
+	}
+	var err error
+	if s.limits, err = newLimiter(*cfg.Limits, cfg.Now, cfg.Metrics.refuse); err != nil {
+		return nil, err
+	}
+	if err := cfg.Metrics.watchGates(s.limits.gates); err != nil {
+		return nil, err
 	}
 	s.identity = auth.New(auth.Config{
 		Providers: s.store.ProvidersOf, SaveKeys: s.store.SaveIssuerKeys, Now: cfg.Now, Logger: cfg.Logger, Reach: cfg.Issuers, Roots: cfg.IssuerRoots,
@@ -153,6 +166,10 @@ func (c *Config) setDefaults() {
 		c.BodyBudget = 256 << 20
 	}
 	c.BodyBudget = max(c.BodyBudget, maxEvidenceBody)
+	if c.Limits == nil {
+		limits := DefaultLimits()
+		c.Limits = &limits
+	}
 	if c.ShutdownTimeout == 0 {
 		c.ShutdownTimeout = 30 * time.Second
 	}
@@ -165,7 +182,8 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // part of that one's path.
 func (s *Server) Inner() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, (*chi.Context)(nil))))
+		ctx := context.WithValue(r.Context(), chi.RouteCtxKey, (*chi.Context)(nil))
+		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(ctx, innerKey{}, true)))
 	})
 }
 

@@ -60,6 +60,7 @@ func TestContract(t *testing.T) {
 		{"idempotency", idempotency},
 		{"principals", principals},
 		{"overload", overload},
+		{"limits", limited},
 		{"broken", broken}, // last: it closes the database
 	}
 	for _, s := range steps {
@@ -629,6 +630,21 @@ func complete(b *bench) {
 			for _, code := range auth.TokenCodes() {
 				if !b.seen.problems[method+" "+path][code] {
 					b.t.Errorf("%s %s was never seen to refuse a token with %s", method, path, code)
+				}
+			}
+		}
+	}
+	limits, _ := doc.Extensions["x-limit-problem-codes"].([]any)
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			name := method + " " + path
+			if op.OperationID == "getHealth" || op.OperationID == "getReadiness" {
+				continue
+			}
+			for _, code := range limits {
+				free := code == codeOverloaded && gateOf(op.OperationID, method != "GET") == gateNone
+				if !free && !b.seen.problems[name][code.(string)] {
+					b.t.Errorf("%s was never seen to answer %s", name, code)
 				}
 			}
 		}

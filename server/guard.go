@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
@@ -24,6 +25,8 @@ type guard struct {
 	parameters parameters
 	body       bodyRule
 	export     *export // nil but for lists
+	gate       gate    // where the work waits for its turn
+	unlimited  bool    // health: asked by those who watch, however often and whatever else is going on
 }
 
 // newGuard compiles the checks of an operation out of the contract. It fails where the contract and the
@@ -36,7 +39,8 @@ func (s *Server) newGuard(rt route, op *openapi3.Operation, doc *openapi3.T) (*g
 	if err := s.checkDocumentedCodes(where, op); err != nil {
 		return nil, err
 	}
-	g := &guard{s: s, route: rt, write: rt.method != http.MethodGet}
+	g := &guard{s: s, route: rt, write: rt.method != http.MethodGet, unlimited: op.OperationID == "getHealth" || op.OperationID == "getReadiness"}
+	g.gate = gateOf(op.OperationID, g.write)
 	var err error
 	if g.parameters, err = compileParameters("server: "+where, op); err != nil {
 		return nil, err
@@ -102,7 +106,19 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.s.fail(w, r, fmt.Errorf("%s %s answers a principal with a scope without asking for it", g.route.method, g.route.path))
 		}}
 	}
+	p := principalOf(r.Context())
+	turn, err := g.s.limits.begin(r.Context(), w, &p, g.gate)
+	if err != nil {
+		g.s.fail(w, r, err)
+		return
+	}
+	defer turn.end()
 	if !g.write {
+		if err := g.start(r, turn); err != nil {
+			g.s.fail(w, r, err)
+			return
+		}
+		w = turn
 		if g.export != nil {
 			w.Header().Add("Vary", "Accept")
 			if media := wantedExport(r); media != "" {
@@ -113,12 +129,17 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.route.handle(w, r)
 		return
 	}
-	body, release, err := g.readBody(r)
+	body, release, err := g.readBody(w, r)
 	if err != nil {
 		g.s.fail(w, r, err)
 		return
 	}
 	defer release()
+	if err := g.start(r, turn); err != nil {
+		g.s.fail(w, r, err)
+		return
+	}
+	w = turn
 	r.Body = &heldBody{Reader: bytes.NewReader(body), bytes: body}
 	r.ContentLength = int64(len(body))
 	if key := r.Header.Get("Idempotency-Key"); key != "" {
@@ -128,14 +149,26 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.route.handle(w, r)
 }
 
+// start waits for the request's turn, once all of it is there. What comes on the connection from here on is not this request.
+func (g *guard) start(r *http.Request, t *turn) error {
+	if r.ContentLength == 0 || g.write {
+		// net/http takes a read that times out while the handler works for a client that went away.
+		t.readUntil(time.Time{})
+	}
+	return t.enter(r.Context(), g.s.limits, g.gate)
+}
+
 // admit decides whether this caller may make this request. The request it answers carries the
 // principal, also where it is refused.
 func (g *guard) admit(r *http.Request) (*http.Request, error) {
 	p := principal{kind: rolePublic, tenant: store.DefaultTenant}
 	if g.route.needs != permPublic {
 		var err error
-		if p, err = g.s.authenticate(r); err != nil {
-			return r, err
+		if p, err = g.s.authenticate(r); err == nil {
+			err = p.holds(r)
+		}
+		if err != nil {
+			return r, g.s.limits.failed(r.Context(), err)
 		}
 	}
 	allowed := p.may(g.route.needs)
@@ -147,6 +180,11 @@ func (g *guard) admit(r *http.Request) (*http.Request, error) {
 	}
 	notePrincipal(r.Context(), p)
 	r = r.WithContext(withPrincipal(r.Context(), p))
+	if !g.unlimited {
+		if err := g.s.limits.take(r.Context(), &p); err != nil {
+			return r, err
+		}
+	}
 	if !allowed {
 		return r, refuse(codeForbidden, "this operation needs the permission "+string(g.route.needs)+", which "+p.roles()+" does not have")
 	}
@@ -178,7 +216,7 @@ func (g *guard) admit(r *http.Request) (*http.Request, error) {
 }
 
 // readBody reads and checks the body of a write. release gives its bytes back to the budget.
-func (g *guard) readBody(r *http.Request) (body []byte, release func(), err error) {
+func (g *guard) readBody(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
 	b := &g.body
 	encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
 	if encoding != "" && encoding != "identity" && !contains(b.encodings, encoding) {
@@ -187,17 +225,13 @@ func (g *guard) readBody(r *http.Request) (body []byte, release func(), err erro
 	if r.ContentLength > b.limit {
 		return nil, nil, b.tooLarge()
 	}
-	weight := r.ContentLength
-	if weight < 0 {
-		weight = b.limit
-	}
-	weight = max(weight, minBodyWeight)
-	if !g.s.budget.TryAcquire(weight) {
-		return nil, nil, refuse(codeOverloaded, "too many requests are in work").with("Retry-After", "1")
+	in := &bodyReader{from: r.Body, w: w, s: g.s, started: time.Now()}
+	if err := in.reserve(minBodyWeight); err != nil {
+		return nil, nil, err
 	}
 	err = b.checkMediaType(r)
 	if err == nil {
-		body, err = b.read(r.Body, r.ContentLength)
+		body, err = b.read(in, r.ContentLength)
 	}
 	switch {
 	case err == nil && b.form != nil:
@@ -206,10 +240,10 @@ func (g *guard) readBody(r *http.Request) (body []byte, release func(), err erro
 		err = b.check(body)
 	}
 	if err != nil {
-		g.s.budget.Release(weight)
+		in.release()
 		return nil, nil, err
 	}
-	return body, func() { g.s.budget.Release(weight) }, nil
+	return body, in.release, nil
 }
 
 // bodyRule is what an operation accepts as its body.

@@ -169,7 +169,7 @@ func (a *stranger) views() map[string]string {
 			if o.op.OperationID == "getSeries" {
 				path += "?metric=verdicts_by_status&step=day&since=2026-01-01T00:00:00Z&until=2026-01-03T00:00:00Z"
 			}
-			out[o.name+" "+accept] = shown(a.call(o.method, path, bearerFor(a.bearer, o.role), nil, "Accept", accept))
+			out[o.name+" "+accept] = shown(a.call(o.method, path, bearerFor(a.bearer, o.needs), nil, "Accept", accept))
 		}
 	}
 	return out
@@ -450,7 +450,7 @@ func (a *stranger) drive(v *victim, o operation) {
 	a.t.Helper()
 	o.path = "" // filled in below
 	method, template, _ := strings.Cut(o.name, " ")
-	bearer := bearerFor(a.bearer, o.role)
+	bearer := bearerFor(a.bearer, o.needs)
 	requests := a.paths(v, template, o.op)
 	base := request{path: a.filled(template), twin: a.filled(template), body: o.body, twinBody: o.body}
 	for _, p := range o.op.Parameters {
@@ -698,7 +698,7 @@ func (a *stranger) cursors(v *victim) {
 			for _, accept := range []string{"", mediaCSV, mediaNDJSON} {
 				asked := path + "?limit=1&cursor=" + url.QueryEscape(cursor)
 				inside, _ := base64.RawURLEncoding.DecodeString(cursor)
-				a.silent(asked, a.call(http.MethodGet, asked, bearerFor(a.bearer, o.role), nil, "Accept", accept), asked, string(inside))
+				a.silent(asked, a.call(http.MethodGet, asked, bearerFor(a.bearer, o.needs), nil, "Accept", accept), asked, string(inside))
 			}
 		}
 	}

@@ -43,6 +43,9 @@ type Metrics struct {
 	deliverySeconds  metric.Float64Histogram
 	standing         metric.Int64Gauge
 	oldest           metric.Float64Gauge
+	limited          metric.Int64Counter
+	reloads          metric.Int64Counter
+	certificateEnds  metric.Int64Gauge
 	sets             sync.Map // label values -> metric.MeasurementOption, so that a request builds none
 }
 
@@ -71,6 +74,9 @@ func NewMetrics() (*Metrics, error) {
 	}
 	if m.appraisalSeconds, err = meter.Float64Histogram("assay_appraisal_duration", metric.WithUnit("s"), buckets, metric.WithDescription("Time to judge and record evidence.")); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	if err := m.addLimits(); err != nil {
+		return nil, err
 	}
 	return m, m.addNotifications(meter, buckets)
 }

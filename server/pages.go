@@ -41,9 +41,10 @@ func (s *Server) mountPages(router chi.Router) {
 		return
 	}
 	router.Get("/ui", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ui/", http.StatusMovedPermanently) })
+	pages := s.limitedPages(s.cfg.UI)
 	router.Handle("/ui/*", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Del("Content-Security-Policy") // the pages set their own
-		s.cfg.UI.ServeHTTP(w, r)
+		pages.ServeHTTP(w, r)
 	}))
 }
 

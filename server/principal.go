@@ -61,6 +61,9 @@ type principal struct {
 	machineID uuid.UUID // of a machine token
 	keyID     uuid.UUID // attestation key that the machine token names
 	pipeline  *pipeline // nil but for pipelines
+
+	tokenIssued time.Time // of a machine token
+	certificate []byte    // SHA-256 of the client certificate that the token is bound to; nil for one that is bound to none
 }
 
 // grant is a role and the machines that it is given for; a nil scope is the whole tenant.
@@ -158,6 +161,9 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 		return principal{}, unauthenticated("the Authorization header is not a bearer token")
 	}
 	if auth.LooksLikeToken(secret) {
+		if err := s.limits.mayTry(r.Context()); err != nil {
+			return principal{}, err
+		}
 		return s.identityPrincipal(r.Context(), secret)
 	}
 	if len(secret) > maxSecret {
@@ -166,14 +172,17 @@ func (s *Server) authenticate(r *http.Request) (principal, error) {
 	now := s.now()
 	switch {
 	case strings.HasPrefix(secret, token.MachinePrefix):
-		tenant, machineID, keyID, err := s.token.VerifyMachineToken(secret, now)
+		m, err := s.token.VerifyMachineToken(secret, now)
 		if err != nil {
 			return principal{}, unauthenticated("the machine token is not valid")
 		}
-		return principal{kind: roleMachine, tenant: tenant, id: machineID.String(), grants: machineGrants, machineID: machineID, keyID: keyID}, nil
+		return principal{kind: roleMachine, tenant: m.Tenant, id: m.MachineID.String(), grants: machineGrants, machineID: m.MachineID, keyID: m.KeyID, tokenIssued: m.Issued, certificate: m.Certificate}, nil
 	case isAPIToken(secret):
 		return s.apiPrincipal(r.Context(), sha256.Sum256([]byte(secret)), now)
 	case strings.HasPrefix(secret, prefixJoin):
+		if err := s.limits.mayTry(r.Context()); err != nil {
+			return principal{}, err
+		}
 		hash := sha256.Sum256([]byte(secret))
 		tenant, t, err := s.store.LookupJoinToken(r.Context(), hash[:], now)
 		if err != nil {
@@ -191,6 +200,9 @@ func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time)
 	if p, ok := s.tokens.get(hash, now); ok {
 		return p, nil
 	}
+	if err := s.limits.mayTry(ctx); err != nil {
+		return principal{}, err
+	}
 	tenant, t, err := s.store.LookupAPIToken(ctx, hash[:], now)
 	if err != nil {
 		return principal{}, tokenError(err)
@@ -199,7 +211,7 @@ func (s *Server) apiPrincipal(ctx context.Context, hash [32]byte, now time.Time)
 	if !slices.Contains(personal, kind) {
 		return principal{}, fmt.Errorf("api token %s has the unknown role %q", t.ID, t.Role)
 	}
-	p := principal{kind: kind, tenant: tenant, id: t.ID.String(), owner: t.Owner, grants: []grant{{role: kind, scope: t.Scope}}}
+	p := principal{kind: kind, tenant: tenant, id: t.ID.String(), owner: t.Owner, grants: []grant{{role: kind, scope: t.Scope}}, certificate: t.CertificateSHA256}
 	s.tokens.put(hash, p, now, t.ExpiresAt)
 	return p, nil
 }

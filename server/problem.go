@@ -49,6 +49,8 @@ const (
 	codeRevocationsInvalid  = "revocations_invalid"
 	codeRevocationsNotNewer = "revocations_not_newer"
 	codeKeyEnded            = "key_ended"
+	codeRateLimited         = "rate_limited"
+	codeQuotaExceeded       = "quota_exceeded"
 	codeInternal            = "internal"
 	codeOverloaded          = "overloaded"
 	codeNotReady            = "not_ready"
@@ -67,6 +69,14 @@ type requestError struct {
 	detail string
 	errors []fieldProblem
 	header http.Header // added to the answer, e.g. Accept-Post
+	quota  *quotaProblem
+}
+
+// quotaProblem is what was exceeded.
+type quotaProblem struct {
+	Kind  string `json:"kind"`
+	Limit int64  `json:"limit"`
+	Used  int64  `json:"used"`
 }
 
 // Error implements error.
@@ -118,7 +128,10 @@ func asRequestError(err error) (e *requestError, ok bool) {
 	var state *store.StateError
 	var unvouched *store.UnvouchedError
 	var before *store.RefusedBeforeError
+	var quota *store.QuotaError
 	switch {
+	case errors.As(err, &quota):
+		return quotaExceeded(quota), true
 	case errors.As(err, &own):
 		return own, true
 	case errors.As(err, &use):
@@ -177,6 +190,7 @@ type problem struct {
 	Code     string         `json:"code"`
 	Instance string         `json:"instance"`
 	Errors   []fieldProblem `json:"errors,omitempty"`
+	Quota    *quotaProblem  `json:"quota,omitempty"`
 }
 
 // fail answers err as a problem document. What is no statement about the request is logged with its
@@ -224,5 +238,6 @@ func (s *Server) problemOf(r *http.Request, err error) (*requestError, problem) 
 		Code:     e.code,
 		Instance: requestID(r.Context()),
 		Errors:   e.errors,
+		Quota:    e.quota,
 	}
 }

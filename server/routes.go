@@ -167,6 +167,7 @@ func (s *Server) routes() []route {
 		{"PUT", "/v1/revocations/{kind}", permTrustWrite, scopeForbidden, s.putRevocations},
 		{"GET", "/v1/revocations/entries/{sha256}", permConfigRead, scopeForbidden, api.GetRevokedEntry},
 		{"GET", "/v1/retention", permConfigRead, scopeSame, api.GetRetention},
+		{"GET", "/v1/quotas", permConfigRead, scopeForbidden, api.GetQuotas},
 		{"PUT", "/v1/retention", permRetention, scopeForbidden, api.PutRetention},
 
 		{"POST", "/v1/machines/{machine_id}/results", permResults, scopeMachine, api.CreateResult},

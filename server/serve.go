@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,25 +9,54 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"time"
+
+	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/limit"
+	"github.com/assay-verifier/assay/server/tlsfile"
 )
 
 // Timeouts of connections. Agents keep theirs from one attestation to the next, so that the steady
 // state has no TLS handshakes: idle connections live longer than the usual interval of five minutes.
 const (
 	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 60 * time.Second // whole request: 16 MiB at 280 kB/s
+	readTimeout       = bodyGrace // whole request; the guard gives a body that comes fast enough more
 	writeTimeout      = 120 * time.Second
+	adminReadTimeout  = time.Minute
 	idleTimeout       = 11 * time.Minute
 	maxHeaderBytes    = 32 << 10
 )
 
-// AdminHandler answers the second address, for operators only: /metrics, /debug/pprof/ and /healthz. It
+// HTTP/2 lets one connection ask for much at once. The server of net/http counts streams that were reset until their handlers
+// have ended, and ends a connection that goes on (CVE-2023-44487).
+const (
+	maxStreams       = 64      // of a connection
+	streamWindow     = 1 << 20 // bytes of a body that may come before they are read
+	connectionWindow = 4 << 20
+	pingAfter        = 30 * time.Second // of silence
+	pingTimeout      = 15 * time.Second
+	stalledWrite     = 30 * time.Second // nothing of an answer could be written
+)
+
+// reloadEvery is how often the files of TLS are looked at.
+const reloadEvery = 10 * time.Second
+
+// AdminHandler answers the second address, for operators only: /metrics, /debug/pprof/, /healthz and /readyz. It
 // has no authentication and must not be reachable from outside.
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.metrics.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"status":"ok"}` + "\n"))
+	})
+	// Where the public address asks for certificates of clients, a health check asks here.
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if _, err := s.GetReadiness(r.Context(), openapi.GetReadinessRequestObject{}); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(`{"status":"not ready"}` + "\n"))
+			return
+		}
 		_, _ = w.Write([]byte(`{"status":"ok"}` + "\n"))
 	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -45,25 +73,35 @@ func (s *Server) AdminHandler() http.Handler {
 // listeners. The caller closes the store afterwards, never before.
 func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	logger := slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
+	bounded := limit.NewListener(public, s.connections())
+	unwatch, err := s.metrics.watchConnections(bounded)
+	if err != nil {
+		return errors.Join(err, public.Close(), closeIf(admin))
+	}
+	defer func() { _ = unwatch() }()
 	servers := []*http.Server{{
 		Handler: s.Handler(), ErrorLog: logger, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout,
-		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ConnState: bounded.State,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connectionWindow,
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: stalledWrite},
 	}}
-	listeners := []net.Listener{public}
-	if s.cfg.TLSCertFile != "" {
-		certificate, err := tls.LoadX509KeyPair(s.cfg.TLSCertFile, s.cfg.TLSKeyFile)
-		if err != nil {
-			return errors.Join(fmt.Errorf("server: TLS: %w", err), public.Close(), closeIf(admin))
-		}
-		// Records as large as the answer: by default Go begins with records of one packet each, and each is a
-		// system call; for a verdict's ten that was a fifth of what an unchanged attestation costs the service.
-		servers[0].TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true}
+	listeners := []net.Listener{bounded}
+	if s.cfg.TLS != nil {
+		servers[0].TLSConfig = s.cfg.TLS.Config()
+		s.metrics.noteCertificate(s.cfg.TLS)
+		watching, stop := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.cfg.TLS.Watch(watching, reloadEvery, s.cfg.Reload, func(c tlsfile.Change, err error) { s.reloaded(bounded, c, err) })
+		}()
+		defer func() { stop(); <-ended }()
 	}
 	if admin != nil {
 		// No write timeout: a CPU profile takes as long as it was asked to.
 		servers = append(servers, &http.Server{
 			Handler: s.AdminHandler(), ErrorLog: logger, ReadHeaderTimeout: readHeaderTimeout,
-			ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+			ReadTimeout: adminReadTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		})
 		listeners = append(listeners, admin)
 	}
@@ -86,6 +124,30 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 		running--
 	}
 	return errors.Join(problem, s.drain(servers, failed, running))
+}
+
+// connections are the limits of the public address's. A proxy stands for all its clients.
+func (s *Server) connections() limit.Connections {
+	c := s.cfg.Limits.Connections
+	if c.Exempt == nil && len(s.limits.proxies) > 0 {
+		c.Exempt = s.limits.trusts
+	}
+	return c
+}
+
+// reloaded says that other files of TLS are in use, or why they are not. Where other certificates of clients are accepted, what is
+// connected has to show one again.
+func (s *Server) reloaded(l *limit.Listener, c tlsfile.Change, err error) {
+	s.metrics.reloaded(err == nil)
+	if err != nil {
+		s.log.Error("the files of TLS changed and cannot be used: those before stay in use", "error", err.Error())
+		return
+	}
+	s.metrics.noteCertificate(s.cfg.TLS)
+	s.log.Info("the files of TLS changed and are in use", "certificate_ends", s.cfg.TLS.NotAfter(), "client_ca_changed", c.ClientCA)
+	if c.ClientCA {
+		l.Retire()
+	}
 }
 
 // drain shuts the servers down and waits for their accept loops to end.

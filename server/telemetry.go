@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -24,6 +25,7 @@ type requestTrace struct {
 	remote    string
 	principal string
 	problem   string
+	tls       *tls.ConnectionState // nil without TLS
 }
 
 type traceKey struct{}
@@ -46,7 +48,7 @@ func noteProblem(ctx context.Context, code string) { traceOf(ctx).problem = code
 func (s *Server) telemetry(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := s.now()
-		t := &requestTrace{id: s.requestIDFor(r), remote: remoteHost(r.RemoteAddr)}
+		t := &requestTrace{id: s.requestIDFor(r), remote: s.limits.clientAddress(r), tls: r.TLS}
 		r = r.WithContext(context.WithValue(r.Context(), traceKey{}, t))
 		answer := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		setSecurityHeaders(w.Header(), t.id, r.TLS != nil)

@@ -74,7 +74,7 @@ func (s *Server) ListAPITokens(ctx context.Context, req openapi.ListAPITokensReq
 		Items: each(items, func(t store.APIToken) openapi.APIToken {
 			return openapi.APIToken{
 				ID: t.ID, Name: t.Name, Role: openapi.Role(t.Role), Selector: scopeDTO(t.Scope), Owner: textOrNull(t.Owner), ExpiresAt: utcOrNull(t.ExpiresAt),
-				CreatedAt: utc(t.CreatedAt), CreatedBy: textOrNull(t.CreatedBy), LastUsedAt: utcOrNull(t.LastUsed),
+				CreatedAt: utc(t.CreatedAt), CreatedBy: textOrNull(t.CreatedBy), LastUsedAt: utcOrNull(t.LastUsed), CertificateSha256: hexOrAbsent(t.CertificateSHA256),
 			}
 		}),
 		NextCursor: nextCursor(next),
@@ -98,6 +98,9 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 	if t.ExpiresAt, err = s.tokenEnd(now, req.Body.ExpiresInSeconds); err != nil {
 		return nil, err
 	}
+	if t.CertificateSHA256, err = s.boundTo(req.Body.CertificateSha256); err != nil {
+		return nil, err
+	}
 	secret, hash, err := newSecret(prefixes[role(t.Role)], s.random)
 	if err != nil {
 		return nil, err
@@ -110,6 +113,7 @@ func (s *Server) CreateAPIToken(ctx context.Context, req openapi.CreateAPITokenR
 	}
 	return openapi.CreateAPIToken201JSONResponse{
 		ID: t.ID, Token: secret, Name: t.Name, Role: openapi.Role(t.Role), Selector: scopeDTO(t.Scope), Owner: textOrNull(t.Owner), ExpiresAt: utcOrNull(t.ExpiresAt), CreatedAt: utc(t.CreatedAt),
+		CertificateSha256: hexOrAbsent(t.CertificateSHA256),
 	}, nil
 }
 

@@ -51,8 +51,9 @@ func withoutNulls(a verifier.Appraisal) verifier.Appraisal {
 }
 
 // evidenceAnswer is the verdict as the agent gets it: signed, and with what to do next. It is a verdict object,
-// put together without the struct, since the appraisal has a faster way of its own to JSON.
-func evidenceAnswer(r *attest.Result) ([]byte, error) {
+// put together without the struct, since the appraisal has a faster way of its own to JSON. machineToken is one that replaces the
+// agent's; empty for none.
+func evidenceAnswer(r *attest.Result, machineToken string) ([]byte, error) {
 	b := make([]byte, 0, 16<<10)
 	b = append(append(b, `{"id":"`...), r.ID.String()...)
 	b = append(append(b, `","machine_id":"`...), r.MachineID.String()...)
@@ -64,6 +65,9 @@ func evidenceAnswer(r *attest.Result) ([]byte, error) {
 	b = append(append(append(b, `,"trigger":"`...), r.Trigger...), '"')
 	b = append(append(append(b, `,"result_token":"`...), r.ResultToken...), `","next_attestation_after_seconds":`...)
 	b = strconv.AppendInt(b, int64(r.NextAttestationAfterSeconds), 10)
+	if machineToken != "" {
+		b = append(append(append(b, `,"machine_token":"`...), machineToken...), '"')
+	}
 	if r.NextChallenge != nil {
 		challenge, err := json.Marshal(challengeDTO(r.NextChallenge))
 		if err != nil {

@@ -56,8 +56,13 @@ func (s *Store) CreateBaseline(ctx context.Context, tenant uuid.UUID, name strin
 			return err
 		}
 		var err error
-		v, err = createBaseline(ctx, tx, tenant, v, now, actor)
-		return err
+		if v, err = createBaseline(ctx, tx, tenant, v, now, actor); err != nil {
+			return err
+		}
+		if err := s.withinQuota(ctx, tx, tenant, QuotaBaselines, now); err != nil {
+			return err
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaBaselineVersions, now)
 	})
 	if isViolation(err, "baselines_name") {
 		return BaselineVersion{}, &StateError{fmt.Sprintf("a baseline has the name %q", name)}
@@ -183,8 +188,10 @@ func (s *Store) AddBaselineVersion(ctx context.Context, tenant, baselineID uuid.
 			return err
 		}
 		var err error
-		v, err = addVersion(ctx, tx, tenant, b, newest, v, now, actor)
-		return err
+		if v, err = addVersion(ctx, tx, tenant, b, newest, v, now, actor); err != nil {
+			return err
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaBaselineVersions, now)
 	})
 	if isViolation(err, "baseline_versions_active") {
 		err = &StateError{"another version of the baseline is active: register this one as a draft, and promote it"}

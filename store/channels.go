@@ -10,9 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// maxChannels bounds the channels of a tenant: each may keep one worker of the service busy.
-const maxChannels = 50
-
 // The kinds of channels.
 const (
 	ChannelWebhook = "webhook"
@@ -124,7 +121,7 @@ func channelConflict(err error) error {
 }
 
 // CreateChannel stores a channel; who and when are filled in. The id is the caller's, who seals the secrets for it
-// (NewChannelID). ErrConflict: the name is taken, or there are too many.
+// (NewChannelID). ErrConflict: the name is taken. *QuotaError.
 func (s *Store) CreateChannel(ctx context.Context, tenant uuid.UUID, c Channel, now time.Time, actor Actor) (Channel, error) {
 	ctx = withTenant(ctx, tenant)
 	now = now.Truncate(time.Microsecond)
@@ -133,15 +130,15 @@ func (s *Store) CreateChannel(ctx context.Context, tenant uuid.UUID, c Channel, 
 		if err := lockConfig(ctx, tx, tenant); err != nil {
 			return err
 		}
-		if err := tooMany(ctx, tx, tenant, "notification_channels", maxChannels); err != nil {
-			return err
-		}
 		if _, err := tx.Exec(ctx, `INSERT INTO notification_channels (tenant_id, channel_id, kind, name, enabled, disabled_reason, format, filter, config, secrets, created_by, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`,
 			tenant, c.ID, c.Kind, c.Name, c.Enabled, c.DisabledReason, c.Format, c.Filter, c.Config, c.Secrets, c.CreatedBy, now); err != nil {
 			return err
 		}
-		return audit(ctx, tx, tenant, now, actor, "notification_channel.create", channelTarget(c.ID), nil, c.summary())
+		if err := audit(ctx, tx, tenant, now, actor, "notification_channel.create", channelTarget(c.ID), nil, c.summary()); err != nil {
+			return err
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaChannels, now)
 	})
 	if err != nil {
 		return Channel{}, fmt.Errorf("make notification channel: %w", channelConflict(err))

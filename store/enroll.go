@@ -34,10 +34,18 @@ func (s *Store) CreateEnrollment(ctx context.Context, tenant uuid.UUID, in Enrol
 	// the other begins again and finds it.
 	for range 5 {
 		err = s.inTx(ctx, func(tx pgx.Tx) error {
-			if e, err = createEnrollment(ctx, tx, tenant, in, now, actor); err != nil || e.Status != "active" {
+			if e, err = createEnrollment(ctx, tx, tenant, in, now, actor); err != nil {
 				return err
 			}
-			return s.expectFirst(ctx, tx, tenant, e.MachineID, now)
+			if e.Status == "active" {
+				if err := s.expectFirst(ctx, tx, tenant, e.MachineID, now); err != nil {
+					return err
+				}
+			}
+			if !e.madeMachine {
+				return nil
+			}
+			return s.withinQuota(ctx, tx, tenant, QuotaMachines, now)
 		})
 		if !errors.Is(err, errLostRace) && !isViolation(err, "") && !isCode(err, "40P01") { // deadlock_detected
 			break
@@ -109,7 +117,7 @@ func createEnrollment(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in Enrol
 	if in.AKPublic == nil {
 		in.AKPublic = []byte{} // a guest without a vTPM
 	}
-	e := Enrollment{ID: newID(now), MachineID: m.ID, Status: "activation_required", AKPublic: in.AKPublic, AKName: in.AKName, Assurance: in.Assurance, ExpiresAt: in.ExpiresAt}
+	e := Enrollment{madeMachine: !found, ID: newID(now), MachineID: m.ID, Status: "activation_required", AKPublic: in.AKPublic, AKName: in.AKName, Assurance: in.Assurance, ExpiresAt: in.ExpiresAt}
 	if in.Proved {
 		e.Status = "active"
 		in.SecretHash = nil

@@ -171,14 +171,15 @@ func (s *Store) UpsertMachines(ctx context.Context, tenant uuid.UUID, inputs []M
 	slices.SortStableFunc(order, func(a, b int) int {
 		return cmp.Or(cmp.Compare(inputs[a].ExternalID, inputs[b].ExternalID), cmp.Compare(inputs[a].Name, inputs[b].Name))
 	})
-	out := make([]Machine, len(inputs))
+	out, made := make([]Machine, len(inputs)), false
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
 		rules, err := s.lockSuppressionRules(ctx, tx, tenant)
 		if err != nil {
 			return err
 		}
 		for _, i := range order {
-			m, err := upsertMachine(ctx, tx, tenant, inputs[i], now, actor)
+			m, inserted, err := upsertMachine(ctx, tx, tenant, inputs[i], now, actor)
+			made = made || inserted
 			if err != nil {
 				return fmt.Errorf("machine %d (%q): %w", i, inputs[i].Name, err)
 			}
@@ -193,7 +194,10 @@ func (s *Store) UpsertMachines(ctx context.Context, tenant uuid.UUID, inputs []M
 			}
 			out[i] = m
 		}
-		return nil
+		if !made {
+			return nil
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaMachines, now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("register machines: %w", err)
@@ -201,22 +205,23 @@ func (s *Store) UpsertMachines(ctx context.Context, tenant uuid.UUID, inputs []M
 	return out, nil
 }
 
-func upsertMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in MachineInput, now time.Time, actor Actor) (Machine, error) {
+func upsertMachine(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in MachineInput, now time.Time, actor Actor) (m Machine, inserted bool, err error) {
 	for range 3 {
 		m, err := lockMachine(ctx, tx, tenant, `(m.external_id = $2 AND $2 <> '' OR $2 = '' AND m.external_id = '' AND m.name = $3)`, in.ExternalID, in.Name)
 		if err == nil {
-			return mergeMachine(ctx, tx, tenant, m, in, now, actor)
+			m, err = mergeMachine(ctx, tx, tenant, m, in, now, actor)
+			return m, false, err
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
-			return Machine{}, err
+			return Machine{}, false, err
 		}
 		m, inserted, err := insertMachine(ctx, tx, tenant, in, "registered", now, actor)
 		if err != nil || inserted {
-			return m, err
+			return m, inserted, err
 		}
 		// Somebody else has just registered it: it is there now.
 	}
-	return Machine{}, ErrConflict
+	return Machine{}, false, ErrConflict
 }
 
 // lockMachine reads and locks the machine that fits cond, whose parameters begin at $2.

@@ -24,7 +24,7 @@ import (
 // Errors: ErrNonceUsed, and nothing is stored, where rec.ChallengeKey is not above the machine's last; of calls
 // that redeem one challenge exactly one succeeds. ErrNotFound: no such machine. ErrConflict: rec.KeyID is no
 // longer the machine's active key. Where ctx ends first, the record may or may not have become durable, as a
-// whole; trying again with the same challenge tells (ErrNonceUsed).
+// whole; *QuotaError: the tenant may store no more evidence today. Trying again with the same challenge tells (ErrNonceUsed).
 func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec AppraisalRecord) (Recorded, error) {
 	if rec.Appraisal == nil {
 		return Recorded{}, errors.New("record appraisal: the record holds no appraisal")
@@ -44,6 +44,11 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 	var err error
 	if p.prepared, err = prepare(&rec); err != nil {
 		return Recorded{}, fmt.Errorf("record appraisal: %w", err)
+	}
+	if len(p.prepared.evidence) > 0 {
+		if err := s.reserveEvidence(ctx, tenant, len(p.prepared.evidence), rec.ReceivedAt); err != nil {
+			return Recorded{}, fmt.Errorf("record appraisal: %w", err)
+		}
 	}
 	if err := s.changed.do(ctx, p); err != nil {
 		return Recorded{}, fmt.Errorf("record appraisal: %w", err)

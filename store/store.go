@@ -37,6 +37,9 @@ type Options struct {
 	Role string
 	// ConnectTimeout bounds the wait for a database that is still starting; 0 means 10 s.
 	ConnectTimeout time.Duration
+	// Quotas are what a tenant may have where an operator has set nothing else for it; kinds that are not named have the
+	// defaults of quotaKinds.
+	Quotas map[QuotaKind]int64
 }
 
 // Store is the service's database. All its methods may be called at once from many goroutines.
@@ -59,6 +62,8 @@ type Store struct {
 	changed        *committer            // appraisals that did
 	jobs           *river.Client[pgx.Tx] // inserts only
 	keys           *keyring.Ring
+	quotas         map[QuotaKind]int64
+	evidence       sync.Map // *storedToday by tenant
 	opened         sync.Map // keys of the service that were decrypted: openedKey by id
 	close          sync.Once
 }
@@ -99,7 +104,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		pool: pool, grouped: grouped, keys: o.Keys,
+		pool: pool, grouped: grouped, keys: o.Keys, quotas: o.Quotas,
 		versions:   newLRU[versionKey, BaselineVersion](cachedVersions),
 		references: newLRU[refKey, verifier.ReferenceValues](cachedReferenceBytes),
 		byName:     newLRU[collateralName, tee.Collateral](cachedCollateralBytes),

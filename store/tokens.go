@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -17,16 +18,22 @@ func (s *Store) CreateAPIToken(ctx context.Context, tenant uuid.UUID, t APIToken
 		t.ID = newID(t.CreatedAt)
 	}
 	return s.inTx(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO api_tokens (tenant_id, token_id, name, role, token_hash, expires_at, created_at, scope, owner, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			tenant, t.ID, t.Name, storedRole(t), hash, t.ExpiresAt, t.CreatedAt, t.Scope, t.Owner, actor.String())
+		_, err := tx.Exec(ctx, `INSERT INTO api_tokens (tenant_id, token_id, name, role, token_hash, expires_at, created_at, scope, owner, created_by, certificate_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			tenant, t.ID, t.Name, storedRole(t), hash, t.ExpiresAt, t.CreatedAt, t.Scope, t.Owner, actor.String(), t.CertificateSHA256)
 		if isViolation(err, "") {
 			return fmt.Errorf("API token %s: %w", t.ID, ErrConflict)
 		}
 		if err != nil {
 			return fmt.Errorf("make API token: %w", err)
 		}
-		return audit(ctx, tx, tenant, t.CreatedAt, actor, "api_token.create", "api_token:"+t.ID.String(), nil,
-			map[string]any{"name": t.Name, "role": t.Role, "scope": t.Scope, "owner": t.Owner, "expires_at": t.ExpiresAt})
+		after := map[string]any{"name": t.Name, "role": t.Role, "scope": t.Scope, "owner": t.Owner, "expires_at": t.ExpiresAt}
+		if t.CertificateSHA256 != nil {
+			after["certificate_sha256"] = hex.EncodeToString(t.CertificateSHA256)
+		}
+		if err := audit(ctx, tx, tenant, t.CreatedAt, actor, "api_token.create", "api_token:"+t.ID.String(), nil, after); err != nil {
+			return err
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaAPITokens, t.CreatedAt)
 	})
 }
 
@@ -43,11 +50,11 @@ func storedRole(t APIToken) string {
 	return string(t.Role)
 }
 
-const apiTokenColumns = `token_id, name, ` + apiTokenRole + `, scope, owner, expires_at, created_at, created_by, last_used_at` //nolint:gosec // names of columns
+const apiTokenColumns = `token_id, name, ` + apiTokenRole + `, scope, owner, expires_at, created_at, created_by, last_used_at, certificate_sha256` //nolint:gosec // names of columns
 
 func scanAPIToken(row pgx.Row, first ...any) (APIToken, error) {
 	var t APIToken
-	err := row.Scan(append(first, &t.ID, &t.Name, &t.Role, &t.Scope, &t.Owner, &t.ExpiresAt, &t.CreatedAt, &t.CreatedBy, &t.LastUsed)...)
+	err := row.Scan(append(first, &t.ID, &t.Name, &t.Role, &t.Scope, &t.Owner, &t.ExpiresAt, &t.CreatedAt, &t.CreatedBy, &t.LastUsed, &t.CertificateSHA256)...)
 	return t, err
 }
 
@@ -108,8 +115,12 @@ func (s *Store) CreateJoinToken(ctx context.Context, tenant uuid.UUID, t JoinTok
 		if err != nil {
 			return fmt.Errorf("make join token: %w", err)
 		}
-		return audit(ctx, tx, tenant, t.CreatedAt, actor, "join_token.create", "join_token:"+t.ID.String(), nil,
+		err = audit(ctx, tx, tenant, t.CreatedAt, actor, "join_token.create", "join_token:"+t.ID.String(), nil,
 			map[string]any{"name": t.Name, "uses": t.UsesLeft, "expires_at": t.ExpiresAt, "scale_set": t.ScaleSet, "labels": t.Labels})
+		if err != nil {
+			return err
+		}
+		return s.withinQuota(ctx, tx, tenant, QuotaJoinTokens, t.CreatedAt)
 	})
 }
 

@@ -84,6 +84,8 @@ type APIToken struct {
 	CreatedAt time.Time
 	CreatedBy string // empty of tokens that are older than this column
 	LastUsed  *time.Time
+	// CertificateSHA256 is of the client certificate without which the token is refused; nil for none.
+	CertificateSHA256 []byte
 }
 
 // JoinToken lets agents enrol. ScaleSet and Labels, where given, are forced onto the machines it admits.
@@ -186,6 +188,8 @@ type Enrollment struct {
 	Assurance verifier.Assurance
 	KeyID     uuid.UUID // attestation_keys row once active
 	ExpiresAt time.Time
+
+	madeMachine bool // the machine was not there before
 }
 
 // The kinds of attestation keys.

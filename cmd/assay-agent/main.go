@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -45,6 +46,8 @@ type cli struct {
 	StateDir string `name:"state-dir" placeholder:"DIR" default:"${state_dir}" help:"Where attestation key, machine id and machine token are kept (${default})."`
 	Server   string `name:"server" placeholder:"URL" help:"The Assay server. Default: that of the enrolment."`
 	CA       string `name:"ca" placeholder:"FILE" help:"PEM certificates that the server's certificate must chain to. Default: those of the system."`
+	Cert     string `name:"client-cert" placeholder:"FILE" help:"PEM certificate chain to show to a server that asks for one, leaf first. Read again at each connection."`
+	Key      string `name:"client-key" placeholder:"FILE" help:"Its private key, which other users must not be able to read."`
 	EventLog string `name:"event-log" placeholder:"FILE" help:"Boot log; an absent or empty one is not sent. Default: ${event_log}."`
 	IMALog   string `name:"ima-log" placeholder:"FILE" help:"IMA list, binary or ASCII; an absent or empty one is not sent. Default: ${ima_log}."`
 
@@ -142,12 +145,37 @@ func (a *app) attester() (*attester.Attester, error) {
 		}
 		config.RootCAs = pool
 	}
+	if (a.cli.Cert == "") != (a.cli.Key == "") {
+		return nil, errors.New("--client-cert and --client-key go together")
+	}
+	if a.cli.Cert != "" {
+		config.Certificate = func() (*tls.Certificate, error) { return clientCertificate(a.cli.Cert, a.cli.Key) }
+		if _, err := config.Certificate(); err != nil {
+			return nil, err
+		}
+	}
 	at, err := attester.New(config)
 	if err != nil {
 		return nil, err
 	}
 	a.warnPlain(at.Server())
 	return at, nil
+}
+
+// clientCertificate reads the certificate that is shown to a server that asks for one.
+func clientCertificate(chain, key string) (*tls.Certificate, error) {
+	info, err := os.Stat(key)
+	if err != nil {
+		return nil, fmt.Errorf("client key: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o027 != 0 {
+		return nil, fmt.Errorf("client key: %s can be read or written by other users (mode %04o): chmod 600 it", key, mode)
+	}
+	pair, err := tls.LoadX509KeyPair(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("client certificate: %w", err)
+	}
+	return &pair, nil
 }
 
 // readCertificates reads a PEM file, as a pool and as DER.

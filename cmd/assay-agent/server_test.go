@@ -55,6 +55,7 @@ type verifierServer struct {
 	verdicts    []string
 	lastBody    map[string]json.RawMessage // of the last evidence
 	before      func(w http.ResponseWriter, r *http.Request) (done bool)
+	renew       bool // machine tokens with each verdict
 }
 
 type machine struct {
@@ -438,9 +439,14 @@ func (s *verifierServer) evidence(w http.ResponseWriter, r *http.Request) {
 	status, checks := s.judge(m, &in, nonce)
 	m.log = in.EventLogDigest
 	s.verdicts = append(s.verdicts, status)
-	answer(w, 201, map[string]any{"id": "v-" + strconv.Itoa(len(s.verdicts)), "machine_id": m.id, "received_at": time.Now().UTC(),
+	out := map[string]any{"id": "v-" + strconv.Itoa(len(s.verdicts)), "machine_id": m.id, "received_at": time.Now().UTC(),
 		"status": status, "reason": nil, "assurance": m.assurance, "checks": checks, "deviations": []any{}, "claims": map[string]any{},
-		"next_challenge": s.challenge(m, s.lifetime), "next_attestation_after_seconds": s.interval})
+		"next_challenge": s.challenge(m, s.lifetime), "next_attestation_after_seconds": s.interval}
+	if s.renew {
+		m.token += "x" // the one before is not good here any more, so that the agent has to use it
+		out["machine_token"] = m.token
+	}
+	answer(w, 201, out)
 }
 
 // nonceOf reads the nonce where the evidence has it.

@@ -150,9 +150,14 @@ func (t *adminTokenCommand) Run(p *process) (err error) {
 
 // healthcheckCommand asks the local service.
 type healthcheckCommand struct {
-	Listen  string        `env:"ASSAY_LISTEN" default:"127.0.0.1:8440" placeholder:"ADDR" help:"As for serve."`
-	TLSCert string        `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"As for serve."`
-	TLSKey  string        `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"As for serve."`
+	Listen  string `env:"ASSAY_LISTEN" default:"127.0.0.1:8440" placeholder:"ADDR" help:"As for serve."`
+	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"As for serve."`
+	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"As for serve."`
+
+	TLSClientCA   string `env:"ASSAY_TLS_CLIENT_CA" placeholder:"PEM" help:"As for serve."`
+	TLSClientAuth string `env:"ASSAY_TLS_CLIENT_AUTH" enum:"require,request" default:"require" help:"As for serve. Where clients need a certificate, the admin address is asked."`
+	AdminListen   string `env:"ASSAY_ADMIN_LISTEN" default:"127.0.0.1:8441" placeholder:"ADDR" help:"As for serve."`
+
 	Timeout time.Duration `default:"4s" help:"How long to wait."`
 }
 
@@ -162,8 +167,12 @@ func (h *healthcheckCommand) Run(p *process) error {
 		return err
 	}
 	transport := &http.Transport{}
-	scheme := "http"
-	if h.TLSCert != "" {
+	scheme, address := "http", h.Listen
+	if h.TLSCert != "" && h.TLSClientCA != "" && h.TLSClientAuth == "require" {
+		if address = h.AdminListen; address == "" {
+			return badConfig("--admin-listen is needed: the public address asks for a certificate")
+		}
+	} else if h.TLSCert != "" {
 		scheme = "https"
 		own, err := tls.LoadX509KeyPair(h.TLSCert, h.TLSKey)
 		if err != nil {
@@ -173,7 +182,7 @@ func (h *healthcheckCommand) Run(p *process) error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, h.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+reachable(h.Listen)+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+reachable(address)+"/readyz", nil)
 	if err != nil {
 		return err
 	}

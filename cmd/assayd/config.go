@@ -1,12 +1,10 @@
 package main
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -76,10 +74,11 @@ type Config struct {
 	// for ever. Tokens that are there already keep their end, the first one too.
 	MaxTokenLifetime time.Duration `env:"ASSAY_MAX_TOKEN_LIFETIME" default:"0" placeholder:"DURATION" help:"Longest life of new API tokens, for example 2160h; 0 is for ever."`
 
-	// TLSCert and TLSKey are PEM files; with both the public address speaks TLS 1.2 and 1.3 only. They are
-	// read at start: restart to change them.
-	TLSCert string `env:"ASSAY_TLS_CERT" placeholder:"PEM" help:"Certificate chain of the public address, leaf first. Read at start."`
-	TLSKey  string `env:"ASSAY_TLS_KEY" placeholder:"PEM" help:"Its private key; not readable by all users (mode 0640 at most)."`
+	// TLS is how the public address speaks TLS, and whose certificates it asks for.
+	TLSConfig `embed:""`
+
+	// Limits bound what clients and tenants may take.
+	Limits LimitConfig `embed:""`
 
 	// PublicURL is the address that clients use, such as https://assay.example. Results name it as their
 	// issuer, under which consumers of workload identities find /.well-known/openid-configuration, and cookies of the pages are
@@ -217,15 +216,8 @@ type NotifyConfig struct {
 
 // reach is the addresses that may be asked.
 func (c *NotifyConfig) reach() (reach.Rules, error) {
-	var rules reach.Rules
-	for _, text := range c.NotifyAllowNetworks {
-		network, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil || network != network.Masked() {
-			return rules, badConfig("--notify-allow-networks: %q is no network such as 10.1.0.0/16", text)
-		}
-		rules.Networks = append(rules.Networks, network)
-	}
-	return rules, nil
+	allowed, err := networks("--notify-allow-networks", c.NotifyAllowNetworks)
+	return reach.Rules{Networks: allowed}, err
 }
 
 // IssuerConfig bounds which identity providers are asked for their keys. None is, unless an administrator has configured
@@ -300,19 +292,14 @@ func (c *Config) check() error {
 			return err
 		}
 	}
-	if (c.TLSCert == "") != (c.TLSKey == "") {
-		return badConfig("--tls-cert and --tls-key go together")
-	}
-	if c.TLSCert != "" {
-		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
-			return badConfig("--tls-cert and --tls-key: %v", err)
-		}
-		if err := keyring.CheckNotPublic(c.TLSKey); err != nil {
-			return badConfig("--tls-key: %v", err)
-		}
+	if err := c.TLSConfig.check(); err != nil {
+		return err
 	}
 	if c.MaxTokenLifetime < 0 {
 		return badConfig("--max-token-lifetime: %s is less than nothing", c.MaxTokenLifetime)
+	}
+	if err := c.Limits.check(); err != nil {
+		return err
 	}
 	if err := checkURL("--public-url", c.PublicURL); err != nil {
 		return err

@@ -197,7 +197,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 		if err := st.EnsureTenant(p.ctx, store.DefaultTenant, time.Now()); err != nil {
 			return err
 		}
-		if tokens, attestation, err = newAttestation(p.ctx, st, "", &r.Results, log, nil); err != nil {
+		if tokens, attestation, err = newAttestation(p.ctx, st, "", &r.Results, token.MachineTokenLifetime, log, nil); err != nil {
 			return err
 		}
 	}

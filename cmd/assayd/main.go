@@ -40,6 +40,7 @@ type commands struct {
 	Restore     restoreCommand     `cmd:"" help:"Make the database of a file that assayd backup wrote, of this version or an earlier one. No service may run on it."`
 	Doctor      doctorCommand      `cmd:"" help:"Look settings, host and database over, and say what to do about what is not well."`
 	Keys        keysCommand        `cmd:"" help:"Keys that sign results, and the key-encryption keys that seal them."`
+	Quotas      quotasCommand      `cmd:"" help:"What tenants may have: machines, baselines, tokens, notification channels, stored evidence."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with the same settings whether it is ready; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

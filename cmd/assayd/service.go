@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/signal"
 	"strings"
 	"time"
 
@@ -146,7 +147,11 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 			return nil, err
 		}
 	}
-	st, err := c.openWithKeys(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces, Role: c.Roles.DatabaseAppRole}, log)
+	quotas, err := c.Limits.quotas()
+	if err != nil {
+		return nil, err
+	}
+	st, err := c.openWithKeys(ctx, url, store.Options{MaxConns: c.DatabaseConnections, TracerProvider: traces, Quotas: quotas, Role: c.Roles.DatabaseAppRole}, log)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +164,7 @@ func openStore(ctx context.Context, c *Config, url string, traces trace.TracerPr
 
 // newServer wires the use cases, the pages and the HTTP layer.
 func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, notifications *notify.Service, metrics *server.Metrics, traces trace.TracerProvider, log *slog.Logger) (*server.Server, *attest.Service, *token.Service, error) {
-	tokens, attestation, err := newAttestation(ctx, st, issuer, &c.Results, log, metrics.Appraisal)
+	tokens, attestation, err := newAttestation(ctx, st, issuer, &c.Results, c.MachineTokenLifetime, log, metrics.Appraisal)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -173,10 +178,18 @@ func newServer(ctx context.Context, c *Config, st *store.Store, issuer string, n
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	files, err := c.TLSConfig.load()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	limits, err := c.Limits.limits(log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	srv, err = server.New(server.Config{
 		Store: st, Attest: attestation, Token: tokens, Issuer: issuer, Notify: notifications, Logger: log, Metrics: metrics, TracerProvider: traces, UI: pages,
-		Issuers: c.Issuers.reach(), IssuerRoots: roots, Retention: c.Retention.standard(),
-		MaxTokenLifetime: c.MaxTokenLifetime, ShutdownTimeout: c.ShutdownTimeout, TLSCertFile: c.TLSCert, TLSKeyFile: c.TLSKey,
+		Issuers: c.Issuers.reach(), IssuerRoots: roots, Retention: c.Retention.standard(), MaxTokenLifetime: c.MaxTokenLifetime,
+		ShutdownTimeout: c.ShutdownTimeout, TLS: files, Reload: hangups(signal.Notify), BindMachineTokens: c.BindMachineTokens, Limits: limits,
 	})
 	return srv, attestation, tokens, err
 }
@@ -210,8 +223,10 @@ func startNotify(ctx context.Context, s *notify.Service) (stop func() error) {
 }
 
 // newAttestation makes the use cases, with the service's keys.
-func newAttestation(ctx context.Context, st *store.Store, issuer string, results *ResultConfig, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
-	tokens, err := token.New(ctx, results.tokens(st))
+func newAttestation(ctx context.Context, st *store.Store, issuer string, results *ResultConfig, machineTokens time.Duration, log *slog.Logger, observe func(attest.Observation)) (*token.Service, *attest.Service, error) {
+	config := results.tokens(st)
+	config.MachineLifetime = machineTokens
+	tokens, err := token.New(ctx, config)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -235,6 +250,9 @@ func newPages(c *Config, st *store.Store, attestation *attest.Service, notificat
 			tenant, t, err := st.LookupAPIToken(ctx, hash[:], time.Now())
 			if err != nil {
 				return ui.Principal{}, fmt.Errorf("look up the token: %w", err)
+			}
+			if err := server.CheckBinding(ctx, &t); err != nil {
+				return ui.Principal{}, err
 			}
 			return ui.Principal{Tenant: tenant, TokenID: t.ID, Name: t.Name, Role: t.Role, Owner: t.Owner, Scope: t.Scope}, nil
 		},

@@ -61,7 +61,7 @@ func TestUnusableSettings(t *testing.T) {
 	if err := os.Chmod(open, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	cert, _ := certificate(t)
+	cert, key := certificate(t)
 	pin := filepath.Join(folder, "pin")
 	write(t, pin, "hunter2\n", 0o600)
 	for _, c := range []struct {
@@ -78,6 +78,16 @@ func TestUnusableSettings(t *testing.T) {
 		{"issuers' CA that is none", 2, "--issuer-ca", []string{"serve", "--issuer-ca", file}},
 		{"issuers' CA that is not there", 2, "--issuer-ca", []string{"serve", "--issuer-ca", file + "x"}},
 		{"certificate that is none", 2, "--tls-cert", []string{"serve", "--tls-cert", file, "--tls-key", file}},
+		{"client CA without TLS", 2, "--tls-client-ca", []string{"serve", "--tls-client-ca", cert}},
+		{"bound tokens without a client CA", 2, "needs --tls-client-ca", []string{"serve", "--tls-cert", cert, "--tls-key", key, "--bind-machine-tokens"}},
+		{"client CA that is none", 2, "holds no certificate", []string{"serve", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", file}},
+		{"machine tokens of a moment", 2, "--machine-token-lifetime", []string{"serve", "--machine-token-lifetime", "1m"}},
+		{"rate", 2, "50:500", []string{"serve", "--rate-machine", "fast"}},
+		{"no slots", 2, "--max-appraisals", []string{"serve", "--max-appraisals", "0"}},
+		{"a queue for ever", 2, "--queue-wait", []string{"serve", "--queue-wait", "1h"}},
+		{"proxies", 2, "--trusted-proxies", []string{"serve", "--trusted-proxies", "10.0.0.1/8"}},
+		{"quota of nothing", 2, "there is no quota", []string{"serve", "--quota", "cats=1"}},
+		{"quota that is no number", 2, "is no quota", []string{"quotas", "set", "01900000-0000-7000-8000-000000000001", "machines=many"}},
 		{"log level", 2, "--log-level", []string{"serve", "--log-level", "loud"}},
 		{"trust bundle", 2, "--trust-bundle", []string{"serve", "--trust-bundle", "some"}},
 		{"source of collateral", 2, "--amd-kds-url", []string{"serve", "--amd-kds-url", "kds"}},

@@ -74,7 +74,9 @@ func startSystem(ctx context.Context, o options, dir string) (s *system, err err
 	}
 	data := filepath.Join(dir, "data")
 	s.service = exec.Command(o.assayd, "serve", "--listen", public, "--admin-listen", admin, "--data-dir", data, // #nosec G204 -- the operator's choice
-		"--tls-cert", certificate, "--tls-key", key, "--log-level", "error", "--notify-allow-networks", "127.0.0.0/8") // a verdict that fails is a warning
+		"--tls-cert", certificate, "--tls-key", key, "--log-level", "error", "--notify-allow-networks", "127.0.0.0/8",
+		// One client stands for a whole fleet and its operators.
+		"--rate-machine", "off", "--rate-principal", "off", "--max-principal-requests", "0", "--max-machine-requests", "0") // a verdict that fails is a warning
 	s.service.Env = append(os.Environ(), "ASSAY_DATABASE_URL="+s.postgres.URL())
 	s.service.Stderr = os.Stderr
 	if err := s.service.Start(); err != nil {

@@ -1092,6 +1092,39 @@ func (e PolicyRuleEffect) Valid() bool {
 	}
 }
 
+// Defines values for QuotaKind.
+const (
+	APITokens            QuotaKind = "api_tokens"
+	BaselineVersions     QuotaKind = "baseline_versions"
+	Baselines            QuotaKind = "baselines"
+	EvidenceBytesPerDay  QuotaKind = "evidence_bytes_per_day"
+	JoinTokens           QuotaKind = "join_tokens"
+	Machines             QuotaKind = "machines"
+	NotificationChannels QuotaKind = "notification_channels"
+)
+
+// Valid indicates whether the value is a known member of the QuotaKind enum.
+func (e QuotaKind) Valid() bool {
+	switch e {
+	case APITokens:
+		return true
+	case BaselineVersions:
+		return true
+	case Baselines:
+		return true
+	case EvidenceBytesPerDay:
+		return true
+	case JoinTokens:
+		return true
+	case Machines:
+		return true
+	case NotificationChannels:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReappraisalOutcome.
 const (
 	ReappraisalOutcomeBetter    ReappraisalOutcome = "better"
@@ -2774,7 +2807,9 @@ func (e ListWebhooksParamsSort) Valid() bool {
 
 // APIToken defines model for APIToken.
 type APIToken struct {
-	CreatedAt time.Time `json:"created_at"`
+	// CertificateSha256 Of the client certificate that it is bound to; absent for none.
+	CertificateSha256 *string   `json:"certificate_sha256,omitempty"`
+	CreatedAt         time.Time `json:"created_at"`
 
 	// CreatedBy Null of tokens that are older than this field.
 	CreatedBy  *string            `json:"created_by"`
@@ -2796,11 +2831,13 @@ type APIToken struct {
 
 // APITokenCreated defines model for APITokenCreated.
 type APITokenCreated struct {
-	CreatedAt time.Time          `json:"created_at"`
-	ExpiresAt *time.Time         `json:"expires_at"`
-	ID        openapi_types.UUID `json:"id"`
-	Name      string             `json:"name"`
-	Owner     *string            `json:"owner"`
+	// CertificateSha256 Of the client certificate that it is bound to; absent for none.
+	CertificateSha256 *string            `json:"certificate_sha256,omitempty"`
+	CreatedAt         time.Time          `json:"created_at"`
+	ExpiresAt         *time.Time         `json:"expires_at"`
+	ID                openapi_types.UUID `json:"id"`
+	Name              string             `json:"name"`
+	Owner             *string            `json:"owner"`
 
 	// Role `viewer` sees the fleet; `reader` is its older name. `responder` also works on alerts, suppression rules and exemptions;
 	// `baseline_author` drafts baselines; `baseline_approver` makes drafts count, and no draft of their own; `operator` runs
@@ -2819,6 +2856,9 @@ type APITokenCreated struct {
 
 // APITokenInput defines model for APITokenInput.
 type APITokenInput struct {
+	// CertificateSha256 Binds the token to a client certificate, by the SHA-256 of its DER: it is refused on a connection that has not shown it (RFC 8705). Needs a service that asks clients for certificates.
+	CertificateSha256 *string `json:"certificate_sha256,omitempty"`
+
 	// ExpiresInSeconds Absent is as long as the service allows, which may be for ever.
 	ExpiresInSeconds *int `json:"expires_in_seconds,omitempty"`
 
@@ -5031,6 +5071,18 @@ type Problem struct {
 	// Example: 0198c0de-5a1e-7000-8000-7a6c31d1f001
 	Instance string `json:"instance"`
 
+	// Quota With `quota_exceeded`.
+	Quota *struct {
+		// Kind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+		Kind QuotaKind `json:"kind"`
+
+		// Limit Example: 50
+		Limit int64 `json:"limit"`
+
+		// Used Example: 50
+		Used int64 `json:"used"`
+	} `json:"quota,omitempty"`
+
 	// Status Example: 400
 	Status int `json:"status"`
 
@@ -5106,6 +5158,33 @@ type Provenance struct {
 
 	// Repository Example: github.com/example/images
 	Repository *string `json:"repository,omitempty"`
+}
+
+// Quota defines model for Quota.
+type Quota struct {
+	// Kind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+	Kind QuotaKind `json:"kind"`
+
+	// Limit The most that there may be; null for no limit.
+	//
+	// Example: 10000
+	Limit *int64 `json:"limit"`
+
+	// Own Whether the operator set it for this tenant; else it is the service's default.
+	Own bool `json:"own"`
+
+	// Used What there is now.
+	//
+	// Example: 12
+	Used int64 `json:"used"`
+}
+
+// QuotaKind What a quota counts. `baselines` and `baseline_versions` without those that first boots taught; `join_tokens` and `api_tokens` that can still be used; `evidence_bytes_per_day` is of stored evidence, compressed, by days of UTC.
+type QuotaKind string
+
+// Quotas defines model for Quotas.
+type Quotas struct {
+	Quotas []Quota `json:"quotas"`
 }
 
 // Reappraisal defines model for Reappraisal.
@@ -6208,6 +6287,11 @@ type Verdict struct {
 
 	// MachineName In the history.
 	MachineName *string `json:"machine_name,omitempty"`
+
+	// MachineToken Replaces the agent's token, which stays valid until it ends; in the answer to genuine evidence, where the token is a day old or more. Keep it instead.
+	//
+	// Example: assay_agt_AQGQAAAA
+	MachineToken *string `json:"machine_token,omitempty"`
 
 	// NextAttestationAfterSeconds When to attest again; in the answer to evidence. Half an interval at least and an interval at most, so that machines that attest at one time find times of their own.
 	//
@@ -9295,6 +9379,13 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 	ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetQuotas How much the tenant may have, and has
+	//
+	// All are in one answer. The operator of the service sets them.
+	//
+	// Corresponds with GET /v1/quotas (the `GetQuotas` operationId).
+	GetQuotas(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListReappraisals List reappraisals
 	//
 	// What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
@@ -12274,6 +12365,23 @@ func (c *Client) ListPolicyVersions(ctx context.Context, name PolicyName, params
 // Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 func (c *Client) ListPolicyTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListPolicyTemplatesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetQuotas How much the tenant may have, and has
+//
+// All are in one answer. The operator of the service sets them.
+//
+// Corresponds with GET /v1/quotas (the `GetQuotas` operationId).
+func (c *Client) GetQuotas(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetQuotasRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -20003,6 +20111,33 @@ func NewListPolicyTemplatesRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewGetQuotasRequest constructs an http.Request for the GetQuotas method
+func NewGetQuotasRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/quotas")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListReappraisalsRequest constructs an http.Request for the ListReappraisals method
 func NewListReappraisalsRequest(server string, params *ListReappraisalsParams) (*http.Request, error) {
 	var err error
@@ -24221,6 +24356,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/policy-templates (the `ListPolicyTemplates` operationId).
 	ListPolicyTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPolicyTemplatesResponse, error)
+
+	// GetQuotasWithResponse How much the tenant may have, and has
+	//
+	// All are in one answer. The operator of the service sets them.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/quotas (the `GetQuotas` operationId).
+	GetQuotasWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetQuotasResponse, error)
 
 	// ListReappraisalsWithResponse List reappraisals
 	//
@@ -29334,6 +29478,54 @@ func (r ListPolicyTemplatesResponse) ContentType() string {
 	return ""
 }
 
+type GetQuotasResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Quotas
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetQuotasResponse) GetJSON200() *Quotas {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetQuotasResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetQuotasResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetQuotasResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetQuotasResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetQuotasResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListReappraisalsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -33601,6 +33793,21 @@ func (c *ClientWithResponses) ListPolicyTemplatesWithResponse(ctx context.Contex
 	return ParseListPolicyTemplatesResponse(rsp)
 }
 
+// GetQuotasWithResponse How much the tenant may have, and has
+//
+// All are in one answer. The operator of the service sets them.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/quotas (the `GetQuotas` operationId).
+func (c *ClientWithResponses) GetQuotasWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetQuotasResponse, error) {
+	rsp, err := c.GetQuotas(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetQuotasResponse(rsp)
+}
+
 // ListReappraisalsWithResponse List reappraisals
 //
 // What was judged again because what it rested on was withdrawn, or because somebody asked; newest first.
@@ -37768,6 +37975,39 @@ func ParseListPolicyTemplatesResponse(rsp *http.Response) (*ListPolicyTemplatesR
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest PolicyTemplateList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetQuotasResponse parses an HTTP response from a GetQuotasWithResponse call
+func ParseGetQuotasResponse(rsp *http.Response) (*GetQuotasResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetQuotasResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Quotas
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/assay-verifier/assay/server/token"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
 	"github.com/assay-verifier/assay/verifier/tee"
@@ -183,7 +184,7 @@ func (s *Service) enrolProved(ctx context.Context, tenant uuid.UUID, in store.En
 	}
 	return &EnrolResult{
 		EnrollmentID: e.ID, MachineID: e.MachineID, Status: StatusActive, Assurance: e.Assurance, Challenge: challenge,
-		MachineToken: s.token.MachineToken(tenant, e.MachineID, e.KeyID, now),
+		MachineToken: s.token.MachineToken(token.Machine{Tenant: tenant, MachineID: e.MachineID, KeyID: e.KeyID, Issued: now}),
 	}, nil
 }
 
@@ -253,7 +254,7 @@ func (s *Service) Activate(ctx context.Context, tenant, enrollmentID uuid.UUID, 
 	}
 	return &ActivateResult{
 		MachineID: e.MachineID, Status: StatusActive, Assurance: e.Assurance, Challenge: challenge,
-		MachineToken: s.token.MachineToken(tenant, e.MachineID, e.KeyID, now),
+		MachineToken: s.token.MachineToken(token.Machine{Tenant: tenant, MachineID: e.MachineID, KeyID: e.KeyID, Issued: now}),
 	}, nil
 }
 

@@ -46,12 +46,12 @@ func TestEnrolByCredentialActivation(t *testing.T) {
 	if a.Status != StatusActive || a.Assurance != verifier.EKActivated || a.MachineID != e.MachineID || a.Challenge == nil {
 		t.Fatalf("%+v", a)
 	}
-	tenant, machineID, keyID, err := b.token.VerifyMachineToken(a.MachineToken, b.now())
-	if err != nil || tenant != b.tenant || machineID != e.MachineID {
-		t.Fatalf("token of %v %v, %v", tenant, machineID, err)
+	of, err := b.token.VerifyMachineToken(a.MachineToken, b.now())
+	if err != nil || of.Tenant != b.tenant || of.MachineID != e.MachineID {
+		t.Fatalf("token of %+v, %v", of, err)
 	}
-	in, err := b.store.AppraisalInputs(b.ctx, b.tenant, machineID, b.now())
-	if err != nil || in.Key == nil || in.Key.ID != keyID || in.Key.Assurance != verifier.EKActivated {
+	in, err := b.store.AppraisalInputs(b.ctx, b.tenant, of.MachineID, b.now())
+	if err != nil || in.Key == nil || in.Key.ID != of.KeyID || in.Key.Assurance != verifier.EKActivated {
 		t.Fatalf("inputs %+v, %v", in.Key, err)
 	}
 	// The store never sees the secret.
@@ -273,7 +273,7 @@ func TestEnrolByAKCertificate(t *testing.T) {
 		t.Fatalf("%+v", e)
 	}
 	m.id = e.MachineID
-	if _, _, m.keyID, err = b.token.VerifyMachineToken(e.MachineToken, b.now()); err != nil {
+	if m.keyID, err = b.keyOf(e.MachineToken); err != nil {
 		t.Fatal(err)
 	}
 	result := b.attest(m)

@@ -102,6 +102,12 @@ type bench struct {
 	clock time.Time
 }
 
+// keyOf is the attestation key that a machine token names.
+func (b *bench) keyOf(token string) (uuid.UUID, error) {
+	m, err := b.token.VerifyMachineToken(token, b.now())
+	return m.KeyID, err
+}
+
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	ctx := context.Background()

@@ -64,14 +64,18 @@ type Config struct {
 	RotateEvery time.Duration
 	// Lifetime bounds how long a result is valid, at most MaxLifetime; 0 means DefaultLifetime.
 	Lifetime time.Duration
+	// MachineLifetime is how long a machine token is valid; 0 means MachineTokenLifetime.
+	MachineLifetime time.Duration
 }
 
 // Service signs and checks tokens. It is safe for concurrent use.
 type Service struct {
 	cfg        Config
 	machineKey []byte
-	keys       atomic.Pointer[snapshot]
-	refreshing sync.Mutex
+	// machineLifetime is Config.MachineLifetime with its default.
+	machineLifetime time.Duration
+	keys            atomic.Pointer[snapshot]
+	refreshing      sync.Mutex
 }
 
 // snapshot is the signing keys as they were read. It is immutable.
@@ -116,7 +120,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if len(machineKey) != 32 {
 		return nil, fmt.Errorf("machine token key: %d bytes, want 32", len(machineKey))
 	}
-	s := &Service{cfg: cfg, machineKey: machineKey}
+	if cfg.MachineLifetime <= 0 {
+		cfg.MachineLifetime = MachineTokenLifetime
+	}
+	s := &Service{cfg: cfg, machineKey: machineKey, machineLifetime: cfg.MachineLifetime}
 	for i := range algorithms {
 		a := &algorithms[i]
 		if _, err := cfg.Store.ServiceKey(ctx, cfg.Tenant, a.purpose, func() ([]byte, error) { return a.secret(cfg.Random) }); err != nil {

@@ -1,12 +1,12 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -39,7 +39,7 @@ func newRow(t testing.TB, a *algorithm, generation int, created time.Time, activ
 // newService is a service whose keys have just been read: of each algorithm one that signs, and one that is next.
 func newService(t testing.TB, now func() time.Time) *Service {
 	t.Helper()
-	s := &Service{cfg: Config{Now: now, Random: rand.Reader, Lifetime: DefaultLifetime}, machineKey: make([]byte, 32)}
+	s := &Service{cfg: Config{Now: now, Random: rand.Reader, Lifetime: DefaultLifetime}, machineKey: make([]byte, 32), machineLifetime: MachineTokenLifetime}
 	if _, err := rand.Read(s.machineKey); err != nil {
 		t.Fatal(err)
 	}
@@ -184,27 +184,39 @@ func TestVerifyRefusesWhatIsNotOurs(t *testing.T) {
 
 func TestMachineTokenNamesItsMachine(t *testing.T) {
 	s := newService(t, at(t0))
-	tenant, machine, key := uuid.New(), uuid.New(), uuid.New()
-	token := s.MachineToken(tenant, machine, key, t0)
-	if !strings.HasPrefix(token, MachinePrefix) {
-		t.Fatalf("token %q lacks its prefix", token)
-	}
-	gotTenant, gotMachine, gotKey, err := s.VerifyMachineToken(token, t0.Add(time.Hour))
-	if err != nil || gotTenant != tenant || gotMachine != machine || gotKey != key {
-		t.Fatalf("%v %v %v %v", gotTenant, gotMachine, gotKey, err)
+	for _, certificate := range [][]byte{nil, bytes.Repeat([]byte{7}, 32)} {
+		want := Machine{Tenant: uuid.New(), MachineID: uuid.New(), KeyID: uuid.New(), Issued: t0.Truncate(time.Millisecond), Certificate: certificate}
+		token := s.MachineToken(want)
+		if !strings.HasPrefix(token, MachinePrefix) {
+			t.Fatalf("token %q lacks its prefix", token)
+		}
+		got, err := s.VerifyMachineToken(token, t0.Add(time.Hour))
+		if err != nil || got.Tenant != want.Tenant || got.MachineID != want.MachineID || got.KeyID != want.KeyID || !got.Issued.Equal(want.Issued) || !bytes.Equal(got.Certificate, certificate) {
+			t.Fatalf("%+v %v", got, err)
+		}
 	}
 }
 
 func TestMachineTokenRefusals(t *testing.T) {
 	s := newService(t, at(t0))
-	good := s.MachineToken(uuid.New(), uuid.New(), uuid.New(), t0)
+	some := func() Machine {
+		return Machine{Tenant: uuid.New(), MachineID: uuid.New(), KeyID: uuid.New(), Issued: t0}
+	}
+	bound := some()
+	bound.Certificate = bytes.Repeat([]byte{7}, 32)
+	for _, m := range []Machine{some(), bound} {
+		refusesMachineTokens(t, s, s.MachineToken(m), newService(t, at(t0)).MachineToken(some()))
+	}
+}
+
+func refusesMachineTokens(t *testing.T, s *Service, good, foreign string) {
 	for name, c := range map[string]struct {
 		token string
 		now   time.Time
 	}{
 		"after a year":             {good, t0.Add(MachineTokenLifetime)},
 		"from the future":          {good, t0.Add(-time.Hour)},
-		"of another service":       {newService(t, at(t0)).MachineToken(uuid.New(), uuid.New(), uuid.New(), t0), t0},
+		"of another service":       {foreign, t0},
 		"without prefix":           {strings.TrimPrefix(good, MachinePrefix), t0},
 		"of another kind":          {"assay_adm_" + strings.TrimPrefix(good, MachinePrefix), t0},
 		"shortened":                {good[:len(good)-1], t0},
@@ -213,7 +225,7 @@ func TestMachineTokenRefusals(t *testing.T) {
 		"prefix only":              {MachinePrefix, t0},
 		"line break in the base64": {good[:20] + "\n" + good[20:len(good)-1], t0},
 	} {
-		if _, _, _, err := s.VerifyMachineToken(c.token, c.now); !errors.Is(err, ErrInvalid) {
+		if _, err := s.VerifyMachineToken(c.token, c.now); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: error %v, want ErrInvalid", name, err)
 		}
 	}
@@ -225,7 +237,7 @@ func TestMachineTokenRefusals(t *testing.T) {
 		for bit := range 8 {
 			changed := append([]byte{}, raw...)
 			changed[i] ^= 1 << bit
-			if _, _, _, err := s.VerifyMachineToken(MachinePrefix+base64.RawURLEncoding.EncodeToString(changed), t0); !errors.Is(err, ErrInvalid) {
+			if _, err := s.VerifyMachineToken(MachinePrefix+base64.RawURLEncoding.EncodeToString(changed), t0); !errors.Is(err, ErrInvalid) {
 				t.Fatalf("byte %d bit %d changed: error %v", i, bit, err)
 			}
 		}
@@ -270,18 +282,17 @@ func FuzzVerifyResult(f *testing.F) {
 
 func FuzzVerifyMachineToken(f *testing.F) {
 	s := newService(f, at(t0))
-	f.Add(s.MachineToken(uuid.Nil, uuid.Nil, uuid.Nil, t0))
+	f.Add(s.MachineToken(Machine{Issued: t0}))
+	f.Add(s.MachineToken(Machine{Issued: t0, Certificate: make([]byte, 32)}))
 	f.Add(MachinePrefix)
 	f.Add("")
 	f.Fuzz(func(t *testing.T, token string) {
-		tenant, machine, key, err := s.VerifyMachineToken(token, t0)
+		m, err := s.VerifyMachineToken(token, t0)
 		if err != nil {
 			return
 		}
 		// What is accepted is byte for byte what was issued for some time: there is one encoding.
-		raw, _ := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, MachinePrefix))
-		issued := time.UnixMilli(int64(binary.BigEndian.Uint64(raw[49:57])))
-		if s.MachineToken(tenant, machine, key, issued) != token {
+		if s.MachineToken(m) != token {
 			t.Fatalf("%q is accepted and was never issued", token)
 		}
 	})
@@ -343,11 +354,35 @@ func BenchmarkSignByLibrary(b *testing.B) {
 
 func BenchmarkVerifyMachineToken(b *testing.B) {
 	s := newService(b, at(t0))
-	token := s.MachineToken(uuid.New(), uuid.New(), uuid.New(), t0)
+	token := s.MachineToken(Machine{Tenant: uuid.New(), MachineID: uuid.New(), KeyID: uuid.New(), Issued: t0})
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, _, err := s.VerifyMachineToken(token, t0); err != nil {
+		if _, err := s.VerifyMachineToken(token, t0); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// A token is renewed a day after it was made, or after a third of a life that is shorter; never later than it ends.
+func TestMachineTokensAreRenewedInTime(t *testing.T) {
+	s := newService(t, at(t0))
+	for _, c := range []struct {
+		lifetime, age time.Duration
+		renews        bool
+	}{
+		{MachineTokenLifetime, 23 * time.Hour, false}, {MachineTokenLifetime, 24 * time.Hour, true},
+		{3 * time.Hour, time.Hour - 1, false}, {3 * time.Hour, time.Hour, true},
+	} {
+		s.machineLifetime = c.lifetime
+		if got := s.Renews(t0, t0.Add(c.age)); got != c.renews {
+			t.Errorf("lifetime %s, age %s: renews %v", c.lifetime, c.age, got)
+		}
+		token := s.MachineToken(Machine{Issued: t0})
+		if _, err := s.VerifyMachineToken(token, t0.Add(c.lifetime-time.Millisecond)); err != nil {
+			t.Errorf("lifetime %s: %v", c.lifetime, err)
+		}
+		if _, err := s.VerifyMachineToken(token, t0.Add(c.lifetime)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("lifetime %s: it outlives it: %v", c.lifetime, err)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-verifier/assay/cmd/assay-agent/client"
 	"github.com/assay-verifier/assay/cmd/assay-agent/platform"
 	"github.com/assay-verifier/assay/cmd/assay-agent/tpmdevice"
+	"github.com/assay-verifier/assay/store/keyring"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/tpm"
 )
@@ -83,6 +84,9 @@ func (a *Attester) attest(ctx context.Context, challenge *client.Challenge) (*cl
 		return nil, err
 	}
 	a.next.keep(verdict, asked)
+	if verdict.MachineToken != "" && verdict.MachineID == s.MachineID {
+		s.Token = keyring.NewSecret([]byte(verdict.MachineToken)) // the one before stays good: a crash before it is stored costs nothing
+	}
 	s.Last = &Last{
 		At: verdict.ReceivedAt, VerdictID: verdict.ID, Status: verdict.Status, Reason: verdict.Reason,
 		EventLogDigest: e.logDigest, BootID: e.evidence.Agent.BootID, ResetCount: e.resetCount,

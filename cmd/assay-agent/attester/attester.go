@@ -14,6 +14,7 @@ package attester
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -39,11 +40,13 @@ type Config struct {
 	Server   string         // base address; default: the server of the enrolment
 	RootCAs  *x509.CertPool // that the server's certificate chains to; default: the system's
 	StateDir string         // required
-	TPM      string         // device or socket; default: tpmdevice.DefaultPaths
-	EventLog string         // default DefaultEventLog; a file that is absent or empty is not sent
-	IMALog   string         // default DefaultIMALog, else the ASCII list; likewise
-	Version  string         // of the agent, for the User-Agent and the evidence
-	Host     fs.FS          // the root file system, to see what machine this is; default "/"
+	// Certificate gives the client certificate for a server that asks for one; nil: none.
+	Certificate func() (*tls.Certificate, error)
+	TPM         string // device or socket; default: tpmdevice.DefaultPaths
+	EventLog    string // default DefaultEventLog; a file that is absent or empty is not sent
+	IMALog      string // default DefaultIMALog, else the ASCII list; likewise
+	Version     string // of the agent, for the User-Agent and the evidence
+	Host        fs.FS  // the root file system, to see what machine this is; default "/"
 
 	// Platform says what hardware evidence is collected. Its StateDir is set here.
 	Platform platform.Options
@@ -100,7 +103,7 @@ func New(c Config) (*Attester, error) {
 	if c.Server == "" {
 		return a, nil // only State is of use
 	}
-	a.client, err = client.New(c.Server, client.Options{RootCAs: c.RootCAs, UserAgent: "assay-agent/" + c.Version})
+	a.client, err = client.New(c.Server, client.Options{RootCAs: c.RootCAs, Certificate: c.Certificate, UserAgent: "assay-agent/" + c.Version})
 	if err != nil {
 		return nil, err
 	}

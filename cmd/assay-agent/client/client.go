@@ -36,6 +36,9 @@ const requestTimeout = 90 * time.Second
 type Options struct {
 	RootCAs   *x509.CertPool // nil: the system's
 	UserAgent string
+	// Certificate gives the certificate to show to a server that asks for one; nil: none. It is asked at each new
+	// connection, so that a file that was replaced counts.
+	Certificate func() (*tls.Certificate, error)
 }
 
 // Client is safe for concurrent use.
@@ -64,6 +67,9 @@ func New(server string, o Options) (*Client, error) {
 		// No IdleConnTimeout: a new TLS connection costs the service more than an attestation, so the
 		// connection is kept until the service closes it.
 		ExpectContinueTimeout: time.Second,
+	}
+	if o.Certificate != nil {
+		transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate() }
 	}
 	return &Client{
 		base:      strings.TrimRight(u.String(), "/"),

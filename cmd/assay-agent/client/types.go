@@ -147,6 +147,7 @@ type Verdict struct {
 	Checks     []Check     `json:"checks"`
 	Deviations []Deviation `json:"deviations"`
 
+	MachineToken                string     `json:"machine_token"` // replaces the agent's; empty: it stays
 	NextChallenge               *Challenge `json:"next_challenge"`
 	NextAttestationAfterSeconds int        `json:"next_attestation_after_seconds"`
 
