@@ -16,8 +16,8 @@ import (
 	"github.com/assay-verifier/assay/store"
 )
 
-func auditEventDTO(e store.AuditEvent) openapi.AuditEvent {
-	out := openapi.AuditEvent{ID: e.ID, At: utc(e.At), Seq: e.Seq, ActorKind: e.Actor.Kind, ActorID: e.Actor.ID, Action: e.Action, Target: e.Target,
+func auditEventDTO(tenant uuid.UUID, e store.AuditEvent) openapi.AuditEvent {
+	out := openapi.AuditEvent{ID: e.ID, TenantID: tenant, At: utc(e.At), Seq: e.Seq, ActorKind: e.Actor.Kind, ActorID: e.Actor.ID, Action: e.Action, Target: e.Target,
 		RemoteAddr: e.Actor.RemoteAddr, RequestID: e.Actor.RequestID, Before: e.Before, After: e.After}
 	if e.Hash != nil {
 		previous, hash := hex.EncodeToString(e.PrevHash), hex.EncodeToString(e.Hash)
@@ -31,11 +31,13 @@ func (s *Server) ListAuditEvents(ctx context.Context, req openapi.ListAuditEvent
 	q := req.Params
 	f := store.AuditFilter{ActorKind: joined(q.ActorKind), ActorID: text(q.ActorID), Action: joined(q.Action), Target: text(q.Target), TargetKind: text(q.TargetKind),
 		RequestID: text(q.RequestID), Since: q.Since, Until: q.Until}
-	items, next, err := s.store.ListAuditEvents(ctx, principalOf(ctx).tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
+	tenant := principalOf(ctx).tenant
+	items, next, err := s.store.ListAuditEvents(ctx, tenant, f, pageOf(q.Limit, q.Cursor, q.Sort))
 	if err != nil {
 		return nil, err
 	}
-	return openapi.ListAuditEvents200JSONResponse{Items: each(items, auditEventDTO), NextCursor: nextCursor(next)}, nil
+	dto := func(e store.AuditEvent) openapi.AuditEvent { return auditEventDTO(tenant, e) }
+	return openapi.ListAuditEvents200JSONResponse{Items: each(items, dto), NextCursor: nextCursor(next)}, nil
 }
 
 // GetAuditEvent answers one event.
@@ -44,7 +46,7 @@ func (s *Server) GetAuditEvent(ctx context.Context, req openapi.GetAuditEventReq
 	if err != nil {
 		return nil, err
 	}
-	return openapi.GetAuditEvent200JSONResponse(auditEventDTO(e)), nil
+	return openapi.GetAuditEvent200JSONResponse(auditEventDTO(principalOf(ctx).tenant, e)), nil
 }
 
 func checkpointDTO(c store.AuditCheckpoint) openapi.AuditCheckpoint {

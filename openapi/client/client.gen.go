@@ -3310,6 +3310,9 @@ type AuditEvent struct {
 
 	// Target Kind:id.
 	Target string `json:"target"`
+
+	// TenantID Whose chain it is; hashed with the event.
+	TenantID openapi_types.UUID `json:"tenant_id"`
 }
 
 // AuditEventList defines model for AuditEventList.

@@ -87,4 +87,3 @@ func (s *Service) trustNames(a *appraisal) (trustNames, error) {
 	s.trusted.put(key, names, 1)
 	return names, nil
 }
-
