@@ -120,6 +120,7 @@ func newBench(t testing.TB) *bench {
 	}
 	b.Service = b.service()
 	b.join = b.joinToken("", nil)
+	t.Cleanup(b.agrees)
 	return b
 }
 
