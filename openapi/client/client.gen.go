@@ -8461,8 +8461,8 @@ type ClientInterface interface {
 	// ListAuditEvents List the record of changes
 	//
 	// Who changed what, from where, and what it was before and after. `sort=seq` is the order of the chain, in which it is checked
-	// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. Every order
-	// but by filter `since` and `until` reads the events themselves: bound the time where there are many.
+	// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. A filter other than
+	// `since` and `until` has no index: bound the time where there are many events.
 	//
 	// Corresponds with GET /v1/audit-events (the `ListAuditEvents` operationId).
 	ListAuditEvents(ctx context.Context, params *ListAuditEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -10398,8 +10398,8 @@ func (c *Client) GetAuditCheckpoint(ctx context.Context, checkpointID openapi_ty
 // ListAuditEvents List the record of changes
 //
 // Who changed what, from where, and what it was before and after. `sort=seq` is the order of the chain, in which it is checked
-// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. Every order
-// but by filter `since` and `until` reads the events themselves: bound the time where there are many.
+// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. A filter other than
+// `since` and `until` has no index: bound the time where there are many events.
 //
 // Corresponds with GET /v1/audit-events (the `ListAuditEvents` operationId).
 func (c *Client) ListAuditEvents(ctx context.Context, params *ListAuditEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -23183,8 +23183,8 @@ type ClientWithResponsesInterface interface {
 	// ListAuditEventsWithResponse List the record of changes
 	//
 	// Who changed what, from where, and what it was before and after. `sort=seq` is the order of the chain, in which it is checked
-	// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. Every order
-	// but by filter `since` and `until` reads the events themselves: bound the time where there are many.
+	// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. A filter other than
+	// `since` and `until` has no index: bound the time where there are many events.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -31816,8 +31816,8 @@ func (c *ClientWithResponses) GetAuditCheckpointWithResponse(ctx context.Context
 // ListAuditEventsWithResponse List the record of changes
 //
 // Who changed what, from where, and what it was before and after. `sort=seq` is the order of the chain, in which it is checked
-// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. Every order
-// but by filter `since` and `until` reads the events themselves: bound the time where there are many.
+// (`assay audit verify`); events from before the chain have a negative `seq`, and are in that order once they have been chained. A filter other than
+// `since` and `until` has no index: bound the time where there are many events.
 //
 // Returns a wrapper object for the known response body format(s).
 //

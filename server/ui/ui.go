@@ -126,6 +126,7 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
 	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(h.changeChannel))
 	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(h.replayDelivery))
+	mux.HandleFunc("GET /ui/audit", h.page(h.audit))
 	mux.HandleFunc("GET /ui/signing-keys", h.page(h.signingKeys))
 	mux.HandleFunc("POST /ui/signing-keys/rotate", h.change(h.rotateSigningKeys))
 	mux.HandleFunc("POST /ui/signing-keys/{kid}/revoke", h.change(h.revokeSigningKey))
