@@ -113,7 +113,7 @@ func recordWithoutSecrets(b *bench, _ *machine) {
 		for secret, member := range b.secrets.seen {
 			escaped, _ := json.Marshal(secret)
 			if strings.Contains(text, secret) || strings.Contains(text, strings.Trim(string(escaped), `"`)) {
-				b.t.Errorf("a %s is in the record of changes", member)
+				b.t.Errorf("a %s is in the record of changes: %s", member, secret)
 			}
 		}
 		var list struct {

@@ -143,7 +143,7 @@ func storeCheckpoint(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, c, last *
 		c.VerdictRoot, previous, c.KeyID, c.Statement); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO audit_checkpoint_heads (tenant_id, checkpoint_id, heads) VALUES ($1, $2, $3)`, pgUUID(tenant), pgUUID(c.ID), []byte(heads)); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO audit_checkpoint_heads (tenant_id, checkpoint_id, heads) VALUES ($1, $2, $3)`, pgUUID(tenant), pgUUID(c.ID), append([]byte{}, heads...)); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM audit_checkpoint_heads h USING audit_checkpoints k WHERE h.tenant_id = $1 AND k.tenant_id = $1

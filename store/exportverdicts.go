@@ -140,6 +140,15 @@ func (s *Store) chainedPage(ctx context.Context, tenant uuid.UUID, segment *Chai
 	return page, rows.Err()
 }
 
+// AnchorCertificate reads the certificate of an anchor, enabled or not, by its SHA-256 in lower-case hex. ErrNotFound.
+func (s *Store) AnchorCertificate(ctx context.Context, tenant uuid.UUID, fingerprint string) ([]byte, error) {
+	var der []byte
+	if err := s.pool.QueryRow(ctx, `SELECT der FROM trust_anchor_certificates WHERE tenant_id = $1 AND fingerprint = $2 LIMIT 1`, pgUUID(tenant), fingerprint).Scan(&der); err != nil {
+		return nil, notFound(err, "trust anchor with certificate", fingerprint)
+	}
+	return der, nil
+}
+
 // ReferenceBody reads reference values by their digest, as they are stored. ErrNotFound.
 func (s *Store) ReferenceBody(ctx context.Context, tenant uuid.UUID, digest []byte) ([]byte, error) {
 	var body []byte

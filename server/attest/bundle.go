@@ -2,7 +2,6 @@ package attest
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -197,19 +196,8 @@ func (e *exporter) inputs(ctx context.Context, v *store.ChainedVerdict) error {
 
 // trust writes the anchors and the collateral that hardware evidence was checked with, as far as they are still held.
 func (e *exporter) trust(ctx context.Context, in *bundle.Inputs) error {
-	if len(in.Anchors)+len(in.Collateral) == 0 {
-		return nil
-	}
-	trust, err := e.s.store.TenantTrust(ctx, e.tenant)
-	if err != nil {
-		return err
-	}
 	for _, a := range in.Anchors {
-		list := trust.SNP
-		if a.Purpose == bundle.PurposeTDX {
-			list = trust.TDX
-		}
-		if err := e.out.Anchor(a.SHA256, func() ([]byte, error) { return certificate(list, a.SHA256), nil }); err != nil {
+		if err := e.out.Anchor(a.SHA256, func() ([]byte, error) { return unlessGone(e.s.store.AnchorCertificate(ctx, e.tenant, a.SHA256)) }); err != nil {
 			return err
 		}
 	}
@@ -222,15 +210,6 @@ func (e *exporter) trust(ctx context.Context, in *bundle.Inputs) error {
 			return &held, err
 		}); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-func certificate(list []*x509.Certificate, digest string) []byte {
-	for _, c := range list {
-		if bundle.Digest(c.Raw) == digest {
-			return c.Raw
 		}
 	}
 	return nil

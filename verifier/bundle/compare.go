@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,14 +73,16 @@ func deviations(a *verifier.Appraisal) string {
 }
 
 // sameWords tells whether the two are the same but for what is looked up in the store when evidence is judged there: which
-// other reference values list what deviates.
+// other reference values list what deviates, and what they say that it is (verifier.Deviation, NameKnown).
 func sameWords(stored, again *verifier.Appraisal) bool {
 	plain := func(a *verifier.Appraisal) []byte {
 		with := *a
 		with.Measurements = nil // claims that are marshalled already
-		with.Deviations = append([]verifier.Deviation(nil), a.Deviations...)
+		with.Deviations = slices.Clone(a.Deviations)
 		for i := range with.Deviations {
-			with.Deviations[i].Known = ""
+			if d := &with.Deviations[i]; i < len(stored.Deviations) && stored.Deviations[i].Known != "" {
+				d.Known, d.Now, d.Description = "", "", ""
+			}
 		}
 		b, err := with.AppendJSON(nil)
 		if err != nil {
