@@ -85,6 +85,9 @@ type handedOut struct {
 
 func (h *handedOut) note(body []byte) {
 	for _, found := range secretMembers.FindAllSubmatch(body, -1) {
+		if len(bytes.Trim(found[2], "A=")) == 0 { // made up by a test, and part of much else
+			continue
+		}
 		h.mu.Lock()
 		if h.seen == nil {
 			h.seen = map[string]string{}

@@ -246,6 +246,13 @@ func (a *app) printBundleResult(r *bundle.Result) {
 	}
 }
 
+func bound(word string, at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return word + at.UTC().Format(time.RFC3339)
+}
+
 func (a *app) printBundle(r *bundleReport) {
 	p := a.print
 	verdict := p.paint(green, "HOLDS")
@@ -253,6 +260,9 @@ func (a *app) printBundle(r *bundleReport) {
 		verdict = p.paint(red, "BROKEN")
 	}
 	p.line("\n%s  %s of %s: %d agreed, %d differ, %d not judged, %d faults", verdict, count(r.Verdicts, "verdict"), count(r.Machines, "machine"), r.Agreed, r.Differ, r.NotJudged, r.Faults)
+	if of := r.Of; of.Machine != "" || of.Since != nil || of.Until != nil {
+		p.field("of", clean(strings.TrimSpace(of.Machine+bound(" since ", of.Since)+bound(" until ", of.Until)))+" only, as the bundle says")
+	}
 	if r.Checkpoint == nil {
 		p.field("checkpoint", "none: the chains are consistent in themselves, and no more")
 		return

@@ -58,12 +58,14 @@ type Result struct {
 
 // Summary counts what was found.
 type Summary struct {
-	Machines  int `json:"machines"`
-	Verdicts  int `json:"verdicts"`
-	Agreed    int `json:"agreed"`
-	Differ    int `json:"differ"`
-	NotJudged int `json:"not_judged"`
-	Faults    int `json:"faults"`
+	// Of is what the bundle says that it holds: of one machine, or of a time, it need not hold more.
+	Of        Header `json:"of"`
+	Machines  int    `json:"machines"`
+	Verdicts  int    `json:"verdicts"`
+	Agreed    int    `json:"agreed"`
+	Differ    int    `json:"differ"`
+	NotJudged int    `json:"not_judged"`
+	Faults    int    `json:"faults"`
 	// Checkpoint is the statement that the chains were compared with; nil where the bundle has none. Covered are the verdicts that it
 	// covers; Uncovered came after it.
 	Checkpoint *chain.Checkpoint `json:"checkpoint"`
@@ -79,7 +81,7 @@ type Summary struct {
 func Check(ctx context.Context, r *Reader, verify func(jws string) (payload []byte, err error), each func(Result) error) (Summary, error) {
 	c := &checker{ctx: ctx, r: r, each: each, judge: newJudge(ctx, r)}
 	machines, verdicts := r.Counts()
-	c.sum = Summary{Machines: machines, Verdicts: verdicts}
+	c.sum = Summary{Of: r.Header, Machines: machines, Verdicts: verdicts}
 	if err := c.checkpoint(verify); err != nil {
 		return c.sum, err
 	}
