@@ -93,7 +93,6 @@ func (d *downloadDoer) Do(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, &problem{Title: "The bundle is not complete", Code: "incomplete", Detail: err.Error(), Hint: "ask again"}
 	}
-	resp.Header.Set("Content-Type", "application/json")
 	resp.Body = io.NopCloser(strings.NewReader(""))
 	return resp, nil
 }
