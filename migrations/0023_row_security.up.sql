@@ -15,16 +15,16 @@ COMMENT ON COLUMN table_access.privileges IS 'What the service''s role is grante
 COMMENT ON COLUMN table_access.update_columns IS 'Where only some columns may change: those; UPDATE is not among the privileges then.';
 
 -- Records of what was: they are written once, and not even the service can change them.
-INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT'] FROM unnest(ARRAY['alert_decisions', 'audit_events', 'baseline_approvals', 'baseline_assignments', 'boot_logs', 'delivery_attempts', 'evidence', 'platform_evidence',
+INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT'] FROM unnest(ARRAY['alert_decisions', 'audit_chain', 'audit_checkpoints', 'audit_events', 'baseline_approvals', 'baseline_assignments', 'boot_logs', 'delivery_attempts', 'evidence', 'platform_evidence',
     'policy_versions', 'reappraisal_machines', 'recommendation_events', 'reference_events', 'reference_values', 'trust_anchor_certificates']) t;
 INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'UPDATE'] FROM unnest(ARRAY['alerts', 'assessments',
-    'attestation_keys', 'baseline_matches', 'baseline_versions', 'baselines', 'alert_retention', 'deadline_watch', 'enrollments', 'incidents',
+    'attestation_keys', 'audit_heads', 'baseline_matches', 'baseline_versions', 'baselines', 'alert_retention', 'deadline_watch', 'enrollments', 'incidents',
     'machine_attestation_state', 'machine_firmware', 'machines', 'notification_state', 'policies', 'reappraisals', 'recommendations', 'service_heartbeats',
     'service_keys']) t;
 INSERT INTO table_access (table_name, privileges, update_columns) VALUES
     ('tenants', ARRAY['SELECT', 'INSERT'], ARRAY['config_generation', 'name']),
     ('verdicts', ARRAY['SELECT', 'INSERT'], ARRAY['evidence_id', 'fingerprint', 'last_at', 'reappraisal_id', 'run_count', 'superseded_by', 'supersedes']);
-INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'DELETE'] FROM unnest(ARRAY['alert_events', 'identity_provider_audiences',
+INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'DELETE'] FROM unnest(ARRAY['alert_events', 'audit_checkpoint_heads', 'identity_provider_audiences',
     'incident_changes', 'machine_traits', 'revocations', 'service_outages']) t;
 -- Of a queue rows are locked before they are taken, which needs UPDATE. Histories of what is over are pruned (store.PruneAlerts).
 INSERT INTO table_access (table_name, privileges) SELECT t, ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] FROM unnest(ARRAY['alert_occurrences', 'api_tokens', 'collateral',

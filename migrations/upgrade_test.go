@@ -16,6 +16,9 @@ const (
 	SELECT u.tenant_id, u.verdict_id, u.machine_id, u.key_id, u.status, u.reason, u.assurance, u.genuine, u.at, u.at, 1, u.appraisal::json, u.digest
 	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::timestamptz[], $10::text[], $11::bytea[])
 		u (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, at, appraisal, digest)`
+	oldAudit = `INSERT INTO audit_events
+	(tenant_id, event_id, at, actor_kind, actor_id, remote_addr, request_id, action, target, before, after)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 	oldSupersede = `UPDATE machine_attestation_state st SET verdict_id = u.verdict_id, fingerprint = NULL, run_count = 1, run_last_at = u.at
 	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) u (tenant_id, machine_id, verdict_id, at)
 	WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
@@ -92,6 +95,9 @@ func TestTheReleaseBeforeGoesOnWriting(t *testing.T) {
 	send(t, conn, oldServiceKey, owner, "challenge", []byte("key"))
 	send(t, conn, oldAPIToken, owner, machine, "ci", "admin", make([]byte, 32), nil, at0)
 	send(t, conn, oldVerdict, []string{owner}, []string{verdict}, []string{machine}, []*string{nil}, []string{"warning"}, []string{""}, []string{"ek_activated"}, []bool{true}, []string{at0}, []string{"{}"}, [][]byte{nil})
+	wantText(t, conn, `SELECT concat_ws(' ', v.seq, v.hash = m.verdict_hash, m.verdicts_earlier) FROM verdicts v JOIN machines m USING (tenant_id, machine_id)`, "1 t 0")
+	send(t, conn, oldAudit, owner, alertID, at0, "machine", machine, "", "", "verdict.change", "machine:"+machine, nil, "{}")
+	wantText(t, conn, `SELECT concat_ws(' ', seq, event_id, octet_length(hash)) FROM audit_chain`, "1 "+alertID+" 32")
 	send(t, conn, oldSupersede, []string{owner}, []string{machine}, []string{verdict}, []string{at0})
 	send(t, conn, oldUpsertAlert, owner, alertID, machine, "attestation_failed", "Attestation failed", "medium", "baseline_deviation", "grubx64.efi changed", "{}", verdict, at0, nil, verdict)
 	send(t, conn, oldUpsertAlert, owner, machine, machine, "attestation_failed", "Attestation failed", "medium", "baseline_deviation", "grubx64.efi changed", "{}", verdict, at0, nil, machine) // counts up

@@ -35,19 +35,20 @@ import (
 // bench is the whole service on a database of its own, behind a real listener. Every answer it gives is
 // checked against the contract.
 type bench struct {
-	t      testing.TB
-	outer  testing.TB // the test that the bench lives as long as
-	store  *store.Store
-	cfg    Config
-	server *Server
-	http   *httptest.Server
-	url    string
-	router routers.Router
-	logs   *logBuffer
-	admin  string
-	seen   *coverage
-	ci     *ci    // the pipelines of a test that has them
-	result string // a result that was signed
+	t       testing.TB
+	outer   testing.TB // the test that the bench lives as long as
+	store   *store.Store
+	cfg     Config
+	server  *Server
+	http    *httptest.Server
+	url     string
+	router  routers.Router
+	logs    *logBuffer
+	admin   string
+	seen    *coverage
+	ci      *ci    // the pipelines of a test that has them
+	result  string // a result that was signed
+	secrets handedOut
 }
 
 // logBuffer collects log lines: the last of a request is written after its answer.
@@ -215,6 +216,7 @@ func (b *bench) call(method, path, bearer string, body any, header ...string) an
 	switch v := body.(type) {
 	case nil:
 	case string:
+		b.secrets.note([]byte(v))
 		r, contentType = strings.NewReader(v), "application/json"
 	case []byte:
 		r, contentType = bytes.NewReader(v), "application/octet-stream"
@@ -225,6 +227,7 @@ func (b *bench) call(method, path, bearer string, body any, header ...string) an
 		if err != nil {
 			b.t.Fatal(err)
 		}
+		b.secrets.note(raw)
 		r, contentType = bytes.NewReader(raw), "application/json"
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, b.http.URL+path, r)
@@ -257,6 +260,7 @@ func (b *bench) do(req *http.Request) answer {
 		b.t.Fatal(err)
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header, body: body}
+	b.secrets.note(body)
 	b.checkContract(req, a)
 	return a
 }
@@ -304,7 +308,7 @@ func (b *bench) checkContract(req *http.Request, a answer) {
 		}
 	}
 	if strings.HasSuffix(a.header.Get("Content-Type"), "yaml") || strings.HasPrefix(a.header.Get("Content-Type"), "text/html") ||
-		strings.HasPrefix(a.header.Get("Content-Type"), mediaCSV) || a.header.Get("Content-Type") == mediaNDJSON {
+		strings.HasPrefix(a.header.Get("Content-Type"), mediaCSV) || a.header.Get("Content-Type") == mediaNDJSON || a.header.Get("Content-Type") == "application/zip" {
 		return
 	}
 	err = openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{
@@ -355,7 +359,7 @@ func (b *bench) rows() map[string]int {
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	tables, err := conn.Query(ctx, `SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1`)
+		WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> 'audit_chain' ORDER BY 1`) // which has a row for each of audit_events
 	if err != nil {
 		b.t.Fatal(err)
 	}

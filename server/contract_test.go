@@ -55,10 +55,12 @@ func TestContract(t *testing.T) {
 		{"policies", policies},
 		{"retention", retention},
 		{"known-bad", knownBad},
+		{"audit", auditing},
 		{"lists", lists},
 		{"malformed", malformed},
 		{"idempotency", idempotency},
 		{"principals", principals},
+		{"no secret in the record", recordWithoutSecrets},
 		{"overload", overload},
 		{"limits", limited},
 		{"broken", broken}, // last: it closes the database
@@ -600,6 +602,7 @@ func gzipOf(t testing.TB, raw []byte) []byte {
 // moment, or a key replaced while its evidence is judged. Tests of store and server/attest reach them.
 var racesOnly = map[string]bool{
 	"POST /v1/machines conflict": true, "POST /v1/machines/batch conflict": true,
+	"POST /v1/audit-checkpoints conflict":              true,
 	"POST /v1/machines/{machine_id}/evidence conflict": true, "POST /v1/enrollments/{enrollment_id}/activation identity_conflict": true,
 }
 

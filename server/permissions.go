@@ -42,6 +42,8 @@ const (
 	permSigningKeys   permission = "signing_keys:write"
 	permTokensWrite   permission = "api_tokens:write"
 	permIdentityWrite permission = "identity:write" // identity providers, pipeline rules
+	permAuditRead     permission = "audit:read"     // the record of changes, and its checkpoints
+	permAuditExport   permission = "audit:export"   // verdicts with their evidence, and checkpoints on demand
 	permRetention     permission = "retention:write"
 	permRolesRead     permission = "role_bindings:read"
 	permRolesWrite    permission = "role_bindings:write"
@@ -71,7 +73,7 @@ const (
 )
 
 // viewing is what everybody may who works with the fleet: to look at it.
-var viewing = []permission{permMachinesRead, permVerdictsRead, permFindingsRead, permBaselinesRead, permBaselinesStudy, permConfigRead,
+var viewing = []permission{permMachinesRead, permVerdictsRead, permFindingsRead, permBaselinesRead, permBaselinesStudy, permConfigRead, permAuditRead,
 	permResults, permIntrospect}
 
 // authoring, approving, responding and operating are what the roles of these names add to viewing.
@@ -80,7 +82,7 @@ var (
 	authoring  = []permission{permBaselinesWrite, permCapture}
 	approving  = []permission{permPromote, permApprove}
 	operating  = []permission{permMachinesWrite, permKeysWrite, permJoinTokens, permSigningKeys, permTrustWrite, permPoliciesWrite, permChannelsWrite, permReappraise}
-	governing  = []permission{permTokensWrite, permIdentityWrite, permRetention, permRolesRead, permRolesWrite}
+	governing  = []permission{permTokensWrite, permIdentityWrite, permRetention, permAuditExport, permRolesRead, permRolesWrite}
 )
 
 // permissionsOf is the one table of who may do what. The table of what an operation needs is routes.

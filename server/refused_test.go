@@ -74,7 +74,7 @@ func operations(t testing.TB, m *machine) []operation {
 		t.Fatal(err)
 	}
 	fill := strings.NewReplacer("{machine_id}", nobody, "{enrollment_id}", nobody, "{verdict_id}", nobody, "{recommendation_id}", nobody,
-		"{alert_id}", nobody, "{incident_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{binding_id}", nobody, "{provider_id}", nobody, "{webhook_id}", nobody, "{channel_id}", nobody, "{delivery_id}", nobody, "{version}", "1", "{name}", "default",
+		"{alert_id}", nobody, "{incident_id}", nobody, "{rule_id}", nobody, "{baseline_id}", nobody, "{reappraisal_id}", nobody, "{anchor_id}", nobody, "{token_id}", nobody, "{binding_id}", nobody, "{provider_id}", nobody, "{webhook_id}", nobody, "{channel_id}", nobody, "{delivery_id}", nobody, "{event_id}", nobody, "{checkpoint_id}", nobody, "{version}", "1", "{name}", "default",
 		"{sha256}", strings.Repeat("ab", 32), "{kind}", "vcek", "{code}", "vtpm_enabled", "{key_id}", strings.Repeat("A", 43))
 	var out []operation
 	for _, path := range sortedKeys(doc.Paths.Map()) {

@@ -143,14 +143,18 @@ func signingKeyDTO(k token.KeyInfo) openapi.SigningKey {
 	if ends == nil {
 		ends = k.Until
 	}
-	jwk := openapi.JWK{Kty: k.Public.Kty, Crv: k.Public.Crv, X: k.Public.X, Kid: k.Public.Kid, Alg: k.Public.Alg, Use: k.Public.Use}
-	if k.Public.Y != "" {
-		jwk.Y = &k.Public.Y
-	}
 	return openapi.SigningKey{
 		KeyID: k.ID, Algorithm: openapi.ResultAlgorithm(k.Algorithm), State: openapi.SigningKeyState(k.State), PublishedAt: utc(k.PublishedAt),
-		ActivatedAt: utcOrNull(k.ActivatedAt), EndsAt: utcOrNull(ends), RevokedAt: utcOrNull(k.RevokedAt), RevokedReason: k.RevokedReason, PublicKey: jwk,
+		ActivatedAt: utcOrNull(k.ActivatedAt), EndsAt: utcOrNull(ends), RevokedAt: utcOrNull(k.RevokedAt), RevokedReason: k.RevokedReason, PublicKey: jwkDTO(k.Public),
 	}
+}
+
+func jwkDTO(k relying.JWK) openapi.JWK {
+	out := openapi.JWK{Kty: k.Kty, Crv: k.Crv, X: k.X, Kid: k.Kid, Alg: k.Alg, Use: k.Use}
+	if k.Y != "" {
+		out.Y = &k.Y
+	}
+	return out
 }
 
 // getJWKS answers the key set. What relying parties may keep of it, and for how long, is decided by server/token.

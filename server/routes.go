@@ -169,6 +169,12 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/retention", permConfigRead, scopeSame, api.GetRetention},
 		{"GET", "/v1/quotas", permConfigRead, scopeForbidden, api.GetQuotas},
 		{"PUT", "/v1/retention", permRetention, scopeForbidden, api.PutRetention},
+		{"GET", "/v1/audit-events", permAuditRead, scopeForbidden, api.ListAuditEvents},
+		{"GET", "/v1/audit-events/{event_id}", permAuditRead, scopeForbidden, api.GetAuditEvent},
+		{"GET", "/v1/audit-checkpoints", permAuditRead, scopeForbidden, api.ListAuditCheckpoints},
+		{"POST", "/v1/audit-checkpoints", permAuditExport, scopeForbidden, api.CreateAuditCheckpoint},
+		{"GET", "/v1/audit-checkpoints/{checkpoint_id}", permAuditRead, scopeForbidden, api.GetAuditCheckpoint},
+		{"GET", "/v1/audit-bundle", permAuditExport, scopeForbidden, s.getAuditBundle},
 
 		{"POST", "/v1/machines/{machine_id}/results", permResults, scopeMachine, api.CreateResult},
 		{"POST", "/v1/results/introspect", permIntrospect, scopeFiltered, api.IntrospectResult},

@@ -17,7 +17,9 @@ import (
 
 // lockRuns reads and locks the machines of a group, in one order, with what decides about each record.
 const lockRuns = `SELECT u.ord, ` + machineColumns + `, st.last_challenge, st.verdict_id, st.fingerprint, st.run_count, st.run_last_at,
-		(SELECT k.key_id FROM attestation_keys k WHERE k.tenant_id = m.tenant_id AND k.machine_id = m.machine_id AND k.state = 'active')
+		(SELECT k.key_id FROM attestation_keys k WHERE k.tenant_id = m.tenant_id AND k.machine_id = m.machine_id AND k.state = 'active'),
+		m.verdict_seq, m.verdict_hash, m.verdicts_earlier,
+		CASE WHEN m.verdict_seq = 0 THEN (SELECT count(*) FROM verdicts v WHERE v.tenant_id = m.tenant_id AND v.machine_id = m.machine_id) END
 	FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, ord)
 	JOIN machines m ON m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id
 	JOIN machine_attestation_state st ON st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id
@@ -32,6 +34,10 @@ type lockedRun struct {
 	count         int64
 	lastAt        pgtype.Timestamptz
 	key           pgtype.UUID
+
+	chainSeq  int64 // place of the machine's last verdict in its chain; 0 for none
+	chainHash []byte
+	earlier   pgtype.Int8 // verdicts from before the chain
 }
 
 // change is one record of a group that is being written.
@@ -39,6 +45,8 @@ type change struct {
 	p        *pending
 	run      *lockedRun
 	findings *findingSet
+	// Of a verdict that judged stored evidence again; nil otherwise.
+	supersedes, evidence, reappraisal uuid.UUID
 }
 
 // commitChanged writes the records that change something.
@@ -97,7 +105,10 @@ func (s *Store) writeChanges(ctx context.Context, group []*pending) error {
 				}
 			}
 		}
-		return s.countAlerts(ctx, tx, again, rules)
+		if err := s.countAlerts(ctx, tx, again, rules); err != nil {
+			return err
+		}
+		return lockAuditHeads(ctx, tx, begun.audit.tenants)
 	})
 }
 
@@ -125,8 +136,13 @@ func readRuns(ctx context.Context, tx pgx.Tx, group []*pending) ([]*lockedRun, e
 		var r lockedRun
 		var mr machineRow
 		targets := append([]any{&ord}, mr.targets()...)
-		if err := row.Scan(append(targets, &r.lastChallenge, &r.verdict, &r.fingerprint, &r.count, &r.lastAt, &r.key)...); err != nil {
+		var counted pgtype.Int8
+		if err := row.Scan(append(targets, &r.lastChallenge, &r.verdict, &r.fingerprint, &r.count, &r.lastAt, &r.key,
+			&r.chainSeq, &r.chainHash, &r.earlier, &counted)...); err != nil {
 			return struct{}{}, err
+		}
+		if counted.Valid {
+			r.earlier = counted
 		}
 		var err error
 		r.machine, err = mr.machine()

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -41,6 +42,7 @@ type newRuns struct {
 	firmware firmwareTable
 	large    []*evidenceTable // each of one row
 	ended    endedRuns
+	links    linkTable
 	audit    auditTable
 	findings []*findingSet
 
@@ -58,10 +60,13 @@ const beginRuns = `UPDATE machine_attestation_state st SET verdict_id = v.verdic
 	FROM ` + hotParameters + ` JOIN unnest($17::uuid[], $18::text[], $19::boolean[]) WITH ORDINALITY v (verdict_id, boot_id, booted, ord) USING (ord)
 	WHERE st.tenant_id = u.tenant_id AND st.machine_id = u.machine_id`
 
-const insertVerdicts = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest, trigger)
-	SELECT u.tenant_id, u.verdict_id, u.machine_id, u.key_id, u.status, u.reason, u.assurance, u.genuine, u.at, u.at, 1, u.appraisal::json, u.digest, NULLIF(u.trigger, '')
-	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::timestamptz[], $10::text[], $11::bytea[], $12::text[])
-		u (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, at, appraisal, digest, trigger)`
+const insertVerdicts = `INSERT INTO verdicts (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, first_at, last_at, run_count, appraisal, event_log_digest, trigger,
+		seq, prev_hash, hash, evidence_digest, judged_by)
+	SELECT u.tenant_id, u.verdict_id, u.machine_id, u.key_id, u.status, u.reason, u.assurance, u.genuine, u.at, u.at, 1, u.appraisal::json, u.digest, NULLIF(u.trigger, ''),
+		u.seq, u.prev_hash, u.hash, u.evidence_digest, u.judged_by::json
+	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::timestamptz[], $10::text[], $11::bytea[], $12::text[],
+			$13::bigint[], $14::bytea[], $15::bytea[], $16::bytea[], $17::text[])
+		u (tenant_id, verdict_id, machine_id, key_id, status, reason, assurance, genuine, at, appraisal, digest, trigger, seq, prev_hash, hash, evidence_digest, judged_by)`
 
 // What was observed by evidence that is not genuine says nothing about the machine.
 const setMachines = `UPDATE machines m SET status = u.status, reason = u.reason, assurance = u.assurance, last_verdict_id = u.verdict_id, updated_at = u.at,
@@ -71,10 +76,10 @@ const setMachines = `UPDATE machines m SET status = u.status, reason = u.reason,
 		observed_agent_installed = CASE WHEN u.genuine THEN u.agent ELSE m.observed_agent_installed END,
 		platform_evidence_type = CASE WHEN u.genuine AND u.platform_type <> '' THEN u.platform_type ELSE m.platform_evidence_type END,
 		vm_id = CASE WHEN u.genuine AND u.vm_id <> '' THEN u.vm_id ELSE m.vm_id END,
-		platform_root = u.platform_root
+		platform_root = u.platform_root, verdict_seq = u.seq, verdict_hash = u.hash, verdicts_earlier = u.earlier
 	FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::timestamptz[],
-			$9::boolean[], $10::boolean[], $11::boolean[], $12::boolean[], $13::text[], $14::text[], $15::text[])
-		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent, platform_type, vm_id, platform_root)
+			$9::boolean[], $10::boolean[], $11::boolean[], $12::boolean[], $13::text[], $14::text[], $15::text[], $16::bigint[], $17::bytea[], $18::bigint[])
+		u (tenant_id, machine_id, verdict_id, status, reason, assurance, genuine, at, supported, secure_boot, vtpm, agent, platform_type, vm_id, platform_root, seq, hash, earlier)
 	WHERE m.tenant_id = u.tenant_id AND m.machine_id = u.machine_id`
 
 // add notes the change that begins the run with that verdict.
@@ -113,7 +118,8 @@ func (n *newRuns) add(c *change, id uuid.UUID, h hotColumns) error {
 	n.fleet.add(c.p, id)
 	n.firmware.add(c.p)
 	n.findings = append(n.findings, c.findings)
-	return n.audit.add(c, id)
+	n.links.add(c, id)
+	return n.audit.add(c, id, n.links.last())
 }
 
 // booted tells which runs begin with a boot. The first of a machine, or of its key, counts as one.
@@ -151,12 +157,14 @@ func (n *newRuns) queue(b *pgx.Batch) {
 	} else {
 		b.Queue(beginRuns, append(t.args(), n.verdicts, n.bootIDs, n.booted())...)
 	}
-	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests, n.triggers)
+	b.Queue(insertVerdicts, t.tenants, n.verdicts, t.machines, n.keys, n.statuses, n.reasons, n.assurances, t.genuine, t.ats, n.appraisals, n.digests, n.triggers,
+		n.links.seqs, n.links.previous, n.links.hashes, n.links.evidence, n.links.judgedBy)
 	if e := &n.evidence; len(e.verdicts) > 0 {
 		b.Queue(insertEvidence, e.args()...)
 	}
 	b.Queue(setMachines, t.tenants, t.machines, n.verdicts, n.statuses, n.reasons, n.machineAssurances, t.genuine, t.ats,
-		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots)
+		n.observed[0], n.observed[1], n.observed[2], n.observed[3], n.platformTypes, n.vmIDs, n.roots,
+		n.links.seqs, n.links.hashes, n.links.earlier)
 	n.matches.queue(b)
 	n.fleet.queue(b)
 	n.firmware.queue(b)
@@ -224,6 +232,9 @@ type verdictSummary struct {
 	VerdictID *uuid.UUID      `json:"verdict_id"`
 	Status    verifier.Status `json:"status"`
 	Reason    verifier.Reason `json:"reason"`
+	// Its link in the chain of the machine's verdicts, so that the record of changes covers all verdicts.
+	Seq  int64  `json:"seq,omitempty"`
+	Hash string `json:"hash,omitempty"`
 }
 
 type auditTable struct {
@@ -238,17 +249,17 @@ const insertVerdictAudit = `INSERT INTO audit_events (tenant_id, event_id, at, a
 	FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
 		u (tenant_id, event_id, at, kind, id, address, request, target, before, after)`
 
-func (t *auditTable) add(c *change, id uuid.UUID) error {
+func (t *auditTable) add(c *change, id uuid.UUID, link chainLink) error {
 	rec := c.p.rec
 	var previous any
 	if m := c.run.machine; m.LastVerdict != nil {
-		previous = verdictSummary{m.LastVerdict, m.Status, m.Reason}
+		previous = verdictSummary{VerdictID: m.LastVerdict, Status: m.Status, Reason: m.Reason}
 	}
 	before, err := marshalOrNull(previous)
 	if err != nil {
 		return err
 	}
-	after, err := marshalOrNull(verdictSummary{&id, rec.Appraisal.Status, rec.Appraisal.Reason})
+	after, err := marshalOrNull(verdictSummary{&id, rec.Appraisal.Status, rec.Appraisal.Reason, link.seq, hex.EncodeToString(link.hash)})
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func (w *superseding) supersede(ctx context.Context, tx pgx.Tx, group []*pending
 			continue
 		}
 		id := newID(p.rec.ReceivedAt)
-		c := &change{p: p, run: run}
+		c := &change{p: p, run: run, supersedes: m.Judgement.VerdictID, evidence: m.Judgement.EvidenceID, reappraisal: w.job.ID}
 		c.findings = &findingSet{tenant: w.tenant, machine: run.machine, result: unlessSilent(p.rec.Findings, &run.machine), verdict: &id, at: p.rec.ReceivedAt, rules: rules[w.tenant]}
 		if err := begun.add(c, id, hotColumns{}); err != nil {
 			return err

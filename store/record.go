@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,6 +61,8 @@ func (s *Store) RecordAppraisal(ctx context.Context, tenant uuid.UUID, rec Appra
 // prepared is a record's content in the form of its columns.
 type prepared struct {
 	appraisal, evidence, log, platform, imaFrom []byte
+	// judgedBy is nil where the record does not tell it; evidenceDigest likewise.
+	judgedBy, evidenceDigest []byte
 
 	traits []MachineTrait // nil where nothing is proved
 	boot   *BootPoint
@@ -71,8 +74,16 @@ func prepare(rec *AppraisalRecord) (prepared, error) {
 	if p.appraisal, err = rec.Appraisal.AppendJSON(nil); err != nil {
 		return prepared{}, fmt.Errorf("marshal the appraisal: %w", err)
 	}
+	p.evidenceDigest = rec.EvidenceDigest
 	if len(rec.Evidence) > 0 {
 		p.evidence = compress(rec.Evidence)
+		sum := sha256.Sum256(rec.Evidence)
+		p.evidenceDigest = sum[:]
+	}
+	if rec.JudgedBy != nil {
+		if p.judgedBy, err = rec.JudgedBy(); err != nil {
+			return prepared{}, fmt.Errorf("marshal what the evidence was judged with: %w", err)
+		}
 	}
 	if rec.EventLog != nil {
 		p.log = compress(rec.EventLog)

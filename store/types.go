@@ -27,6 +27,7 @@ var (
 	ErrInvalidCursor    = errors.New("the cursor is not one of ours")
 	ErrOtherCursor      = fmt.Errorf("the cursor is of another sort or of other filters: %w", ErrInvalidCursor)
 	ErrInvalidSort      = errors.New("the list has no such sort")
+	ErrNoCheckpoint     = errors.New("no checkpoint is due")
 )
 
 // DefaultTenant is the tenant of a single-tenant service. Every method takes the tenant explicitly.
@@ -348,8 +349,13 @@ type AppraisalRecord struct {
 	EventLogHash []byte          // SHA-256; nil if none
 	EvidenceType string          // content type of Evidence
 	Evidence     []byte          // raw body, stored on change
-	IMAState     *ima.State
-	IMAFrom      *ima.State // what the IMA list in Evidence continues; nil for a whole list
+	// JudgedBy tells, as JSON, what the evidence was judged with, so that it can be judged again elsewhere (verifier/bundle, Inputs). It is
+	// asked only of a record that begins a run, and becomes part of the verdict's hash as it is.
+	JudgedBy func() ([]byte, error)
+	// EvidenceDigest is the SHA-256 of the evidence that was judged, where Evidence is not given because it is stored already.
+	EvidenceDigest []byte
+	IMAState       *ima.State
+	IMAFrom        *ima.State // what the IMA list in Evidence continues; nil for a whole list
 	// PlatformDigest names the hardware evidence (tee.Evidence.Digest); nil if there was none. PlatformEvidence is
 	// it as JSON, stored once per digest; nil if it is held already. PlatformType is its type, and VMID the cloud's
 	// id of the VM that it states, if any: both count where the appraisal is genuine and begins a run.

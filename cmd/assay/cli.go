@@ -29,6 +29,8 @@ type CLI struct {
 	Collateral   CollateralCommand   `cmd:"" group:"reference" help:"What hardware evidence is checked with: endorsement keys, CRLs, TCB info."`
 
 	Notifications     NotificationsCommand     `cmd:"" aliases:"notification" group:"admin" help:"Who is told what happens: webhooks, syslog, mail; and what came of it."`
+	Audit             AuditCommand             `cmd:"" group:"admin" help:"The record of changes: list it, check it, keep checkpoints of it."`
+	Export            ExportCommand            `cmd:"" group:"admin" help:"Write verdicts, with all that they can be judged again with, to a file."`
 	JoinTokens        JoinTokensCommand        `cmd:"" group:"admin" help:"Tokens that let agents enrol."`
 	IdentityProviders IdentityProvidersCommand `cmd:"" name:"identity-providers" aliases:"identity-provider" group:"admin" help:"Issuers whose identity tokens are accepted."`
 	PipelineRules     PipelineRulesCommand     `cmd:"" name:"pipeline-rules" aliases:"pipeline-rule" group:"admin" help:"Which pipelines may write which baselines."`
@@ -38,7 +40,7 @@ type CLI struct {
 	SigningKeys       SigningKeysCommand       `cmd:"" name:"signing-keys" aliases:"signing-key" group:"admin" help:"Keys that sign results for relying parties."`
 
 	Token   TokenCommand   `cmd:"" group:"offline" help:"Results for relying parties: verify one offline, ask whether it still holds, have one signed."`
-	Verify  VerifyCommand  `cmd:"" group:"offline" help:"Judge evidence with the service's engine."`
+	Verify  VerifyCommand  `cmd:"" group:"offline" help:"Judge evidence, or the verdicts of a bundle, with the service's engine."`
 	Capture CaptureCommand `cmd:"" group:"offline" help:"Make reference values of genuine evidence."`
 	Version VersionCommand `cmd:"" group:"offline" help:"Print the version of this command."`
 }

@@ -238,6 +238,7 @@ func TestAgainstService(t *testing.T) {
 
 	testDecisions(t, s, id)
 	testBaselines(t, s)
+	testAudit(t, s)
 	testInventory(t, s)
 	// The machine is reinstalled: its agent has lost its state, and comes with another AK of the same TPM.
 	state = t.TempDir()

@@ -12,7 +12,10 @@ import (
 
 // VerifyCommand judges evidence without a service.
 type VerifyCommand struct {
-	Evidence     string    `required:"" type:"path" placeholder:"FILE" help:"The JSON of an evidence POST with an \"enrollment\" object that identifies the AK, or a gotpm binarypb attestation; - is standard input."`
+	Evidence     string    `xor:"what" required:"" type:"path" placeholder:"FILE" help:"The JSON of an evidence POST with an \"enrollment\" object that identifies the AK, or a gotpm binarypb attestation; - is standard input."`
+	Bundle       string    `xor:"what" required:"" type:"path" placeholder:"FILE" help:"A bundle of verdicts (assay export): each is judged again, and their chain is checked. Takes --checkpoint and --jwks, and nothing else."`
+	Checkpoints  []string  `name:"checkpoint" type:"path" placeholder:"FILE" help:"With --bundle: a checkpoint that was kept, whose key is trusted with it. May be repeated."`
+	JWKS         string    `name:"jwks" type:"path" placeholder:"FILE" help:"With --bundle: a key set that was kept."`
 	Nonce        string    `placeholder:"HEX" help:"The nonce that the quote must carry. Without it freshness is not checked, and the verdict is at best warning."`
 	Baseline     string    `type:"path" placeholder:"FILE" help:"Reference values to compare with."`
 	Policy       string    `type:"path" placeholder:"FILE" help:"Appraisal policy; the default policy otherwise."`
@@ -25,11 +28,21 @@ type VerifyCommand struct {
 
 // Help explains the exit code.
 func (c *VerifyCommand) Help() string {
-	return "Exit code: 0 affirming, 1 any other verdict, 2 input that cannot be read."
+	return "Exit code: 0 affirming, 1 any other verdict, 2 input that cannot be read. With --bundle: 0 every verdict agrees, 1 something is wrong or differs, " +
+		"3 nothing is wrong, but some verdicts could not be judged again, since what is needed is not held any more."
 }
 
 // Run judges and prints the verdict.
 func (c *VerifyCommand) Run(a *app) error {
+	if c.Bundle != "" {
+		if c.Nonce != "" || c.Baseline != "" || c.Policy != "" || c.TrustAnchors != "" || len(c.Collateral) > 0 || len(c.Machine) > 0 || !c.At.IsZero() {
+			return badUsage("--bundle takes --checkpoint and --jwks only: a bundle brings with it what its verdicts were judged with")
+		}
+		return c.verifyBundle(a)
+	}
+	if len(c.Checkpoints) > 0 || c.JWKS != "" {
+		return badUsage("--checkpoint and --jwks are for --bundle")
+	}
 	in := offlineInput{evidenceFile: c.Evidence, baselineFile: c.Baseline, policyFile: c.Policy, anchorsFile: c.TrustAnchors, collateral: c.Collateral, at: c.At}
 	if in.at.IsZero() {
 		in.at = a.now()

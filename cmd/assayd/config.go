@@ -102,6 +102,9 @@ type Config struct {
 	// Retention is how long what was judged is kept.
 	Retention RetentionConfig `embed:""`
 
+	// Audit says how often checkpoints of the record of changes are made.
+	Audit AuditConfig `embed:""`
+
 	// Issuers is what the service may ask of identity providers.
 	Issuers IssuerConfig `embed:""`
 
@@ -160,6 +163,28 @@ func (f *FetchConfig) check() error {
 		if err := checkURL(flag, text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// AuditConfig is about the record of changes.
+type AuditConfig struct {
+	// CheckpointInterval is how often a checkpoint of the record and of all verdicts is signed, where something was written. What
+	// somebody with the database changes is found as far back as the last checkpoint that is kept elsewhere. 0: only on demand.
+	CheckpointInterval time.Duration `env:"ASSAY_AUDIT_CHECKPOINT_INTERVAL" name:"audit-checkpoint-interval" default:"1h" placeholder:"DURATION" help:"How often a signed checkpoint of the record of changes and of all verdicts is made (${default}); 0 for on demand only."`
+}
+
+// every is the interval of the job, also where it is done by hand only.
+func (c *AuditConfig) every() time.Duration {
+	if c.CheckpointInterval > 0 {
+		return c.CheckpointInterval
+	}
+	return time.Hour
+}
+
+func (c *AuditConfig) check() error {
+	if c.CheckpointInterval != 0 && (c.CheckpointInterval < time.Minute || c.CheckpointInterval > 7*24*time.Hour) {
+		return badConfig("--audit-checkpoint-interval: %s is outside 1m to 168h; 0 is for on demand only", c.CheckpointInterval)
 	}
 	return nil
 }
@@ -307,7 +332,7 @@ func (c *Config) check() error {
 	if err := checkURL("--otlp-endpoint", c.OTLPEndpoint); err != nil {
 		return err
 	}
-	if err := errors.Join(c.Fetch.check(), c.Silence.check()); err != nil {
+	if err := errors.Join(c.Fetch.check(), c.Silence.check(), c.Audit.check()); err != nil {
 		return err
 	}
 	if err := c.Retention.check(); err != nil {

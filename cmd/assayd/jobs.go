@@ -34,6 +34,7 @@ type worker struct {
 	fetch       *FetchConfig
 	silence     *SilenceConfig
 	retention   *RetentionConfig
+	audit       *AuditConfig
 }
 
 // jobs are all jobs that can also be called by hand, whether the service does them or not.
@@ -62,6 +63,8 @@ func (w *worker) jobs() []schedule.Job {
 		}),
 		each(func(t uuid.UUID) schedule.Job { return schedule.Retention(st, t, w.retention.standard(), time.Now) }),
 		schedule.DropPartitions(st, time.Now),
+		each(func(t uuid.UUID) schedule.Job { return schedule.AuditChain(st, t, time.Now) }),
+		each(func(t uuid.UUID) schedule.Job { return schedule.AuditCheckpoints(w.attestation, t, w.audit.every()) }),
 	}
 }
 
@@ -71,7 +74,15 @@ func (w *worker) heartbeat() schedule.Job {
 }
 
 // runs tells whether the service does the job by itself.
-func (f *FetchConfig) runs(job string) bool { return job != collateralFetch || f.CollateralFetch }
+func (w *worker) runs(job string) bool {
+	switch job {
+	case collateralFetch:
+		return w.fetch.CollateralFetch
+	case schedule.AuditCheckpointName:
+		return w.audit.CheckpointInterval > 0
+	}
+	return true
+}
 
 // makePartitions makes the partitions that are missing. Without them rows go to the default partitions, so a failure
 // loses nothing.
@@ -101,7 +112,7 @@ func startJobs(ctx context.Context, w *worker, log *slog.Logger) (stop func(), e
 	}
 	due := []schedule.Job{heartbeat}
 	for _, j := range w.jobs() {
-		if w.fetch.runs(j.Name) {
+		if w.runs(j.Name) {
 			due = append(due, j)
 		}
 	}
@@ -130,6 +141,7 @@ type jobCommand struct {
 // jobListCommand lists the jobs.
 type jobListCommand struct {
 	Fetch  FetchConfig `embed:""`
+	Audit  AuditConfig `embed:""`
 	Output string      `short:"o" enum:"human,json" default:"human" help:"human or json."`
 }
 
@@ -142,8 +154,9 @@ func (l *jobListCommand) Run(p *process) error {
 		About   string `json:"about"`
 	}
 	list := []listed{}
-	for _, j := range (&worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
-		list = append(list, listed{j.Name, int(j.Every.Seconds()), l.Fetch.runs(j.Name), j.About})
+	w := &worker{fetch: &l.Fetch, silence: &SilenceConfig{}, retention: &RetentionConfig{}, audit: &l.Audit}
+	for _, j := range w.jobs() {
+		list = append(list, listed{j.Name, int(j.Every.Seconds()), w.runs(j.Name), j.About})
 	}
 	if l.Output == "json" {
 		return json.NewEncoder(p.stdout).Encode(map[string]any{"items": list})
@@ -201,7 +214,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 			return err
 		}
 	}
-	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence, retention: &r.Retention}
+	w := &worker{st: st, attestation: attestation, tokens: tokens, fetch: &r.Fetch, silence: &r.Silence, retention: &r.Retention, audit: &AuditConfig{}}
 	report, err := schedule.Once(p.ctx, w.jobs(), r.Job)
 	if err != nil {
 		return err
@@ -215,7 +228,7 @@ func (r *jobRunCommand) Run(p *process) (err error) {
 
 // needsKeys tells whether the job needs the service's keys.
 func (r *jobRunCommand) needsKeys() bool {
-	return r.Job == schedule.ReappraiseName || r.Job == signingKeys
+	return r.Job == schedule.ReappraiseName || r.Job == signingKeys || r.Job == schedule.AuditCheckpointName
 }
 
 // open opens the store, with the keys where the job needs them.
@@ -235,7 +248,7 @@ func (r *jobRunCommand) open(ctx context.Context, c *Config, url string, log *sl
 }
 
 func known(name string, f *FetchConfig) bool {
-	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &RetentionConfig{}}).jobs() {
+	for _, j := range (&worker{fetch: f, silence: &SilenceConfig{}, retention: &RetentionConfig{}, audit: &AuditConfig{}}).jobs() {
 		if j.Name == name {
 			return true
 		}

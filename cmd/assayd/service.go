@@ -96,7 +96,7 @@ func serve(p *process, c *Config, issuer func(public net.Listener) string, annou
 	if secret != "" {
 		log.Info("a fresh database: the first admin token was written", "file", c.tokenFile())
 	}
-	stopJobs, err := startJobs(p.ctx, &worker{st: st, attestation: attestation, tokens: tokens, fetch: &c.Fetch, silence: &c.Silence, retention: &c.Retention}, log)
+	stopJobs, err := startJobs(p.ctx, &worker{st: st, attestation: attestation, tokens: tokens, fetch: &c.Fetch, silence: &c.Silence, retention: &c.Retention, audit: &c.Audit}, log)
 	if err != nil {
 		return err
 	}

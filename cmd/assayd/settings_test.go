@@ -95,6 +95,7 @@ func TestUnusableSettings(t *testing.T) {
 		{"mass silence, machines", 2, "--silence-machines", []string{"serve", "--silence-machines", "0"}},
 		{"mass silence, share", 2, "--silence-percent", []string{"serve", "--silence-percent", "101"}},
 		{"mass silence, end", 2, "--silence-end-percent", []string{"job", "run", "stale", "--silence-end-percent", "0"}},
+		{"checkpoints", 2, "--audit-checkpoint-interval", []string{"serve", "--audit-checkpoint-interval", "1s"}},
 		{"mass silence, age", 2, "--silence-max-age", []string{"serve", "--silence-max-age", "1m"}},
 		{"job", 2, "assayd job list", []string{"job", "run", "tidy"}},
 		{"result that lives for days", 2, "--result-lifetime", []string{"serve", "--result-lifetime", "48h"}},

@@ -55,6 +55,10 @@ type appraisal struct {
 	stored bool
 	// clockThen is what quote.clock said when the evidence came; nil for evidence that has just come.
 	clockThen *tpm.StepResult
+	// bodyDigest is the SHA-256 of stored evidence; nil for evidence that has just come.
+	bodyDigest []byte
+	// waived tells that the judgement asked for no baseline, since the boot was to be learned.
+	waived bool
 }
 
 // Appraise judges one piece of evidence and records the judgement: steps 1 to 9 of the package
@@ -106,6 +110,7 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 			return nil, store.Recorded{}, err
 		}
 		record := a.record(judged, learned, history)
+		record.JudgedBy = func() ([]byte, error) { return s.judgedBy(a) }
 		if record.Sighting, err = s.sighting(ctx, a, judged); err != nil {
 			return nil, store.Recorded{}, err
 		}
@@ -135,6 +140,7 @@ func (s *Service) judgeAndRecord(ctx context.Context, a *appraisal) (*verifier.A
 // the machine's baseline.
 func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.ReferenceValues, err error) {
 	in := a.verifierInputs()
+	a.waived = false
 	if !a.mayLearn() {
 		return verifier.Appraise(a.evidence, in), nil, nil
 	}
@@ -145,6 +151,7 @@ func (a *appraisal) judge() (judged *verifier.Appraisal, learned *verifier.Refer
 		reference, err := baseline.Capture(judged, a.inputs.Policy)
 		switch {
 		case err == nil:
+			a.waived = a.inputs.Policy.RequireBaseline
 			return judged, &reference, nil
 		case !errors.Is(err, baseline.ErrNothingToCapture):
 			return nil, nil, fmt.Errorf("learn baseline: %w", err)

@@ -74,6 +74,11 @@ type Service struct {
 	// platforms are verified hardware reports, chains verified chains of certificates.
 	platforms *lru[platformKey, provenPlatform]
 	chains    *lru[chainsKey, *tee.Chains]
+	// What verdicts were judged with is written down with them: policies as JSON, and the names of what a tenant trusts.
+	policies *lru[verifier.VersionRef, []byte]
+	trusted  *lru[chainsKey, trustNames]
+	// bundleVerdicts is how many verdicts a bundle may hold.
+	bundleVerdicts int64
 }
 
 // purposeNonce is the service key under which challenges are authenticated.
@@ -127,6 +132,10 @@ func New(cfg Config) (*Service, error) {
 
 		platforms: newLRU[platformKey, provenPlatform](cfg.PlatformCacheBytes),
 		chains:    newLRU[chainsKey, *tee.Chains](maxCachedTenants),
+		policies:  newLRU[verifier.VersionRef, []byte](maxCachedRules),
+		trusted:   newLRU[chainsKey, trustNames](maxCachedTenants),
+
+		bundleVerdicts: maxBundleVerdicts,
 	}, nil
 }
 

@@ -30,7 +30,7 @@ func (s *Service) proveByPlatform(ctx context.Context, tenant uuid.UUID, req Enr
 	if err != nil {
 		return nil, fmt.Errorf("read trust anchors: %w", err)
 	}
-	result, err := s.verifyPlatform(ctx, tenant, req.Platform, trust, &policy, now)
+	result, _, err := s.verifyPlatform(ctx, tenant, req.Platform, trust, &policy, now)
 	if err != nil {
 		return nil, err
 	}

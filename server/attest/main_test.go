@@ -126,6 +126,7 @@ func newBench(t testing.TB) *bench {
 	}
 	b.Service = b.service()
 	b.join = b.joinToken("", nil)
+	t.Cleanup(b.agrees)
 	return b
 }
 
@@ -187,7 +188,7 @@ func (b *bench) rows() map[string]int {
 	}
 	defer func() { _ = conn.Close(b.ctx) }()
 	tables, err := conn.Query(b.ctx, `SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1`)
+		WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> 'audit_chain' ORDER BY 1`) // which has a row for each of audit_events
 	if err != nil {
 		b.t.Fatal(err)
 	}

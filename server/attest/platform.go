@@ -22,6 +22,8 @@ type provenPlatform struct {
 	ccLog      parsedLog // the CC event log in the evidence
 	generation int64     // of store.TenantTrust
 	at         time.Time // when it was verified
+	// chip is the endorsement key that was found in the store; nil where it came along, or none was needed.
+	chip *tee.Collateral
 }
 
 type platformKey struct {
@@ -69,11 +71,11 @@ func (s *Service) findPlatform(ctx context.Context, a *appraisal) error {
 		}
 		a.evidence.Platform, a.platformHeld = held, true
 	}
-	result, err := s.verifyPlatform(ctx, a.tenant, a.evidence.Platform, a.inputs.Trust, &a.inputs.Policy, a.now)
+	result, chip, err := s.verifyPlatform(ctx, a.tenant, a.evidence.Platform, a.inputs.Trust, &a.inputs.Policy, a.now)
 	if err != nil {
 		return err
 	}
-	p := provenPlatform{evidence: withoutCollateral(a.evidence.Platform), result: result, generation: a.inputs.Trust.Generation, at: a.now}
+	p := provenPlatform{evidence: withoutCollateral(a.evidence.Platform), result: result, generation: a.inputs.Trust.Generation, at: a.now, chip: chip}
 	if log := a.evidence.Platform.EventLog; len(log) > 0 {
 		p.ccLog = parseLog(log)
 	}
@@ -121,8 +123,8 @@ func (s *Service) heldPlatform(ctx context.Context, tenant uuid.UUID, digest [32
 }
 
 // verifyPlatform verifies hardware evidence under what the tenant trusts and holds. The certificate of a chip that did
-// not come along is looked for among those that are held.
-func (s *Service) verifyPlatform(ctx context.Context, tenant uuid.UUID, e *tee.Evidence, held *store.TenantTrust, policy *verifier.Policy, now time.Time) (*tee.Result, error) {
+// not come along is looked for among those that are held, and answered where it was found.
+func (s *Service) verifyPlatform(ctx context.Context, tenant uuid.UUID, e *tee.Evidence, held *store.TenantTrust, policy *verifier.Policy, now time.Time) (*tee.Result, *tee.Collateral, error) {
 	chains, known := s.chains.get(chainsKey{tenant, held.Generation})
 	if !known {
 		chains = tee.NewChains(maxCachedChains)
@@ -139,11 +141,11 @@ func (s *Service) verifyPlatform(ctx context.Context, tenant uuid.UUID, e *tee.E
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read collateral: %w", err)
+			return nil, nil, fmt.Errorf("read collateral: %w", err)
 		}
 		more := *trust
 		more.Collateral = append(append([]tee.Collateral{}, trust.Collateral...), c)
-		return tee.Verify(e, &more, now), nil
+		return tee.Verify(e, &more, now), &c, nil
 	}
-	return result, nil
+	return result, nil, nil
 }

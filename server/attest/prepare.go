@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/assay-verifier/assay/baseline"
 	"github.com/assay-verifier/assay/store"
 	"github.com/assay-verifier/assay/verifier"
+	"github.com/assay-verifier/assay/verifier/bundle"
 	"github.com/assay-verifier/assay/verifier/eventlog"
 	"github.com/assay-verifier/assay/verifier/ima"
 	"github.com/assay-verifier/assay/verifier/rules"
@@ -162,13 +162,7 @@ func parseKey(key *store.AttestationKey) parsedKey {
 		}
 		return parsedKey{noTPM: true, launched: proof.Platform.LaunchMeasurement}
 	}
-	public, err := tpm.ParsePublic(key.Public)
-	if err == nil {
-		return parsedKey{public: public}
-	}
-	if bare, bareErr := x509.ParsePKIXPublicKey(key.Public); bareErr == nil {
-		public, err = tpm.PublicFromCrypto(bare)
-	}
+	public, err := bundle.ParseKey(key.Public)
 	if err != nil {
 		return parsedKey{fault: "the enrolled attestation key cannot be read: " + err.Error()}
 	}

@@ -99,7 +99,9 @@ func (s *Service) reappraisePage(ctx context.Context, tenant uuid.UUID, job *sto
 		if err := s.explainKnown(ctx, tenant, judged[i].appraisal.Deviations); err != nil {
 			return store.Reappraisal{}, err
 		}
-		results[i].Record = judged[i].request.superseding(&page[i], judged[i].appraisal, before)
+		if results[i].Record = judged[i].request.superseding(&page[i], judged[i].appraisal, before); results[i].Record != nil {
+			results[i].Record.JudgedBy = func() ([]byte, error) { return s.judgedBy(judged[i].request) }
+		}
 	}
 	return s.store.RecordReappraisals(ctx, tenant, job, results, len(page) < trialPage, reappraisalLease, now, reappraiser)
 }
@@ -115,7 +117,7 @@ func (a *appraisal) superseding(j *store.StoredJudgement, judged *verifier.Appra
 	}
 	r := &store.AppraisalRecord{
 		MachineID: a.machineID, KeyID: j.KeyID, ReceivedAt: a.now, Appraisal: judged, Fingerprint: a.fingerprint(judged, &c),
-		Trigger: a.trigger(), EventLogHash: a.logDigest, Findings: c.findings, Observed: c.observed, Actor: reappraiser,
+		Trigger: a.trigger(), EventLogHash: a.logDigest, EvidenceDigest: a.bodyDigest, Findings: c.findings, Observed: c.observed, Actor: reappraiser,
 	}
 	if judged.Platform != nil {
 		a.namePlatform(judged, r)

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -71,6 +72,10 @@ func (s *Service) prepareStored(ctx context.Context, tenant uuid.UUID, j *store.
 	a := &appraisal{tenant: tenant, machineID: j.Inputs.Machine.ID, now: now, inputs: j.Inputs, contentType: kept.ContentType, stored: true}
 	if a.evidence, err = verifier.Decode(kept.ContentType, kept.Body); err != nil {
 		return nil, EvidenceUnreadable, nil //nolint:nilerr // said of the machine
+	}
+	if as == (assumption{}) { // what is assumed is not recorded
+		sum := sha256.Sum256(kept.Body)
+		a.bodyDigest = sum[:]
 	}
 	if as.policy != nil {
 		a.inputs.Policy, a.inputs.PolicyRef = as.policy.Policy, verifier.VersionRef{ID: as.policy.ID.String(), Version: as.policy.Version}

@@ -6,7 +6,7 @@ import (
 )
 
 // exported are the lists that pages offer as CSV, by the last part of the API's path.
-var exported = map[string]bool{"machines": true, "verdicts": true, "alerts": true, "recommendations": true, "baselines": true, "suppression-rules": true}
+var exported = map[string]bool{"machines": true, "verdicts": true, "alerts": true, "recommendations": true, "baselines": true, "audit-events": true, "suppression-rules": true}
 
 // exportLink is the address of a list as CSV; query is the API's. Empty where there is no API to ask.
 func (h *handler) exportLink(list string, pairs ...string) string {

@@ -58,6 +58,7 @@ func TestPagesSayWhatIsKnown(t *testing.T) {
 		"/ui/catalog/attestation_failed":  {"Open alerts", "RFC 9334"},
 		"/ui/suppressions":                {"legacy driver needs Secure Boot off", "agreed with the platform team", "scale set is legacy", "Enabled", "no end"},
 		"/ui/verdicts":                    {"web-1", "db-1"},
+		"/ui/audit":                       {"verdict.change", "machine:" + f.machines["web-3"].String(), "assay audit verify", "No checkpoint was made yet", "Details"},
 		"/ui/verdicts?machine=" + f.machines["web-3"].String():            {"Verdicts of web-3", "Affirming", "Contraindicated"},
 		"/ui/baselines/" + f.baseline.BaselineID.String():                 {"Version 1", "Active", "baselines promote"},
 		"/ui/baselines/" + f.baseline.BaselineID.String() + "/versions/1": {"acme/images", "4f2a9c1", "PCR values", "Secure Boot", "required", "Made by a pipeline, verified", "repo:acme/images:ref:refs/heads/main", "release images", "99381"},

@@ -133,6 +133,7 @@ func (h *handler) routes() http.Handler {
 	mux.HandleFunc("GET /ui/notifications", h.page(h.notifications))
 	mux.HandleFunc("POST /ui/notifications/{id}/{action}", h.change(mayChannels, h.changeChannel))
 	mux.HandleFunc("POST /ui/deliveries/{id}/replay", h.change(mayChannels, h.replayDelivery))
+	mux.HandleFunc("GET /ui/audit", h.page(h.audit))
 	mux.HandleFunc("GET /ui/signing-keys", h.page(h.signingKeys))
 	mux.HandleFunc("POST /ui/signing-keys/rotate", h.change(mayKeys, h.rotateSigningKeys))
 	mux.HandleFunc("POST /ui/signing-keys/{kid}/revoke", h.change(mayKeys, h.revokeSigningKey))
