@@ -1,0 +1,199 @@
+package integration_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// judged is what a machine's history counts by what was judged.
+type judged map[string]int64
+
+const (
+	affirmed = "affirming "
+	deviated = "contraindicated baseline_deviation"
+	denied   = "contraindicated origin_unverified"
+)
+
+// bounds are how often each judgement must have been counted at least, and may at most: attempts whose sender was told
+// nothing may have been judged, once.
+type bounds struct{ least, most judged }
+
+func (b *bounds) sure(what string) { b.least[what]++; b.most[what]++ }
+func (b *bounds) maybe(what ...string) {
+	for _, w := range what {
+		b.most[w]++
+	}
+}
+
+// expect says what an attempt must have been answered, and counts what may be stored of it. Evidence of which nobody was told
+// anything may have been judged after a later one: then its challenge is used, which is a judgement for the worse.
+func (a *attempt) expect(b *bounds) error {
+	right := map[truth]string{good: affirmed, deviating: deviated, forged: denied, replayed: denied}[a.truth]
+	switch {
+	case a.verdict != nil:
+		got := a.verdict.Status + " " + a.verdict.Reason
+		if a.truth == replayed && got == affirmed && a.first.verdict == nil { // the first never arrived, so that this is it
+			b.least[affirmed]++
+			if a.first.told() {
+				b.most[affirmed]++
+			}
+			return nil
+		}
+		if got != right {
+			return fmt.Errorf("evidence that is %s was judged %s: %+v", a.truth, got, a.verdict.statuses())
+		}
+		b.sure(got)
+	case !a.told() && a.truth == foreign:
+	case !a.told():
+		b.maybe(right)
+		if right != denied {
+			b.maybe(denied)
+		}
+		if a.truth == replayed && a.first.verdict == nil && a.first.told() { // where it was not told, one of the two may be
+			b.maybe(affirmed)
+		}
+	case a.truth == foreign && a.code == "unknown_challenge":
+	case a.code == "event_log_required" && a.truth != foreign: // nothing was judged
+	case a.code == "overloaded" || a.code == "rate_limited":
+	default:
+		return fmt.Errorf("evidence that is %s was refused: %d %s", a.truth, a.status, a.code)
+	}
+	return nil
+}
+
+// check compares the whole database with what the machines were told.
+func (f *subjects) check(t *testing.T, db *pgx.Conn) {
+	t.Helper()
+	answers, open := 0, 0
+	for _, s := range f.all {
+		if s.err != nil {
+			t.Errorf("%s machine %s: %v", s.kind, s.id, s.err)
+		}
+		b := bounds{judged{}, judged{}}
+		for _, a := range s.attempts {
+			if err := a.expect(&b); err != nil {
+				t.Errorf("%s machine %s: %v", s.kind, s.id, err)
+			}
+			if a.verdict != nil {
+				answers++
+			} else if !a.told() {
+				open++
+			}
+		}
+		s.compareCounts(t, db, &b)
+		s.compareRuns(t, db)
+	}
+	compareAlertCounts(t, db)
+	compareRollups(t, db)
+	consistent(t, db)
+	t.Logf("%d verdicts were answered, %d posts had no answer", answers, open)
+	if answers == 0 || open == 0 {
+		t.Error("hardly anything happened")
+	}
+}
+
+// runs are the machine's verdicts, each with how often it was judged so: the last run counts in the hot row.
+const runs = `SELECT v.verdict_id::text, v.status, coalesce(v.reason, ''), CASE WHEN st.verdict_id = v.verdict_id THEN st.run_count ELSE v.run_count END
+	FROM verdicts v JOIN machine_attestation_state st USING (tenant_id, machine_id) WHERE v.machine_id = $1`
+
+// compareCounts holds that what was answered is counted, once, and nothing is that was not sent.
+func (s *subject) compareCounts(t *testing.T, db *pgx.Conn, b *bounds) {
+	t.Helper()
+	got := judged{}
+	s.eachRun(t, db, func(_, judgement string, n int64) { got[judgement] += n })
+	for what, n := range got {
+		if n < b.least[what] || n > b.most[what] {
+			t.Errorf("%s machine %s: %d judgements %q are counted; %d were answered, and with those that had no answer there are at most %d",
+				s.kind, s.id, n, what, b.least[what], b.most[what])
+		}
+	}
+	var least, most, total int64
+	for what := range b.most {
+		if got[what] < b.least[what] {
+			t.Errorf("%s machine %s: %d judgements %q were answered, and %d are left", s.kind, s.id, b.least[what], what, got[what])
+		}
+		least, total = least+b.least[what], total+got[what]
+	}
+	for _, a := range s.attempts {
+		if a.verdict != nil || !a.told() && a.truth != foreign {
+			most++
+		}
+	}
+	if total < least || total > most {
+		t.Errorf("%s machine %s: %d judgements are counted of %d attempts", s.kind, s.id, total, most)
+	}
+}
+
+func (s *subject) eachRun(t *testing.T, db *pgx.Conn, use func(id, judgement string, n int64)) {
+	t.Helper()
+	rows, _ := db.Query(t.Context(), runs, s.id)
+	var id, status, reason string
+	var n int64
+	if _, err := pgx.ForEachRow(rows, []any{&id, &status, &reason, &n}, func() error {
+		use(id, status+" "+reason, n)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compareRuns holds that each verdict that was answered is there as it was answered, and counts at least as often as it was.
+func (s *subject) compareRuns(t *testing.T, db *pgx.Conn) {
+	t.Helper()
+	stored, counts, answered := map[string]string{}, map[string]int64{}, map[string]int64{}
+	s.eachRun(t, db, func(id, judgement string, n int64) { stored[id], counts[id] = judgement, n })
+	for _, a := range s.attempts {
+		if v := a.verdict; v != nil {
+			answered[v.ID]++
+			if stored[v.ID] != v.Status+" "+v.Reason {
+				t.Errorf("%s machine %s: verdict %s was answered as %s %s and is stored as %q", s.kind, s.id, v.ID, v.Status, v.Reason, stored[v.ID])
+			}
+		}
+	}
+	for id, n := range answered {
+		if counts[id] < n {
+			t.Errorf("%s machine %s: verdict %s was answered %d times and counts %d", s.kind, s.id, id, n, counts[id])
+		}
+	}
+}
+
+// compareAlertCounts holds that each failed judgement, and nothing else, was counted by an alert.
+func compareAlertCounts(t *testing.T, db *pgx.Conn) {
+	t.Helper()
+	rows, _ := db.Query(t.Context(), `SELECT m.name,
+			(SELECT coalesce(sum(a.seen_count), 0)::bigint FROM alerts a WHERE a.tenant_id = m.tenant_id AND a.machine_id = m.machine_id AND a.code = 'attestation_failed'),
+			(SELECT coalesce(sum(CASE WHEN st.verdict_id = v.verdict_id THEN st.run_count ELSE v.run_count END), 0)::bigint FROM verdicts v
+				WHERE v.tenant_id = m.tenant_id AND v.machine_id = m.machine_id AND v.status = 'contraindicated')
+		FROM machines m JOIN machine_attestation_state st USING (tenant_id, machine_id)`)
+	var name string
+	var alerts, verdicts int64
+	if _, err := pgx.ForEachRow(rows, []any{&name, &alerts, &verdicts}, func() error {
+		if alerts != verdicts {
+			t.Errorf("machine %s: its alerts count %d failed judgements, its verdicts %d", name, alerts, verdicts)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compareRollups holds that what charts count is what is there.
+func compareRollups(t *testing.T, db *pgx.Conn) {
+	t.Helper()
+	for what, counted := range map[string]string{
+		"verdicts_by_status": `SELECT status, count(*) FROM verdicts GROUP BY 1`,
+		"machines_by_status": `SELECT CASE WHEN last_verdict_id IS NULL THEN 'unattested' ELSE status END, count(*) FROM machines GROUP BY 1`,
+	} {
+		for _, table := range []string{"rollup_hours", "rollup_days"} {
+			n := one[int](t, db, `WITH rolled AS (SELECT key, sum(n)::bigint AS n FROM (SELECT key, n FROM `+table+` WHERE metric = $1
+					UNION ALL SELECT key, n FROM rollup_deltas WHERE metric = $1) x GROUP BY 1 HAVING sum(n) <> 0),
+				counted (key, n) AS (`+counted+`)
+				SELECT count(*) FROM rolled FULL JOIN counted USING (key) WHERE rolled.n IS DISTINCT FROM counted.n`, what)
+			if n != 0 {
+				t.Errorf("%d counts of %s in %s are not those of the rows", n, what, table)
+			}
+		}
+	}
+}
