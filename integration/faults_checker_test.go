@@ -41,6 +41,10 @@ func (a *attempt) expect(b *bounds) error {
 			}
 			return nil
 		}
+		if a.skewed && got == denied && a.verdict.check("quote.nonce").Status == "fail" { // late, by a clock that is wrong
+			b.sure(denied)
+			return nil
+		}
 		if got != right {
 			return fmt.Errorf("evidence that is %s was judged %s: %+v", a.truth, got, a.verdict.statuses())
 		}
@@ -54,8 +58,9 @@ func (a *attempt) expect(b *bounds) error {
 		if a.truth == replayed && a.first.verdict == nil && a.first.told() { // where it was not told, one of the two may be
 			b.maybe(affirmed)
 		}
-	case a.truth == foreign && a.code == "unknown_challenge":
+	case (a.truth == foreign || a.skewed) && a.code == "unknown_challenge":
 	case a.code == "event_log_required" && a.truth != foreign: // nothing was judged
+	case a.skewed && a.code == "unauthenticated": // the token's time is in the future
 	case a.code == "overloaded" || a.code == "rate_limited":
 	default:
 		return fmt.Errorf("evidence that is %s was refused: %d %s", a.truth, a.status, a.code)
@@ -63,10 +68,9 @@ func (a *attempt) expect(b *bounds) error {
 	return nil
 }
 
-// check compares the whole database with what the machines were told.
-func (f *subjects) check(t *testing.T, db *pgx.Conn) {
+// check compares the whole database with what the machines were told: how many verdicts, and how often nothing.
+func (f *subjects) check(t *testing.T, db *pgx.Conn) (answers, open int) {
 	t.Helper()
-	answers, open := 0, 0
 	for _, s := range f.all {
 		if s.err != nil {
 			t.Errorf("%s machine %s: %v", s.kind, s.id, s.err)
@@ -88,10 +92,7 @@ func (f *subjects) check(t *testing.T, db *pgx.Conn) {
 	compareAlertCounts(t, db)
 	compareRollups(t, db)
 	consistent(t, db)
-	t.Logf("%d verdicts were answered, %d posts had no answer", answers, open)
-	if answers == 0 || open == 0 {
-		t.Error("hardly anything happened")
-	}
+	return answers, open
 }
 
 // runs are the machine's verdicts, each with how often it was judged so: the last run counts in the hot row.

@@ -188,8 +188,8 @@ func (c *cluster) failOver() {
 
 // disk is where one server keeps its data, and can be full.
 type disk struct {
-	dir    string
-	tmpfs  bool
+	dir   string
+	tmpfs bool
 }
 
 // newDisk is a file system of its own where this process may mount one: then a full disk is one. Elsewhere the server's

@@ -34,6 +34,7 @@ func (t truth) String() string {
 type attempt struct {
 	truth
 	first   *attempt // of a replay: the attempt that it repeats
+	skewed  bool     // clocks of replicas were wrong meanwhile
 	status  int      // of the answer; 0 where there was none, so that nobody knows what became of it
 	code    string   // of the problem
 	verdict *verdict
@@ -61,7 +62,9 @@ type subjects struct {
 	boots    [2][]byte // what the baseline allows, and what it does not
 	http     *http.Client
 	replicas []*atomic.Pointer[string] // their addresses; nil while one is away
+	skewed   atomic.Bool               // clocks of replicas are wrong, or have been when challenges were made
 	done     atomic.Int64              // attempts and refusals so far
+	judged   atomic.Int64              // of them, those that a verdict was answered to
 }
 
 // newSubjects makes n machines of each kind. Their policy and baseline are those of softStreams.
@@ -111,13 +114,13 @@ func (f *subjects) run() (stop func()) {
 	}
 }
 
-// progress waits until the fleet has tried n times more, with whatever success.
-func (f *subjects) progress(t *testing.T, n int64) {
+// progress waits until the fleet has counted n more: of done, with whatever success, or of judged.
+func (f *subjects) progress(t *testing.T, counter *atomic.Int64, n int64) {
 	t.Helper()
-	until := f.done.Load() + n
-	for deadline := time.Now().Add(patience); f.done.Load() < until; time.Sleep(5 * time.Millisecond) {
+	until := counter.Load() + n
+	for deadline := time.Now().Add(patience); counter.Load() < until; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the fleet stands still: %d tries", f.done.Load())
+			t.Fatalf("the fleet stands still: %d tries, %d verdicts", f.done.Load(), f.judged.Load())
 		}
 	}
 }
@@ -233,6 +236,7 @@ func (s *subject) send(path string, body []byte) (status int, answer []byte) {
 // post sends evidence and keeps what came of it.
 func (s *subject) post(a *attempt, body []byte) error {
 	var answer []byte
+	a.skewed = s.fleet.skewed.Load()
 	a.status, answer = s.send("/evidence", body)
 	s.attempts = append(s.attempts, a)
 	defer s.fleet.done.Add(1)
@@ -242,6 +246,7 @@ func (s *subject) post(a *attempt, body []byte) error {
 		if err := json.Unmarshal(answer, a.verdict); err != nil {
 			return fmt.Errorf("machine %s: %w: %s", s.id, err, answer)
 		}
+		s.fleet.judged.Add(1)
 		s.next, s.sent = a.verdict.Next, a.truth != forged && a.truth != foreign
 	case a.told():
 		var p struct{ Code string }
@@ -254,4 +259,23 @@ func (s *subject) post(a *attempt, body []byte) error {
 		s.sent = false
 	}
 	return nil
+}
+
+// recover holds that every machine is affirmed again, after a few tries at most, whatever it sent before.
+func (f *subjects) recover(t *testing.T) {
+	t.Helper()
+	for _, s := range f.all {
+		for try := 1; ; try++ {
+			if s.err = s.attest(good); s.err != nil {
+				t.Fatal(s.err)
+			}
+			last := s.attempts[len(s.attempts)-1]
+			if last.verdict != nil && last.verdict.Status == "affirming" {
+				break
+			}
+			if try == 60 {
+				t.Fatalf("seed %d: %s machine %s does not recover: %+v", seedOf(t), s.kind, s.id, last)
+			}
+		}
+	}
 }

@@ -116,6 +116,7 @@ type line struct {
 
 func newLine(t *testing.T, name string, r *relay) *line {
 	t.Helper()
+	zerolog.SetGlobalLevel(zerolog.Disabled) // toxics write to a logger of their own
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &line{t: t, Proxy: toxiproxy.NewProxy(server, name, "127.0.0.1:0", r.listener.Addr().String())}
 	if err := l.Start(); err != nil {

@@ -167,7 +167,7 @@ func (z *apiFuzz) parameter(t *rapid.T, p *openapi3.Parameter, spoilt bool) stri
 		return z.machineID
 	}
 	if values := z.known[p.Name]; len(values) > 0 && rapid.IntRange(0, 9).Draw(t, p.Name+" known") > 0 {
-		return rapid.SampledFrom(values).Draw(t, p.Name)
+		return rapid.SampledFrom(values[max(0, len(values)-5):]).Draw(t, p.Name) // older ones are often gone
 	}
 	v := z.value(t, p.Schema.Value, p.Name, 0)
 	if list, ok := v.([]any); ok {
@@ -217,6 +217,9 @@ func (z *apiFuzz) body(t *rapid.T, op fuzzedOperation, header http.Header) []byt
 	var v any
 	if make := z.bodies[op.op.OperationID]; make != nil {
 		v = make()
+	}
+	if v == nil && rapid.Bool().Draw(t, "a fitting body") {
+		v = z.fittingBody(op.op.OperationID)
 	}
 	if v == nil {
 		v = z.value(t, request.Value.Content[media].Schema.Value, "", 0)
