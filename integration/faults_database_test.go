@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -175,9 +176,11 @@ func (c *cluster) owner() *syscall.Credential {
 // failOver lets the primary die with its disk, in the middle of what it does, and promotes the standby.
 func (c *cluster) failOver() {
 	c.t.Helper()
+	old := c.primary
 	c.relay.to("") // nobody reaches the old primary from here on, also where its supervisor is quick
-	c.primary.signal(syscall.SIGKILL)
-	_ = c.primary.Stop(context.Background())
+	old.signal(syscall.SIGKILL)
+	_ = old.Stop(context.Background())
+	old.disk.release(c.t)
 	c.primary, c.standby = c.standby, nil
 	c.until("the standby is promoted", func() bool {
 		var done bool
@@ -188,8 +191,9 @@ func (c *cluster) failOver() {
 
 // disk is where one server keeps its data, and can be full.
 type disk struct {
-	dir   string
-	tmpfs bool
+	dir      string
+	tmpfs    bool
+	released sync.Once
 }
 
 // newDisk is a file system of its own where this process may mount one: then a full disk is one. Elsewhere the server's
@@ -201,15 +205,24 @@ func newDisk(t *testing.T, dir string) *disk {
 	switch err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "size=512m,mode=0711"); {
 	case err == nil:
 		d.tmpfs = true
-		t.Cleanup(func() {
-			if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		})
+		t.Cleanup(func() { d.release(t) })
 	case !errors.Is(err, syscall.EPERM):
 		t.Fatal(err)
 	}
 	return d
+}
+
+// release gives its memory back.
+func (d *disk) release(t *testing.T) {
+	t.Helper()
+	if !d.tmpfs {
+		return
+	}
+	d.released.Do(func() {
+		if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // fill fills the disk of a server up.

@@ -33,7 +33,8 @@ type fault struct {
 }
 
 const (
-	ofNetwork = iota
+	ofNetwork  = iota
+	ofFailover // which a standby has to be made for
 	ofDatabase
 	ofService
 )
@@ -201,9 +202,9 @@ func (w *world) databaseFaults() []fault {
 			on.fill(w.t)
 			return func() { on.free(w.t) }
 		}},
-		{"failover", ofDatabase, once(func() {
+		{"failover", ofFailover, once(func() {
 			w.cluster.addStandby()
-			w.fleet.progress(w.t, &w.fleet.judged, 16)
+			w.fleet.progress(w.t, &w.fleet.done, 24)
 			w.cluster.failOver()
 		})},
 	}
@@ -221,11 +222,7 @@ func (w *world) serviceFaults() []fault {
 		}},
 		{"assayd is frozen", ofService, func() func() {
 			r := w.replicas[w.chance.IntN(2)]
-			signal := func(s syscall.Signal) {
-				if err := r.cmd.Process.Signal(s); err != nil {
-					w.t.Error(err)
-				}
-			}
+			signal := func(s syscall.Signal) { _ = r.cmd.Process.Signal(s) } // it may have been killed in the same step
 			signal(syscall.SIGSTOP)
 			return func() { signal(syscall.SIGCONT) }
 		}},

@@ -152,7 +152,7 @@ func TestFleetAtItsInterval(t *testing.T) {
 	} else {
 		t.Parallel()
 	}
-	svc := newService(t, "--log-level", "error")
+	svc := newService(t)
 	svc.http.Transport = &http.Transport{MaxConnsPerHost: 128, MaxIdleConnsPerHost: 128}
 	t.Cleanup(svc.http.CloseIdleConnections)
 	f := newFleetLoad(t, svc, n, interval)
