@@ -215,7 +215,7 @@ func (z *apiFuzz) body(t *rapid.T, op fuzzedOperation, header http.Header) []byt
 		return []byte(rapid.StringN(0, 60, 200).Draw(t, "body"))
 	}
 	var v any
-	if make := z.bodies[op.op.OperationID]; make != nil {
+	if make := z.bodies[op.op.OperationID]; make != nil && rapid.IntRange(0, 3).Draw(t, "a real body") > 0 {
 		v = make()
 	}
 	if v == nil && rapid.Bool().Draw(t, "a fitting body") {

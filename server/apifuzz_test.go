@@ -41,6 +41,7 @@ type apiFuzz struct {
 	known      map[string][]string // by name of the field or parameter
 	spared     map[string]bool     // what the run itself needs
 	principals map[string]string   // tokens
+	ci         *ci
 	machine    *software.Machine
 	machineID  string
 	bodies     map[string]func() any // what schemas cannot make, by operationId: real keys, real evidence
@@ -114,6 +115,8 @@ func newAPIFuzz(t *testing.T) *apiFuzz {
 		"submitEvidence":      func() any { return z.evidence(true) },
 	}
 	z.authority = fuzzedRoot(t)
+	z.ci = newCI(z.b, time.Now)
+	z.spared[z.ci.provider], z.spared[z.ci.rule] = true, true
 	z.populate()
 	return z
 }
@@ -168,7 +171,7 @@ func (z *apiFuzz) newPrincipals() {
 	name := fmt.Sprintf("fuzzed-%d", len(z.known["machine_id"]))
 	z.machineID = b.want(200, "POST", "/v1/machines", b.admin, map[string]any{"name": name, "os": "linux", "platform": "qemu", "security_type": "trusted_launch", "scale_set": "fuzz"}).text(b.t, "id")
 	key := b.want(201, "POST", "/v1/machines/"+z.machineID+"/attestation-keys", b.admin, map[string]any{"ak_public": z.machine.Public})
-	z.principals = map[string]string{"admin": b.admin, "machine": key.text(b.t, "machine_token"), "join": b.joinToken(), "nobody": "", "garbage": "assay_x"}
+	z.principals = map[string]string{"admin": b.admin, "machine": key.text(b.t, "machine_token"), "join": b.joinToken(), "pipeline": z.ci.token(nil), "nobody": "", "garbage": "assay_x"}
 	for _, role := range []string{"reader", "relying_party"} {
 		a := b.want(201, "POST", "/v1/api-tokens", b.admin, map[string]any{"name": role, "role": role, "expires_in_seconds": 36000})
 		z.principals[role] = a.text(b.t, "token")
