@@ -1,10 +1,14 @@
 package integration_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/assay-verifier/assay/store"
+	"github.com/assay-verifier/assay/store/embedded"
 )
 
 // judged is what a machine's history counts by what was judged.
@@ -69,7 +73,7 @@ func (a *attempt) expect(b *bounds) error {
 }
 
 // check compares the whole database with what the machines were told: how many verdicts, and how often nothing.
-func (f *subjects) check(t *testing.T, db *pgx.Conn) (answers, open int) {
+func (f *subjects) check(t testing.TB, db *pgx.Conn) (answers, open int) {
 	t.Helper()
 	for _, s := range f.all {
 		if s.err != nil {
@@ -100,7 +104,7 @@ const runs = `SELECT v.verdict_id::text, v.status, coalesce(v.reason, ''), CASE 
 	FROM verdicts v JOIN machine_attestation_state st USING (tenant_id, machine_id) WHERE v.machine_id = $1`
 
 // compareCounts holds that what was answered is counted, once, and nothing is that was not sent.
-func (s *subject) compareCounts(t *testing.T, db *pgx.Conn, b *bounds) {
+func (s *subject) compareCounts(t testing.TB, db *pgx.Conn, b *bounds) {
 	t.Helper()
 	got := judged{}
 	s.eachRun(t, db, func(_, judgement string, n int64) { got[judgement] += n })
@@ -127,7 +131,7 @@ func (s *subject) compareCounts(t *testing.T, db *pgx.Conn, b *bounds) {
 	}
 }
 
-func (s *subject) eachRun(t *testing.T, db *pgx.Conn, use func(id, judgement string, n int64)) {
+func (s *subject) eachRun(t testing.TB, db *pgx.Conn, use func(id, judgement string, n int64)) {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), runs, s.id)
 	var id, status, reason string
@@ -141,7 +145,7 @@ func (s *subject) eachRun(t *testing.T, db *pgx.Conn, use func(id, judgement str
 }
 
 // compareRuns holds that each verdict that was answered is there as it was answered, and counts at least as often as it was.
-func (s *subject) compareRuns(t *testing.T, db *pgx.Conn) {
+func (s *subject) compareRuns(t testing.TB, db *pgx.Conn) {
 	t.Helper()
 	stored, counts, answered := map[string]string{}, map[string]int64{}, map[string]int64{}
 	s.eachRun(t, db, func(id, judgement string, n int64) { stored[id], counts[id] = judgement, n })
@@ -161,7 +165,7 @@ func (s *subject) compareRuns(t *testing.T, db *pgx.Conn) {
 }
 
 // compareAlertCounts holds that each failed judgement, and nothing else, was counted by an alert.
-func compareAlertCounts(t *testing.T, db *pgx.Conn) {
+func compareAlertCounts(t testing.TB, db *pgx.Conn) {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT m.name,
 			(SELECT coalesce(sum(a.seen_count), 0)::bigint FROM alerts a WHERE a.tenant_id = m.tenant_id AND a.machine_id = m.machine_id AND a.code = 'attestation_failed'),
@@ -181,7 +185,7 @@ func compareAlertCounts(t *testing.T, db *pgx.Conn) {
 }
 
 // compareRollups holds that what charts count is what is there.
-func compareRollups(t *testing.T, db *pgx.Conn) {
+func compareRollups(t testing.TB, db *pgx.Conn) {
 	t.Helper()
 	for what, counted := range map[string]string{
 		"verdicts_by_status": `SELECT status, count(*) FROM verdicts GROUP BY 1`,
@@ -195,6 +199,70 @@ func compareRollups(t *testing.T, db *pgx.Conn) {
 			if n != 0 {
 				t.Errorf("%d counts of %s in %s are not those of the rows", n, what, table)
 			}
+		}
+	}
+}
+
+// overheard takes down what a check finds wrong.
+type overheard struct {
+	testing.TB
+	found int
+}
+
+func (o *overheard) Helper()               {}
+func (o *overheard) Errorf(string, ...any) { o.found++ }
+
+// The checker says so where a database is broken in any of the ways that it is for.
+func TestCheckerSees(t *testing.T) {
+	t.Parallel()
+	pg, err := embedded.Start(t.Context(), embedded.Config{DataDir: newFolder(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pg.Stop(context.Background()) })
+	if err := store.Migrate(t.Context(), pg.URL()); err != nil {
+		t.Fatal(err)
+	}
+	replica := newClocked(t, pg.URL())
+	refuseOtherKernels(t, pg.URL())
+	fleet := newSubjects(t, replica.service, 1, 1, good, deviating, forged, foreign, replayed)
+	fleet.at(0, replica.url)
+	for range 6 {
+		for _, s := range fleet.all {
+			for _, kind := range []truth{s.kind, good} {
+				if err := s.attest(kind); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	db := connect(t, pg.URL())
+	if answers, open := fleet.check(t, db); answers < 40 || open > 0 {
+		t.Errorf("%d answers, %d posts without one", answers, open)
+	}
+	for what, sql := range map[string]string{
+		"evidence was counted twice":            `UPDATE machine_attestation_state SET run_count = run_count + 1`,
+		"accepted evidence was lost":            `UPDATE machine_attestation_state SET run_count = run_count - 1`,
+		"a verdict is better than its evidence": `UPDATE verdicts SET status = 'affirming', reason = NULL WHERE status = 'contraindicated'`,
+		"a verdict is gone":                     `DELETE FROM verdicts WHERE verdict_id = (SELECT verdict_id FROM verdicts WHERE run_count > 0 ORDER BY 1 LIMIT 1)`,
+		"an alert counts what did not happen":   `UPDATE alerts SET seen_count = seen_count + 1`,
+		"charts have lost something":            `DELETE FROM rollup_deltas WHERE metric = 'verdicts_by_status'`,
+		"a machine's status is no verdict's":    `UPDATE machines SET status = 'warning'`,
+		"an alert was told to nobody":           `DELETE FROM outbox`,
+		"evidence is gone":                      `DELETE FROM evidence`,
+	} {
+		for _, statement := range []string{`BEGIN`, sql} {
+			if _, err := db.Exec(t.Context(), statement); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		o := &overheard{TB: t}
+		fleet.check(o, db)
+		if o.found == 0 {
+			t.Errorf("the checker does not see that %s", what)
+		}
+		if _, err := db.Exec(t.Context(), `ROLLBACK`); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
