@@ -71,17 +71,28 @@ func TestFaults(t *testing.T) {
 	for range rounds {
 		w.round(long)
 	}
+	begun := time.Now()
+	phase := func(name string) {
+		t.Logf("%s: %s", name, time.Since(begun).Round(time.Millisecond))
+		begun = time.Now()
+	}
 	stop()
 	w.fleet.recover(t)
+	phase("all machines are affirmed again")
+	db := connect(t, w.cluster.primary.URL())
+	expectTold(t, db, w.heard)
+	phase("all events are told")
 	for i, r := range w.replicas {
 		select {
 		case <-r.exited:
 			t.Errorf("replica %d has ended by itself: %v\n%s", i, r.err, r.logTail())
 		default:
+			if err := r.terminate(); err != nil { // in order, after all that
+				t.Errorf("replica %d: %v\n%s", i, err, r.logTail())
+			}
 		}
 	}
-	db := connect(t, w.cluster.primary.URL())
-	expectTold(t, db, w.heard)
+	phase("the replicas have ended")
 	answers, open := w.fleet.check(t, db)
 	t.Logf("%d verdicts were answered, %d posts had no answer, %d events were told", answers, open, len(w.heard.ids))
 	if answers == 0 || open == 0 {
