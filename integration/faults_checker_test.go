@@ -243,7 +243,7 @@ func TestCheckerSees(t *testing.T) {
 	for what, sql := range map[string]string{
 		"evidence was counted twice":            `UPDATE machine_attestation_state SET run_count = run_count + 1`,
 		"accepted evidence was lost":            `UPDATE machine_attestation_state SET run_count = run_count - 1`,
-		"a verdict is better than its evidence": `UPDATE verdicts SET status = 'affirming', reason = NULL WHERE status = 'contraindicated'`,
+		"a verdict is better than its evidence": `UPDATE verdicts SET status = 'affirming', reason = '' WHERE status = 'contraindicated'`,
 		"a verdict is gone":                     `DELETE FROM verdicts WHERE verdict_id = (SELECT verdict_id FROM verdicts WHERE run_count > 0 ORDER BY 1 LIMIT 1)`,
 		"an alert counts what did not happen":   `UPDATE alerts SET seen_count = seen_count + 1`,
 		"charts have lost something":            `DELETE FROM rollup_deltas WHERE metric = 'verdicts_by_status'`,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
@@ -26,6 +27,7 @@ type relay struct {
 // carried is one connection on its way through.
 type carried struct {
 	client, server net.Conn
+	stranded       atomic.Bool
 	once           sync.Once
 }
 
@@ -70,6 +72,7 @@ func (r *relay) strand() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.open {
+		c.stranded.Store(true)
 		_ = c.server.Close()
 	}
 }
@@ -95,12 +98,14 @@ func (r *relay) carry(client net.Conn) {
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		if _, err := io.Copy(client, server); err == nil { // the server has ended it, and it is not stranded
+		if _, _ = io.Copy(client, server); !c.stranded.Load() {
 			c.end()
 		}
 	}()
 	_, _ = io.Copy(server, client)
-	_, _ = io.Copy(io.Discard, client) // of a stranded one, until the client gives up
+	if c.stranded.Load() {
+		_, _ = io.Copy(io.Discard, client) // until the client gives up
+	}
 	c.end()
 	<-back
 	r.mu.Lock()
