@@ -60,8 +60,8 @@ func seedOf(t *testing.T) uint64 {
 // another order.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	seed, rounds, each := seedOf(t), 1, 2
-	if os.Getenv("ASSAY_TEST_LONG") != "" {
+	seed, rounds, each, long := seedOf(t), 1, 2, os.Getenv("ASSAY_TEST_LONG") != ""
+	if long {
 		rounds, each = 12, 6
 	}
 	t.Logf("ASSAY_TEST_SEED=%d", seed)
@@ -69,7 +69,7 @@ func TestFaults(t *testing.T) {
 	stop := w.fleet.run()
 	w.fleet.progress(t, &w.fleet.judged, 40)
 	for range rounds {
-		w.round()
+		w.round(long)
 	}
 	begun := time.Now()
 	phase := func(name string) {
@@ -129,6 +129,9 @@ func newWorld(t *testing.T, seed uint64, each int) *world {
 func (w *world) round() {
 	w.t.Helper()
 	deck := slices.Concat(w.networkFaults(), w.databaseFaults(), w.serviceFaults())
+	if long {
+		deck = append(deck, w.slowFaults()...)
+	}
 	w.chance.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	for len(deck) > 0 {
 		n := min(1+w.chance.IntN(2), len(deck))
@@ -178,10 +181,6 @@ func (w *world) networkFaults() []fault {
 		w.spoiled("small pieces", func(l *line) { l.spoil("slicer", "", 1, `{"average_size": 100, "size_variation": 90, "delay": 20}`) }),
 		w.spoiled("statements vanish", func(l *line) { l.spoil("timeout", "upstream", 1, `{"timeout": 0}`) }),
 		w.spoiled("answers vanish", func(l *line) { l.spoil("timeout", "downstream", 1, `{"timeout": 0}`) }),
-		{"peers have forgotten their connections", ofNetwork, func() func() {
-			w.cluster.relay.strand()
-			return func() {}
-		}},
 		{"the line is down", ofNetwork, func() func() {
 			l := w.lines[w.chance.IntN(2)]
 			l.Stop()
@@ -239,6 +238,14 @@ func (w *world) serviceFaults() []fault {
 			return func() { signal(syscall.SIGCONT) }
 		}},
 	}
+}
+
+// slowFaults are those whose end takes as long as the service's own patience: half a minute for a group of appraisals.
+func (w *world) slowFaults() []fault {
+	return []fault{{"peers have forgotten their connections", ofNetwork, func() func() {
+		w.cluster.relay.strand()
+		return func() {}
+	}}}
 }
 
 // restart starts a replica again, as a supervisor does: until it stays.
