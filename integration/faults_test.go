@@ -126,7 +126,7 @@ func newWorld(t *testing.T, seed uint64, each int) *world {
 }
 
 // round lets each fault happen once, in an order left to chance.
-func (w *world) round() {
+func (w *world) round(long bool) {
 	w.t.Helper()
 	deck := slices.Concat(w.networkFaults(), w.databaseFaults(), w.serviceFaults())
 	if long {
