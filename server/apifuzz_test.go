@@ -206,6 +206,8 @@ func (z *apiFuzz) fittingBody(operation string) any {
 			top[field] = z.authority
 		case "ak_public":
 			top[field] = z.machine.Public
+		case "provider_id":
+			top[field] = z.ci.provider
 		default:
 			if places := unreachable[field]; places != nil {
 				top[field] = places[0]
