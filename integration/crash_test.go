@@ -115,7 +115,7 @@ func softStreams(t *testing.T, svc *service, n int) streams {
 }
 
 // consistent holds what must hold at every moment: no row is half of something.
-func consistent(t *testing.T, db *pgx.Conn) {
+func consistent(t testing.TB, db *pgx.Conn) {
 	t.Helper()
 	for what, query := range map[string]string{
 		"verdicts without evidence":                 `SELECT count(*) FROM verdicts v LEFT JOIN evidence e USING (tenant_id, verdict_id) WHERE e.verdict_id IS NULL`,

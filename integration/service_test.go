@@ -184,7 +184,7 @@ func connect(t *testing.T, databaseURL string) *pgx.Conn {
 }
 
 // one reads one value.
-func one[T any](t *testing.T, db *pgx.Conn, query string, args ...any) T {
+func one[T any](t testing.TB, db *pgx.Conn, query string, args ...any) T {
 	t.Helper()
 	var v T
 	if err := db.QueryRow(t.Context(), query, args...).Scan(&v); err != nil {

@@ -110,7 +110,7 @@ func (w *walker) value(r *rule) error {
 			err = io.ErrUnexpectedEOF
 		}
 		return err
-	case r.kind == kindAny:
+	case r.kind == kindAny && kind != 'n':
 		return w.free()
 	case !fits(r.kind, kind):
 		if err := w.dec.SkipValue(); err != nil {
@@ -363,13 +363,13 @@ func fits(want ruleKind, got jsontext.Kind) bool {
 	case kindObject:
 		return got == '{'
 	case kindAny:
-		return true
+		return got != 'n' // a schema that says nothing does not say nullable either
 	}
 	return false
 }
 
 func (r *rule) kindName() string {
-	return [...]string{"anything", "a string", "an integer", "a number", "a boolean", "an array", "an object"}[r.kind]
+	return [...]string{"anything but null", "a string", "an integer", "a number", "a boolean", "an array", "an object"}[r.kind]
 }
 
 func jsonKindName(k jsontext.Kind) string {

@@ -94,6 +94,22 @@ func onlyOurs(e *requestError) bool {
 	return false
 }
 
+// A schema that leaves the type open takes no null: it would come back in answers, where the contract has none.
+func TestOpenSchemaTakesNoNull(t *testing.T) {
+	r, err := compileRule("createBaseline", requestSchemas(t)["createBaseline"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *requestError
+	if err := checkBody([]byte(`{"name": "x", "reference_values": {"claims": {"secure_boot": null}}}`), r); !errors.As(err, &refused) ||
+		refused.code != codeInvalidField || refused.errors[0].Pointer != "/reference_values/claims/secure_boot" {
+		t.Errorf("a claim that is null: %v", err)
+	}
+	if err := checkBody([]byte(`{"name": "x", "reference_values": {"claims": {"secure_boot": {"any_of": [true]}}}}`), r); err != nil {
+		t.Errorf("a claim that is not: %v", err)
+	}
+}
+
 func TestBodyCheckStaysInMemory(t *testing.T) {
 	schemas := requestSchemas(t)
 	r, err := compileRule("createBaseline", schemas["createBaseline"])

@@ -11,6 +11,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// BoundWaits is boundWaits.
+var BoundWaits = boundWaits
+
 // explained is a list of which one page is explained: its statement by sort.
 type explained struct {
 	name      string

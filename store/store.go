@@ -152,6 +152,7 @@ func newPool(ctx context.Context, url string, o Options, maxConns int32, onConne
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	cfg.MaxConns = maxConns
+	boundWaits(cfg)
 	if o.TracerProvider != nil {
 		cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(o.TracerProvider))
 	}

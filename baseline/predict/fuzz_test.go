@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -126,6 +128,39 @@ func FuzzSignatureDatabase(f *testing.F) {
 			if len(e.Raw) < 17 || len(e.Raw) > len(db.Raw) {
 				t.Fatalf("an entry of %d bytes", len(e.Raw))
 			}
+		}
+	})
+}
+
+// FuzzManifest: no manifest panics or takes memory out of proportion; what is read is written and read again as it was.
+func FuzzManifest(f *testing.F) {
+	for _, name := range []string{"debian-12.manifest.json", "uki.manifest.json"} {
+		raw, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Add([]byte(`{"boot_disk_files":{"/a":{"size":1,"sha256":"` + strings.Repeat("0", 64) + `"}}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m *Manifest
+		var err error
+		if used := allocated(func() { m, err = ParseManifest("m.json", b) }); used > fuzzMemory(len(b)) {
+			t.Fatalf("%d bytes for a manifest of %d", used, len(b))
+		}
+		if err != nil {
+			return
+		}
+		written, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseManifest("m.json", written)
+		if err != nil {
+			t.Fatalf("%v: %s", err, written)
+		}
+		if second, err := json.Marshal(again); err != nil || !bytes.Equal(written, second) {
+			t.Fatalf("%v: %s was read as %s", err, written, second)
 		}
 	})
 }

@@ -82,6 +82,31 @@ func TestOrderKeysGrow(t *testing.T) {
 	})
 }
 
+// The clock was ahead, a machine attested, and the clock was set back: new challenges follow the one that was redeemed, live as
+// long as others by the clock that is right, and are not taken before they were made.
+func TestNonceAfterTheClockWasSetBack(t *testing.T) {
+	m := newNonceMaker([]byte("key"))
+	tenant, machine := uuid.New(), uuid.New()
+	redeemed := mustMake(t, m, tenant, machine, start.Add(48*time.Hour), time.Time{})
+	n := mustMake(t, m, tenant, machine, start, orderTime(redeemed[:]))
+	if bytes.Compare(n[:orderKeySize], redeemed[:orderKeySize]) <= 0 {
+		t.Fatalf("order key %x does not follow %x", n[:orderKeySize], redeemed[:orderKeySize])
+	}
+	expires, err := m.check(tenant, machine, n[:], start)
+	if err != nil || !expires.Equal(start.Add(2*time.Minute)) {
+		t.Fatalf("expires %v, error %v", expires, err)
+	}
+	if _, err := m.check(tenant, machine, n[:], start.Add(-time.Minute)); !errors.Is(err, errUnknownNonce) {
+		t.Errorf("before it was made: error %v", err)
+	}
+	if _, err := m.check(tenant, machine, redeemed[:], start); !errors.Is(err, errUnknownNonce) {
+		t.Errorf("one that was made while the clock was ahead: error %v", err)
+	}
+	if next := mustMake(t, m, tenant, machine, start.Add(time.Second), orderTime(n[:])); bytes.Compare(next[:orderKeySize], n[:orderKeySize]) <= 0 {
+		t.Errorf("order key %x does not follow %x", next[:orderKeySize], n[:orderKeySize])
+	}
+}
+
 func TestNonceNeedsRandomness(t *testing.T) {
 	m := newNonceMaker([]byte("key"))
 	if _, err := m.make(uuid.New(), uuid.New(), start, time.Time{}, time.Minute, bytes.NewReader(nil)); err == nil {
@@ -112,7 +137,7 @@ func TestNonceLifetime(t *testing.T) {
 		9 * time.Hour:                 9 * time.Hour,
 		10*time.Hour + 30*time.Second: 10 * time.Hour,
 		9 * 24 * time.Hour:            9 * 24 * time.Hour,
-		365 * 24 * time.Hour:          (lifetimeMinutes - 1) * time.Minute,
+		365 * 24 * time.Hour:          maxLifetime * time.Minute,
 	} {
 		n, err := m.make(uuid.New(), uuid.New(), start, time.Time{}, lifetime, rand.Reader)
 		if err != nil {

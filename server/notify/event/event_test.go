@@ -42,6 +42,33 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	}
 }
 
+// FuzzRead: what is read is written and read again as it was, and says who it is about.
+func FuzzRead(f *testing.F) {
+	document, err := json.Marshal(full())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(document)
+	f.Add([]byte(`{"schema_version":1}`))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		e, err := event.Read(document)
+		if err != nil {
+			return
+		}
+		written, err := json.Marshal(e)
+		if err != nil {
+			return // a time that RFC 3339 does not have
+		}
+		again, err := event.Read(written)
+		if err != nil {
+			t.Fatalf("%v: %s", err, written)
+		}
+		if again.Subject() != e.Subject() {
+			t.Fatalf("it is about %s, and then about %s", e.Subject(), again.Subject())
+		}
+	})
+}
+
 func TestLaterVersionIsRefused(t *testing.T) {
 	for _, document := range []string{`{"schema_version":2}`, `{}`, `[]`, `{"schema_version":1,"id":7}`} {
 		if _, err := event.Read([]byte(document)); err == nil {
