@@ -312,3 +312,10 @@ func cli(t *testing.T, s *service, args ...string) string {
 	}
 	return string(out)
 }
+
+// wholeLog is all that the service has written.
+func (s *service) wholeLog() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
+}
