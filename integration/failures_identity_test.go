@@ -236,6 +236,38 @@ func TestEndedSessionsTokensAreRefused(t *testing.T) {
 	svc.call(t, http.MethodGet, "/v1/machines", reader.Token, nil, http.StatusUnauthorized, nil)
 }
 
+// TestStolenMACKeysAreReplaced: whoever stole the keys that authenticate challenges and machine tokens can make both. Deleted from the
+// database, they are made anew at the next start: no token of the old key is accepted any more, nor a challenge that was given before, and
+// a machine that is released enrols again.
+func TestStolenMACKeysAreReplaced(t *testing.T) {
+	svc := newService(t)
+	m := booted(t, svc, "stolen-web", "", "sb-on-1")
+	m.attest().must(t, "affirming", "")
+	old, body := m.agentState(), m.evidence(m.challenge())
+	if tag, err := svc.sql(t).Exec(t.Context(), `DELETE FROM service_keys WHERE purpose IN ('machine_token', 'challenge_nonce')`); err != nil || tag.RowsAffected() != 2 {
+		t.Fatalf("%v, %v", tag, err)
+	}
+	if err := svc.terminate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := svc.start(); err != nil {
+		t.Fatal(err)
+	}
+	m.server = svc.url
+	if got := m.submit(body); got.status != http.StatusUnauthorized {
+		t.Errorf("the token of the old key: %d %s", got.status, got.body)
+	}
+	svc.call(t, http.MethodDelete, "/v1/machines/"+old.MachineID+"/attestation-keys", svc.admin, nil, http.StatusNoContent, nil)
+	m.enroll()
+	if again := m.agentState(); again.MachineID != old.MachineID || again.Token == old.Token {
+		t.Errorf("enrolled as %s with the same token (%t); it was %s", again.MachineID, again.Token == old.Token, old.MachineID)
+	}
+	if got := m.submit(body); got.status != http.StatusConflict || problemCode(t, got) != "unknown_challenge" {
+		t.Errorf("a challenge of the old key: %d %s", got.status, got.body)
+	}
+	m.attest().must(t, "affirming", "")
+}
+
 // der is the first certificate of a PEM file.
 func der(t *testing.T, file []byte) []byte {
 	t.Helper()

@@ -74,15 +74,6 @@ func modulesOf(pkg, tags string, environment ...string) (map[string]*module, err
 	return modules, nil
 }
 
-// goroot is where the standard library is, whose licence stands beside it.
-func goroot() (string, error) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOROOT: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
 // files reads the files of a module's folder that begin with one of the names, whatever their case, in their order.
 func files(dir string, names ...string) (map[string]string, []string, error) {
 	entries, err := os.ReadDir(dir)

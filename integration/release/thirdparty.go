@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,7 +51,7 @@ func parts(root string) ([]part, error) {
 			byName[path].in = append(byName[path].in, program.name)
 		}
 	}
-	std, err := standardLibrary()
+	std, err := standardLibrary(byName["golang.org/x/sys"])
 	if err != nil {
 		return nil, err
 	}
@@ -81,16 +82,12 @@ func cgo(tags string) string {
 	return "1"
 }
 
-func standardLibrary() (part, error) {
-	dir, err := goroot()
-	if err != nil {
-		return part{}, err
+// standardLibrary is Go's own. Its licence is that of golang.org/x/sys, word by word; an installed Go does not always bring it along.
+func standardLibrary(likewise *part) (part, error) {
+	if likewise == nil {
+		return part{}, errors.New("golang.org/x/sys, whose licence is Go's, is in no program")
 	}
-	l, err := licenceOfModule("std", dir)
-	if err != nil {
-		return part{}, err
-	}
-	p := part{name: "std", version: "of the Go that builds", where: "https://pkg.go.dev/std", expression: l.expression, texts: l.texts}
+	p := part{name: "std", version: "of the Go that builds", where: "https://pkg.go.dev/std", expression: likewise.expression, texts: likewise.texts}
 	for _, program := range programs {
 		p.in = append(p.in, program.name)
 	}
