@@ -163,17 +163,7 @@ func TestNoSecretIsShown(t *testing.T) {
 			}
 		}
 		form, err := http.PostForm(svc.url+"/ui/sign-in", url.Values{"token": {secret + "x"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		page, err := io.ReadAll(form.Body)
-		if err := form.Body.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		answers.add(page)
+		answers.add(whole(t, form, err))
 	}
 	svc.activate(t, e.EnrollmentID, activation)
 	expired := issuer.Token(issuer.Claims("https://assay.example", time.Now().Add(-24*time.Hour), nil))
@@ -181,16 +171,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	svc.http.Transport = nil
 
 	metrics, err := http.Get("http://" + svc.adminAddress(t) + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	measured, err := io.ReadAll(metrics.Body)
-	if err := metrics.Body.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	measured := whole(t, metrics, err)
 	audit := one[string](t, svc.sql(t), `SELECT coalesce(string_agg(a::text, ' '), '') FROM audit_events a`)
 	if err := svc.terminate(); err != nil { // what traces are left goes out
 		t.Fatal(err)
@@ -212,6 +193,20 @@ func TestNoSecretIsShown(t *testing.T) {
 			}
 		}
 	}
+}
+
+// whole is the body of an answer.
+func whole(t *testing.T, rsp *http.Response, err error) []byte {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rsp.Body.Close() }()
+	body, err := io.ReadAll(rsp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
 }
 
 // lastField is the key in a key file.
