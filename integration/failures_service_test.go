@@ -22,6 +22,7 @@ import (
 // renewed by a second, and the machine whose evidence could not be judged is told to be silent when its time is over, by itself. When the
 // failure ends, the machine is well again at its next attestation.
 func TestCVE20223500AFailureOfOursIsNoTrust(t *testing.T) {
+	t.Parallel()
 	svc := newService(t)
 	svc.policy(t, "broken", map[string]any{"attestation_interval_seconds": 10, "stale_after_seconds": 30, "attestation_missing_delay_seconds": 0})
 	m := booted(t, svc, "broken-web", "broken", "sb-on-1")
@@ -88,6 +89,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 // TestCVE202223951BombsCostNoMemory: a verifier unpacked whatever a machine sent (CVE-2022-23951). Here a body that grows to gigabytes is
 // refused long before, by each encoding; evidence itself may not be packed at all; and the service's own memory shows that nothing grew.
 func TestCVE202223951BombsCostNoMemory(t *testing.T) {
+	t.Parallel()
 	svc := newService(t)
 	m := booted(t, svc, "bomb-web", "", "sb-on-1")
 	m.attest().must(t, "affirming", "")
