@@ -66,6 +66,9 @@ func channelDTO(c store.Channel) openapi.NotificationChannel {
 	address, security := c.Config.Address, c.Config.Security
 	if c.Kind == store.ChannelWebhook {
 		address, security = c.Config.Shown().URL, string(openapi.SecurityTLS)
+		if strings.HasPrefix(address, "http://") {
+			security = string(openapi.SecurityNone)
+		}
 	}
 	return openapi.NotificationChannel{ID: c.ID, Kind: openapi.ChannelKind(c.Kind), Name: c.Name, Address: address, Enabled: c.Enabled,
 		Format: openapi.NotificationFormat(c.Format), Filter: filterDTO(c.Filter), Security: openapi.ChannelSecurity(security), CaPem: textOrNull(c.Config.CAPEM),

@@ -43,7 +43,8 @@ func (f *findingSet) apply(ctx context.Context, tx pgx.Tx) error {
 func queueFindings(b *pgx.Batch, sets []*findingSet) {
 	var assessments assessmentTable
 	var recommendations recommendationTable
-	var heeded, ended endedTable
+	var heeded heededTable
+	var ended endedTable
 	var raised alertTable
 	for _, f := range sets {
 		assessments.add(f)
@@ -57,7 +58,7 @@ func queueFindings(b *pgx.Batch, sets []*findingSet) {
 		b.Queue(upsertRecommendations, t.tenants, t.ids, t.machines, t.codes, t.names, t.severities, t.descriptions, t.steps, t.ats, t.verdicts, t.events)
 	}
 	if t := &heeded; len(t.codes) > 0 {
-		b.Queue(resolveRecommendations, t.tenants, t.machines, t.codes, t.ats, t.events)
+		b.Queue(resolveRecommendations, t.tenants, t.machines, t.codes, t.events, t.ats)
 	}
 	raised.queue(b)
 	if len(ended.codes) > 0 {
@@ -111,7 +112,7 @@ func (t *assessmentTable) add(f *findingSet) {
 	}
 }
 
-// endedTable is the parameters of resolveRecommendations and endMachineAlerts, column by column.
+// endedTable is the parameters of endMachineAlerts, column by column.
 type endedTable struct {
 	tenants, machines, events []pgtype.UUID
 	codes                     []string
@@ -144,15 +145,41 @@ var upsertRecommendations = `WITH u AS (SELECT u.*, ARRAY(SELECT json_array_elem
 		description = EXCLUDED.description, remediation_steps = EXCLUDED.remediation_steps, open = true, resolved_at = NULL,
 		first_seen_at = CASE WHEN r.open THEN r.first_seen_at ELSE EXCLUDED.first_seen_at END, last_seen_at = EXCLUDED.last_seen_at`
 
+// A machine has a handful that are open, and there are dozens of codes: its rows are found by the machine, and the codes only
+// sort out. The empty text keeps the planner from finding them by the code, which very many machines have open.
 var resolveRecommendations = `WITH x AS (UPDATE recommendations r SET open = false, resolved_at = u.at
-		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[]) u (tenant_id, machine_id, code, at, event_id)
-		WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code = u.code AND r.open
-		RETURNING r.*, u.at, u.event_id)
+		FROM (SELECT tenant_id, machine_id, at, string_to_array(codes, ',') AS codes, string_to_array(events, ',') AS events
+			FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[]) u (tenant_id, machine_id, codes, events, at)) u
+		WHERE r.tenant_id = u.tenant_id AND r.machine_id = u.machine_id AND r.code || '' = ANY (u.codes) AND r.open
+		RETURNING r.*, u.at, u.events[array_position(u.codes, r.code)]::uuid AS event_id)
 	INSERT INTO outbox (tenant_id, event_id, kind, subject_id, payload, created_at)
 	SELECT tenant_id, event_id, 'recommendation.resolved', recommendation_id, jsonb_build_object('machine_id', machine_id, 'code', code, 'title', display_name, 'severity', severity,
 		'from', CASE WHEN exemption_reason IS NOT NULL AND (exemption_expires_at IS NULL OR exemption_expires_at > at) THEN 'exempt' ELSE 'active' END, 'to', 'resolved',
 		'description', description, 'remediation_steps', remediation_steps, 'first_seen_at', first_seen_at), at
 	FROM x WHERE ` + asked("recommendation.resolved")
+
+// heededTable is the parameters of resolveRecommendations, column by column. A row is a machine: the codes that were evaluated
+// and are not open, and the id of the event of each, in lists with commas.
+type heededTable struct {
+	tenants, machines []pgtype.UUID
+	codes, events     []string
+	ats               []time.Time
+}
+
+func (t *heededTable) add(f *findingSet, codes []string) {
+	if len(codes) == 0 {
+		return
+	}
+	events := make([]byte, 0, 37*len(codes))
+	for i := range codes {
+		if i > 0 {
+			events = append(events, ',')
+		}
+		events = append(events, newID(f.at).String()...)
+	}
+	t.tenants, t.machines = append(t.tenants, pgUUID(f.tenant)), append(t.machines, pgUUID(f.machine.ID))
+	t.codes, t.events, t.ats = append(t.codes, strings.Join(codes, ",")), append(t.events, string(events)), append(t.ats, f.at)
+}
 
 // recommendationTable is the parameters of upsertRecommendations, column by column.
 type recommendationTable struct {

@@ -229,16 +229,35 @@ func conflictState(at time.Time, reset, restart, clock, firmware int64, boot []b
 // again, in the same second may agree once by chance (one pair in a thousand), and hardly ever three times.
 const seriesBoots = 3
 
-const selectSeries = `SELECT a.machine_id, b.machine_id, count(*)
-	FROM tpm_history a JOIN tpm_history b ON b.tenant_id = a.tenant_id AND b.clock = a.clock AND b.reset_count = a.reset_count
-		AND b.restart_count = a.restart_count AND b.firmware_version = a.firmware_version AND b.machine_id <> a.machine_id
-	JOIN attestation_keys ak ON ak.tenant_id = a.tenant_id AND ak.key_id = a.key_id AND ak.state = 'active'
-	JOIN attestation_keys bk ON bk.tenant_id = b.tenant_id AND bk.key_id = b.key_id AND bk.state = 'active'
-	WHERE a.tenant_id = $1 AND a.machine_id = ANY ($2::uuid[])
-	GROUP BY a.machine_id, b.machine_id HAVING count(DISTINCT a.clock) >= $3 ORDER BY a.machine_id, b.machine_id LIMIT 1000`
+// seriesStar is how many machines of one instant are compared with each other one of it: those with the lowest ids, so that
+// an instant of n machines makes n * seriesStar pairs and not n * n. Machines of one series share several instants: a crowd
+// that has one of them by chance does not come between them at the others.
+const seriesStar = 8
+
+// The rows of an instant are read once, however many of the machines have it. Of a machine the first other one is named.
+const selectSeries = `WITH mine AS MATERIALIZED (
+		SELECT h.machine_id, h.clock, h.reset_count, h.restart_count, h.firmware_version FROM tpm_history h
+		JOIN attestation_keys k ON k.tenant_id = h.tenant_id AND k.key_id = h.key_id AND k.state = 'active'
+		WHERE h.tenant_id = $1 AND h.machine_id = ANY ($2::uuid[])),
+	instants AS MATERIALIZED (SELECT DISTINCT clock, reset_count, restart_count, firmware_version FROM mine),
+	stars AS MATERIALIZED (
+		SELECT i.*, o.machine_id, o.key_id FROM instants i CROSS JOIN LATERAL (
+			SELECT DISTINCT h.machine_id, h.key_id FROM tpm_history h
+			JOIN attestation_keys k ON k.tenant_id = h.tenant_id AND k.key_id = h.key_id AND k.state = 'active'
+			WHERE h.tenant_id = $1 AND h.clock = i.clock AND h.reset_count = i.reset_count AND h.restart_count = i.restart_count
+				AND h.firmware_version = i.firmware_version
+			ORDER BY h.machine_id LIMIT $4) o),
+	pairs AS MATERIALIZED (
+		SELECT DISTINCT a.machine_id, b.machine_id AS other_id, b.key_id AS other_key FROM mine a
+		JOIN stars b USING (clock, reset_count, restart_count, firmware_version) WHERE b.machine_id <> a.machine_id)
+	SELECT DISTINCT ON (p.machine_id) p.machine_id, p.other_id, count(DISTINCT a.clock)
+	FROM pairs p JOIN mine a ON a.machine_id = p.machine_id
+	JOIN tpm_history h ON h.tenant_id = $1 AND h.key_id = p.other_key AND h.reset_count = a.reset_count AND h.restart_count = a.restart_count
+		AND h.clock = a.clock AND h.firmware_version = a.firmware_version
+	GROUP BY p.machine_id, p.other_id HAVING count(DISTINCT a.clock) >= $3 ORDER BY p.machine_id, p.other_id`
 
 func (d *detection) sharedSeries(ctx context.Context, tx pgx.Tx, machines []pgtype.UUID) error {
-	rows, _ := tx.Query(ctx, selectSeries, pgUUID(d.tenant), machines, seriesBoots)
+	rows, _ := tx.Query(ctx, selectSeries, pgUUID(d.tenant), machines, seriesBoots, seriesStar)
 	var machine, other uuid.UUID
 	var boots int
 	_, err := pgx.ForEachRow(rows, []any{&machine, &other, &boots}, func() error {

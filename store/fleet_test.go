@@ -440,6 +440,33 @@ func TestSharedSeries(t *testing.T) {
 	}
 }
 
+// Very many machines of one series make a star and not a web, and a crowd that shares one instant by chance hides no series.
+func TestAWidelySharedSeriesIsBounded(t *testing.T) {
+	for story, c := range map[string]struct{ alike, want int }{"all are one series": {30, 29}, "two among a crowd": {2, 1}} {
+		t.Run(story, func(t *testing.T) {
+			s, _ := newStore(t)
+			token := joinToken(t, s, "j", 99)
+			for i := range 30 {
+				e := active(t, s, token, fmt.Sprintf("m%02d", i))
+				for boot := range 3 {
+					clock := uint64(boot+1) * 3_600_000
+					if boot > 0 && i < 30-c.alike {
+						clock += uint64(1000 * (i + 1))
+					}
+					record(t, s, booted(e, t0.Add(time.Duration(boot)*time.Hour), "A", uint32(boot), 0, clock))
+				}
+			}
+			detect(t, s, t0)
+			if n := len(conflicts(t, s)); n != c.want {
+				t.Errorf("%d conflicts, want %d", n, c.want)
+			}
+			if n := len(inConflict(t, s, "identity_conflict")); n != c.alike {
+				t.Errorf("%d machines alerted, want %d", n, c.alike)
+			}
+		})
+	}
+}
+
 // The history of a key is bounded, and an unchanged attestation writes nothing of it.
 func TestHistoryIsBounded(t *testing.T) {
 	s, conn := newStore(t)

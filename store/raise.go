@@ -44,7 +44,7 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 			new_id, event_id, details, group_key, title, ord)),
 	cur AS MATERIALIZED (SELECT u.ord, x.* FROM u CROSS JOIN LATERAL (SELECT a.alert_id, a.status, a.verdict_id AS was_verdict, a.seen_count, a.last_seen_at,
 			a.closed_at, a.over_at, a.group_key AS was_key
-		FROM alerts a WHERE a.tenant_id = u.tenant_id AND {of} AND a.code = u.code
+		FROM alerts a WHERE a.tenant_id = u.tenant_id AND {of}
 		ORDER BY a.status IN ('active', 'in_progress') DESC, a.alert_id DESC LIMIT 1 FOR NO KEY UPDATE) x),
 	p AS MATERIALIZED (SELECT u.*, cur.status AS was, cur.was_verdict, cur.seen_count, cur.last_seen_at, cur.was_key, w.what,
 			CASE WHEN w.what = 'open' THEN u.new_id ELSE cur.alert_id END AS alert_id
@@ -95,7 +95,7 @@ const raiseStatement = `WITH u AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], 
 // endStatement takes one row a machine (or scope) and code of which the cause is gone.
 const endStatement = `WITH u AS ({rows}),
 	was AS MATERIALIZED (SELECT u.at, u.event_id, a.tenant_id, a.machine_id, a.scope, a.alert_id, a.code, a.status, a.group_key, a.display_name, a.severity, a.reason
-		FROM u JOIN alerts a ON a.tenant_id = u.tenant_id AND {of} AND a.code = u.code AND (a.status IN ('active', 'in_progress') OR a.status = 'dismissed' AND a.over_at IS NULL)
+		FROM u JOIN alerts a ON a.tenant_id = u.tenant_id AND {of} AND (a.status IN ('active', 'in_progress') OR a.status = 'dismissed' AND a.over_at IS NULL)
 		FOR NO KEY UPDATE OF a),
 	ended AS (UPDATE alerts a SET status = 'resolved', updated_at = w.at, closed_at = w.at, closed_by = '` + automatic + `'
 		FROM was w WHERE a.tenant_id = w.tenant_id AND a.alert_id = w.alert_id AND w.status <> 'dismissed'),
@@ -111,9 +111,11 @@ const endStatement = `WITH u AS ({rows}),
 	SELECT tenant_id, event_id, 'alert.resolved', alert_id, jsonb_build_object('alert_id', alert_id, 'machine_id', machine_id, 'scope', scope, 'code', code), at
 	FROM was WHERE status <> 'dismissed'`
 
+// A machine has a handful of alerts, and in a storm very many machines have one of the same code: the empty text keeps the
+// planner, who may not know of the storm yet, from finding them by the code.
 const (
-	ofMachine = `a.machine_id = u.machine_id`
-	ofScope   = `a.machine_id IS NULL AND a.scope = u.scope`
+	ofMachine = `a.machine_id = u.machine_id AND a.code || '' = u.code`
+	ofScope   = `a.machine_id IS NULL AND a.scope = u.scope AND a.code = u.code`
 )
 
 var (

@@ -300,7 +300,7 @@ func (s *Store) rulesOf(ctx context.Context, tx pgx.Tx, group []*pending) (map[u
 // resolved it by hand although the cause is still there, nothing is updated and it is opened again (raiseStatement).
 const countUpAlerts = `UPDATE alerts a SET seen_count = a.seen_count + 1, last_seen_at = GREATEST(a.last_seen_at, u.at)
 	FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[]) WITH ORDINALITY u (tenant_id, machine_id, code, at, verdict_id, ord)
-	WHERE a.tenant_id = u.tenant_id AND a.machine_id = u.machine_id AND a.code = u.code
+	WHERE a.tenant_id = u.tenant_id AND ` + ofMachine + `
 		AND (a.status IN ('active', 'in_progress') OR a.status = 'dismissed' AND a.verdict_id = u.verdict_id AND a.over_at IS NULL)
 	RETURNING u.ord`
 

@@ -255,7 +255,7 @@ func inactiveText(reason string) string {
 
 // TokenCreate lets the service sign a result.
 type TokenCreate struct {
-	Machine   string `arg:"" placeholder:"MACHINE" help:"Id of the machine."`
+	Machine   string `arg:"" placeholder:"MACHINE" help:"Name or id of the machine."`
 	Audience  string `placeholder:"AUDIENCE" help:"Whom it is made out to."`
 	Warning   bool   `name:"allow-warning" help:"With --audience: also where the machine's status is warning. Otherwise it has to be affirming."`
 	AnyStatus bool   `help:"With --audience: whatever the machine's status is. For relying parties that read it in the result."`
@@ -266,7 +266,7 @@ type TokenCreate struct {
 
 // Run asks for it.
 func (c *TokenCreate) Run(a *app) error {
-	id, err := parseID("a machine", c.Machine)
+	id, err := a.machineID(c.Machine)
 	if err != nil {
 		return err
 	}

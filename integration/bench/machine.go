@@ -73,7 +73,12 @@ func (p *primes) key(n int) (*rsa.PrivateKey, error) {
 
 // newMachine makes a machine whose attestation key is that one.
 func newMachine(key *rsa.PrivateKey, log []byte) (*machine, error) {
-	m := &machine{key: key, resetCount: 1, ima: &imaList{}}
+	// No two machines tell the same instant at each boot: fleet detection would take them for one TPM.
+	started, err := rand.Int(rand.Reader, big.NewInt(1<<40))
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{key: key, resetCount: 1, clock: started.Uint64(), ima: &imaList{}}
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm.AlgRSA))
 	b = binary.BigEndian.AppendUint16(b, uint16(tpm.SHA256))
 	b = binary.BigEndian.AppendUint32(b, uint32(tpm.FixedTPM|tpm.FixedParent|tpm.SensitiveDataOrigin|tpm.Restricted|tpm.Sign))

@@ -12,6 +12,7 @@ go build -trimpath -o .demo/story ./integration/demo
 echo "starting assayd on http://$listen with its own Postgres"
 (umask 077 && : >.demo/assayd.log) # it holds the admin token
 setsid nohup bin/assayd dev --data-dir .demo/data --listen "$listen" --admin-listen "$admin" \
+  --notify-allow-networks 127.0.0.0/8 --notify-allow-http \
   >>.demo/assayd.log 2>&1 </dev/null &
 echo $! >.demo/assayd.pid
 for _ in $(seq 300); do
