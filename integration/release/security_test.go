@@ -4,7 +4,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,7 +20,7 @@ var attackers = []string{"On the network", "In the guest", "In the hypervisor", 
 
 var named = regexp.MustCompile("`((?:[a-z0-9_-]+/)*[a-z0-9_-]+)\\.((?:Test|Fuzz|Benchmark)[A-Za-z0-9_]+)`")
 
-// testsOf are the functions in the test files of a package, with their documentation.
+// testsOf are the functions in the test files of a package, with the text of their file.
 func testsOf(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
@@ -30,13 +29,14 @@ func testsOf(t *testing.T, dir string) map[string]string {
 	}
 	found := map[string]string{}
 	for _, path := range paths {
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		text := read(t, path)
+		f, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, d := range f.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && len(f.Type.Params.List) == 1 {
-				found[f.Name.Name] = f.Doc.Text()
+				found[f.Name.Name] = text
 			}
 		}
 	}
@@ -44,23 +44,19 @@ func testsOf(t *testing.T, dir string) map[string]string {
 }
 
 // TestSecurityNamesTestsThatExist: every test that SECURITY.md names is in the tree, each failure of the list has one that says in its name
-// or its documentation which failure it is, and each attacker has one, and something that does not hold.
+// or beside it, in its file, which failure it is, and each attacker has one, and something that does not hold.
 func TestSecurityNamesTestsThatExist(t *testing.T) {
-	raw, err := os.ReadFile("../../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(raw)
+	text := read(t, "../../SECURITY.md")
 	packages := map[string]map[string]string{}
-	doc := func(dir, name string) (string, bool) {
+	file := func(dir, name string) (string, bool) {
 		if packages[dir] == nil {
 			packages[dir] = testsOf(t, dir)
 		}
-		d, ok := packages[dir][name]
-		return d, ok
+		text, ok := packages[dir][name]
+		return text, ok
 	}
 	for _, m := range named.FindAllStringSubmatch(text, -1) {
-		if _, ok := doc(m[1], m[2]); !ok {
+		if _, ok := file(m[1], m[2]); !ok {
 			t.Errorf("SECURITY.md names %s.%s, which is no test of that package", m[1], m[2])
 		}
 	}
@@ -79,7 +75,7 @@ func TestSecurityNamesTestsThatExist(t *testing.T) {
 			continue
 		}
 		for _, m := range tests {
-			if d, _ := doc(m[1], m[2]); !strings.Contains(d, failure) && !strings.Contains(m[2], strings.ReplaceAll(failure, "-", "")) {
+			if f, _ := file(m[1], m[2]); !strings.Contains(f, failure) && !strings.Contains(m[2], strings.ReplaceAll(failure, "-", "")) {
 				t.Errorf("%s.%s does not say that it is about %s", m[1], m[2], failure)
 			}
 		}
