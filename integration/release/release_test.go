@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,30 @@ func TestBillsOfMaterials(t *testing.T) {
 	}
 	if compiled.Validate(broken) == nil {
 		t.Error("the schema passes a type of component that does not exist")
+	}
+}
+
+// TestBillIsOfTheFile: a file that was not built from the sources that are here gets no bill, nor does a module without its hash.
+func TestBillIsOfTheFile(t *testing.T) {
+	sources := map[string]*module{self: {Path: self}, "example.org/m": {Path: "example.org/m", Version: "v1.0.0"}}
+	m := &debug.Module{Path: "example.org/m", Version: "v1.0.0"}
+	if err := agree("assay", []*debug.Module{m}, sources); err != nil {
+		t.Error(err)
+	}
+	for name, linked := range map[string][]*debug.Module{
+		"another version": {{Path: "example.org/m", Version: "v1.0.1"}},
+		"another module":  {m, {Path: "example.org/n", Version: "v1.0.0"}},
+		"one less":        {},
+		"replaced":        {{Path: "example.org/m", Version: "v1.0.0", Replace: &debug.Module{Path: "example.org/fork"}}},
+	} {
+		if agree("assay", linked, sources) == nil {
+			t.Errorf("%s: file and sources agree", name)
+		}
+	}
+	for _, sum := range []string{"", "h1:", "h2:" + strings.Repeat("A", 43) + "=", "h1:AAAA"} {
+		if _, err := moduleComponent(sources["example.org/m"], sum); err == nil || !strings.Contains(err.Error(), "no SHA-256") {
+			t.Errorf("%q is a hash: %v", sum, err)
+		}
 	}
 }
 

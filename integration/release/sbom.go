@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -119,23 +120,16 @@ func sbom(root, file, version string, at time.Time) ([]byte, error) {
 			Licences: licences("Apache-2.0"), PURL: refs[self], Properties: buildProperties(info.GoVersion, settings),
 		}},
 	}
+	if err := agree(file, info.Deps, modules); err != nil {
+		return nil, err
+	}
 	for _, m := range info.Deps {
-		if m.Replace != nil {
-			return nil, fmt.Errorf("%s: module %s is replaced by %s: a release is built from what go.sum names", file, m.Path, m.Replace.Path)
-		}
-		listed := modules[m.Path]
-		if listed == nil || listed.Version != m.Version {
-			return nil, fmt.Errorf("%s was linked from %s %s, and the sources here are not: build it anew", file, m.Path, m.Version)
-		}
-		c, err := moduleComponent(listed, m.Sum)
+		c, err := moduleComponent(modules[m.Path], m.Sum)
 		if err != nil {
 			return nil, err
 		}
 		refs[m.Path] = c.Ref
 		b.Components = append(b.Components, c)
-	}
-	if len(refs) != len(modules) {
-		return nil, fmt.Errorf("%s was linked from %d modules, and the sources here need %d: build it anew", file, len(refs), len(modules))
 	}
 	for _, p := range slices.Sorted(maps.Keys(modules)) {
 		d := dependency{Ref: refs[p]}
@@ -156,6 +150,22 @@ func sbom(root, file, version string, at time.Time) ([]byte, error) {
 	}
 	out, err := json.MarshalIndent(b, "", "  ")
 	return append(out, '\n'), err
+}
+
+// agree tells whether a file was linked from the modules that the sources here need, in their versions.
+func agree(file string, linked []*debug.Module, modules map[string]*module) error {
+	for _, m := range linked {
+		if m.Replace != nil {
+			return fmt.Errorf("%s: module %s is replaced by %s: a release is built from what go.sum names", file, m.Path, m.Replace.Path)
+		}
+		if listed := modules[m.Path]; listed == nil || listed.Version != m.Version {
+			return fmt.Errorf("%s was linked from %s %s, and the sources here are not: build it anew", file, m.Path, m.Version)
+		}
+	}
+	if ours := len(modules) - 1; len(linked) != ours {
+		return fmt.Errorf("%s was linked from %d modules, and the sources here need %d: build it anew", file, len(linked), ours)
+	}
+	return nil
 }
 
 // buildProperties are what has to be the same to get the same bytes.
