@@ -20,7 +20,8 @@ const identity = `SELECT concat_ws('|',
 	(SELECT string_agg(k::text, ';' ORDER BY k.key_id) FROM attestation_keys k WHERE k.machine_id = $1),
 	(SELECT string_agg(e::text, ';' ORDER BY e.enrollment_id) FROM enrollments e WHERE e.machine_id = $1))`
 
-// A machine that exists with another EK or AK is refused, and nothing of it changes.
+// A machine that exists with another EK or AK is refused, and nothing of it changes (CVE-2025-13609: whoever registered a name again took
+// its identity over).
 func TestIdentityConflict(t *testing.T) {
 	svc := sharedService(t)
 	m := booted(t, svc, "identity-web", "identity", "sb-on-1")
@@ -83,7 +84,8 @@ func newClaim(t *testing.T, m *machine) *claim {
 	return c
 }
 
-// Of several identities that enrol under one name at the same time exactly one wins, and it may come again.
+// Of several identities that enrol under one name at the same time exactly one wins, and it may come again
+// (CVE-2025-13609, concurrently).
 func TestConcurrentEnrolment(t *testing.T) {
 	svc := sharedService(t)
 	a, b := newMachine(t, svc, "identity-race", ""), newMachine(t, svc, "identity-race", "")

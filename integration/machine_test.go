@@ -173,6 +173,12 @@ func (m *machine) evidenceFrom(c *client.Challenge, socket string, foreign bool)
 		m.t.Fatal(err)
 	}
 	defer func() { _ = ak.Close() }()
+	return m.evidenceBy(device, ak, c)
+}
+
+// evidenceBy answers a challenge with a key of an open TPM.
+func (m *machine) evidenceBy(device *tpmdevice.Device, ak *tpmdevice.Key, c *client.Challenge) []byte {
+	m.t.Helper()
 	policy := verifier.Policy{PCRs: c.PCRSelection}
 	quoted, err := device.Quote(ak, c.Nonce, policy.RequiredSelections())
 	if err != nil {

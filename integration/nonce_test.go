@@ -26,7 +26,8 @@ func (m *machine) attestations(status string) int64 {
 	return n
 }
 
-// Of several posts of one nonce at the same time exactly one counts; the others are recorded as replays.
+// Of several posts of one nonce at the same time exactly one counts; the others are recorded as replays (CVE-2026-6420: a challenge that
+// could be answered again).
 func TestConcurrentNonce(t *testing.T) {
 	svc := sharedService(t)
 	m := booted(t, svc, "nonce-web", "nonce", "sb-on-1")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,6 +101,9 @@ func (s *service) start() error {
 	return err
 }
 
+// readyText is the line "ready" in the format text.
+var readyText = regexp.MustCompile(` msg=ready .*\blisten=(\S+)`)
+
 // readLog keeps the log and tells the address that the line "ready" names.
 func (s *service) readLog(r io.Reader, ready chan<- string) {
 	lines := bufio.NewReader(r)
@@ -111,6 +115,8 @@ func (s *service) readLog(r io.Reader, ready chan<- string) {
 		var entry struct{ Msg, Listen string }
 		if json.Unmarshal(line, &entry) == nil && entry.Msg == "ready" {
 			ready <- entry.Listen
+		} else if m := readyText.FindSubmatch(line); m != nil {
+			ready <- string(m[1])
 		}
 		if err != nil {
 			return
@@ -311,4 +317,11 @@ func cli(t *testing.T, s *service, args ...string) string {
 		t.Fatalf("assay %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.Bytes())
 	}
 	return string(out)
+}
+
+// wholeLog is all that the service has written.
+func (s *service) wholeLog() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
 }

@@ -22,7 +22,8 @@ import (
 const nobody = "01900000-0000-7000-8000-0000000000ff"
 
 // TestContract tells the whole story over HTTP, each answer checked against the contract, and ends by
-// making sure that every operation was driven and every documented problem code was reached.
+// making sure that every operation was driven and every documented problem code was reached. Every operation is also sent as
+// every kind of principal, anonymous callers among them (CVE-2026-1709: administrative routes that were open to them).
 func TestContract(t *testing.T) {
 	b := newBench(t, nil)
 	m := newMachine(t, "sb-on-1")

@@ -60,7 +60,7 @@ func TestEnrolByCredentialActivation(t *testing.T) {
 	}
 }
 
-// One try: a wrong secret uses the enrolment up, and the right one comes too late.
+// One try: a wrong secret uses the enrolment up, and the right one comes too late (CVE-2023-38201: it could be tried again).
 func TestActivationHasOneTry(t *testing.T) {
 	b := newBench(t)
 	m := newMachine(t, "sb-on-1")

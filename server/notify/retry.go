@@ -31,4 +31,4 @@ func nextAttempt(failed int, now time.Time, retryAfter time.Duration, share floa
 }
 
 // chance only spreads load, and need not be unpredictable.
-func chance() float64 { return rand.Float64() } //nolint:gosec // see above
+func chance() float64 { return rand.Float64() } //nolint:gosec // it only spreads load

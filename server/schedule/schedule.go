@@ -85,7 +85,7 @@ func chance(limit time.Duration) time.Duration {
 	if limit <= 0 {
 		return 0
 	}
-	return rand.N(limit) //nolint:gosec // see above
+	return rand.N(limit) //nolint:gosec // it only spreads load
 }
 
 // ErrNoJob is a name that no job has.

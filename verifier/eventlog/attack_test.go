@@ -182,6 +182,7 @@ func TestMovedEventsFail(t *testing.T) {
 	})
 }
 
+// An event's type is covered by no digest: whatever it is told to be, no claim gets better.
 func TestRetypedEventsGainNothing(t *testing.T) {
 	types := []EventType{EvNoAction, EvSeparator, EvEventTag, EvIPL, EvEFIVariableDriverConfig, EvEFIVariableAuthority, EvEFIBootServicesApplication, EvEFIAction, 0x8401}
 	eachVictim(t, func(name string, records [][]byte, extends []bool, pcrs tpm.PCRs, truth *Claims) {

@@ -83,10 +83,10 @@ func deviceIoctl(device string, call *guestCall) error {
 	}
 	message := &snpGuestRequest{
 		version:  1,
-		request:  uint64(uintptr(unsafe.Pointer(request))),           // #nosec G103
-		response: uint64(uintptr(unsafe.Pointer(&call.response[0]))), // #nosec G103
+		request:  uint64(uintptr(unsafe.Pointer(request))),           // #nosec G103 -- the kernel takes addresses (sev-guest.h)
+		response: uint64(uintptr(unsafe.Pointer(&call.response[0]))), // #nosec G103 -- likewise
 	}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), number, uintptr(unsafe.Pointer(message))) // #nosec G103
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), number, uintptr(unsafe.Pointer(message))) // #nosec G103 -- likewise
 	call.exit, call.certificatesLength = message.exit, request.certificatesLength
 	runtime.KeepAlive(f)
 	if errno != 0 {
