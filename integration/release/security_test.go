@@ -11,7 +11,7 @@ import (
 )
 
 // failures are what SECURITY.md has to name a test for.
-var failures = []string{"CVE-2026-6420", "CVE-2026-1709", "CVE-2025-13609", "CVE-2023-38201", "CVE-2023-3674",
+var failures = []string{"CVE-2026-6420", "CVE-2026-1709", "CVE-2025-13609", "CVE-2025-1057", "CVE-2023-38201", "CVE-2023-38200", "CVE-2023-44487", "CVE-2023-3674",
 	"CVE-2022-3500", "CVE-2022-1053", "CVE-2022-23948", "CVE-2022-23949", "CVE-2022-23950", "CVE-2022-23951", "CVE-2022-23952", "CVE-2021-3406",
 	"GHSA-99cg-575x-774p", "GHSA-hcm6-rjfh-f25p", "event types confused", "PCRs relabelled", "two machines combined", "baseline not evaluated", "ended session", "relayed evidence"}
 
