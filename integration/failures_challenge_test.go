@@ -20,7 +20,7 @@ func TestCVE20266420ChallengesAreNeverTheSame(t *testing.T) {
 	whole, chance := map[string]bool{}, map[string]bool{}
 	ask := func(m *machine) {
 		state := m.agentState()
-		got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+"/challenges", state.Token, "", nil)
+		got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+"/challenges", state.Bearer(), "", nil)
 		var c client.Challenge
 		if err == nil && got.status != http.StatusCreated {
 			err = fmt.Errorf("%d %s", got.status, got.body)

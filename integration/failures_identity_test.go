@@ -220,7 +220,7 @@ func TestEndedSessionsTokensAreRefused(t *testing.T) {
 		if name != "evidence" {
 			sent = nil
 		}
-		got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+path, state.Token, "application/json", sent)
+		got, err := svc.send(t.Context(), http.MethodPost, "/v1/machines/"+state.MachineID+path, state.Bearer(), "application/json", sent)
 		if err != nil || got.status != http.StatusUnauthorized {
 			t.Errorf("%s by the token of a released key: %v %d %s", name, err, got.status, got.body)
 		}
@@ -259,8 +259,8 @@ func TestStolenMACKeysAreReplaced(t *testing.T) {
 	}
 	svc.call(t, http.MethodDelete, "/v1/machines/"+old.MachineID+"/attestation-keys", svc.admin, nil, http.StatusNoContent, nil)
 	m.enroll()
-	if again := m.agentState(); again.MachineID != old.MachineID || again.Token == old.Token {
-		t.Errorf("enrolled as %s with the same token (%t); it was %s", again.MachineID, again.Token == old.Token, old.MachineID)
+	if again := m.agentState(); again.MachineID != old.MachineID || again.Bearer() == old.Bearer() {
+		t.Errorf("enrolled as %s with the same token (%t); it was %s", again.MachineID, again.Bearer() == old.Bearer(), old.MachineID)
 	}
 	if got := m.submit(body); got.status != http.StatusConflict || problemCode(t, got) != "unknown_challenge" {
 		t.Errorf("a challenge of the old key: %d %s", got.status, got.body)

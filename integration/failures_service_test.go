@@ -127,7 +127,7 @@ func TestCVE202223951BombsCostNoMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header = http.Header{"Authorization": {"Bearer " + state.Token}, "Content-Type": {contentType}, "Content-Encoding": {encoding}}
+		req.Header = http.Header{"Authorization": {"Bearer " + state.Bearer()}, "Content-Type": {contentType}, "Content-Encoding": {encoding}}
 		rsp, err := svc.http.Do(req)
 		if err != nil {
 			t.Fatal(err)

@@ -63,7 +63,7 @@ func newClocked(t *testing.T, databaseURL string) *clocked {
 	t.Cleanup(listener.Close)
 	c.url = listener.URL
 	c.jobs = []schedule.Job{schedule.Heartbeat(st, tenant, c.now), schedule.Deadlines(st, tenant, silence.DefaultSilenceLimits(), c.now),
-		schedule.CountIncidents(st, tenant, c.now), schedule.Rollups(st, c.now), schedule.EndGrace(st, tenant, c.now), schedule.EndExemptions(st, tenant, c.now),
+		schedule.CountIncidents(st, tenant, c.now), schedule.Rollups(st, tenant, c.now), schedule.EndGrace(st, tenant, c.now), schedule.EndExemptions(st, tenant, c.now),
 		schedule.EndDeliveries(st, c.now), {Name: "signing-keys", Every: time.Minute, Run: tokens.Keep}}
 	return c
 }

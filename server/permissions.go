@@ -38,7 +38,7 @@ const (
 	permPoliciesWrite permission = "policies:write"
 	permTrustWrite    permission = "trust:write" // anchors, collateral, revocations
 	permChannelsWrite permission = "channels:write"
-	permJoinTokens    permission = "join_tokens:write"
+	permJoinTokens    permission = "join_tokens:write" // #nosec G101 -- a permission's name
 	permSigningKeys   permission = "signing_keys:write"
 	permTokensWrite   permission = "api_tokens:write"
 	permIdentityWrite permission = "identity:write" // identity providers, pipeline rules

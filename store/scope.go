@@ -154,7 +154,7 @@ func (t scopedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // scopedKinds are the statements that look for one thing of a kind in the tables of a scope.
-var scopedKinds = map[string]string{
+var scopedKinds = map[string]string{ // #nosec G101 -- names and statements
 	"machine":        `SELECT EXISTS (SELECT FROM machines WHERE tenant_id = $1 AND machine_id = $2)`,
 	"verdict":        `SELECT EXISTS (SELECT FROM verdicts WHERE tenant_id = $1 AND verdict_id = $2)`,
 	"alert":          `SELECT EXISTS (SELECT FROM alerts WHERE tenant_id = $1 AND alert_id = $2)`,

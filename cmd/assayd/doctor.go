@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"github.com/assay-verifier/assay/store"
@@ -121,7 +122,7 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		r.skip("there is no database", databaseChecks...)
 		return nil
 	}
-	url, stop, err := reachDatabase(ctx, &d.Config, log)
+	address, stop, err := reachDatabase(ctx, &d.Config, log)
 	if err != nil {
 		message, _ := explain(err)
 		r.fail("database", adviceOn(err), "%s", message)
@@ -129,7 +130,7 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		return nil
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	st, err := store.Open(ctx, url, store.Options{MaxConns: 2, ConnectTimeout: 3 * time.Second, Role: d.Roles.DatabaseAppRole})
+	st, err := store.Open(ctx, address, store.Options{MaxConns: 2, ConnectTimeout: 3 * time.Second, Role: d.Roles.DatabaseAppRole})
 	if err != nil {
 		message, _ := explain(err)
 		r.fail("database", adviceOn(err), "%s", message)
@@ -143,7 +144,10 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 		r.skip("the schema is not that of this version", databaseChecks[1:]...)
 		return nil
 	}
-	x, err := store.Examine(ctx, url, d.Roles.DatabaseAppRole, time.Now)
+	if d.DatabaseURL.Empty() {
+		address = asLogin(address, embeddedLogin) // as the service comes
+	}
+	x, err := store.Examine(ctx, address, d.Roles.DatabaseAppRole, time.Now)
 	if err != nil {
 		r.fail("database", "look at the database's log, and at the rights of its role", "%v", err)
 		r.skip("the database cannot be asked", databaseChecks...)
@@ -158,6 +162,16 @@ func (d *doctorCommand) examineDatabase(ctx context.Context, r *doctorReport) (e
 	examineTrust(r, &x, d.Fetch.CollateralFetch)
 	examineWork(r, &x)
 	return nil
+}
+
+// asLogin is the URL of a database for another login, which needs no password.
+func asLogin(database, login string) string {
+	u, err := url.Parse(database)
+	if err != nil {
+		return database
+	}
+	u.User = url.User(login)
+	return u.String()
 }
 
 func adviceOn(err error) string {

@@ -57,7 +57,7 @@ func TestJobsAreDoneForEveryTenant(t *testing.T) {
 		}
 	}
 	w := &worker{st: st, fetch: &FetchConfig{}, silence: &SilenceConfig{SilenceMachines: 5, SilencePercent: 50, SilenceEndPercent: 20, SilenceMaxAge: time.Hour},
-		retention: &RetentionConfig{RetentionAlerts: int(schedule.LeastAlertRetention / (24 * time.Hour)), RetentionEvidence: 90, RetentionVerdicts: 400, RetentionAudit: 2557}}
+		retention: &RetentionConfig{RetentionAlerts: int(schedule.LeastAlertRetention / (24 * time.Hour)), RetentionEvidence: 90, RetentionVerdicts: 400, RetentionAudit: 2557}, audit: &AuditConfig{}}
 	both := func(story, sql string, want int64) {
 		t.Helper()
 		var n int64

@@ -85,7 +85,7 @@ func TestBucketsOutliveAClockThatIsSetBack(t *testing.T) {
 }
 
 func TestNoLimit(t *testing.T) {
-	var b *Buckets[int] = NewBuckets[int](Rate{}, 10, t0)
+	b := NewBuckets[int](Rate{}, 10, t0)
 	s := NewShares[int](0)
 	for range 1000 {
 		if _, ok := b.Take(1, 1, t0); !ok || !s.Enter(1) {
@@ -98,8 +98,13 @@ func TestNoLimit(t *testing.T) {
 
 func TestShares(t *testing.T) {
 	s := NewShares[string](2)
-	if !s.Enter("a") || !s.Enter("a") || s.Enter("a") || !s.Enter("b") {
-		t.Error("the share of a is two, and b has its own")
+	for i, c := range []struct {
+		who  string
+		fits bool
+	}{{"a", true}, {"a", true}, {"a", false}, {"b", true}} {
+		if s.Enter(c.who) != c.fits {
+			t.Errorf("the share of a is two, and b has its own: entry %d", i)
+		}
 	}
 	s.Leave("a")
 	if !s.Enter("a") {

@@ -292,7 +292,7 @@ func (j *judge) log(ev *verifier.Evidence, digest string, inputs *verifier.Input
 	log, err := eventlog.Parse(raw)
 	if err != nil {
 		inputs.LogFault = err.Error()
-		return nil
+		return nil //nolint:nilerr // it is part of what is judged
 	}
 	inputs.Log = log
 	keep(j.logs, digest, log)
