@@ -146,7 +146,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("saved %+v, restored %+v", saved, restored)
 	}
 	copied := connect(t, to)
-	wantSame(t, "restored", want, contents(t, copied, nil), "audit_events")
+	wantSame(t, "restored", want, contents(t, copied, nil), "audit_events", "audit_chain")
 	const audited = `SELECT count(*) FROM audit_events`
 	if a, b := one[int](t, db, audited), one[int](t, copied, audited); b != a+1 {
 		t.Errorf("%d audit events became %d: the restore should be one more", a, b)

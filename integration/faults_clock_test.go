@@ -14,6 +14,7 @@ import (
 
 	"github.com/assay-verifier/assay/server"
 	"github.com/assay-verifier/assay/server/attest"
+	"github.com/assay-verifier/assay/server/limit"
 	"github.com/assay-verifier/assay/server/notify"
 	"github.com/assay-verifier/assay/server/schedule"
 	"github.com/assay-verifier/assay/server/token"
@@ -54,7 +55,9 @@ func newClocked(t *testing.T, databaseURL string) *clocked {
 	}
 	notifications, err := notify.New(t.Context(), notify.Config{Store: st, Keys: keys, Now: c.now})
 	must(err)
-	api, err := server.New(server.Config{Store: st, Attest: appraisals, Token: tokens, Notify: notifications, Now: c.now, Logger: slog.New(slog.DiscardHandler)})
+	limits := server.DefaultLimits()
+	limits.Machine, limits.Principal, limits.Join, limits.Source, limits.Failures = limit.Rate{}, limit.Rate{}, limit.Rate{}, limit.Rate{}, limit.Rate{} // they go by the monotonic clock, which does not jump as this one does
+	api, err := server.New(server.Config{Store: st, Attest: appraisals, Token: tokens, Notify: notifications, Now: c.now, Limits: &limits, Logger: slog.New(slog.DiscardHandler)})
 	must(err)
 	if c.admin, err = server.BootstrapAdminToken(t.Context(), st, tenant, time.Now(), rand.Reader); err != nil {
 		t.Fatal(err)

@@ -136,7 +136,7 @@ func sharedService(t *testing.T) *service {
 	}
 	if shared.svc == nil {
 		shared.count++
-		svc, err := startService(filepath.Join(workDir, fmt.Sprintf("shared%d", shared.count)))
+		svc, err := startService(filepath.Join(workDir, fmt.Sprintf("shared%d", shared.count)), "--max-machine-requests", "0") // tests race one machine against itself
 		if err != nil {
 			t.Fatal(err)
 		}

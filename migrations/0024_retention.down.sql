@@ -3,6 +3,7 @@ DO $$ BEGIN
         EXECUTE $access$DELETE FROM table_access WHERE table_name IN ('retention_marks', 'retention_policies')$access$;
     END IF;
 END $$;
+DROP FUNCTION assay_stray_rows(regclass);
 DROP FUNCTION assay_drop_empty_partitions(regclass, timestamptz);
 DROP FUNCTION assay_prune_audit(uuid, uuid, integer, timestamptz);
 DROP FUNCTION assay_prune_boot_logs(uuid, timestamptz, integer);

@@ -192,13 +192,25 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION assay_drop_empty_partitions(regclass, timestamptz) IS 'Drops the monthly partitions before the month of a time that hold no row of any tenant; answers how many.';
 
+CREATE FUNCTION assay_stray_rows(parent regclass) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    stray boolean;
+BEGIN
+    IF parent NOT IN ('verdicts'::regclass, 'evidence'::regclass, 'audit_events'::regclass) THEN
+        RAISE EXCEPTION 'table % has no default partition', parent;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', (parent::text || '_default')::regclass) INTO stray;
+    RETURN stray;
+END $$;
+COMMENT ON FUNCTION assay_stray_rows(regclass) IS 'Whether the default partition of a table holds rows of any tenant: such as came before the partition of their month.';
+
 -- Nobody calls them but whom assayd migrate lets, and their names mean what is in this schema.
 DO $$
 DECLARE
     f regprocedure;
 BEGIN
     FOR f IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef
-            AND (starts_with(p.proname, 'assay_prune_') OR p.proname = 'assay_drop_empty_partitions') LOOP
+            AND (starts_with(p.proname, 'assay_prune_') OR p.proname IN ('assay_drop_empty_partitions', 'assay_stray_rows')) LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f, current_schema());
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;

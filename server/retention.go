@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/assay-verifier/assay/openapi"
+	"github.com/assay-verifier/assay/server/attest"
 	"github.com/assay-verifier/assay/store"
 )
 
@@ -44,7 +45,8 @@ func (s *Server) PutRetention(ctx context.Context, req openapi.PutRetentionReque
 // orPruned says of what is not there that it may have been pruned: by the age of the id and what the tenant itself has
 // pruned, so that an id of another tenant is answered as one that never was.
 func (s *Server) orPruned(ctx context.Context, kind string, id uuid.UUID, err error) error {
-	if !errors.Is(err, store.ErrNotFound) {
+	var judged *attest.Error
+	if !errors.Is(err, store.ErrNotFound) && !(errors.As(err, &judged) && judged.Code == attest.CodeNotFound) {
 		return err
 	}
 	pruned, failed := s.store.WasPruned(ctx, principalOf(ctx).tenant, kind, id)

@@ -166,8 +166,8 @@ func (e examiner) partitions(ctx context.Context, x *Examination, now time.Time)
 	for _, table := range []string{"verdicts", "evidence", "audit_events"} {
 		p := ExaminedPartitions{Table: table}
 		name := func(m time.Time) string { return table + m.Format("_y2006m01") }
-		if err := e.db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL, EXISTS (SELECT FROM `+pgx.Identifier{table + "_default"}.Sanitize()+`)`,
-			name(month), name(month.AddDate(0, 1, 0))).Scan(&p.ThisMonth, &p.NextMonth, &p.DefaultHasRows); err != nil {
+		if err := e.db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL, assay_stray_rows($3::text::regclass)`,
+			name(month), name(month.AddDate(0, 1, 0)), table).Scan(&p.ThisMonth, &p.NextMonth, &p.DefaultHasRows); err != nil {
 			return err
 		}
 		x.Partitions = append(x.Partitions, p)

@@ -94,6 +94,10 @@ func newPatient(t *testing.T) *patient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.conn.Close(context.Background()) })
+	if _, err := p.conn.Exec(t.Context(), `CREATE ROLE doctor LOGIN NOINHERIT; GRANT assay_app TO doctor`); err != nil {
+		t.Fatal(err)
+	}
+	p.url = strings.Replace(p.url, "assay:", "doctor:", 1) // as the service comes
 	p.beat("now()")
 	return p
 }
@@ -138,8 +142,8 @@ func TestDoctor(t *testing.T) {
 		{"keys_sealed", doctorWarning, `INSERT INTO service_keys (tenant_id, key_id, purpose, generation, key, created_at) SELECT tenant_id, gen_random_uuid(), 'plain', 1, 'x', now() FROM tenants`, `DELETE FROM service_keys WHERE purpose = 'plain'`, "as they are"},
 		{"key_rotation", doctorWarning, `UPDATE service_keys SET activated_at = activated_at - interval '40 days', created_at = created_at - interval '40 days' WHERE purpose = 'result_signing'`,
 			`UPDATE service_keys SET activated_at = activated_at + interval '40 days', created_at = created_at + interval '40 days' WHERE purpose = 'result_signing'`, "followed"},
-		{"role", doctorWarning, `ALTER TABLE machines ENABLE ROW LEVEL SECURITY`, `ALTER TABLE machines DISABLE ROW LEVEL SECURITY`, "superuser"},
-		{"durability", doctorFailure, `ALTER ROLE assay SET synchronous_commit = off`, `ALTER ROLE assay RESET synchronous_commit`, "synchronous_commit"},
+		{"role", doctorWarning, `ALTER ROLE doctor BYPASSRLS`, `ALTER ROLE doctor NOBYPASSRLS`, "BYPASSRLS"},
+		{"durability", doctorFailure, `ALTER ROLE doctor SET synchronous_commit = off`, `ALTER ROLE doctor RESET synchronous_commit`, "synchronous_commit"},
 	} {
 		p.during(c.change, c.back, func() {
 			if got := p.expect(c.code, c.status); !strings.Contains(got.Detail, c.has) {

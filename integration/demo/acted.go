@@ -194,3 +194,34 @@ func (s *story) relied() error {
 	fmt.Println("  refused")
 	return nil
 }
+
+// recorded shows that nobody has to believe the service: the record is checked, and the verdicts are judged again without it.
+func (s *story) recorded() error {
+	title("Nobody has to believe Assay. An auditor keeps a signed checkpoint; whatever is altered or dropped before it shows.")
+	checkpoint, bundle := filepath.Join(s.WorkDir, "checkpoint.json"), filepath.Join(s.WorkDir, "bundle.zip")
+	if err := s.show("audit", "checkpoint", "create"); err != nil {
+		return err
+	}
+	out, err := s.assay("audit", "checkpoint", "export")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(checkpoint, []byte(out), 0o600); err != nil {
+		return err
+	}
+	fmt.Printf("$ assay audit checkpoint export > %s\n", checkpoint)
+	if err := s.show("audit", "verify", "--checkpoint", checkpoint); err != nil {
+		return err
+	}
+	title("All verdicts, with their evidence, judged again offline by the same engine.")
+	if err := s.show("export", "--bundle", bundle); err != nil {
+		return err
+	}
+	args := []string{"verify", "--bundle", bundle, "--checkpoint", checkpoint}
+	if out, err = s.assay(args...); err != nil {
+		return err
+	}
+	_, last, _ := strings.Cut(out, "\n\n")
+	fmt.Printf("$ assay %s\n%s", strings.Join(args, " "), indent(last))
+	return nil
+}

@@ -42,7 +42,7 @@ func run(ctx context.Context, o options) error {
 	s := &story{options: o, ctx: ctx}
 	defer s.stopMachines()
 	for _, chapter := range []func() error{
-		s.prepare, s.healthy, s.rebooted, s.subscribed, s.changed, s.toldOnce, s.relied, s.predicted, s.rolledOut, s.secureBootOff, s.forged, s.noAgent, s.confidential, s.suppressed, s.ending,
+		s.prepare, s.healthy, s.rebooted, s.subscribed, s.changed, s.toldOnce, s.relied, s.predicted, s.rolledOut, s.secureBootOff, s.forged, s.noAgent, s.confidential, s.suppressed, s.recorded, s.ending,
 	} {
 		if err := chapter(); err != nil {
 			return err

@@ -6,6 +6,10 @@ cd "$(dirname "$0")/../.."
 integration/demo/stop.sh --quiet
 listen=${ASSAY_LISTEN:-127.0.0.1:8440}
 admin=${ASSAY_ADMIN_LISTEN:-127.0.0.1:8441}
+if curl -fsS "http://$listen/healthz" >/dev/null 2>&1; then
+  echo "something answers at http://$listen already; ASSAY_LISTEN and ASSAY_ADMIN_LISTEN choose other addresses" >&2
+  exit 1
+fi
 mkdir -p .demo
 chmod 755 .demo
 go build -trimpath -o .demo/story ./integration/demo

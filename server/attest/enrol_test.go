@@ -319,7 +319,7 @@ func TestIdentityConflictChangesNothing(t *testing.T) {
 		t.Errorf("the key changed: %+v, %v", in.Key, err)
 	}
 	// What was tried is on record, and an alert; nothing else is.
-	b.sameRows(before, "audit_events", "alerts", "alert_events", "alert_occurrences", "fleet_conflicts", "incident_changes", "incident_members", "incident_touches", "outbox", "rollup_deltas")
+	b.sameRows(before, "audit_events", "alerts", "alert_events", "alert_occurrences", "fleet_changes", "fleet_conflicts", "incident_changes", "incident_members", "incident_touches", "outbox", "rollup_deltas")
 	// The same keys enrol again at will: an agent that lost its state.
 	if _, err := b.Enrol(b.ctx, b.tenant, m.request("web-1"), b.join, admin); err != nil {
 		t.Errorf("the same keys: %v", err)
