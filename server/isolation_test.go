@@ -1,6 +1,8 @@
 package server
 
 import (
+	"archive/zip"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -9,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -51,6 +54,15 @@ func lastTraces(b *bench, m *machine) {
 	}
 	b.exec(`INSERT INTO platform_evidence (tenant_id, digest, type, size, body, created_at) VALUES ($1, sha256('theirs'), 'sev_snp', 1, 'x', now())`, store.DefaultTenant)
 	b.exec(`INSERT INTO machine_firmware (tenant_id, machine_id, family, version, since) VALUES ($1, $2, 'theirs', '1', now())`, store.DefaultTenant, m.id)
+	b.want(200, "PUT", "/v1/retention", b.admin, `{"evidence_days": 31, "verdict_days": 61, "audit_days": 366}`)
+	for _, name := range []string{"theirs", "theirs too"} {
+		b.want(201, "POST", "/v1/role-bindings", b.admin, bindingBody(b.ci.provider, map[string]any{"name": name, "subject": map[string]any{"in": []string{name}}}))
+		b.want(201, "POST", "/v1/audit-checkpoints", b.admin, nil)
+	}
+	// Up to where jobs have taken out: behind nobody's id, and before the ids that the tenant has, so that it would be told of the one and not of the others.
+	b.exec(`INSERT INTO retention_marks (tenant_id, kind, subject_id, pruned_id, pruned_count, pruned_at) SELECT $1, kind, $2, '01950000-0000-7000-8000-000000000001', 1, now()
+		FROM unnest(ARRAY['verdicts', 'evidence', 'audit_events']) kind`, store.DefaultTenant, m.id)
+	b.exec(`INSERT INTO alert_retention (tenant_id, kind, updated_at, last_id) VALUES ($1, 'alerts', now(), $2)`, store.DefaultTenant, m.id)
 }
 
 // withoutRows are the tables of tenants that the story leaves empty, and why that is no gap.
@@ -90,6 +102,7 @@ func TestTenantsAreApart(t *testing.T) {
 			t.Errorf("%s differs once the other tenant is there:\n%s\n%s", name, cut([]byte(before[name])), cut([]byte(view)))
 		}
 	}
+	a.ownRecord()
 	a.cursors(v)
 	untouched := v.digests()
 	all := operations(t, m)
@@ -109,6 +122,8 @@ func TestTenantsAreApart(t *testing.T) {
 			untouched = now
 		}
 	}
+	a.noneOf = nil // by now its record tells what it has asked for
+	a.ownRecord()
 	straightAtTheDatabase(b, v, a.tenant)
 	if now := v.digests(); now != untouched {
 		t.Errorf("straight at the database something of the other tenant was changed:\n%s", difference(untouched, now))
@@ -129,6 +144,8 @@ type stranger struct {
 	tenant uuid.UUID
 	bearer map[role]string
 	own    string   // its machine
+	ci     string   // its identity provider
+	made   time.Time
 	noneOf []string // what may be in no answer
 	names  int      // how many names it has used
 }
@@ -150,6 +167,9 @@ func newStranger(b *bench) *stranger {
 	machine := b.want(201, "POST", "/v1/machines/"+a.own+"/attestation-keys", admin, map[string]any{"ak_public": key}).text(b.t, "machine_token")
 	a.bearer = map[role]string{roleAdmin: admin, roleMachine: machine, roleReader: token("/v1/api-tokens", `{"name": "r", "role": "reader"}`),
 		roleRelyingParty: token("/v1/api-tokens", `{"name": "rp", "role": "relying_party"}`), roleJoin: token("/v1/join-tokens", `{"name": "j", "uses": 100}`)}
+	a.ci = b.want(201, "POST", "/v1/identity-providers", admin, `{"name": "own", "issuer": "https://issuer.example", "audiences": ["own/`+a.tenant.String()+`"], "enabled": false}`).text(b.t, "id")
+	b.want(201, "POST", "/v1/audit-checkpoints", admin, nil)
+	a.made = time.Now()
 	return a
 }
 
@@ -169,10 +189,43 @@ func (a *stranger) views() map[string]string {
 			if o.op.OperationID == "getSeries" {
 				path += "?metric=verdicts_by_status&step=day&since=2026-01-01T00:00:00Z&until=2026-01-03T00:00:00Z"
 			}
+			if o.op.OperationID == "listAuditEvents" { // the views write to the record themselves, since a bundle that is taken is in it; see ownRecord
+				path += "?until=" + url.QueryEscape(a.made.UTC().Format(time.RFC3339Nano))
+			}
 			out[o.name+" "+accept] = shown(a.call(o.method, path, bearerFor(a.bearer, o.needs), nil, "Accept", accept))
 		}
 	}
 	return out
+}
+
+// ownRecord reads the whole record of the asking tenant: all of it is the tenant's own, and a chain without a gap, so that nothing that another
+// did is in it, or counted in it.
+func (a *stranger) ownRecord() {
+	a.t.Helper()
+	x := a.call(http.MethodGet, "/v1/audit-events?sort=seq", a.bearer[roleAdmin], nil, "Accept", mediaNDJSON)
+	a.silent("the record", x)
+	events, previous := 0, strings.Repeat("0", 64)
+	for _, line := range strings.Split(strings.TrimSpace(string(x.body)), "\n") {
+		var e struct {
+			TenantID uuid.UUID `json:"tenant_id"`
+			Seq      int       `json:"seq"`
+			PrevHash string    `json:"prev_hash"`
+			Hash     string    `json:"hash"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			a.t.Fatal(err)
+		}
+		if e.Hash == "" { // the last line, which counts
+			continue
+		}
+		if events++; e.TenantID != a.tenant || e.Seq != events || e.PrevHash != previous {
+			a.t.Errorf("event %d of the tenant's own record: %s", events, line)
+		}
+		previous = e.Hash
+	}
+	if events < 8 {
+		a.t.Errorf("%d events are in the record: %s", events, cut(x.body))
+	}
 }
 
 // What differs between two answers to the same question: ids and times that the answer itself made, tokens, and the request's id.
@@ -192,6 +245,32 @@ func shown(x answer) string {
 	body := strings.ReplaceAll(string(x.body), x.header.Get("X-Request-Id"), "…")
 	b.WriteString(ofItsOwn.ReplaceAllString(body, "…"))
 	return b.String()
+}
+
+// Between two checkpoints of a tenant its own record grows by an event, which tells of the first of them: how far each goes differs, and with it the statement,
+// which says so and is signed. All else of the statement is compared. The key is the service's, the same for every tenant.
+var ofItsOwnCheckpoint = regexp.MustCompile(`"(audit_hash|hash|previous|statement)":"[^"]*"|"previous":null|"(audit_seq|seq|number)":\d+`)
+
+var compactJWS = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+`)
+
+// opened is what an answer says under signatures, and in an archive.
+func opened(x answer) string {
+	body := x.body
+	if archive, err := zip.NewReader(bytes.NewReader(x.body), int64(len(x.body))); err == nil {
+		for _, f := range archive.File {
+			body = append(slices.Clip(body), "\n"+f.Name+" "...)
+			if r, err := f.Open(); err == nil {
+				raw, _ := io.ReadAll(r) // what can be read of it
+				body = append(body, raw...)
+			}
+		}
+	}
+	var b strings.Builder
+	for _, m := range compactJWS.FindAllSubmatch(body, -1) {
+		payload, _ := base64.RawURLEncoding.DecodeString(string(m[1]))
+		b.WriteString("\n" + string(payload))
+	}
+	return string(body[len(x.body):]) + b.String()
 }
 
 // victim is the tenant that is asked about.
@@ -261,7 +340,9 @@ func (v *victim) complete() {
 // secrets are all texts, ids and digests of the tenant that the asking one does not know: none was in any answer to it before.
 func (v *victim) secrets(before map[string]string) []string {
 	v.t.Helper()
-	known := strings.Join([]string{strings.Join(values(before), "\n"), nobody, store.DefaultTenant.String()}, "\n")
+	// The keys that the service publishes sign for every tenant: one that the other has a checkpoint by is no secret of it.
+	published := string(v.want(http.StatusOK, http.MethodGet, "/.well-known/jwks.json", "", nil).body)
+	known := strings.Join([]string{strings.Join(values(before), "\n"), nobody, store.DefaultTenant.String(), published}, "\n")
 	found := map[string]bool{mark: true}
 	var collect func(x any)
 	collect = func(x any) {
@@ -343,9 +424,6 @@ func (v *victim) digests() string {
 		if table == "idempotency_keys" { // the test itself adds used ones
 			continue
 		}
-		if table == "idempotency_keys" { // the test itself adds used ones
-			continue
-		}
 		sum := v.texts(`SELECT coalesce(md5(string_agg(md5((to_jsonb(x) - 'last_used_at')::text), '' ORDER BY md5((to_jsonb(x) - 'last_used_at')::text))), '') FROM `+table+` x WHERE tenant_id = $1`, store.DefaultTenant)
 		fmt.Fprintln(&b, table, sum[0])
 	}
@@ -405,6 +483,17 @@ func (v *victim) ids(path, parameter string) []named {
 		return of("notification_channels", "channel_id", "AND kind = 'webhook'")
 	case "channel_id", "channel":
 		return of("notification_channels", "channel_id", "")
+	case "checkpoint_id":
+		return of("audit_checkpoints", "checkpoint_id", "")
+	case "event_id":
+		return of("audit_events", "event_id", "")
+	case "binding_id":
+		return of("role_bindings", "binding_id", "")
+	case "target", "actor_id", "request_id":
+		if !strings.Contains(path, "audit-events") {
+			return nil
+		}
+		return of("audit_events", "DISTINCT "+parameter, "AND target LIKE 'machine:%' AND length("+parameter+") >= 10")
 	case "delivery_id":
 		return of("deliveries", "delivery_id", "")
 	case "token_id":
@@ -468,6 +557,10 @@ func (a *stranger) drive(v *victim, o operation) {
 		r := &requests[i]
 		if r.body == nil && o.body != nil {
 			r.body, r.twinBody = o.body, o.body
+			if text, ok := o.body.(string); ok { // what the body names is its own: that the path names the other's is what is looked at
+				text = strings.Replace(text, nobody, a.ci, 1)
+				r.body, r.twinBody = text, text
+			}
 		}
 		for _, accept := range []string{"", mediaCSV, mediaNDJSON} {
 			if accept != "" && (o.write() || !isList(o.op)) {
@@ -500,6 +593,10 @@ func (a *stranger) compare(method, bearer, accept string, r *request) {
 	what := fmt.Sprintf("%s %s %s %v", method, r.path, accept, r.body)
 	a.silent(what, theirs, r.path, fmt.Sprint(r.body))
 	one, other := shown(theirs), shown(nowhere)
+	if method == http.MethodPost && r.path == "/v1/audit-checkpoints" {
+		one, other = one+ofItsOwn.ReplaceAllString(opened(theirs), "…"), other+ofItsOwn.ReplaceAllString(opened(nowhere), "…")
+		one, other = ofItsOwnCheckpoint.ReplaceAllString(one, "…"), ofItsOwnCheckpoint.ReplaceAllString(other, "…")
+	}
 	for _, pair := range differing(r) {
 		one, other = strings.ReplaceAll(one, pair.theirs, "…"), strings.ReplaceAll(other, pair.nowhere, "…")
 	}
@@ -551,7 +648,7 @@ func differing(r *request) (out []named) {
 // silent fails where something of the other tenant is in an answer, beyond what it was asked with.
 func (a *stranger) silent(what string, x answer, asked ...string) {
 	a.t.Helper()
-	text := fmt.Sprint(x.header) + string(x.body)
+	text := fmt.Sprint(x.header) + string(x.body) + opened(x)
 	question, _ := url.QueryUnescape(strings.Join(asked, " "))
 	for _, secret := range a.noneOf {
 		if strings.Contains(text, secret) && !strings.Contains(question, secret) {
