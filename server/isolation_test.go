@@ -143,8 +143,8 @@ type stranger struct {
 	*bench
 	tenant uuid.UUID
 	bearer map[role]string
-	own    string   // its machine
-	ci     string   // its identity provider
+	own    string // its machine
+	ci     string // its identity provider
 	made   time.Time
 	noneOf []string // what may be in no answer
 	names  int      // how many names it has used
