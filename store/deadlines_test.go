@@ -356,12 +356,12 @@ func TestMassSilenceHidesNobodyForEver(t *testing.T) {
 	keep(61, 70)
 	expect(t, "the first lasts", number(t, f.conn, `SELECT silent FROM silences WHERE ended_at IS NULL`), 6)
 	alerts := alertsOf(t, f.s, store.AlertFilter{Code: "attestation_missing", Status: "active"}, t0)
-	must[store.Alert](t)(f.s.SetAlertStatus(t.Context(), tenant, alerts[len(alerts)-1].ID, store.AlertChange{To: "dismissed"}, minutes(70), system))
+	must[store.Alert](t)(f.s.SetAlertStatus(t.Context(), tenant, alerts[len(alerts)-1].ID, store.AlertChange{To: "dismissed"}, minutes(73), system))
 	if _, err := f.conn.Exec(t.Context(), `UPDATE silences SET started_at = started_at - interval '1 day'`); err != nil {
 		t.Fatal(err)
 	}
-	must0(t, f.s.Beat(t.Context(), tenant, minutes(70)))
-	r := f.check(minutes(70))
+	must0(t, f.s.Beat(t.Context(), tenant, minutes(73)))
+	r := f.check(minutes(73))
 	expect(t, "a day later, though somebody dismissed it", [2]int{r.Ended, r.Alerts}, [2]int{1, 6})
 }
 

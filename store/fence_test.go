@@ -95,7 +95,8 @@ func TestTheServiceOwnsNothing(t *testing.T) {
 		}
 	}
 	got := texts(t, c, `SELECT p.proname::text FROM pg_proc p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace ORDER BY 1`)
-	want := []string{"assay_enrollment_tenant", "assay_find_api_token", "assay_find_join_token", "assay_make_partitions", "assay_notified_tenants", "assay_tenant_ids"}
+	want := []string{"assay_drop_empty_partitions", "assay_enrollment_tenant", "assay_find_api_token", "assay_find_join_token", "assay_make_partitions", "assay_notified_tenants",
+		"assay_prune_audit", "assay_prune_boot_logs", "assay_prune_evidence", "assay_prune_verdicts", "assay_stray_rows", "assay_tenant_ids"}
 	if !slices.Equal(got, want) {
 		t.Errorf("functions that run as their owner: %v, not %v; each is a door in the fence", got, want)
 	}

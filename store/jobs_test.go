@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,10 +56,11 @@ func TestOnlyTheFanOutMarksEvents(t *testing.T) {
 	marks := regexp.MustCompile(`(?i)fanned_out_at\s*=|DISABLE TRIGGER|session_replication_role|INTO outbox[^)]*fanned_out_at`)
 	files, err := filepath.Glob("*.go")
 	must0(t, err)
+	others := []string{"outbox.go", "deliveries.go", "jobs_test.go", "auditchain_test.go", "retention_test.go"} // the tests as the owner, on the record of changes
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		must0(t, err)
-		if file != "outbox.go" && file != "deliveries.go" && file != "jobs_test.go" && marks.Match(text) {
+		if !slices.Contains(others, file) && marks.Match(text) {
 			t.Errorf("%s passes the fan-out by", file)
 		}
 	}

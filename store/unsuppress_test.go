@@ -137,15 +137,15 @@ func TestWhatStaysHiddenIsNotTold(t *testing.T) {
 	h.count(t0)
 	h.expect("another rule", "alert.opened hidden, incident.opened hidden", "opened")
 	id := alertsOf(t, h.s, store.AlertFilter{IncludeSuppressed: true}, t0)[0].ID
-	must[store.Alert](t)(h.s.SetAlertStatus(t.Context(), tenant, id, store.AlertChange{To: "resolved"}, t0, system))
-	must0(t, h.s.DeleteSuppressionRule(t.Context(), tenant, other.ID, t0, system))
+	must[store.Alert](t)(h.s.SetAlertStatus(t.Context(), tenant, id, store.AlertChange{To: "resolved"}, t0.Add(time.Minute), system))
+	must0(t, h.s.DeleteSuppressionRule(t.Context(), tenant, other.ID, t0.Add(2*time.Minute), system))
 	h.expect("closed", "alert.opened hidden, incident.opened hidden, alert.resolved", "opened, status_changed")
 	// Opened again by hand, it is what it is now: rules did not look at it while it was closed.
-	a := must[store.Alert](t)(h.s.SetAlertStatus(t.Context(), tenant, id, store.AlertChange{To: "active"}, t0, system))
+	a := must[store.Alert](t)(h.s.SetAlertStatus(t.Context(), tenant, id, store.AlertChange{To: "active"}, t0.Add(3*time.Minute), system))
 	if a.SuppressedBy != nil {
 		t.Errorf("hidden by %s, which was deleted", a.SuppressedBy)
 	}
-	must[store.SuppressionRule](t)(h.s.CreateSuppressionRule(t.Context(), tenant, store.SuppressionRule{AlertCode: "other", Reason: "x"}, t0, system))
+	must[store.SuppressionRule](t)(h.s.CreateSuppressionRule(t.Context(), tenant, store.SuppressionRule{AlertCode: "other", Reason: "x"}, t0.Add(4*time.Minute), system))
 	h.expect("reopened", "alert.opened hidden, incident.opened hidden, alert.resolved, alert.reopened", "opened, status_changed, reopened")
 	if n := number(t, h.conn, `SELECT count(*) FROM alerts WHERE suppressed_by IS NOT NULL`); n != 0 {
 		t.Errorf("%d alerts name a rule", n)
