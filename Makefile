@@ -52,7 +52,6 @@ test: deps $(GOTESTSUM) lint ## lint, run all tests, and a short form of the lon
 	@go test -race -count=1 -run 'Concurrent|Nonce|Race|Group' ./store ./server/attest
 	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 ./store/keyring/hsm
 	@CGO_ENABLED=1 go test -tags pkcs11 -count=1 -run '^TestKeysInAToken$$' ./cmd/assayd
-	@integration/reproducible.sh assay-agent
 	@$(GOTESTSUM) --format pkgname-and-test-fails --rerun-fails=2 --rerun-fails-max-failures=3 --packages=./... -- -count=1 -timeout 15m
 
 test-long: deps $(GOTESTSUM) race fuzz reproducible ## the long suites: race detector, fuzzing, long property runs

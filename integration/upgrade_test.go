@@ -363,6 +363,9 @@ func TestCVE20251057OldRowsReadableAfterUpgrade(t *testing.T) {
 		if _, err := migrations.FS.ReadFile(nameOf(t, schema)); err != nil {
 			continue // the number was never given out
 		}
+		if os.Getenv("ASSAY_TEST_LONG") == "" && schema < slices.Max(captured(t)) && !slices.Contains(captured(t), schema) {
+			continue // no service of this schema was ever there: make test-long upgrades from it too
+		}
 		t.Run(fmt.Sprint(schema), func(t *testing.T) {
 			databaseURL := database(fmt.Sprintf("from%d", schema))
 			load(t, databaseURL, schema)
