@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,9 +79,12 @@ func (f *deadlineFleet) health(machine int) string {
 	return string(items[0].Status) + " " + items[0].Cause
 }
 
+// alerts are the statuses and counts, sorted: alerts of one instant have ids in no order.
 func (f *deadlineFleet) alerts() string {
 	f.t.Helper()
-	return statuses(alertsOf(f.t, f.s, store.AlertFilter{Code: "attestation_missing"}, t0))
+	all := strings.Fields(statuses(alertsOf(f.t, f.s, store.AlertFilter{Code: "attestation_missing"}, t0)))
+	slices.Sort(all)
+	return strings.Join(all, " ")
 }
 
 func (f *deadlineFleet) outbox() int64 {
